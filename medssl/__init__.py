@@ -1,0 +1,3 @@
+"""medssl: semi-supervised segmentation of 3D medical images on MONAI."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,123 @@
+"""The records that every reader produces and everything downstream consumes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+IGNORE_INDEX = 255
+"""Class index of voxels without annotation: excluded from every loss and every metric."""
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """Translate between a dataset's label values and the contiguous class indices of a network.
+
+    Args:
+        values: label value of each class, class 0 (background) first, for instance ``(0, 11, 12)``.
+        names: the structures' names, in the same order.
+        ignore_value: the value that marks voxels without annotation, or None.
+    """
+
+    values: tuple[int, ...]
+    names: tuple[str, ...]
+    ignore_value: int | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, background included."""
+        return len(self.values)
+
+    def to_classes(self, label: np.ndarray) -> np.ndarray:
+        """Map label values to class indices (uint8; IGNORE_INDEX where not annotated).
+
+        Raises:
+            ValueError: a value is not declared; the message lists each with its voxel count.
+        """
+        found, counts = np.unique(label, return_counts=True)
+        known = dict(zip(self.values, range(len(self.values)), strict=True))
+        if self.ignore_value is not None:
+            known[self.ignore_value] = IGNORE_INDEX
+        unknown = {
+            float(v): int(n) for v, n in zip(found, counts, strict=True) if float(v) not in known
+        }
+        if unknown:
+            listed = ", ".join(f"{v:g} ({n} voxels)" for v, n in list(unknown.items())[:8])
+            raise ValueError(f"label values not declared in dataset.json: {listed}")
+        out = np.zeros(label.shape, dtype=np.uint8)
+        for value, index in known.items():
+            if index:
+                out[label == value] = index
+        return out
+
+    def to_values(self, classes: np.ndarray) -> np.ndarray:
+        """Map class indices back to label values, in the smallest unsigned dtype that holds them."""
+        dtype = np.uint8 if max(self.values) < 256 else np.uint16
+        return np.asarray(self.values, dtype=dtype)[classes]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan: its image file or files (one per channel), perhaps its label, and its patient."""
+
+    id: str
+    images: tuple[Path, ...]
+    label: Path | None
+    patient: str
+    meta: dict[str, str] = field(default_factory=dict, compare=False)
+
+    def without_label(self) -> Case:
+        """Return the same case with its label hidden, so that nothing downstream can open it."""
+        return Case(self.id, self.images, None, self.patient, self.meta)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A Decathlon folder, normalized.
+
+    Attributes:
+        root: the dataset's folder.
+        modality: one name per image channel.
+        labels: the label map (value, name) declared in dataset.json.
+        training: cases listed for training that have a label.
+        unlabeled: cases without a label (see the reader for where they come from).
+        test: ``imagesTs`` cases; unlabeled data only if the recipe says so.
+        spatial_unit: ``mm`` or ``um``.
+        deviations: every departure from the Decathlon format that was read around, one line each.
+    """
+
+    root: Path
+    name: str
+    modality: tuple[str, ...]
+    labels: LabelMap
+    training: tuple[Case, ...]
+    unlabeled: tuple[Case, ...]
+    test: tuple[Case, ...]
+    spatial_unit: str = "mm"
+    deviations: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CachedCase:
+    """A preprocessed case, memory-mapped from the cache.
+
+    Attributes:
+        image: ``(C, X, Y, Z)`` float16.
+        label: ``(X, Y, Z)`` uint8 class indices, or None for an unlabeled case.
+        class_indices: for each class present, flat voxel indices into ``(X, Y, Z)`` (a bounded,
+            seeded subset for large structures); empty for an unlabeled case.
+    """
+
+    id: str
+    patient: str
+    image: np.ndarray
+    label: np.ndarray | None
+    class_indices: dict[int, np.ndarray]
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """Spatial shape ``(X, Y, Z)``."""
+        return self.image.shape[1:]

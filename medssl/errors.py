@@ -1,0 +1,31 @@
+"""The one error a user sees: what happened, where, and what to do about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class MedSSLError(Exception):
+    """A problem the user can act on. The CLI prints it in a few lines and exits with code 2.
+
+    Args:
+        what: one sentence: what happened, with the values involved.
+        where: the file (or ``file:line``) concerned, if any.
+        fix: what to do, as an instruction.
+    """
+
+    def __init__(
+        self, what: str, *, where: str | Path | None = None, fix: str | None = None
+    ) -> None:
+        self.what = what
+        self.where = None if where is None else str(where)
+        self.fix = fix
+        super().__init__(what, self.where, fix)
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        if self.where:
+            lines.append(f"  where: {self.where}")
+        if self.fix:
+            lines.append(f"  fix: {self.fix}")
+        return "\n".join(lines)

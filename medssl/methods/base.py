@@ -1,0 +1,190 @@
+"""What a method is: settings, networks, and one training step. The engine owns everything else."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+NetworkBuilder = Callable[..., nn.Module]
+"""Build a fresh network; keyword arguments override the recipe's network options."""
+
+
+class Settings(BaseModel):
+    """Base of a method's settings: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+@dataclass(frozen=True)
+class LabeledBatch:
+    """``image (B, C, *spatial)`` float32, ``label (B, *spatial)`` int64 (255 = not annotated)."""
+
+    image: Tensor
+    label: Tensor
+
+
+@dataclass(frozen=True)
+class UnlabeledBatch:
+    """``image (B, C, *spatial)``; ``strong`` is the same patch with strong intensity augmentation.
+
+    ``strong`` is None unless the method sets ``uses_strong_view``.
+    """
+
+    image: Tensor
+    strong: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The two streams of one iteration. A stream that the stage does not ask for is None."""
+
+    labeled: LabeledBatch | None
+    unlabeled: UnlabeledBatch | None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands: 0-based ``iteration`` of ``total`` in the stage called ``stage``."""
+
+    stage: str
+    iteration: int
+    total: int
+    seed: int = 0
+
+    def rng(self, name: str = "") -> np.random.RandomState:
+        """Return a generator that depends only on seed, stage, iteration and ``name``.
+
+        A method that draws its randomness from here resumes exactly with no state to save.
+        """
+        key = f"{self.seed}/{self.stage}/{self.iteration}/{name}".encode()
+        return np.random.RandomState(int.from_bytes(hashlib.sha256(key).digest()[:4], "little"))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of training.
+
+    Attributes:
+        name: as used in the recipe's ``training.stages``.
+        iterations: length of the stage.
+        streams: which of ``labeled`` and ``unlabeled`` it draws.
+        carry_optimizer: start with the previous stage's optimizer state instead of a fresh one.
+        start_from_best: start from the best checkpoint of the previous stage if it has one.
+    """
+
+    name: str
+    iterations: int
+    streams: tuple[str, ...] = ("labeled", "unlabeled")
+    carry_optimizer: bool = False
+    start_from_best: bool = False
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """Result of a training step.
+
+    Attributes:
+        loss: the loss, or an iterable of losses that the engine back-propagates one after another
+            (a generator may build each graph only when asked, to hold one network's activations
+            at a time). Their gradients add up before the optimizers step.
+        terms: what to log: detached scalar tensors, never ``.item()``.
+    """
+
+    loss: Tensor | Iterable[Tensor]
+    terms: dict[str, Tensor] = field(default_factory=dict)
+
+    def losses(self) -> Iterable[Tensor]:
+        """Iterate over the losses."""
+        return (self.loss,) if isinstance(self.loss, Tensor) else self.loss
+
+
+class Method(nn.Module):
+    """Base of all methods.
+
+    Args:
+        settings: an instance of the class's ``Settings``.
+        build_network: makes a freshly initialized network as the recipe describes it.
+        num_classes: classes including background.
+        spatial_dims: 2 or 3.
+
+    Class attributes:
+        uses_unlabeled: False for a method that learns from labels alone.
+        uses_strong_view: ask the unlabeled stream for a strongly augmented view too.
+        paper: citation shown by ``medssl methods``.
+    """
+
+    Settings: ClassVar[type[Settings]] = Settings
+    uses_unlabeled: ClassVar[bool] = True
+    uses_strong_view: ClassVar[bool] = False
+    paper: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        settings: Any,
+        build_network: NetworkBuilder,
+        *,
+        num_classes: int,
+        spatial_dims: int,
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        self.num_classes = num_classes
+        self.spatial_dims = spatial_dims
+
+    def stages(self, iterations: int) -> list[Stage]:
+        """Divide a budget of ``iterations`` into stages."""
+        raise NotImplementedError
+
+    def start_stage(self, stage: str) -> None:
+        """Prepare the networks for a stage (copy a student into its teacher, freeze, ...)."""
+
+    def trainable(self, stage: str) -> dict[str, list[nn.Parameter]]:
+        """Parameters to optimize in a stage, one optimizer per entry."""
+        raise NotImplementedError
+
+    def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
+        """Compute the losses of one iteration."""
+        raise NotImplementedError
+
+    def after_step(self, progress: Progress) -> None:
+        """Act after the optimizer step, for instance update a teacher."""
+
+    def predictor(self) -> nn.Module:
+        """Return the module that validates, predicts and is exported: image in, logits out."""
+        raise NotImplementedError
+
+    @classmethod
+    def check_recipe(cls, settings: Any, recipe: Any) -> list[str]:
+        """Return contradictions between the method's settings and the recipe, in plain words.
+
+        Each is raised as an error before any data is read.
+        """
+        return []
+
+    @classmethod
+    def warn_recipe(cls, settings: Any, recipe: Any) -> list[str]:
+        """Return warnings about settings that can do nothing."""
+        return []
+
+
+REGISTRY: dict[str, type[Method]] = {}
+
+
+def register(name: str) -> Callable[[type[Method]], type[Method]]:
+    """Make a method available under ``name`` to recipes, the CLI and the contract tests."""
+
+    def add(cls: type[Method]) -> type[Method]:
+        if name in REGISTRY:
+            raise ValueError(f"method {name!r} is registered twice")
+        REGISTRY[name] = cls
+        return cls
+
+    return add
+

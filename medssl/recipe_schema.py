@@ -1,0 +1,271 @@
+"""The typed recipe: every key a user may write, with its unit, range and default.
+
+Reading a YAML file into these models, and turning what is wrong with it into a message with file and
+line, is done in :mod:`medssl.recipe`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+
+class Strict(BaseModel):
+    """Base of every settings model: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class SplitFile(Strict):
+    """A list of case or patient ids stored under a key of a JSON file."""
+
+    file: str = Field(description="JSON file; a relative path is looked up in the dataset first")
+    key: str = Field(description="key of the list inside the file")
+
+
+Selection = int | list[str] | SplitFile | None
+"""How cases are chosen: a number of patients, ids of cases or patients, or a list in a file."""
+
+
+class DataSettings(Strict):
+    """Which cases are used, and as what."""
+
+    root: str = Field("phantom", description="Decathlon folder, or `phantom` for the built-in data")
+    phantom: dict[str, Any] = Field(default_factory=dict, description="options of the phantom")
+    labeled: Selection = Field(None, description="labeled cases for training; none: all there are")
+    unlabeled: list[str] = Field(default_factory=list, description="more images: folders or globs")
+    unlabeled_limit: int | None = Field(None, ge=0, description="at most so many unlabeled cases")
+    test_as_unlabeled: bool = Field(False, description="also use imagesTs as unlabeled images")
+    validation: Selection = Field(
+        0, description="validation cases; a number is taken from the labeled ones"
+    )
+    test: Selection = Field(0, description="test cases, hidden from training and selection")
+    patient_pattern: str | None = Field(
+        None, description="regular expression; its first group is the patient of a case id"
+    )
+    split_seed: int = Field(0, description="seed of the patient shuffle behind numbers above")
+    cache: str | None = Field(None, description="folder of the preprocessing cache")
+
+    @field_validator("labeled", "validation", "test")
+    @classmethod
+    def _not_negative(cls, value: Selection) -> Selection:
+        if isinstance(value, int) and value < 0:
+            raise ValueError("must be 0 or more")
+        return value
+
+
+class Intensity(Strict):
+    """How raw intensities become network input."""
+
+    rule: Literal["zscore", "minmax", "percentile", "window", "none"] = Field(
+        "zscore", description="zscore per volume, minmax to [0, 1], percentile or window to [0, 1]"
+    )
+    lower: float | None = Field(None, description="window: lower value; percentile: lower percent")
+    upper: float | None = Field(None, description="window: upper value; percentile: upper percent")
+    nonzero: bool = Field(False, description="statistics over non-zero voxels only")
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Intensity:
+        if self.rule == "window" and (self.lower is None or self.upper is None):
+            raise ValueError("rule 'window' needs lower and upper")
+        if self.lower is not None and self.upper is not None and self.lower >= self.upper:
+            raise ValueError(f"lower ({self.lower:g}) must be below upper ({self.upper:g})")
+        return self
+
+
+class DataSpec(Strict):
+    """What is true of a kind of data, whoever trains on it."""
+
+    name: str = Field("custom", description="name of the spec")
+    modality: str = Field("MR", description="MR, CT, CBCT or OCT")
+    spatial_unit: Literal["mm", "um"] = Field("mm", description="unit of spacing and distances")
+    orientation: str | None = Field("RAS", description="axis codes images are turned to, or null")
+    spacing: Literal["native"] | list[float] = Field(
+        "native", description="target spacing in the spatial unit, or native"
+    )
+    resize: list[int | None] | None = Field(
+        None, description="resize to so many voxels per axis (null keeps an axis)"
+    )
+    resize_mode: Literal["linear", "nearest"] = Field(
+        "linear", description="interpolation of the image when resized"
+    )
+    intensity: Intensity = Field(default_factory=Intensity)
+    slice_axis: int = Field(2, ge=0, le=2, description="axis across the slices, for 2D training")
+    flip_axes: list[int] = Field(default_factory=list, description="axes that may be mirrored")
+    rot90_planes: list[list[int]] = Field(
+        default_factory=list, description="planes in which quarter turns make sense"
+    )
+    rotate_planes: list[list[int]] = Field(
+        default_factory=list, description="planes in which small rotations make sense"
+    )
+    label_pairs: list[list[int]] = Field(
+        default_factory=list, description="label values to swap when axis 0 is mirrored"
+    )
+    nsd_tolerance: float = Field(2.0, gt=0, description="surface tolerance in the spatial unit")
+    refuse: dict[str, str] = Field(
+        default_factory=dict, description="methods that make no sense here, and why"
+    )
+    largest_component: bool = Field(False, description="structures are one piece each")
+
+
+class NetworkSettings(BaseModel):
+    """A network by name; every other key is an option of that network."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str = Field("unet", description="see `medssl info`")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The network's own options."""
+        return dict(self.model_extra or {})
+
+
+class MethodSettings(BaseModel):
+    """A method by name; every other key is a setting of that method."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str = Field("supervised", description="see `medssl methods`")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The method's own settings."""
+        return dict(self.model_extra or {})
+
+
+class OptimizerSettings(Strict):
+    """Optimizer of one or all stages."""
+
+    name: Literal["sgd", "adam", "adamw"] = Field("sgd")
+    lr: float = Field(0.01, gt=0, description="learning rate after warm-up")
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD only")
+    nesterov: bool = Field(False, description="SGD only")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="Adam and AdamW only")
+    weight_decay: float = Field(1e-4, ge=0)
+
+
+class ScheduleSettings(Strict):
+    """Learning rate over the iterations of one stage."""
+
+    name: Literal["constant", "poly", "cosine", "step"] = Field("poly")
+    warmup: int = Field(0, ge=0, description="iterations of linear warm-up")
+    power: float = Field(0.9, gt=0, description="poly only")
+    step_size: int = Field(2500, gt=0, description="step only: iterations between drops")
+    gamma: float = Field(0.1, gt=0, le=1, description="step only: factor of a drop")
+    min_lr: float = Field(0.0, ge=0, description="cosine and poly: final learning rate")
+
+
+class AugmentSettings(Strict):
+    """Augmentation of training patches, the same for every method and stream.
+
+    Flips and quarter turns also need the data spec's leave (`flip_axes`, `rot90_planes`).
+    """
+
+    flip: bool = Field(True, description="mirror each allowed axis with probability one half")
+    rot90: bool = Field(True, description="random quarter turns in the allowed planes")
+    rotate_degrees: float = Field(0.0, ge=0, le=180, description="small rotations up to so far")
+    rotate_probability: float = Field(0.25, ge=0, le=1)
+    scale: tuple[float, float] = Field((1.0, 1.0), description="range of random zoom")
+    scale_probability: float = Field(0.25, ge=0, le=1)
+    intensity_probability: float = Field(
+        0.0, ge=0, le=1, description="chance of each of noise, gamma, brightness, contrast, blur"
+    )
+    strong_probability: float = Field(
+        0.8, ge=0, le=1, description="the same for the strong view, where a method uses one"
+    )
+
+    @field_validator("scale")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1]:
+            raise ValueError("must be two positive numbers, the smaller first")
+        return value
+
+
+class StageSettings(Strict):
+    """What a stage changes of the training settings."""
+
+    optimizer: OptimizerSettings | None = None
+    schedule: ScheduleSettings | None = None
+
+
+class TrainingSettings(Strict):
+    """The iteration budget and how a step is taken."""
+
+    iterations: int = Field(6000, ge=1, description="iterations of all stages together")
+    patch: list[int] = Field(
+        default_factory=lambda: [96, 96, 96], description="voxels; two numbers train on 2D slices"
+    )
+    labeled_batch: int = Field(2, ge=1, description="labeled patches per iteration")
+    unlabeled_batch: int = Field(2, ge=0, description="unlabeled patches per iteration")
+    foreground_fraction: float = Field(
+        0.5, ge=0, le=1, description="share of labeled patches centered on a structure"
+    )
+    optimizer: OptimizerSettings = Field(default_factory=OptimizerSettings)
+    schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
+    stages: dict[str, StageSettings] = Field(default_factory=dict)
+    augment: AugmentSettings = Field(default_factory=AugmentSettings)
+    gradient_clip: float | None = Field(None, gt=0, description="largest gradient norm")
+    accumulate: int = Field(1, ge=1, description="batches per optimizer step")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto")
+    validate_every: int = Field(200, ge=1, description="iterations between validations")
+    log_every: int = Field(10, ge=1, description="iterations between logged steps")
+    checkpoint_every: int = Field(500, ge=1, description="iterations between checkpoints")
+    early_stop: int | None = Field(
+        None, ge=1, description="stop a stage after so many validations without a better one"
+    )
+    workers: int | Literal["auto"] = Field("auto", description="loader processes")
+
+    @field_validator("patch")
+    @classmethod
+    def _patch(cls, value: list[int]) -> list[int]:
+        if len(value) not in (2, 3) or any(v < 1 for v in value):
+            raise ValueError("must be two or three positive numbers of voxels")
+        return value
+
+    @property
+    def spatial_dims(self) -> int:
+        """2 for slices, 3 for volumes."""
+        return len(self.patch)
+
+
+class InferenceSettings(Strict):
+    """Sliding-window inference."""
+
+    overlap: float = Field(0.5, ge=0, lt=1, description="share of a window its neighbor repeats")
+    stride: list[int] | None = Field(None, description="voxels between windows; overrides overlap")
+    blend: Literal["gaussian", "constant"] = Field("gaussian")
+    window_batch: int = Field(4, ge=1, description="windows per forward pass")
+    largest_component: bool | None = Field(
+        None, description="keep the largest piece of each structure; null: as the data spec says"
+    )
+
+
+class EvaluationSettings(Strict):
+    """What is measured after training."""
+
+    splits: list[Literal["validation", "test"]] = Field(
+        default_factory=lambda: ["test"], description="empty ones are skipped"
+    )
+    checkpoint: Literal["auto", "last", "best"] = Field(
+        "auto", description="auto: best where there is a validation set, else last"
+    )
+    voxel_metrics: bool = Field(
+        False, description="add the literature's HD95 and ASD in voxels (medpy definitions)"
+    )
+    nsd_tolerance: float | None = Field(None, gt=0, description="overrides the data spec's")
+
+
+class Recipe(Strict):
+    """A whole experiment. Saved in the run folder, it reruns it."""
+
+    name: str = Field("experiment", min_length=1)
+    protocol: Literal["clean", "literature"] = Field("clean")
+    seed: int = Field(0, ge=0, lt=2**31)
+    data: DataSettings = Field(default_factory=DataSettings)
+    spec: DataSpec = Field(default_factory=DataSpec)
+    network: NetworkSettings = Field(default_factory=NetworkSettings)
+    method: MethodSettings = Field(default_factory=MethodSettings)
+    training: TrainingSettings = Field(default_factory=TrainingSettings)
+    inference: InferenceSettings = Field(default_factory=InferenceSettings)
+    evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)

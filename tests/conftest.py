@@ -1,0 +1,35 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SHARED = Path(os.environ.get("MEDSSL_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of the research data, where it is present beside the project."""
+    path = SHARED / "data"
+    if not path.is_dir():
+        pytest.skip(f"research data not present at {path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], dict[str, Any]]:
+    """Read a file of golden numbers computed with reference code, where present."""
+
+    def read(name: str) -> dict[str, Any]:
+        path = SHARED / "golden" / f"{name}.json"
+        if not path.is_file():
+            pytest.skip(f"golden numbers not present at {path}")
+        return json.loads(path.read_text())
+
+    return read
