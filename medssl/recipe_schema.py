@@ -1,7 +1,7 @@
 """The typed recipe: every key a user may write, with its unit, range and default.
 
-Reading a YAML file into these models, and turning what is wrong with it into a message with file and
-line, is done in :mod:`medssl.recipe`.
+Reading a YAML file into these models is done in :mod:`medssl.recipe`; turning what is wrong with it
+into a message with file and line in :mod:`medssl.settings_io`.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class LabelMap:
         return out
 
     def to_values(self, classes: np.ndarray) -> np.ndarray:
-        """Map class indices back to label values, in the smallest unsigned dtype that holds them."""
+        """Map class indices to label values, in the smallest unsigned dtype that holds them."""
         dtype = np.uint8 if max(self.values) < 256 else np.uint16
         return np.asarray(self.values, dtype=dtype)[classes]
 

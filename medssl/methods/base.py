@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
@@ -57,13 +56,15 @@ class Progress:
     iteration: int
     total: int
     seed: int = 0
+    micro: int = 0
+    """Which batch of the iteration, where several are accumulated into one optimizer step."""
 
     def rng(self, name: str = "") -> np.random.RandomState:
         """Return a generator that depends only on seed, stage, iteration and ``name``.
 
         A method that draws its randomness from here resumes exactly with no state to save.
         """
-        key = f"{self.seed}/{self.stage}/{self.iteration}/{name}".encode()
+        key = f"{self.seed}/{self.stage}/{self.iteration}/{self.micro}/{name}".encode()
         return np.random.RandomState(int.from_bytes(hashlib.sha256(key).digest()[:4], "little"))
 
 

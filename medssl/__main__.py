@@ -1,0 +1,5 @@
+"""``python -m medssl`` is the command line."""
+
+from medssl.cli import main
+
+main()

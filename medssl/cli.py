@@ -1,0 +1,309 @@
+"""The command line: one short function per command, each a thin call of the public API."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from medssl import __version__
+from medssl.errors import MedSSLError
+
+app = typer.Typer(
+    name="medssl",
+    help="Semi-supervised segmentation of 3D medical images.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out = Console()
+err = Console(stderr=True)
+
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="change a key: --set training.iterations=2000")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
+Precision = Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="folder to write")]
+Checkpoint = Annotated[str, typer.Option(help="best, last, or auto: best where there is one")]
+
+
+@app.callback()
+def options(
+    ctx: typer.Context,
+    debug: Annotated[bool, typer.Option(help="show the full traceback of an error")] = False,
+    quiet: Annotated[bool, typer.Option(help="print results and errors only")] = False,
+    version: Annotated[bool, typer.Option(help="print the version and exit")] = False,
+) -> None:
+    """Options of every command."""
+    if version:
+        out.print(__version__, highlight=False)
+        raise typer.Exit
+    ctx.obj = {"debug": debug, "quiet": quiet}
+
+
+def _display() -> Any:
+    from medssl.training.progress import Display
+
+    context = _context()
+    return Display(err, quiet=bool(context.get("quiet")))
+
+
+def _context() -> dict[str, Any]:
+    import click
+
+    context = click.get_current_context(silent=True)
+    return dict(context.obj or {}) if context else {}
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="recipe file or name; a run folder to resume it")],
+    overrides: Overrides = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="run folder")] = None,
+    resume: Annotated[bool, typer.Option(help="continue from the last checkpoint")] = False,
+    device: Device = "auto",
+    precision: Precision = None,
+) -> None:
+    """Train a recipe, evaluate it on its test cases, and say where everything lies."""
+    from medssl import api
+
+    result = api.train(
+        recipe,
+        overrides=overrides or (),
+        output=output,
+        resume=resume,
+        device=device,
+        precision=precision,
+        display=_display(),
+    )
+    for summary in result.summaries.values():
+        _show(summary)
+    out.print(f"finished in {result.seconds / 60:.1f} minutes: {result.path}", highlight=False)
+    pictures = sorted((result.path / "preview").glob("*.png"))
+    if pictures:
+        out.print(f"pictures: {pictures[0].parent} ({len(pictures)} files)", highlight=False)
+
+
+@app.command()
+def predict(
+    source: Annotated[Path, typer.Argument(help="run folder")],
+    images: Annotated[list[Path], typer.Argument(help="image files or folders")],
+    output: Output,
+    checkpoint: Checkpoint = "auto",
+    largest_component: Annotated[
+        bool | None, typer.Option(help="keep the largest piece of each structure")
+    ] = None,
+    probabilities: Annotated[bool, typer.Option(help="also write probability maps")] = False,
+    overwrite: Annotated[bool, typer.Option(help="predict again what is there")] = False,
+    device: Device = "auto",
+    precision: Precision = None,
+) -> None:
+    """Segment images; each result has the grid, affine and label values of its dataset."""
+    from medssl import api
+
+    results = api.predict(
+        source,
+        images,
+        output,
+        checkpoint=checkpoint,
+        device=device,
+        precision=precision or "auto",
+        largest_component=largest_component,
+        probabilities=probabilities,
+        overwrite=overwrite,
+        display=_display(),
+    )
+    failed = [r for r in results if r.error]
+    out.print(f"{len(results) - len(failed)} predictions in {output}", highlight=False)
+    for result in failed:
+        err.print(f"failed: {result.case_id}: {result.error}", highlight=False, markup=False)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def evaluate(
+    source: Annotated[Path, typer.Argument(help="folder of predictions, or a run folder")],
+    reference: Annotated[Path | None, typer.Argument(help="folder of reference labels")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="folder to write")] = None,
+    split: Annotated[str, typer.Option(help="of a run: test or validation")] = "test",
+    checkpoint: Checkpoint = "auto",
+    dataset: Annotated[Path | None, typer.Option(help="a dataset.json that names labels")] = None,
+    tolerance: Annotated[float, typer.Option(help="surface tolerance of NSD, mm")] = 2.0,
+    voxel_metrics: Annotated[bool, typer.Option(help="add the literature's voxel metrics")] = False,
+    device: Device = "auto",
+) -> None:
+    """Measure predictions against references, or a run on one of its splits."""
+    from medssl import api
+
+    if reference is None:
+        summary = api.evaluate_run(
+            source, split, checkpoint=checkpoint, device=device, display=_display()
+        )
+        _show(summary)
+        return
+    if output is None:
+        raise MedSSLError("no folder to write", where="--output", fix="add --output FOLDER")
+    summary = api.evaluate(
+        source,
+        reference,
+        output,
+        dataset_json=dataset,
+        nsd_tolerance=tolerance,
+        voxel_metrics=voxel_metrics,
+        display=_display(),
+    )
+    _show(summary)
+    out.print(f"per case: {output / 'cases.csv'}", highlight=False)
+
+
+@app.command()
+def phantom(
+    output: Annotated[Path, typer.Argument(help="folder to write")],
+    kind: Annotated[str, typer.Option(help="kind of data")] = "mr",
+    seed: Annotated[int, typer.Option(help="seed")] = 0,
+) -> None:
+    """Write the built-in synthetic dataset for inspection."""
+    from medssl.data.phantom import write_phantom
+
+    with _display().counting("writing", 0) as done:
+        path = write_phantom(output, kind=kind, seed=seed, on_progress=done)
+    out.print(f"phantom dataset: {path}", highlight=False)
+
+
+@app.command()
+def methods() -> None:
+    """List the methods."""
+    from medssl.methods import REGISTRY
+
+    table = Table("method", "unlabeled", "paper", title="methods")
+    for name, method in sorted(REGISTRY.items()):
+        table.add_row(name, "yes" if method.uses_unlabeled else "no", method.paper)
+    out.print(table)
+
+
+@app.command()
+def recipes(
+    copy: Annotated[str | None, typer.Option(help="copy this recipe here")] = None,
+) -> None:
+    """List the shipped recipes, or copy one to edit."""
+    from medssl.recipe import copy_recipe, list_recipes
+
+    if copy:
+        out.print(f"copied to {copy_recipe(copy, Path.cwd())}", highlight=False)
+        return
+    table = Table("recipe", "what it does", title="recipes")
+    for name, path in list_recipes().items():
+        first = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+        table.add_row(name, first)
+    out.print(table)
+
+
+@app.command()
+def specs() -> None:
+    """List the data specs."""
+    from medssl.data.spec import list_specs
+
+    table = Table("spec", "data", title="data specs")
+    for name, description in list_specs().items():
+        table.add_row(name, description)
+    out.print(table)
+
+
+@app.command()
+def info() -> None:
+    """Print versions, devices and networks."""
+    import torch
+
+    from medssl.networks import list_networks
+    from medssl.training.precision import resolve_device, resolve_precision
+    from medssl.training.run_folder import environment
+
+    device = resolve_device()
+    details = environment(device, resolve_precision("auto", device))
+    for key in ("medssl", "versions", "device", "device_name", "precision", "threads"):
+        out.print(f"{key}: {details[key]}", highlight=False)
+    out.print(f"cuda devices: {torch.cuda.device_count()}", highlight=False)
+    table = Table("network", "description", title="networks")
+    for name, description in list_networks().items():
+        table.add_row(name, description)
+    out.print(table)
+
+
+def _show(summary: dict[str, Any]) -> None:
+    """Print the table of an evaluation and the policy behind it."""
+    from medssl.evaluation.summary import format_table
+
+    out.print(format_table(summary))
+    out.print(summary["policy"], style="dim", highlight=False)
+
+
+def main() -> None:
+    """Run the command line; turn every foreseen problem into a short message and exit code 2."""
+    sys.exit(run(lambda: app(standalone_mode=False)))
+
+
+def run(command: Callable[[], Any]) -> int:
+    """Run ``command`` and return its exit code."""
+    import click
+
+    debug = "--debug" in sys.argv
+    logging.getLogger("medssl").addHandler(logging.NullHandler())
+    try:
+        code = command()
+        return code if isinstance(code, int) else 0
+    except MedSSLError as error:
+        problem = error
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        err.print("stopped")
+        return 130
+    except OSError as error:
+        if debug or error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+            raise
+        problem = MedSSLError(
+            f"cannot read or write: {error.strerror}",
+            where=error.filename,
+            fix="free disk space, or use a folder you may write to",
+        )
+        problem.__cause__ = error
+    except Exception as error:
+        from medssl.training.engine import Stopped
+
+        if not isinstance(error, Stopped):
+            if debug:
+                raise
+            first = (str(error).splitlines() or [""])[0][:200]
+            err.print(
+                f"unexpected error: {type(error).__name__}: {first}\n"
+                "  fix: run the same command with --debug for the traceback, and report it",
+                style="red",
+                highlight=False,
+                markup=False,
+            )
+            return 1
+        err.print(
+            f"{error}; the state is saved. Go on with the same command and --resume",
+            highlight=False,
+        )
+        return 128 + error.signum
+    if debug:
+        raise problem
+    err.print(f"error: {problem}", style="red", highlight=False, markup=False, soft_wrap=True)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

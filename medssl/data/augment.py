@@ -1,0 +1,182 @@
+"""Random geometry and intensities of training patches, the same for every method and stream."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medssl.data import augment_ops as ops
+from medssl.recipe_schema import AugmentSettings, DataSpec
+
+
+@dataclass(frozen=True)
+class Strength:
+    """Ranges of the intensity changes, see :mod:`medssl.data.augment_ops`."""
+
+    noise: ops.Range
+    brightness: ops.Range
+    contrast: ops.Range
+    gamma: ops.Range
+    blur: ops.Range
+
+
+WEAK = Strength(
+    noise=(0.0, 0.1),
+    brightness=(-0.1, 0.1),
+    contrast=(0.85, 1.15),
+    gamma=(0.8, 1.25),
+    blur=(0.3, 0.8),
+)
+STRONG = Strength(
+    noise=(0.05, 0.3),
+    brightness=(-0.4, 0.4),
+    contrast=(0.5, 1.5),
+    gamma=(0.5, 2.0),
+    blur=(0.5, 1.5),
+)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A drawn spatial transform: quarter turns first, then mirroring, then one affine map.
+
+    Attributes:
+        turns: ``(axis, axis, quarter turns)``.
+        flips: mirrored axes.
+        matrix: ``(3, 3)`` for `augment_ops.warp`, or None.
+    """
+
+    turns: tuple[tuple[int, int, int], ...] = ()
+    flips: tuple[int, ...] = ()
+    matrix: np.ndarray | None = None
+
+    def source_size(self, size: Sequence[int]) -> tuple[int, ...]:
+        """Return the size to crop so that the turned patch has ``size``."""
+        out = list(size)
+        for a, b, quarters in reversed(self.turns):
+            if quarters % 2:
+                out[a], out[b] = out[b], out[a]
+        return tuple(out)
+
+    def move(self, array: np.ndarray, *, first_axis: int) -> np.ndarray:
+        """Turn and mirror an array, as a view; ``first_axis`` is the position of axis 0."""
+        for a, b, quarters in self.turns:
+            array = np.rot90(array, quarters, (a + first_axis, b + first_axis))
+        return np.flip(array, [axis + first_axis for axis in self.flips]) if self.flips else array
+
+
+class Augmenter:
+    """Draw and apply augmentation. Axes are those of the volume, for slices too.
+
+    Args:
+        settings: strengths and probabilities.
+        spec: which axes and planes may be touched.
+        spatial_dims: 2 for slices across ``spec.slice_axis``: what would move that axis is left
+            out. 3 for volumes.
+        label_pairs: pairs of class indices to swap when axis 0 is mirrored.
+    """
+
+    def __init__(
+        self,
+        settings: AugmentSettings,
+        spec: DataSpec,
+        *,
+        spatial_dims: int,
+        label_pairs: Sequence[Sequence[int]] = (),
+    ) -> None:
+        self.settings = settings
+        axes = [a for a in range(3) if spatial_dims == 3 or a != spec.slice_axis]
+
+        def allowed(planes: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
+            return tuple((p[0], p[1]) for p in planes if set(p) <= set(axes))
+
+        self.axes = tuple(axes)
+        self.flip_axes = tuple(a for a in spec.flip_axes if a in axes) if settings.flip else ()
+        self.turn_planes = allowed(spec.rot90_planes) if settings.rot90 else ()
+        self.rotate_planes = allowed(spec.rotate_planes) if settings.rotate_degrees else ()
+        self.swapped = np.arange(256, dtype=np.uint8)
+        for a, b in label_pairs:
+            self.swapped[[a, b]] = b, a
+        self.swaps = bool(label_pairs)
+
+    def draw_geometry(self, rng: np.random.Generator) -> Geometry:
+        """Draw a spatial transform."""
+        settings = self.settings
+        turns = tuple((a, b, int(rng.integers(4))) for a, b in self.turn_planes)
+        flips = tuple(axis for axis in self.flip_axes if rng.random() < 0.5)
+        angles, scale = [], 1.0
+        if self.rotate_planes and rng.random() < settings.rotate_probability:
+            limit = settings.rotate_degrees
+            angles = [(a, b, float(rng.uniform(-limit, limit))) for a, b in self.rotate_planes]
+        if settings.scale != (1.0, 1.0) and rng.random() < settings.scale_probability:
+            scale = float(rng.uniform(*settings.scale))
+        changes = bool(angles) or scale != 1.0
+        matrix = ops.affine_matrix(angles, scale, self.axes) if changes else None
+        return Geometry(tuple(t for t in turns if t[2]), flips, matrix)
+
+    def move(
+        self, image: np.ndarray, label: np.ndarray | None, geometry: Geometry
+    ) -> tuple[Tensor, Tensor | None]:
+        """Apply a geometry to a crop of ``geometry.source_size``.
+
+        Args:
+            image: ``(C, X, Y, Z)``, of any float type; may be a view of a cached volume.
+            label: ``(X, Y, Z)`` uint8, or None.
+            geometry: what was drawn.
+
+        Returns:
+            The image in float32 and the label in uint8, copied.
+        """
+        image = np.ascontiguousarray(geometry.move(image, first_axis=1))
+        moved = _as_float(image)
+        target = None
+        if label is not None:
+            label = geometry.move(label, first_axis=0)
+            if self.swaps and 0 in geometry.flips:
+                label = self.swapped[label]
+            target = torch.from_numpy(np.array(label, order="C"))
+        if geometry.matrix is not None:
+            return ops.warp(moved, target, geometry.matrix)
+        return moved, target
+
+    def weak(self, image: Tensor, rng: np.random.Generator) -> Tensor:
+        """Change intensities as the settings' ``intensity_probability`` says."""
+        return _change(image, rng, self.settings.intensity_probability, WEAK)
+
+    def strong(self, image: Tensor, rng: np.random.Generator) -> Tensor:
+        """Return a view of the same patch with strongly changed intensities.
+
+        The geometry stays, so that predictions of both views can be compared voxel by voxel.
+        """
+        out = _change(image, rng, self.settings.strong_probability, STRONG)
+        return out.clone() if out is image else out
+
+
+def _as_float(array: np.ndarray) -> Tensor:
+    """Return a float32 tensor that shares no memory with a cached volume."""
+    tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
+    return tensor.clone() if tensor.dtype == torch.float32 else tensor.float()
+
+
+def _change(
+    image: Tensor, rng: np.random.Generator, probability: float, strength: Strength
+) -> Tensor:
+    """Apply each of the five intensity changes with a probability; noise comes last."""
+    if probability == 0:
+        return image
+    chosen = rng.random(5) < probability
+    if chosen[0]:
+        image = ops.blur(image, rng, sigma=strength.blur)
+    if chosen[1]:
+        image = ops.change_gamma(image, rng, gamma=strength.gamma)
+    if chosen[2]:
+        image = ops.change_contrast(image, rng, factor=strength.contrast)
+    if chosen[3]:
+        image = ops.change_brightness(image, rng, shift=strength.brightness)
+    if chosen[4]:
+        image = ops.add_noise(image, rng, std=strength.noise)
+    return image

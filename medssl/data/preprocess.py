@@ -1,0 +1,240 @@
+"""Read images of any supported format and bring them to the grid and intensities of a data spec.
+
+The order is fixed: read, normalize intensities, orient, resample, resize. Intensities come first so
+that their statistics are those of the acquired voxels, whatever the grid (as in the literature,
+where volumes are normalized once and resized later).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import (
+    Compose,
+    MapTransform,
+    NormalizeIntensityd,
+    ScaleIntensityd,
+    ScaleIntensityRanged,
+    ScaleIntensityRangePercentilesd,
+)
+
+from medssl.data.case import Case
+from medssl.data.geometry import Grid, PerImaged, make_grid, resize_transforms, spacing_transforms
+from medssl.data.images import NIFTI, check_grid, read_image, read_images
+from medssl.errors import MedSSLError
+from medssl.recipe_schema import DataSpec, Intensity
+
+__all__ = [
+    "Prepared",
+    "ReadImaged",
+    "ScaleNonzerod",
+    "image_transforms",
+    "preprocess_case",
+    "preprocess_image",
+    "read_image",
+]
+
+
+class ReadImaged(MapTransform):
+    """Read the files of each key with `read_images`."""
+
+    def __init__(self, keys: Sequence[str], *, spatial_unit: Literal["mm", "um"] = "mm") -> None:
+        super().__init__(keys)
+        self.spatial_unit = spatial_unit
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace a path or a list of paths by the image."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            files = out[key]
+            paths = [files] if isinstance(files, str | Path) else list(files)
+            out[key] = read_images(paths, spatial_unit=self.spatial_unit)
+        return out
+
+
+class ScaleNonzerod(PerImaged):
+    """Scale each channel to [0, 1] between two percentiles of its non-zero voxels; zero stays."""
+
+    def __init__(self, keys: Sequence[str], *, lower: float, upper: float) -> None:
+        super().__init__(keys, self._scale)
+        self.lower, self.upper = lower, upper
+
+    def _scale(self, image: MetaTensor) -> MetaTensor:
+        out = image.clone()
+        for channel in out.as_tensor():
+            inside = channel != 0
+            if inside.any():
+                low, high = np.percentile(channel[inside].numpy(), [self.lower, self.upper])
+                scaled = (channel[inside] - low) / max(high - low, 1e-8)
+                channel[inside] = scaled.clamp(0, 1).float()
+        return out
+
+
+def _intensity_transforms(rule: Intensity) -> list[Callable[..., Any]]:
+    keys = ["image"]
+    if rule.rule == "none":
+        return []
+    if rule.rule == "zscore":
+        return [NormalizeIntensityd(keys, nonzero=rule.nonzero, channel_wise=True)]
+    if rule.rule == "window":
+        low, high = rule.lower, rule.upper
+        return [ScaleIntensityRanged(keys, low, high, b_min=0.0, b_max=1.0, clip=True)]
+    lower = 0.5 if rule.lower is None else rule.lower
+    upper = 99.5 if rule.upper is None else rule.upper
+    if rule.rule == "minmax":
+        lower, upper = 0.0, 100.0
+    if rule.nonzero:
+        return [ScaleNonzerod(keys, lower=lower, upper=upper)]
+    if rule.rule == "minmax":
+        return [ScaleIntensityd(keys, minv=0.0, maxv=1.0, channel_wise=True)]
+    return [ScaleIntensityRangePercentilesd(keys, lower, upper, 0.0, 1.0, True, channel_wise=True)]
+
+
+def image_transforms(spec: DataSpec, *, with_label: bool) -> Compose:
+    """Return the whole preprocessing as MONAI dictionary transforms.
+
+    The input is ``{"image": path or paths of the channels, "label": path}``; the output holds
+    MetaTensors ``(C, X, Y, Z)`` and ``(1, X, Y, Z)``.
+    """
+    keys = ["image", "label"] if with_label else ["image"]
+    return Compose(
+        [
+            ReadImaged(keys, spatial_unit=spec.spatial_unit),
+            *_intensity_transforms(spec.intensity),
+            *spacing_transforms(spec, keys),
+            *resize_transforms(spec, keys),
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A preprocessed image and the way back to its file's own grid.
+
+    Attributes:
+        image: ``(C, X, Y, Z)`` float32, a plain tensor.
+        affine: of the prepared grid, to RAS in the spec's unit.
+        native_shape: ``(X, Y, Z)`` of the file.
+        native_affine: ``(4, 4)`` to RAS, exactly as in the file and in its unit.
+        unit_factor: from the file's unit to the spec's.
+        header: a copy of the NIfTI header of the (first) file, None for other formats. An image
+            written with it and ``native_affine`` has the same sform, qform and units.
+        pad_value: what to pad the image with where it is smaller than a patch.
+    """
+
+    image: torch.Tensor
+    affine: np.ndarray
+    native_shape: tuple[int, ...]
+    native_affine: np.ndarray
+    unit_factor: float
+    header: nib.Nifti1Header | None
+    pad_value: float
+    grid: Grid
+
+    def restore(self, classes: np.ndarray) -> np.ndarray:
+        """Bring a label map ``(X, Y, Z)`` back to the file's grid (nearest, same dtype)."""
+        self._check(classes.shape)
+        return self.grid.restore(np.asarray(classes), order=0)
+
+    def restore_probabilities(self, volumes: np.ndarray) -> np.ndarray:
+        """Bring ``(K, X, Y, Z)`` back to the file's grid (linear, float32)."""
+        self._check(volumes.shape[1:])
+        restored = (self.grid.restore(np.asarray(v, np.float32), order=1) for v in volumes)
+        return np.stack(list(restored))
+
+    def _check(self, shape: Sequence[int]) -> None:
+        if tuple(shape) != self.grid.shape:
+            raise ValueError(f"shape {tuple(shape)}, but the prepared image is {self.grid.shape}")
+
+
+def preprocess_image(paths: str | Path | Sequence[str | Path], spec: DataSpec) -> Prepared:
+    """Read and preprocess one image, for prediction.
+
+    Args:
+        paths: one file, or one per channel.
+        spec: the data spec of the training run.
+
+    Raises:
+        MedSSLError: a file cannot be read or used; the message names it.
+    """
+    files = [paths] if isinstance(paths, str | Path) else list(paths)
+    return _preprocess(files, None, spec)[0]
+
+
+def preprocess_case(case: Case, spec: DataSpec) -> tuple[Prepared, np.ndarray | None]:
+    """Preprocess a case for training: its image, and ``(X, Y, Z)`` label values if it has a label.
+
+    Raises:
+        MedSSLError: a file cannot be read or used; the message names it.
+    """
+    return _preprocess(case.images, case.label, spec)
+
+
+def _preprocess(
+    paths: Sequence[str | Path], label: Path | None, spec: DataSpec
+) -> tuple[Prepared, np.ndarray | None]:
+    native = read_images(paths, spatial_unit=spec.spatial_unit)
+    bad = int((~torch.isfinite(native.as_tensor())).sum())
+    if bad:
+        raise MedSSLError(
+            f"{bad} voxels are NaN or infinite",
+            where=paths[0] if len(paths) == 1 else ", ".join(str(p) for p in paths),
+            fix="write a number in their place, for instance the lowest value of the image",
+        )
+    data: dict[Hashable, Any] = {"image": native}
+    if label is not None:
+        data["label"] = _read_label(label, native, image_path=paths[0], spec=spec)
+    keys = [str(key) for key in data]
+    try:
+        data = Compose(_intensity_transforms(spec.intensity))(data)
+        data = Compose(spacing_transforms(spec, keys))(data)
+        spaced = data["image"]
+        data = Compose(resize_transforms(spec, keys))(data)
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())[:200]
+        raise MedSSLError(
+            f"preprocessing failed: {reason}",
+            where=paths[0],
+            fix="check orientation, spacing and resize of the data spec against the image",
+        ) from error
+    grid = make_grid(native, spaced, data["image"], spec)
+    image = data["image"].as_tensor().float().contiguous()
+    prepared = Prepared(
+        image=image,
+        affine=data["image"].affine.numpy(),
+        native_shape=tuple(native.shape[1:]),
+        native_affine=np.asarray(native.meta["original_affine"]),
+        unit_factor=float(native.meta["unit_factor"]),
+        header=_nifti_header(paths[0]),
+        pad_value=float(image.min()),
+        grid=grid,
+    )
+    return prepared, None if label is None else data["label"].as_tensor()[0].numpy()
+
+
+def _read_label(
+    path: Path, image: MetaTensor, *, image_path: str | Path, spec: DataSpec
+) -> MetaTensor:
+    label = read_image(path, spatial_unit=spec.spatial_unit)
+    if label.shape[0] != 1:
+        raise MedSSLError(
+            f"the label has {label.shape[0]} channels",
+            where=path,
+            fix="write one label map with a value per structure",
+        )
+    check_grid(label, image, path=path, reference=image_path)
+    # Headers of labels are often rounded; the voxels belong together all the same.
+    return MetaTensor(label.as_tensor(), affine=image.affine, meta=dict(label.meta))
+
+
+def _nifti_header(path: str | Path) -> nib.Nifti1Header | None:
+    if not str(path).lower().endswith(NIFTI):
+        return None
+    return nib.load(path).header.copy()

@@ -1,0 +1,209 @@
+"""Training patches by address: the patch of (seed, stream, number) is a pure function.
+
+Nothing is iterated, so nothing has to be saved: training resumes by asking for the next number, and
+worker processes, several devices or a skipped iteration do not change any patch.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medssl.data.augment import Augmenter, Geometry
+from medssl.data.case import IGNORE_INDEX, CachedCase
+from medssl.errors import MedSSLError
+
+_DRAW, _ORDER = 0, 1
+
+
+class PatchSampler:
+    """One stream of patches.
+
+    Each epoch visits every item once in a new order; an item is a case, or for 2D patches a slice.
+
+    Args:
+        cases: cached cases, all with a label or all without.
+        patch: voxels per axis; two numbers draw slices across ``slice_axis``.
+        batch_size: patches per batch.
+        seed: the run's seed.
+        stream: name of the stream; streams of other names draw independently.
+        foreground_fraction: chance that a labeled patch is centered on a voxel of a structure. All
+            structures of the volume (2D: of the slice) are equally likely, whatever their size.
+        slice_axis: axis across the slices, for 2D.
+        augment: augmentation, or None for plain crops.
+        strong: add the strong view to each batch; needs ``augment``.
+
+    Raises:
+        MedSSLError: there are no cases.
+        ValueError: cases with and without labels are mixed, or ``strong`` without ``augment``.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[CachedCase],
+        *,
+        patch: Sequence[int],
+        batch_size: int,
+        seed: int,
+        stream: str,
+        foreground_fraction: float = 0.0,
+        slice_axis: int = 2,
+        augment: Augmenter | None = None,
+        strong: bool = False,
+    ) -> None:
+        if not cases:
+            raise MedSSLError(
+                f"there are no cases to draw {stream} patches from",
+                fix="check data.labeled and data.unlabeled of the recipe",
+            )
+        labeled = {case.label is not None for case in cases}
+        if len(labeled) > 1:
+            raise ValueError(f"stream {stream!r} mixes cases with and without labels")
+        if strong and augment is None:
+            raise ValueError("the strong view needs an augmenter")
+        self.cases = tuple(cases)
+        self.labeled = labeled.pop()
+        self.batch_size = batch_size
+        self.seed = seed
+        self.stream = stream
+        self.foreground_fraction = foreground_fraction
+        self.augment = augment
+        self.strong = strong
+        self.slice_axis = slice_axis if len(patch) == 2 else None
+        size = list(patch)
+        if self.slice_axis is not None:
+            size.insert(self.slice_axis, 1)
+        self.size = tuple(size)
+        counts = [1 if self.slice_axis is None else case.shape[slice_axis] for case in cases]
+        self._ends = np.cumsum(counts)
+        self._pad_values: dict[int, float] = {}
+
+    @property
+    def num_items(self) -> int:
+        """Items of an epoch: cases, or slices of all cases."""
+        return int(self._ends[-1])
+
+    def batch(self, iteration: int) -> dict[str, Tensor]:
+        """Return batch number ``iteration``.
+
+        Returns:
+            ``image (B, C, *patch)`` float32, ``label (B, *patch)`` int64 if the cases have labels,
+            ``strong`` like ``image`` if asked for.
+        """
+        first = iteration * self.batch_size
+        patches = [self.draw(number) for number in range(first, first + self.batch_size)]
+        out = {name: torch.stack([patch[name] for patch in patches]) for name in patches[0]}
+        if "label" in out:
+            out["label"] = out["label"].long()
+        return out
+
+    def draw(self, number: int) -> dict[str, Tensor]:
+        """Return patch ``number`` of the stream: ``image``, ``label`` (uint8), ``strong``."""
+        rng = _generator(self.seed, self.stream, _DRAW, number)
+        index, slice_index = self.item(number)
+        case = self.cases[index]
+        geometry = Geometry() if self.augment is None else self.augment.draw_geometry(rng)
+        size = geometry.source_size(self.size)
+        start = self._start(case, slice_index, size, rng)
+        image = _crop(case.image, start, size, lambda: self._pad_value(index))
+        # Padding is background, as in the literature: what lies outside of a scan shows no structure.
+        label = None if case.label is None else _crop(case.label[None], start, size, lambda: 0)[0]
+        return self._finish(image, label, geometry, rng)
+
+    def _finish(
+        self,
+        image: np.ndarray,
+        label: np.ndarray | None,
+        geometry: Geometry,
+        rng: np.random.Generator,
+    ) -> dict[str, Tensor]:
+        out: dict[str, Tensor] = {}
+        if self.augment is None:
+            out["image"] = torch.from_numpy(np.array(image, dtype=np.float32, order="C"))
+            if label is not None:
+                out["label"] = torch.from_numpy(np.array(label, order="C"))
+        else:
+            moved, target = self.augment.move(image, label, geometry)
+            out["image"] = self.augment.weak(moved, rng)
+            if target is not None:
+                out["label"] = target
+            if self.strong:
+                out["strong"] = self.augment.strong(out["image"], rng)
+        if self.slice_axis is None:
+            return out
+        # The slice axis counts from the end, whether or not there is a channel axis.
+        return {name: tensor.squeeze(self.slice_axis - 3) for name, tensor in out.items()}
+
+    def item(self, number: int) -> tuple[int, int]:
+        """Return the case index and slice (0 for volumes) of patch ``number``."""
+        epoch, position = divmod(number, self.num_items)
+        item = int(_order(self.seed, self.stream, epoch, self.num_items)[position])
+        case = int(np.searchsorted(self._ends, item, side="right"))
+        return case, item - int(self._ends[case - 1] if case else 0)
+
+    def _start(
+        self,
+        case: CachedCase,
+        slice_index: int,
+        size: tuple[int, ...],
+        rng: np.random.Generator,
+    ) -> tuple[int, ...]:
+        """Draw the first voxel of the crop; negative where the volume is padded."""
+        centered = rng.random() < self.foreground_fraction
+        center = self._foreground_voxel(case, slice_index, rng) if centered else None
+        start = []
+        for axis, (n, s) in enumerate(zip(case.shape, size, strict=True)):
+            uniform = int(rng.integers(max(n - s, 0) + 1))
+            if axis == self.slice_axis:
+                start.append(slice_index)
+            elif n < s:
+                start.append(-((s - n) // 2))
+            elif center is None:
+                start.append(uniform)
+            else:
+                start.append(min(max(center[axis] - s // 2, 0), n - s))
+        return tuple(start)
+
+    def _foreground_voxel(
+        self, case: CachedCase, slice_index: int, rng: np.random.Generator
+    ) -> tuple[int, ...] | None:
+        if case.label is None:
+            return None
+        shape = list(case.shape)
+        if self.slice_axis is None:
+            choices = {c: v for c, v in case.class_indices.items() if c > 0}
+        else:
+            plane = np.take(case.label, [slice_index], axis=self.slice_axis)
+            shape[self.slice_axis] = 1
+            present = np.flatnonzero(np.bincount(plane.ravel(), minlength=1))
+            choices = {int(c): plane for c in present if 0 < c < IGNORE_INDEX}
+        if not choices:
+            return None
+        chosen = sorted(choices)[int(rng.integers(len(choices)))]
+        voxels = choices[chosen]
+        if self.slice_axis is not None:
+            voxels = np.flatnonzero(voxels == chosen)
+        flat = int(voxels[int(rng.integers(len(voxels)))])
+        return tuple(int(v) for v in np.unravel_index(flat, shape))
+
+    def _pad_value(self, index: int) -> float:
+        """Return the volume's lowest value, its background under every intensity rule."""
+        if index not in self._pad_values:
+            self._pad_values[index] = float(self.cases[index].image.min())
+        return self._pad_values[index]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle memory maps by file name, for worker processes that are not forked."""
+        return {**self.__dict__, "cases": tuple(_pack(case) for case in self.cases)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Open the memory maps again."""
+        self.__dict__.update(state)
+        self.cases = tuple(_unpack(case) for case in state["cases"])

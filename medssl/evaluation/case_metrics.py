@@ -1,0 +1,204 @@
+"""The rows of ``cases.csv``: every metric of every structure of one case."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy.ndimage import find_objects
+
+from medssl.data.case import IGNORE_INDEX, LabelMap
+from medssl.evaluation.overlap import confusion_matrix, dice_per_class, iou_per_class
+from medssl.evaluation.surface import (
+    SurfaceDistances,
+    asd_medpy,
+    assd,
+    hd95,
+    hd95_medpy,
+    nsd,
+    point_distances,
+    surface_points,
+)
+
+POLICY = """\
+missed (in the reference, not predicted) and false_positive (predicted, not in the reference): Dice,
+IoU and NSD are 0, distances are the diagonal of the image; both are counted and stay in every mean.
+absent (in neither): no value, left out of the means, counted.
+Voxels without annotation are removed from prediction and reference before anything is measured."""
+"""What a structure scores where prediction or reference is empty; printed with every table."""
+
+
+def distance_columns(unit: str = "mm") -> tuple[str, str]:
+    """Return the names of the two distance columns in a unit: HD95 and ASSD."""
+    return f"hd95_{unit}", f"assd_{unit}"
+
+
+def case_columns(unit: str = "mm", *, voxel_metrics: bool = False) -> list[str]:
+    """Return the columns of ``cases.csv``, in order.
+
+    Args:
+        unit: spatial unit of the dataset, ``mm`` or ``um``; part of the names.
+        voxel_metrics: append the literature's metrics in voxels.
+    """
+    hd95_column, assd_column = distance_columns(unit)
+    columns = ["case", "label", "name", "dice", "iou", hd95_column, assd_column, "nsd"]
+    columns += [f"volume_reference_{unit}3", f"volume_prediction_{unit}3", "status"]
+    return columns + (["hd95_medpy_vox", "asd_medpy_vox"] if voxel_metrics else [])
+
+
+def evaluate_case(
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    *,
+    spacing: Sequence[float],
+    label_map: LabelMap,
+    case_id: str,
+    nsd_tolerance: float,
+    unit: str = "mm",
+    voxel_metrics: bool = False,
+    legacy_zero: bool = False,
+) -> list[dict[str, Any]]:
+    """Measure every foreground structure of one case on its own grid.
+
+    Voxels where the reference is ``IGNORE_INDEX`` are removed from both maps first: they count
+    neither as hit nor as error, add no volume, and where they cut through a structure the cut is a
+    surface of prediction and reference alike. What an empty prediction or reference scores:
+    ``POLICY``. Axes of length 1 are ignored for distances. Of a 2D case the volumes are areas.
+
+    Args:
+        prediction: class indices on the native grid, 2D or 3D.
+        reference: class indices, same shape; ``IGNORE_INDEX`` where not annotated.
+        spacing: voxel size along each axis, in ``unit``.
+        label_map: the structures; class 0 is background and gets no row.
+        case_id: goes into the column ``case``.
+        nsd_tolerance: surface tolerance, in ``unit``.
+        unit: spatial unit, part of the column names.
+        voxel_metrics: add ``hd95_medpy_vox`` and ``asd_medpy_vox``, the medpy definitions on
+            voxels of size 1, as the semi-supervised literature reports them.
+        legacy_zero: score those two as 0 for a missed structure, as the literature's scripts do.
+            It rewards missing a structure; only for comparison with published numbers.
+
+    Returns:
+        One row per foreground class with the keys of `case_columns`.
+
+    Raises:
+        ValueError: shapes or spacing do not fit, or a value is no class index.
+    """
+    _check(prediction, reference, spacing, nsd_tolerance)
+    prediction, reference = _as_integers(prediction), _as_integers(reference)
+    confusion = confusion_matrix(prediction, reference, label_map.num_classes)
+    dice, iou = dice_per_class(confusion), iou_per_class(confusion)
+    n_reference, n_prediction = confusion.sum(1), confusion.sum(0)
+    voxel = math.prod(spacing)
+    surfaces = _Surfaces(prediction, reference, spacing, label_map.num_classes)
+    rows = []
+    for index in range(1, label_map.num_classes):
+        status = _status(int(n_reference[index]), int(n_prediction[index]))
+        distances = surfaces.distances(index) if status == "ok" else None
+        voxels = surfaces.distances_in_voxels(index) if distances and voxel_metrics else None
+        hd95_column, assd_column = distance_columns(unit)
+        values = _surface_values(distances, status, nsd_tolerance, surfaces.diagonal)
+        row = {
+            "case": case_id,
+            "label": label_map.values[index],
+            "name": label_map.names[index],
+            "dice": float(dice[index]),
+            "iou": float(iou[index]),
+            hd95_column: values[0],
+            assd_column: values[1],
+            "nsd": values[2],
+            f"volume_reference_{unit}3": float(n_reference[index] * voxel),
+            f"volume_prediction_{unit}3": float(n_prediction[index] * voxel),
+            "status": status,
+        }
+        if voxel_metrics:
+            zero = legacy_zero and status == "missed"
+            worst = 0.0 if zero else surfaces.diagonal_in_voxels
+            row["hd95_medpy_vox"], row["asd_medpy_vox"] = _voxel_values(voxels, status, worst)
+        rows.append(row)
+    return rows
+
+
+class _Surfaces:
+    """The surfaces of both maps, class by class, each found in its own bounding box."""
+
+    def __init__(
+        self,
+        prediction: np.ndarray,
+        reference: np.ndarray,
+        spacing: Sequence[float],
+        num_classes: int,
+    ) -> None:
+        self.diagonal = math.hypot(*(n * s for n, s in zip(reference.shape, spacing, strict=True)))
+        self.diagonal_in_voxels = math.hypot(*reference.shape)
+        axes = [axis for axis, size in enumerate(reference.shape) if size > 1] or [0]
+        kept = tuple(slice(None) if axis in axes else 0 for axis in range(reference.ndim))
+        self._spacing = [float(spacing[axis]) for axis in axes]
+        ignored = reference == IGNORE_INDEX
+        if ignored.any():
+            prediction, reference = (
+                np.where(ignored, 0, prediction),
+                np.where(ignored, 0, reference),
+            )
+        self._maps = [prediction[kept], reference[kept]]
+        self._boxes = [find_objects(m, max_label=num_classes - 1) for m in self._maps]
+        self._points: dict[int, list[np.ndarray]] = {}
+
+    def distances(self, index: int) -> SurfaceDistances:
+        """Distances of one class in physical units; both maps must hold it."""
+        self._points = {index: [self._find(which, index) for which in (0, 1)]}
+        return point_distances(*self._points[index], self._spacing)
+
+    def distances_in_voxels(self, index: int) -> SurfaceDistances:
+        """Distances of the class last asked for, on voxels of size 1."""
+        return point_distances(*self._points[index], [1.0] * len(self._spacing))
+
+    def _find(self, which: int, index: int) -> np.ndarray:
+        box = self._boxes[which][index - 1]
+        return surface_points(self._maps[which][box] == index, [s.start for s in box])
+
+
+def _as_integers(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.uint8) if array.dtype == bool else array
+
+
+def _status(n_reference: int, n_prediction: int) -> str:
+    if n_reference:
+        return "ok" if n_prediction else "missed"
+    return "false_positive" if n_prediction else "absent"
+
+
+def _surface_values(
+    distances: SurfaceDistances | None, status: str, tolerance: float, worst: float
+) -> tuple[float, float, float]:
+    """Return HD95, ASSD and NSD of one structure under the policy for empty ones."""
+    if distances is not None:
+        return hd95(distances), assd(distances), nsd(distances, tolerance)
+    return (math.nan,) * 3 if status == "absent" else (worst, worst, 0.0)
+
+
+def _voxel_values(
+    distances: SurfaceDistances | None, status: str, worst: float
+) -> tuple[float, float]:
+    if distances is not None:
+        return hd95_medpy(distances), asd_medpy(distances)
+    return (math.nan,) * 2 if status == "absent" else (worst, worst)
+
+
+def _check(
+    prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float], tolerance: float
+) -> None:
+    if prediction.shape != reference.shape or len(spacing) != reference.ndim:
+        raise ValueError(
+            f"prediction {prediction.shape}, reference {reference.shape} and spacing "
+            f"{tuple(spacing)} do not fit together"
+        )
+    if not all(math.isfinite(s) and s > 0 for s in spacing):
+        raise ValueError(f"spacing must be positive, got {tuple(spacing)}")
+    if not tolerance >= 0:
+        raise ValueError(f"nsd_tolerance must not be negative, got {tolerance}")
+    for name, array in (("prediction", prediction), ("reference", reference)):
+        if not (np.issubdtype(array.dtype, np.integer) or array.dtype == bool):
+            raise ValueError(f"{name} must hold integers, got {array.dtype}")

@@ -1,0 +1,240 @@
+"""Compare a folder of predictions with a folder of references, file by file."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from medssl.data.case import IGNORE_INDEX, LabelMap
+from medssl.errors import MedSSLError
+from medssl.evaluation.case_metrics import evaluate_case
+from medssl.evaluation.label_files import (
+    LABEL_SUFFIXES,
+    case_id_of,
+    label_suffix,
+    read_label,
+    voxel_sizes,
+)
+
+_log = logging.getLogger(__name__)
+
+_GRID_TOLERANCE = 0.05  # in voxels, at the corner of the image where two grids differ most
+_MAX_LABELS = IGNORE_INDEX  # class indices are uint8 and 255 is taken
+
+
+def evaluate_folders(
+    predictions: Path,
+    reference: Path,
+    *,
+    label_map: LabelMap | None,
+    nsd_tolerance: float,
+    voxel_metrics: bool = False,
+    patients: Mapping[str, str] | None = None,
+    on_progress: Callable[[str], None] | None = None,
+    unit: str = "mm",
+    legacy_zero: bool = False,
+) -> list[dict[str, Any]]:
+    """Evaluate every reference label file against the prediction of the same name.
+
+    Files are matched by case id, the file name without ``.nii``, ``.nii.gz``, ``.nrrd``, ``.nhdr``,
+    ``.mha`` or ``.mhd``, so the formats may differ. Predictions without a reference are logged and
+    left out. Two single files are compared with each other whatever their names.
+
+    Args:
+        predictions: folder (or file) of predicted label maps, label values as in the dataset.
+        reference: folder (or file) of reference label maps.
+        label_map: the structures. None: the values found in the references, named ``label_1``, ...;
+            255 is then a structure where it is the only value and "not annotated" beside others.
+        nsd_tolerance: surface tolerance, in ``unit``.
+        voxel_metrics: see `evaluate_case`.
+        patients: patient of each case; kept in the rows for `summarize`.
+        on_progress: called with each case id before it is evaluated.
+        unit: unit of the files' spacing, part of the column names.
+        legacy_zero: see `evaluate_case`.
+
+    Returns:
+        The rows of `evaluate_case`, cases in the order of their ids.
+
+    Raises:
+        MedSSLError: a folder holds no label files, predictions are missing, a file cannot be read
+            or holds undeclared values, or the two grids of a case differ.
+    """
+    pairs = match_files(Path(predictions), Path(reference))
+    if label_map is None:
+        label_map = _found_labels([reference for _, reference in pairs.values()])
+    rows: list[dict[str, Any]] = []
+    for case_id, (prediction_path, reference_path) in pairs.items():
+        if on_progress is not None:
+            on_progress(case_id)
+        predicted, predicted_affine = read_label(prediction_path)
+        truth, affine = read_label(reference_path)
+        check_same_grid(
+            case_id, (prediction_path, predicted, predicted_affine), (reference_path, truth, affine)
+        )
+        classes = _to_classes(truth, label_map, reference_path)
+        case_rows = evaluate_case(
+            _predicted_classes(predicted, classes, label_map, prediction_path),
+            classes,
+            spacing=voxel_sizes(affine),
+            label_map=label_map,
+            case_id=case_id,
+            nsd_tolerance=nsd_tolerance,
+            unit=unit,
+            voxel_metrics=voxel_metrics,
+            legacy_zero=legacy_zero,
+        )
+        owner = {} if patients is None else {"patient": patients.get(case_id, case_id)}
+        rows += [{**row, **owner} for row in case_rows]
+    return rows
+
+
+def match_files(predictions: Path, reference: Path) -> dict[str, tuple[Path, Path]]:
+    """Pair each reference file with its prediction, by case id.
+
+    Raises:
+        MedSSLError: a path does not exist, a folder holds no label files or two of one case, or
+            predictions are missing.
+    """
+    if predictions.is_file() and reference.is_file():
+        return {case_id_of(reference): (predictions, reference)}
+    predicted, references = _label_files(predictions), _label_files(reference)
+    missing = [case_id for case_id in references if case_id not in predicted]
+    if missing:
+        listed = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        raise MedSSLError(
+            f"{len(missing)} of {len(references)} reference cases have no prediction: {listed}",
+            where=predictions,
+            fix="predict them too, or evaluate against a folder with only the cases you predicted",
+        )
+    extra = [case_id for case_id in predicted if case_id not in references]
+    if extra:
+        _log.warning("%d predictions without reference left out: %s", len(extra), extra[:5])
+    return {case_id: (predicted[case_id], references[case_id]) for case_id in references}
+
+
+def check_same_grid(
+    case_id: str,
+    prediction: tuple[Path, np.ndarray, np.ndarray],
+    reference: tuple[Path, np.ndarray, np.ndarray],
+) -> None:
+    """Refuse a prediction that does not lie on the reference's voxel grid.
+
+    Grids are equal when the shapes are and no corner of the image lies more than 0.05 voxels from
+    its counterpart, which forgives the rounding of headers and nothing else.
+
+    Args:
+        case_id: for the message.
+        prediction: path, array and affine.
+        reference: path, array and affine.
+
+    Raises:
+        MedSSLError: the grids differ; names both files and both values.
+    """
+    shapes = prediction[1].shape, reference[1].shape
+    if shapes[0] == shapes[1]:
+        corners = np.array(np.meshgrid(*[(0, n - 1) for n in shapes[0]], indexing="ij"))
+        shift = (prediction[2] - reference[2]) @ np.vstack((corners.reshape(3, -1), np.ones(8)))
+        if np.linalg.norm(shift[:3], axis=0).max() <= _GRID_TOLERANCE * min(
+            voxel_sizes(reference[2])
+        ):
+            return
+    described = [
+        f"  {name}: {path}: {_describe_grid(array.shape, affine)}"
+        for name, (path, array, affine) in (("prediction", prediction), ("reference", reference))
+    ]
+    raise MedSSLError(
+        "\n".join([f"{case_id}: prediction and reference lie on different grids", *described]),
+        fix="evaluate on the reference's own grid: resample the prediction with nearest neighbor,"
+        " or predict again with `medssl predict`, which keeps the image's grid",
+    )
+
+
+def _describe_grid(shape: tuple[int, ...], affine: np.ndarray) -> str:
+    spacing = ", ".join(f"{s:.4g}" for s in voxel_sizes(affine))
+    origin = ", ".join(f"{o:.5g}" for o in affine[:3, 3])
+    axes = "".join(code or "?" for code in nib.aff2axcodes(affine))
+    return f"shape {tuple(shape)}, spacing ({spacing}), origin ({origin}), axes {axes}"
+
+
+def _label_files(folder: Path) -> dict[str, Path]:
+    """Return the label files of a folder (or the one file) by case id."""
+    if folder.is_file():
+        return {case_id_of(folder): folder}
+    if not folder.is_dir():
+        raise MedSSLError("this folder does not exist", where=folder, fix="check the path")
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or label_suffix(path) is None or not path.is_file():
+            continue
+        case_id = case_id_of(path)
+        if case_id in files:
+            raise MedSSLError(
+                f"two files of case {case_id}: {files[case_id].name} and {path.name}",
+                where=folder,
+                fix="keep one of them",
+            )
+        files[case_id] = path
+    if not files:
+        raise MedSSLError(
+            f"no label maps here (looked for {', '.join(LABEL_SUFFIXES)})",
+            where=folder,
+            fix="name the folder that holds the files themselves, for instance DATASET/labelsTr",
+        )
+    return files
+
+
+def _found_labels(references: list[Path]) -> LabelMap:
+    """Build the label map of folders that come without a dataset.json."""
+    found: set[int] = set()
+    for path in references:
+        found |= {int(v) for v in np.unique(read_label(path)[0])} - {0}
+        if len(found) > _MAX_LABELS:
+            raise MedSSLError(
+                f"more than {_MAX_LABELS} different values: this looks like an image",
+                where=path,
+                fix="give label maps as reference",
+            )
+    ignore = IGNORE_INDEX if IGNORE_INDEX in found and len(found) > 1 else None
+    values = sorted(found - {ignore})
+    if ignore is not None:
+        _log.warning("label value %d taken as 'not annotated'", ignore)
+    if not values:
+        raise MedSSLError(
+            "the references hold no structure, only background",
+            where=references[0].parent,
+            fix="check the folder, or name the structures with a dataset.json",
+        )
+    names = ("background", *(f"label_{value}" for value in values))
+    return LabelMap(values=(0, *values), names=names, ignore_value=ignore)
+
+
+def _to_classes(label: np.ndarray, label_map: LabelMap, path: Path) -> np.ndarray:
+    try:
+        return label_map.to_classes(label)
+    except ValueError as error:
+        declared = ", ".join(str(value) for value in label_map.values[:20])
+        raise MedSSLError(
+            f"{error}",
+            where=path,
+            fix=f"declare them in dataset.json or remove them; declared are {declared}",
+        ) from error
+
+
+def _predicted_classes(
+    label: np.ndarray, reference: np.ndarray, label_map: LabelMap, path: Path
+) -> np.ndarray:
+    """Map a prediction; it may say "not annotated" only where the reference says so too."""
+    classes = _to_classes(label, label_map, path)
+    n_wrong = int(np.count_nonzero((classes == IGNORE_INDEX) & (reference != IGNORE_INDEX)))
+    if n_wrong:
+        raise MedSSLError(
+            f"{n_wrong} voxels hold {label_map.ignore_value}, the value for 'not annotated'",
+            where=path,
+            fix="a prediction must give every voxel a structure or background",
+        )
+    return classes

@@ -1,0 +1,198 @@
+"""Distances between the surfaces of two masks, and every metric that follows from them.
+
+The surface of a mask is the mask minus its erosion by the 6-neighborhood (4 in 2D); voxels on the
+border of the array count as surface. The distances are computed once per pair of masks and all
+metrics read from them. Definitions differ between toolkits, so each function states its own:
+
+=================  ==============================================================================
+`hausdorff`        the largest of all distances, both directions
+`hd95`             max of the two directed 95th percentiles (MONAI, DeepMind surface-distance)
+`assd`             mean of the pooled distances of both directions (MONAI symmetric=True)
+`nsd`              fraction of the surface voxels of both masks within a tolerance of the other
+                   surface (surface Dice, Nikolov et al. 2018; voxels counted, as in MONAI)
+`hd95_medpy`       95th percentile of the pooled distances (medpy ``hd95``)
+`asd_medpy`        mean distance prediction to reference, that direction alone (medpy ``asd``)
+=================  ==============================================================================
+
+The semi-supervised literature (SSL4MIS, BCP and followers) reports the last two without a voxel
+spacing, that is in voxels, even on anisotropic grids. Pass a spacing of ones to reproduce it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import distance_transform_edt
+from scipy.spatial import cKDTree
+
+# A KD-tree answers a query in 0.5 us near the surface and about 5 us far from it (stray voxels of a
+# noisy prediction); a distance transform costs about 0.2 us per voxel of the box, however many
+# points ask. Measured on one core; the crossing is flat, the exact figure matters little.
+_BOX_VOXELS_PER_QUERY = 20
+
+
+@dataclass(frozen=True)
+class SurfaceDistances:
+    """The distance of every surface voxel of one mask to the nearest one of the other.
+
+    Attributes:
+        to_reference: ``(P,)`` distances of the prediction's surface voxels, unit of the spacing.
+        to_prediction: ``(R,)`` distances of the reference's surface voxels.
+    """
+
+    to_reference: np.ndarray
+    to_prediction: np.ndarray
+
+    def scaled(self, factor: float) -> SurfaceDistances:
+        """Return the same distances in another unit."""
+        return SurfaceDistances(self.to_reference * factor, self.to_prediction * factor)
+
+
+def surface_mask(mask: np.ndarray) -> np.ndarray:
+    """Mark the surface voxels of a mask.
+
+    Args:
+        mask: boolean, 1D to 3D or more.
+
+    Returns:
+        Boolean array of the same shape.
+    """
+    interior = mask.copy()
+    for axis in range(mask.ndim):
+        view, moved = np.moveaxis(interior, axis, 0), np.moveaxis(mask, axis, 0)
+        view[1:] &= moved[:-1]
+        view[:-1] &= moved[1:]
+        view[0] = False
+        view[-1] = False
+    return mask & ~interior
+
+
+def surface_points(mask: np.ndarray, offset: Sequence[int] | None = None) -> np.ndarray:
+    """Return the ``(N, ndim)`` int64 voxel coordinates of a mask's surface.
+
+    Args:
+        mask: boolean; may be the crop of a larger array to the mask's bounding box.
+        offset: where the crop starts in that array; added to the coordinates.
+    """
+    points = np.argwhere(surface_mask(mask))
+    return points if offset is None else points + np.asarray(offset)
+
+
+def surface_distances(
+    prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]
+) -> SurfaceDistances:
+    """Measure the distances between the surfaces of two masks.
+
+    Only the masks' bounding boxes are visited. Axes of length 1 are ignored: in a single slice the
+    surface is its contour, not the whole slice.
+
+    Args:
+        prediction: boolean mask, at least one voxel set.
+        reference: boolean mask of the same shape, at least one voxel set.
+        spacing: physical size of a voxel along each axis.
+
+    Raises:
+        ValueError: shapes or spacing do not fit, or a mask is empty (it has no surface; what a
+            missing structure scores is a policy, see ``case_metrics``).
+    """
+    if prediction.shape != reference.shape or len(spacing) != reference.ndim:
+        raise ValueError(
+            f"prediction {prediction.shape}, reference {reference.shape} and spacing "
+            f"{tuple(spacing)} do not fit together"
+        )
+    axes = [axis for axis, size in enumerate(reference.shape) if size > 1] or [0]
+    kept = tuple(slice(None) if axis in axes else 0 for axis in range(reference.ndim))
+    points = []
+    for name, mask in (("prediction", prediction), ("reference", reference)):
+        mask = mask[kept].astype(bool, copy=False)
+        box = bounding_box(mask)
+        if box is None:
+            raise ValueError(f"the {name} is empty: it has no surface")
+        points.append(surface_points(mask[box], [s.start for s in box]))
+    return point_distances(points[0], points[1], [spacing[axis] for axis in axes])
+
+
+def point_distances(
+    prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]
+) -> SurfaceDistances:
+    """Measure nearest distances between two sets of grid points, both ways.
+
+    Args:
+        prediction: ``(P, ndim)`` voxel coordinates.
+        reference: ``(R, ndim)`` voxel coordinates.
+        spacing: physical size of a voxel along each axis.
+    """
+    scale = np.asarray(spacing, dtype=np.float64)
+    low = np.minimum(prediction.min(0), reference.min(0))
+    box = np.maximum(prediction.max(0), reference.max(0)) - low + 1
+    prediction, reference = prediction - low, reference - low
+    return SurfaceDistances(
+        _directed(prediction, reference, scale, box),
+        _directed(reference, prediction, scale, box),
+    )
+
+
+def bounding_box(mask: np.ndarray) -> tuple[slice, ...] | None:
+    """Return the smallest box that holds every voxel set, or None for an empty mask."""
+    box = []
+    for axis in range(mask.ndim):
+        others = tuple(a for a in range(mask.ndim) if a != axis)
+        used = np.flatnonzero(mask.any(axis=others))
+        if not used.size:
+            return None
+        box.append(slice(int(used[0]), int(used[-1]) + 1))
+    return tuple(box)
+
+
+def hausdorff(distances: SurfaceDistances) -> float:
+    """Return the Hausdorff distance: the largest of all distances."""
+    return float(max(distances.to_reference.max(), distances.to_prediction.max()))
+
+
+def hd95(distances: SurfaceDistances) -> float:
+    """Return the larger of the two directed 95th percentiles (linear interpolation)."""
+    directed = (distances.to_reference, distances.to_prediction)
+    return float(max(np.percentile(d, 95) for d in directed))
+
+
+def assd(distances: SurfaceDistances) -> float:
+    """Return the average symmetric surface distance: the mean of the pooled distances."""
+    total = distances.to_reference.sum() + distances.to_prediction.sum()
+    return float(total / (distances.to_reference.size + distances.to_prediction.size))
+
+
+def nsd(distances: SurfaceDistances, tolerance: float) -> float:
+    """Return the normalized surface distance (surface Dice) at a tolerance, in [0, 1].
+
+    A distance equal to the tolerance is within it; a margin of one part in a million keeps that
+    true after rounding (3 voxels of 0.7 mm against 2.1 mm).
+    """
+    limit = tolerance * (1.0 + 1e-6)
+    directed = (distances.to_reference, distances.to_prediction)
+    within = sum(int(np.count_nonzero(d <= limit)) for d in directed)
+    return within / sum(d.size for d in directed)
+
+
+def hd95_medpy(distances: SurfaceDistances) -> float:
+    """Return the 95th percentile of the pooled distances, as medpy's ``hd95``."""
+    pooled = np.concatenate((distances.to_reference, distances.to_prediction))
+    return float(np.percentile(pooled, 95))
+
+
+def asd_medpy(distances: SurfaceDistances) -> float:
+    """Return the mean distance from prediction to reference only, as medpy's ``asd``."""
+    return float(distances.to_reference.mean())
+
+
+def _directed(
+    source: np.ndarray, target: np.ndarray, scale: np.ndarray, box: np.ndarray
+) -> np.ndarray:
+    """Distance of every source point to the nearest target point; all points lie in the box."""
+    if len(source) * _BOX_VOXELS_PER_QUERY > int(np.prod(box)):
+        free = np.ones(tuple(box), dtype=bool)
+        free[tuple(target.T)] = False
+        return distance_transform_edt(free, sampling=scale)[tuple(source.T)]
+    tree = cKDTree(target * scale, balanced_tree=False, compact_nodes=False)
+    return tree.query(source * scale)[0]

@@ -1,0 +1,220 @@
+"""The networks that come with the package: the literature's, and MONAI's by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Self
+
+from monai.networks.nets import DynUNet, SegResNet, UNet
+from pydantic import Field, field_validator, model_validator
+from torch import nn
+
+from medssl.networks.blocks import Norm
+from medssl.networks.registry import Network, Options, register_network
+from medssl.networks.unet2d import UNet2D
+from medssl.networks.vnet import VNet
+
+Step = int | list[int]
+"""A kernel size or stride: one number, or one per axis."""
+
+
+class VNetOptions(Options):
+    """Options of ``vnet``."""
+
+    filters: int = Field(16, ge=1, description="channels of the first level")
+    norm: Norm = Field("batch", description="batch or instance (not affine)")
+    dropout: float = Field(0.5, ge=0, lt=1, description="channel dropout at bottleneck and head")
+    init: Literal["default", "kaiming"] = Field("default", description="initial weights")
+
+
+class UNet2DOptions(Options):
+    """Options of ``unet2d``."""
+
+    channels: list[int] = Field([16, 32, 64, 128, 256], min_length=5, max_length=5)
+    dropout: list[float] = Field([0.05, 0.1, 0.2, 0.3, 0.5], min_length=5, max_length=5)
+    init: Literal["default", "kaiming"] = Field("default", description="initial weights")
+
+    @field_validator("dropout")
+    @classmethod
+    def _probabilities(cls, value: list[float]) -> list[float]:
+        if any(not 0 <= p < 1 for p in value):
+            raise ValueError("each must be at least 0 and below 1")
+        return value
+
+
+class UNetOptions(Options):
+    """Options of ``unet`` (MONAI's UNet)."""
+
+    channels: list[int] = Field([16, 32, 64, 128], min_length=2, description="per level")
+    strides: list[Step] = Field([2, 2, 2], description="between levels, one fewer than channels")
+    kernel_size: Step = Field(3, description="one odd number, or one per axis")
+    num_res_units: int = Field(2, ge=0, description="residual convolutions per level; 0: none")
+    norm: Norm = Field("instance", description="instance or batch")
+    act: Literal["prelu", "relu", "leakyrelu"] = Field("prelu")
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _lengths(self) -> Self:
+        if len(self.strides) != len(self.channels) - 1:
+            raise ValueError(
+                f"{len(self.channels)} channels need {len(self.channels) - 1} strides, "
+                f"not {len(self.strides)}"
+            )
+        return self
+
+
+class DynUNetOptions(Options):
+    """Options of ``dynunet`` (MONAI's DynUNet, the nnU-Net architecture)."""
+
+    filters: list[int] = Field([16, 32, 64, 128], min_length=3, description="per stage")
+    strides: list[Step] | None = Field(None, description="per stage, the first 1; null: 1, 2, 2...")
+    kernel_size: list[Step] | None = Field(None, description="per stage; null: 3 everywhere")
+    norm: Norm = Field("instance", description="instance or batch")
+    res_block: bool = Field(False, description="residual blocks")
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _lengths(self) -> Self:
+        for name in ("strides", "kernel_size"):
+            value = getattr(self, name)
+            if value is not None and len(value) != len(self.filters):
+                raise ValueError(
+                    f"{len(self.filters)} filters need {len(self.filters)} {name}, not {len(value)}"
+                )
+        return self
+
+    @property
+    def steps(self) -> list[Step]:
+        """Strides with the default filled in."""
+        return self.strides or [1] + [2] * (len(self.filters) - 1)
+
+
+class SegResNetOptions(Options):
+    """Options of ``segresnet`` (MONAI's SegResNet)."""
+
+    init_filters: int = Field(16, ge=8, multiple_of=8, description="channels of the first level")
+    blocks_down: list[int] = Field([1, 2, 2, 4], min_length=2, description="blocks per level")
+    blocks_up: list[int] = Field([1, 1, 1], description="blocks per level, one fewer")
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _lengths(self) -> Self:
+        if len(self.blocks_up) != len(self.blocks_down) - 1:
+            raise ValueError(
+                f"{len(self.blocks_down)} blocks_down need {len(self.blocks_down) - 1} blocks_up"
+            )
+        return self
+
+
+def _products(steps: Sequence[Step], dims: int) -> list[int]:
+    """Multiply strides per axis."""
+    out = [1] * dims
+    for step in steps:
+        each = [step] * dims if isinstance(step, int) else step
+        if len(each) != dims:
+            raise ValueError(f"stride {step} needs {dims} numbers, one per axis")
+        out = [a * b for a, b in zip(out, each, strict=True)]
+    return out
+
+
+def _vnet(o: VNetOptions, **sizes: Any) -> nn.Module:
+    return VNet(**sizes, filters=o.filters, norm=o.norm, dropout=o.dropout, init=o.init)
+
+
+def _unet2d(o: UNet2DOptions, *, spatial_dims: int, **sizes: Any) -> nn.Module:
+    return UNet2D(**sizes, channels=o.channels, dropout=o.dropout, init=o.init)
+
+
+def _unet(o: UNetOptions, *, spatial_dims: int, in_channels: int, num_classes: int) -> nn.Module:
+    return UNet(
+        spatial_dims,
+        in_channels,
+        num_classes,
+        channels=o.channels,
+        strides=o.strides,  # type: ignore[arg-type]
+        kernel_size=o.kernel_size,
+        up_kernel_size=o.kernel_size,
+        num_res_units=o.num_res_units,
+        act=o.act,
+        norm=o.norm,
+        dropout=o.dropout,
+    )
+
+
+def _dynunet(
+    o: DynUNetOptions, *, spatial_dims: int, in_channels: int, num_classes: int
+) -> nn.Module:
+    return DynUNet(
+        spatial_dims,
+        in_channels,
+        num_classes,
+        kernel_size=o.kernel_size or [3] * len(o.filters),
+        strides=o.steps,
+        upsample_kernel_size=o.steps[1:],
+        filters=o.filters,
+        norm_name=(o.norm, {"affine": True}),
+        res_block=o.res_block,
+        dropout=o.dropout or None,
+    )
+
+
+def _segresnet(
+    o: SegResNetOptions, *, spatial_dims: int, in_channels: int, num_classes: int
+) -> nn.Module:
+    return SegResNet(
+        spatial_dims,
+        init_filters=o.init_filters,
+        in_channels=in_channels,
+        out_channels=num_classes,
+        dropout_prob=o.dropout or None,
+        blocks_down=tuple(o.blocks_down),
+        blocks_up=tuple(o.blocks_up),
+    )
+
+
+register_network(
+    "vnet",
+    Network(
+        "V-Net of the semi-supervised literature, 9.4 M parameters, 2D and 3D",
+        VNetOptions,
+        _vnet,
+        lambda o, dims: [16] * dims,
+    ),
+)
+register_network(
+    "unet2d",
+    Network(
+        "2D U-Net of the semi-supervised literature (ACDC), 1.8 M parameters",
+        UNet2DOptions,
+        _unet2d,
+        lambda o, dims: [16] * dims,
+        spatial_dims=(2,),
+    ),
+)
+register_network(
+    "unet",
+    Network(
+        "MONAI UNet, small by default; strides per axis for anisotropic voxels",
+        UNetOptions,
+        _unet,
+        lambda o, dims: _products(o.strides, dims),
+    ),
+)
+register_network(
+    "dynunet",
+    Network(
+        "MONAI DynUNet, the nnU-Net architecture; kernels and strides per stage and axis",
+        DynUNetOptions,
+        _dynunet,
+        lambda o, dims: _products(o.steps, dims),
+    ),
+)
+register_network(
+    "segresnet",
+    Network(
+        "MONAI SegResNet, residual encoder with group normalization",
+        SegResNetOptions,
+        _segresnet,
+        lambda o, dims: [2 ** (len(o.blocks_down) - 1)] * dims,
+    ),
+)

@@ -1,0 +1,180 @@
+"""Networks by name, with typed options and a check of the patch."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import nn
+
+from medssl.errors import MedSSLError
+
+
+class Options(BaseModel):
+    """Base of a network's options: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A registered network.
+
+    Attributes:
+        description: one line for the user.
+        options: its options model.
+        build: called with the options and ``spatial_dims, in_channels, num_classes``.
+        factors: what each patch axis must be a multiple of, from options and ``spatial_dims``.
+        spatial_dims: dimensions it exists in.
+    """
+
+    description: str
+    options: type[Options]
+    build: Callable[..., nn.Module]
+    factors: Callable[[Any, int], Sequence[int]]
+    spatial_dims: tuple[int, ...] = (2, 3)
+
+
+NETWORKS: dict[str, Network] = {}
+
+
+def register_network(name: str, network: Network) -> None:
+    """Make a network available under ``name``."""
+    if name in NETWORKS:
+        raise ValueError(f"network {name!r} is registered twice")
+    NETWORKS[name] = network
+
+
+def list_networks() -> dict[str, str]:
+    """Return the name and description of every network."""
+    return {name: NETWORKS[name].description for name in sorted(NETWORKS)}
+
+
+def build_network(
+    name: str,
+    *,
+    spatial_dims: int,
+    in_channels: int,
+    num_classes: int,
+    options: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """Build a freshly initialized network that maps an image to logits.
+
+    Args:
+        name: see :func:`list_networks`.
+        spatial_dims: 2 or 3.
+        in_channels: image channels.
+        num_classes: classes including background.
+        options: the network's own options; those left out have defaults.
+
+    Returns:
+        A module from ``(B, in_channels, *spatial)`` to ``(B, num_classes, *spatial)``.
+
+    Raises:
+        MedSSLError: unknown network or option, a wrong value, or wrong ``spatial_dims``.
+    """
+    network, parsed = _resolve(name, options or {})
+    _check_dims(name, network, spatial_dims)
+    try:
+        return network.build(
+            parsed, spatial_dims=spatial_dims, in_channels=in_channels, num_classes=num_classes
+        )
+    except (ValueError, TypeError, AssertionError) as error:
+        raise MedSSLError(
+            f"network {name!r} cannot be built from its options: {error}",
+            fix=f"correct the options of {name!r} under `network`",
+        ) from error
+
+
+def check_patch(name: str, patch: Sequence[int], options: Mapping[str, Any] | None = None) -> None:
+    """Make sure that a network can take a patch.
+
+    Args:
+        name: see :func:`list_networks`.
+        patch: voxels per axis; two numbers mean 2D.
+        options: the network's own options.
+
+    Raises:
+        MedSSLError: naming the nearest sizes that work; or unknown network or option.
+    """
+    network, parsed = _resolve(name, options or {})
+    _check_dims(name, network, len(patch))
+    try:
+        factors = network.factors(parsed, len(patch))
+    except ValueError as error:
+        raise MedSSLError(
+            f"network {name!r} does not fit a patch of {_times(patch)}: {error}",
+            fix="give one number per axis of training.patch",
+        ) from error
+    wrong = [i for i, (n, f) in enumerate(zip(patch, factors, strict=True)) if n % f]
+    if wrong:
+        i = wrong[0]
+        near = " or ".join(map(str, _nearest(patch[i], factors[i])))
+        whole = [_nearest(n, f)[-1] for n, f in zip(patch, factors, strict=True)]
+        raise MedSSLError(
+            f"network {name!r} cannot take a patch of {_times(patch)}: axis {i} has {patch[i]} "
+            f"voxels and must be a multiple of {factors[i]} (for instance {near})",
+            fix=f"set training.patch to {whole}",
+        )
+    if math.prod(n // f for n, f in zip(patch, factors, strict=True)) < 2:
+        bigger = list(patch)
+        bigger[0] *= 2
+        raise MedSSLError(
+            f"network {name!r} reduces a patch of {_times(patch)} to a single voxel, which cannot "
+            "be normalized",
+            fix=f"set training.patch to {bigger} or larger",
+        )
+
+
+def _resolve(name: str, options: Mapping[str, Any]) -> tuple[Network, Any]:
+    """Look up the network and validate its options."""
+    if name not in NETWORKS:
+        raise MedSSLError(
+            f"unknown network {name!r}{_suggest(name, NETWORKS)}",
+            fix=f"choose one of: {', '.join(sorted(NETWORKS))}",
+        )
+    network = NETWORKS[name]
+    try:
+        return network, network.options.model_validate(dict(options))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        known = list(network.options.model_fields)
+        if first["type"] == "extra_forbidden":
+            what = f"network {name!r} has no option {key!r}{_suggest(key, known)}"
+        else:
+            value = f".{key} = {first['input']!r}" if key else f" {name!r}"
+            what = f"network{value}: {first['msg'].removeprefix('Value error, ')}"
+        fix = f"options of {name!r}: {', '.join(known) or 'none'}"
+        raise MedSSLError(what, fix=fix) from error
+
+
+def _check_dims(name: str, network: Network, dims: int) -> None:
+    """Refuse a dimension in which the network does not exist."""
+    if dims not in network.spatial_dims:
+        other = [n for n, v in sorted(NETWORKS.items()) if dims in v.spatial_dims]
+        raise MedSSLError(
+            f"network {name!r} is {network.spatial_dims[0]}D and training.patch has {dims} axes",
+            fix=f"use one of {', '.join(other)}, or give training.patch "
+            f"{network.spatial_dims[0]} numbers",
+        )
+
+
+def _suggest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    """Return ``; did you mean ...?`` or nothing."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _nearest(n: int, factor: int) -> list[int]:
+    """Return the multiples of ``factor`` around ``n``."""
+    below = n // factor * factor
+    return [v for v in (below, below if n % factor == 0 else below + factor) if v > 0]
+
+
+def _times(patch: Sequence[int]) -> str:
+    return "x".join(map(str, patch))

@@ -1,0 +1,78 @@
+"""Connected components of label maps. Runs on the CPU with scipy, whatever the tensor's device."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+
+def largest_component(mask: np.ndarray, *, connectivity: int | None = None) -> np.ndarray:
+    """Keep the largest connected component of a boolean array.
+
+    Args:
+        mask: boolean, 2D or 3D.
+        connectivity: 1 joins voxels that share a face, 2 an edge, 3 a corner; None is the array's
+            dimension (full). More than the dimension counts as full.
+
+    Returns:
+        Boolean array. Of components of equal size, the one met first in raster order is kept; an
+        empty mask stays empty.
+    """
+    degree = mask.ndim if connectivity is None else min(connectivity, mask.ndim)
+    labeled, count = ndimage.label(mask, ndimage.generate_binary_structure(mask.ndim, degree))
+    if count <= 1:
+        return mask
+    sizes = np.bincount(labeled.ravel())
+    sizes[0] = 0
+    largest = np.flatnonzero(sizes == sizes.max())
+    if largest.size > 1:
+        flat = labeled.ravel()
+        keep = flat[np.argmax(np.isin(flat, largest))]
+    else:
+        keep = largest[0]
+    return labeled == keep
+
+
+def keep_largest(label: np.ndarray, num_classes: int, *, connectivity: int | None = None) -> None:
+    """Reduce each foreground class of one label map to its largest component, in place.
+
+    Removed voxels become background. Each class is labeled within its bounding box only.
+
+    Args:
+        label: integer array ``(*spatial)``.
+        num_classes: classes including background.
+        connectivity: see :func:`largest_component`.
+    """
+    boxes = ndimage.find_objects(label, max_label=num_classes - 1)
+    for value, box in enumerate(boxes, start=1):
+        if box is None:
+            continue
+        view = label[box]
+        mask = view == value
+        view[mask & ~largest_component(mask, connectivity=connectivity)] = 0
+
+
+def largest_components(
+    label: Tensor, num_classes: int, *, connectivity: int | None = None
+) -> Tensor:
+    """Keep the largest component of every foreground class of every sample.
+
+    Voxels of the other components become background. The labels are copied to the CPU and back:
+    on a GPU this is a synchronization.
+
+    Args:
+        label: ``(B, *spatial)`` integer class indices, 2D or 3D.
+        num_classes: classes including background, at most 256.
+        connectivity: 1, 2 or 3; see :func:`largest_component`.
+
+    Returns:
+        The cleaned labels, in the input's dtype and on its device.
+    """
+    array = label.detach().to(torch.uint8).cpu().numpy()
+    if label.dtype == torch.uint8 and label.device.type == "cpu":
+        array = array.copy()
+    for sample in array:
+        keep_largest(sample, num_classes, connectivity=connectivity)
+    return torch.from_numpy(array).to(device=label.device, dtype=label.dtype)

@@ -1,0 +1,192 @@
+"""Dice, cross-entropy and consistency losses with per-voxel weights and an ignore index.
+
+Everything is computed in float32 whatever the autocast, from elementwise products and sums (a
+matrix product would be cast down again). A region without voxels contributes exactly zero, with a
+gradient path. MONAI's masked losses are not used because they are wrong under a mask with softmax
+inside, or overflow in half precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORE_INDEX = 255
+"""Class index of voxels without annotation (the data side uses the same value)."""
+
+TINY = 1e-16
+
+
+@dataclass(frozen=True)
+class DiceVariant:
+    """Which Dice loss: the literature's versions differ, and so do their gradients.
+
+    Attributes:
+        per_sample: sum over the voxels of one sample and average over samples and classes, instead
+            of summing over the whole batch first.
+        squared: denominator of squares (V-Net) instead of plain sums.
+        smooth: added to numerator and denominator.
+        background: average over the background class too.
+        legacy_background: take the background's sums over the whole image even under a region
+            weight, as the BCP code did until October 2023 (kept to reproduce published numbers).
+    """
+
+    per_sample: bool = False
+    squared: bool = True
+    smooth: float = 1e-5
+    background: bool = True
+    legacy_background: bool = False
+
+
+def one_hot(target: Tensor, num_classes: int) -> Tensor:
+    """Turn ``(B, *spatial)`` class indices into float32 ``(B, C, *spatial)``; 255 gives zeros."""
+    classes = torch.arange(num_classes, device=target.device, dtype=target.dtype)
+    classes = classes.view(1, num_classes, *[1] * (target.ndim - 1))
+    return (target.unsqueeze(1) == classes).float()
+
+
+def weighted_mean(values: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Average ``values`` with weights: ``sum(w v) / (sum(w) + 1e-16)``; zero if all weights are.
+
+    Args:
+        values: any shape.
+        weight: broadcastable to ``values``; None averages plainly.
+    """
+    if weight is None:
+        return values.mean()
+    weight = weight.to(values.dtype)
+    # The weights that a broadcast repeats count once per repetition.
+    repeats = values.numel() / max(weight.numel(), 1)
+    return (values * weight).sum() / (weight.sum() * repeats + TINY)
+
+
+def dice_loss(
+    probs: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    *,
+    variant: DiceVariant = DiceVariant(),  # noqa: B008  (frozen)
+    valid: Tensor | None = None,
+) -> Tensor:
+    """Compute ``1 - mean (2 sum(p y w) + s) / (sum(p w) + sum(y w) + s)``, or with ``p^2, y^2``.
+
+    Args:
+        probs: ``(B, C, *spatial)`` probabilities.
+        target: ``(B, C, *spatial)`` one-hot or soft labels.
+        weight: ``(B or 1, *spatial)`` voxel weights, the region for instance.
+        variant: which Dice.
+        valid: ``(B or 1, *spatial)`` voxels that are annotated at all; needed only by
+            ``legacy_background``, which otherwise ignores the weight.
+
+    Source: V-Net (Milletari et al. 2016), eq. 1, for the squared form.
+    """
+    w = None if weight is None else weight.unsqueeze(1).float()
+    if variant.legacy_background and w is not None:
+        background = torch.ones_like(w) if valid is None else valid.unsqueeze(1).float()
+        w = torch.cat([background, w.expand(-1, probs.shape[1] - 1, *w.shape[2:])], dim=1)
+    weighted = target if w is None else target * w
+    return _dice(probs, target, weighted, w, variant)
+
+
+def _dice(
+    probs: Tensor, target: Tensor, weighted: Tensor, w: Tensor | None, variant: DiceVariant
+) -> Tensor:
+    """Finish a Dice loss from ``weighted = target * w``."""
+    first = 0 if variant.background or probs.shape[1] == 1 else 1
+    dims = tuple(range(2, probs.ndim)) if variant.per_sample else (0, *range(2, probs.ndim))
+    overlap = (probs * weighted).sum(dims)
+    mass = probs.square() if variant.squared else probs
+    mass = (mass if w is None else mass * w).sum(dims)
+    reference = (weighted * target if variant.squared else weighted).sum(dims)
+    score = (2 * overlap + variant.smooth) / (mass + reference + variant.smooth)
+    return 1 - score[..., first:].mean()
+
+
+def region_terms(
+    logits: Tensor,
+    target: Tensor,
+    regions: Sequence[Tensor | None],
+    *,
+    dice: DiceVariant = DiceVariant(),  # noqa: B008  (frozen)
+    ignore_index: int = IGNORE_INDEX,
+) -> list[tuple[Tensor, Tensor]]:
+    """Compute Dice loss and cross-entropy of several regions of the same prediction.
+
+    Softmax and one-hot are made once. The cross-entropy of a region is
+    ``sum(w CE) / (sum(w) + 1e-16)``: a mean over the region's annotated voxels.
+
+    Args:
+        logits: ``(B, C, *spatial)``.
+        target: ``(B, *spatial)`` class indices.
+        regions: voxel weights ``(B or 1, *spatial)`` of each region; None is everywhere.
+        dice: which Dice.
+        ignore_index: voxels with this label belong to no region.
+
+    Returns:
+        One pair ``(dice loss, cross-entropy)`` per region, float32 scalars.
+    """
+    log_probs = F.log_softmax(logits.float(), dim=1)
+    probs = log_probs.exp()
+    hot = one_hot(target, logits.shape[1])
+    valid = (target != ignore_index).float()
+    out = []
+    for region in regions:
+        weight = valid if region is None else valid * region
+        w = weight.unsqueeze(1)
+        weighted = hot if region is None else hot * w
+        ce = -(log_probs * weighted).sum() / (weight.sum() + TINY)
+        if dice.legacy_background and region is not None:
+            loss = dice_loss(probs, hot, weight, variant=dice, valid=valid)
+        else:
+            loss = _dice(probs, hot, weighted, w, dice)
+        out.append((loss, ce))
+    return out
+
+
+def dice_ce_loss(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    weight: Tensor | None = None,
+    ignore_index: int = IGNORE_INDEX,
+    dice: DiceVariant = DiceVariant(),  # noqa: B008  (frozen)
+    dice_weight: float = 1.0,
+    ce_weight: float = 1.0,
+) -> Tensor:
+    """Compute ``dice_weight * Dice + ce_weight * CE`` over the annotated voxels.
+
+    Args:
+        logits: ``(B, C, *spatial)``, any floating dtype.
+        target: ``(B, *spatial)`` class indices; ``ignore_index`` marks voxels without annotation.
+        weight: ``(B or 1, *spatial)`` voxel weights, None for 1.
+        ignore_index: label of voxels that do not count.
+        dice: which Dice.
+        dice_weight: factor of the Dice loss.
+        ce_weight: factor of the cross-entropy.
+    """
+    ((d, ce),) = region_terms(logits, target, [weight], dice=dice, ignore_index=ignore_index)
+    return dice_weight * d + ce_weight * ce
+
+
+def softmax_mse(
+    student_logits: Tensor, teacher_logits: Tensor, weight: Tensor | None = None
+) -> Tensor:
+    """Mean squared difference of two softmax outputs over voxels and classes.
+
+    No gradient reaches the teacher.
+
+    Args:
+        student_logits: ``(B, C, *spatial)``.
+        teacher_logits: the same shape.
+        weight: ``(B or 1, *spatial)`` or ``(B, C, *spatial)`` weights. Zero everywhere gives zero.
+    """
+    student = torch.softmax(student_logits.float(), dim=1)
+    teacher = torch.softmax(teacher_logits.detach().float(), dim=1)
+    squared = (student - teacher).square()
+    if weight is not None and weight.ndim == squared.ndim - 1:
+        weight = weight.unsqueeze(1)
+    return weighted_mean(squared, weight)

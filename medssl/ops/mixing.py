@@ -1,0 +1,97 @@
+"""Copy-paste mixing: draw a box, turn it into a mask, combine two images with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Box = tuple[tuple[int, int], ...]
+"""``(start, stop)`` per spatial axis."""
+
+
+def box_size(shape: Sequence[int], ratio: float) -> tuple[int, ...]:
+    """Return the box's voxels per axis: ``int(n * ratio)``.
+
+    For 2/3 this equals ``int(n * 2 / 3)`` for every patch side up to 2048, so that both ways in
+    which published code computes it agree.
+
+    Raises:
+        ValueError: the box would be empty, or would fill an axis of the patch.
+    """
+    sizes = tuple(int(n * ratio) for n in shape)
+    if any(size < 1 or size >= n for size, n in zip(sizes, shape, strict=True)):
+        raise ValueError(
+            f"a box of {ratio:.3g} of each axis is {'x'.join(map(str, sizes))} voxels in a "
+            f"patch of {'x'.join(map(str, shape))}: it must be at least 1 and smaller than the "
+            "patch on every axis"
+        )
+    return sizes
+
+
+def draw_box(
+    shape: Sequence[int],
+    ratio: float,
+    rng: np.random.RandomState,
+    *,
+    inclusive: bool = True,
+) -> Box:
+    """Draw a box of :func:`box_size` at a uniformly random place, one integer per axis in order.
+
+    Args:
+        shape: spatial shape of the patch.
+        ratio: side of the box relative to the patch's, in (0, 1).
+        rng: generator; a seeded one reproduces the box.
+        inclusive: let the last valid position be drawn. The original BCP code never draws it.
+
+    Raises:
+        ValueError: see :func:`box_size`.
+    """
+    box = []
+    for n, size in zip(shape, box_size(shape, ratio), strict=True):
+        start = int(rng.randint(0, n - size + int(inclusive)))
+        box.append((start, start + size))
+    return tuple(box)
+
+
+def box_mask(
+    shape: Sequence[int],
+    boxes: Box | Sequence[Box],
+    *,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Return a boolean mask, True outside and False inside the box.
+
+    Args:
+        shape: spatial shape.
+        boxes: one box gives a mask ``(*spatial)``; a list of boxes gives ``(len(boxes), *spatial)``.
+        device: where the mask is made.
+    """
+    single = isinstance(boxes[0][0], int)
+    listed: Sequence[Box] = [boxes] if single else boxes  # type: ignore[assignment, list-item]
+    mask = torch.ones((len(listed), *shape), dtype=torch.bool, device=device)
+    for row, box in zip(mask, listed, strict=True):
+        row[tuple(slice(start, stop) for start, stop in box)] = False
+    return mask[0] if single else mask
+
+
+def mix(outside: Tensor, inside: Tensor, mask: Tensor) -> Tensor:
+    """Combine two images or two label maps: ``outside`` where the mask is set, else ``inside``.
+
+    Args:
+        outside: the canvas, ``(B, C, *spatial)`` or ``(B, *spatial)``.
+        inside: what is pasted into the box, of the same shape.
+        mask: ``(B or 1, *spatial)``, True or 1 outside the box.
+    """
+    if outside.shape != inside.shape:
+        raise ValueError(f"cannot mix shapes {tuple(outside.shape)} and {tuple(inside.shape)}")
+    keep = mask if mask.dtype == torch.bool else mask > 0.5
+    if outside.ndim == keep.ndim + 1:
+        keep = keep.unsqueeze(1)
+    if outside.ndim != keep.ndim:
+        raise ValueError(
+            f"mask {tuple(mask.shape)} must be (batch or 1, *spatial) for {tuple(outside.shape)}"
+        )
+    return torch.where(keep, outside, inside)

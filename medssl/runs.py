@@ -1,0 +1,201 @@
+"""A finished run read back: its predictor, and its evaluation on a split of its own dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from medssl.data.case import Case, LabelMap
+from medssl.data.split import load_splits
+from medssl.errors import MedSSLError
+from medssl.evaluation.case_metrics import evaluate_case
+from medssl.evaluation.folders import read_label
+from medssl.evaluation.summary import summarize, write_cases_csv, write_summary_json
+from medssl.inference.folder import predict_files
+from medssl.inference.predictor import Predictor
+from medssl.recipe import load_recipe
+from medssl.recipe_schema import Recipe
+from medssl.training.checkpoint import load_checkpoint, load_weights
+from medssl.training.precision import resolve_device, resolve_precision
+from medssl.training.progress import Display
+from medssl.training.run_folder import RunFolder, open_run
+from medssl.training.setup import create_method, open_dataset
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A run ready to predict."""
+
+    folder: RunFolder
+    recipe: Recipe
+    label_map: LabelMap
+    predictor: Predictor
+    checkpoint: str
+    channels: int
+
+
+def load_run(
+    path: Path,
+    *,
+    checkpoint: str = "auto",
+    device: str = "auto",
+    precision: str = "auto",
+    largest_component: bool | None = None,
+) -> LoadedRun:
+    """Load a run's predictor.
+
+    Args:
+        path: the run folder.
+        checkpoint: ``last``, ``best``, or ``auto`` (best where there is one, else last).
+        largest_component: overrides the recipe's choice.
+
+    Raises:
+        MedSSLError: not a run folder, no such checkpoint, or weights that do not fit.
+    """
+    folder = open_run(path)
+    loaded = load_recipe(folder.recipe)
+    recipe = loaded.recipe
+    if largest_component is not None:
+        inference = recipe.inference.model_copy(update={"largest_component": largest_component})
+        recipe = recipe.model_copy(update={"inference": inference})
+    manifest = folder.read_manifest()
+    try:
+        labels = manifest["labels"]
+        label_map = LabelMap(
+            tuple(labels["values"]), tuple(labels["names"]), labels.get("ignore_value")
+        )
+        channels = int(manifest["channels"])
+    except (KeyError, TypeError):
+        raise MedSSLError(
+            "the run's manifest does not say which labels it was trained on",
+            where=folder.manifest,
+            fix="restore manifest.json, or train again",
+        ) from None
+    where = resolve_device(device)
+    method = create_method(
+        recipe, loaded.settings, num_classes=label_map.num_classes, channels=channels
+    )
+    chosen = _choose(folder, checkpoint)
+    file = folder.best() if chosen == "best" else folder.last
+    state = load_checkpoint(file, map_location="cpu", method=recipe.method.name)
+    load_weights(method, state["method_state"], file)
+    predictor = Predictor(
+        method.predictor().to(where),
+        spec=recipe.spec,
+        label_map=label_map,
+        patch=recipe.training.patch,
+        inference=recipe.inference,
+        device=where,
+        precision=resolve_precision(precision, where),
+    )
+    return LoadedRun(folder, recipe, label_map, predictor, chosen, channels)
+
+
+def _choose(folder: RunFolder, checkpoint: str) -> str:
+    """Return ``last`` or ``best``."""
+    if checkpoint == "auto":
+        return "best" if folder.best().is_file() else "last"
+    if checkpoint not in ("last", "best"):
+        raise MedSSLError(
+            f"unknown checkpoint {checkpoint!r}", where="--checkpoint", fix="use last, best or auto"
+        )
+    if checkpoint == "best" and not folder.best().is_file():
+        raise MedSSLError(
+            "the run has no best checkpoint: it had no validation cases",
+            where=folder.checkpoints,
+            fix="use --checkpoint last",
+        )
+    return checkpoint
+
+
+def evaluate_run(
+    path: Path,
+    split: str,
+    *,
+    checkpoint: str = "auto",
+    name: str | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    display: Display | None = None,
+) -> dict[str, Any]:
+    """Predict and measure a split of the run's dataset on the native grid.
+
+    Args:
+        split: ``validation`` or ``test``.
+        name: folder name under ``predictions/`` and ``evaluation/``; the split's by default.
+
+    Returns:
+        the summary that is also written to ``evaluation/NAME/summary.json``.
+
+    Raises:
+        MedSSLError: the split is empty, or a prediction failed.
+    """
+    display = display or Display(quiet=True)
+    run = load_run(path, checkpoint=checkpoint, device=device, precision=precision)
+    dataset = open_dataset(run.recipe)
+    cases = getattr(load_splits(run.folder.splits, dataset), split, ())
+    if not cases:
+        raise MedSSLError(
+            f"the run has no {split} cases",
+            where=run.folder.splits,
+            fix="name a split that has some, or set data.test or data.validation and train again",
+        )
+    output = run.folder.predictions(name or split)
+    with display.counting(f"predicting {split}", len(cases)) as done:
+        results = predict_files(
+            run.predictor, [(c.id, c.images) for c in cases], output, on_progress=done
+        )
+    failed = [r for r in results if r.error]
+    if failed:
+        raise MedSSLError(
+            f"{len(failed)} of {len(cases)} predictions failed; the first: {failed[0].error}",
+            where=failed[0].case_id,
+            fix="mend or remove these files, then run `medssl evaluate` again",
+        )
+    paths = {r.case_id: r.path for r in results if r.path}
+    with display.counting(f"measuring {split}", len(cases)) as done:
+        rows = _measure(run, cases, paths, done)
+    summary = summarize(rows, patients={c.id: c.patient for c in cases})
+    summary |= {"split": split, "checkpoint": run.checkpoint, "run": run.recipe.name}
+    folder = run.folder.evaluation(name or split)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_cases_csv(rows, folder / "cases.csv")
+    write_summary_json(summary, folder / "summary.json")
+    return summary
+
+
+def _measure(
+    run: LoadedRun,
+    cases: tuple[Case, ...],
+    predictions: dict[str, Path],
+    done: Callable[[str], None],
+) -> list[dict[str, Any]]:
+    """Compare each written prediction with its reference, as a reader of the files would."""
+    rows: list[dict[str, Any]] = []
+    settings, spec = run.recipe.evaluation, run.recipe.spec
+    for case in cases:
+        assert case.label is not None
+        reference, affine = read_label(case.label)
+        prediction, _ = read_label(predictions[case.id])
+        rows += evaluate_case(
+            run.label_map.to_classes(prediction),
+            run.label_map.to_classes(reference),
+            spacing=np.linalg.norm(affine[:3, :3], axis=0).tolist(),
+            label_map=run.label_map,
+            case_id=case.id,
+            nsd_tolerance=settings.nsd_tolerance or spec.nsd_tolerance,
+            unit=spec.spatial_unit,
+            voxel_metrics=settings.voxel_metrics,
+        )
+        done(case.id)
+    return rows
+
+
+def network_size(module: torch.nn.Module) -> int:
+    """Return the number of parameters."""
+    return sum(p.numel() for p in module.parameters())

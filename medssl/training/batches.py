@@ -1,0 +1,34 @@
+"""From addressed tensors to a batch on the device, and the seed that belongs to it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from medssl.methods.base import Batch, LabeledBatch, Progress, UnlabeledBatch
+
+
+def to_batch(arrays: Mapping[str, Mapping[str, Tensor]], device: torch.device) -> Batch:
+    """Move the loader's tensors to ``device`` as a :class:`Batch`."""
+
+    def move(tensor: Tensor) -> Tensor:
+        return tensor.to(device, non_blocking=True)
+
+    labeled = unlabeled = None
+    if "labeled" in arrays:
+        source = arrays["labeled"]
+        labeled = LabeledBatch(move(source["image"]), move(source["label"]))
+    if "unlabeled" in arrays:
+        source = arrays["unlabeled"]
+        strong = source.get("strong")
+        unlabeled = UnlabeledBatch(move(source["image"]), None if strong is None else move(strong))
+    return Batch(labeled, unlabeled)
+
+
+def torch_seed(progress: Progress) -> int:
+    """Return torch's seed for an iteration."""
+    key = f"{progress.seed}/{progress.stage}/{progress.iteration}/{progress.micro}/torch"
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little") >> 1

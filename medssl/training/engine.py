@@ -1,0 +1,404 @@
+"""The one training loop: stages, optimizers, precision, validation, checkpoints, progress.
+
+Everything random in an iteration is a function of (seed, stage, iteration): patches are addressed,
+methods draw from ``Progress.rng`` and torch's generator is seeded before each step. A resumed run
+therefore continues bit for bit, with no generator state to save.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medssl.data.loader import StreamLoader
+from medssl.data.sampling import PatchSampler
+from medssl.errors import MedSSLError
+from medssl.methods.base import Method, Progress, Stage
+from medssl.recipe_schema import Recipe
+from medssl.training.batches import to_batch, torch_seed
+from medssl.training.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from medssl.training.optimization import build_optimizer, learning_rate
+from medssl.training.precision import autocast, make_scaler
+from medssl.training.progress import Display
+from medssl.training.run_folder import RunFolder
+from medssl.training.step_log import NOT_FINITE_FIX, StepLog
+
+logger = logging.getLogger(__name__)
+
+SamplerFactory = Callable[[Stage], dict[str, PatchSampler]]
+
+
+@dataclass
+class State:
+    """Where a run stands; with the weights, all that a resumed run needs.
+
+    ``iteration`` counts the finished iterations of stage number ``stage``, ``step`` those of all.
+    """
+
+    stage: int = 0
+    iteration: int = 0
+    step: int = 0
+    ended: bool = False
+    best: float | None = None
+    stale: int = 0
+    seconds: float = 0.0
+    bests: dict[str, float] = field(default_factory=dict)
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: the user or the queue asked for it
+    """Training was asked to stop by a signal; its state has been saved."""
+
+    def __init__(self, signum: int, step: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name} after {step} iterations")
+        self.signum = signum
+
+
+class Engine:
+    """Train a method.
+
+    Args:
+        method: networks on any device; they are moved to ``device``.
+        recipe: the resolved recipe.
+        samplers: makes the patch samplers of a stage.
+        validate: returns the mean foreground Dice of a predictor on the validation cases, or None
+            when there are none.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        recipe: Recipe,
+        *,
+        samplers: SamplerFactory,
+        validate: Callable[[torch.nn.Module], float] | None,
+        run: RunFolder,
+        device: torch.device,
+        precision: str,
+        workers: int,
+        display: Display,
+    ) -> None:
+        self.method = method.to(device)
+        self.recipe, self.training = recipe, recipe.training
+        self.samplers, self.validate = samplers, validate
+        self.run, self.device, self.precision = run, device, precision
+        self.workers, self.display = workers, display
+        self.stages = method.stages(self.training.iterations)
+        self.state = State()
+        self.scaler = make_scaler(device, precision)
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self._signal: int | None = None
+        self._writer: Any = None
+        self._log = StepLog()
+
+    # ------------------------------------------------------------------ the loop
+
+    def fit(self, *, resume: bool = False) -> State:
+        """Train all stages from where the run stands.
+
+        Raises:
+            Stopped: SIGINT or SIGTERM arrived; a checkpoint was written first.
+            MedSSLError: the loss is not finite, or the disk is full.
+        """
+        saved = self._restore() if resume else None
+        handlers = self._catch_signals()
+        try:
+            for index in range(self.state.stage, len(self.stages)):
+                self._start_stage(index, saved if index == self.state.stage else None)
+                self._run_stage(self.stages[index])
+            return self.state
+        finally:
+            for signum, handler in handlers.items():
+                signal.signal(signum, handler)
+            if self._writer is not None:
+                self._writer.close()
+
+    def _run_stage(self, stage: Stage) -> None:
+        state, training = self.state, self.training
+        loader = self._loader(stage)
+        self._log.reset()
+        with loader, self.display.stage(stage.name, stage.iterations, state.iteration):
+            batches = iter(loader)
+            while state.iteration < stage.iterations and not state.ended:
+                started = time.perf_counter()
+                self._step(stage, batches)
+                state.iteration += 1
+                state.step += 1
+                state.seconds += time.perf_counter() - started
+                self.display.advance(state.iteration)
+                done = state.iteration == stage.iterations
+                if done or state.iteration % training.log_every == 0:
+                    self._report(stage)
+                if self.validate and (done or state.iteration % training.validate_every == 0):
+                    self._validate(stage)
+                    if training.early_stop and state.stale >= training.early_stop:
+                        self.display.say(
+                            f"{stage.name}: no better validation in {state.stale} tries, "
+                            f"stage ends at iteration {state.iteration}"
+                        )
+                        state.ended = True
+                if self._signal is not None:
+                    self._stop(stage)
+                if not done and state.iteration % training.checkpoint_every == 0:
+                    self._save(stage)
+        self._end_stage(stage)
+
+    def _step(self, stage: Stage, batches: Any) -> None:
+        """Take one optimizer step: accumulate gradients, clip, step, let the method follow."""
+        method, training, state = self.method, self.training, self.state
+        progress = Progress(stage.name, state.iteration, stage.iterations, self.recipe.seed)
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        for micro in range(training.accumulate):
+            progress = Progress(
+                stage.name, state.iteration, stage.iterations, self.recipe.seed, micro
+            )
+            torch.manualtorch_seed(torch_seed(progress))
+            _, arrays = next(batches)
+            batch = to_batch(arrays, self.device)
+            with autocast(self.device, self.precision):
+                output = method.training_step(batch, progress)
+                losses = iter(output.losses())
+            total: Tensor | None = None
+            while True:
+                with autocast(self.device, self.precision):
+                    loss = next(losses, None)
+                if loss is None:
+                    break
+                self.scaler.scale(loss / training.accumulate).backward()
+                total = loss.detach() if total is None else total + loss.detach()
+            if total is None:
+                raise RuntimeError(f"{type(method).__name__}.training_step gave no loss")
+            self._log.add(total, output.terms)
+        self._set_learning_rates(stage)
+        if training.gradient_clip:
+            for optimizer in self.optimizers.values():
+                self.scaler.unscale_(optimizer)
+            parameters = [p for o in self.optimizers.values() for p in _parameters(o)]
+            torch.nn.utils.clip_grad_norm_(parameters, training.gradient_clip)
+        for optimizer in self.optimizers.values():
+            if any(p.grad is not None for p in _parameters(optimizer)):
+                self.scaler.step(optimizer)
+        self.scaler.update()
+        method.after_step(progress)
+
+    # ------------------------------------------------------------------ stages
+
+    def _start_stage(self, index: int, saved: dict[str, Any] | None) -> None:
+        """Prepare networks and optimizers, fresh, carried over, or from a checkpoint."""
+        stage = self.stages[index]
+        state = self.state
+        if saved is None:
+            state.stage, state.iteration, state.ended = index, 0, False
+            state.best, state.stale = None, 0
+            previous = self.stages[index - 1].name if index else None
+            if stage.start_from_best and previous and self.run.best(previous).is_file():
+                path = self.run.best(previous)
+                best = load_checkpoint(path, map_location=self.device)
+                load_weights(self.method, best["method_state"], path)
+                self.display.say(f"{stage.name}: starts from the best weights of {previous}")
+            torch.manualtorch_seed(
+                torch_seed(Progress(stage.name, -1, stage.iterations, self.recipe.seed))
+            )
+            self.method.start_stage(stage.name)
+        else:
+            # What a stage sets besides tensors (frozen parts, modes) first, then the weights.
+            self.method.start_stage(stage.name)
+            load_weights(self.method, saved["method_state"], self.run.last)
+        override = self.training.stages.get(stage.name)
+        settings = (override and override.optimizer) or self.training.optimizer
+        earlier = {k: o.state_dict() for k, o in self.optimizers.items()}
+        self.optimizers = {
+            key: build_optimizer(parameters, settings, self.device)
+            for key, parameters in self.method.trainable(stage.name).items()
+        }
+        states = saved["optimizers"] if saved else (earlier if stage.carry_optimizer else {})
+        for key, optimizer in self.optimizers.items():
+            if key in states:
+                optimizer.load_state_dict(states[key])
+        self.method.train()
+
+    def _end_stage(self, stage: Stage) -> None:
+        """Leave a checkpoint from which the next stage, or nothing, remains to be done."""
+        last = self.state.stage == len(self.stages) - 1
+        if self.state.best is not None:
+            self.state.bests[stage.name] = self.state.best
+        self._save(stage)
+        if not last:
+            logger.info("stage %s finished after %d iterations", stage.name, self.state.iteration)
+
+    def _loader(self, stage: Stage) -> StreamLoader:
+        accumulate = self.training.accumulate
+        address = getattr(self.method, "batch_address", None)
+        return StreamLoader(
+            self.samplers(stage),
+            start=self.state.iteration * accumulate,
+            stop=stage.iterations * accumulate,
+            workers=self.workers,
+            address=(lambda k: address(stage.name, k)) if address else None,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def _set_learning_rates(self, stage: Stage) -> None:
+        override = self.training.stages.get(stage.name)
+        settings = (override and override.optimizer) or self.training.optimizer
+        schedule = (override and override.schedule) or self.training.schedule
+        self._lr = learning_rate(self.state.iteration, stage.iterations, settings.lr, schedule)
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = self._lr
+
+    # ------------------------------------------------------------------ records
+
+    def _report(self, stage: Stage) -> None:
+        """Write the means since the last report; the only place where the host waits."""
+        state = self.state
+        terms, speed = self._log.take()
+        if not all(math.isfinite(v) for k, v in terms.items() if k.startswith("loss")):
+            broken = ", ".join(f"{k} {v}" for k, v in terms.items() if not math.isfinite(v))
+            raise MedSSLError(
+                f"the loss is no longer finite near iteration {state.iteration} of stage "
+                f"{stage.name!r}: {broken}",
+                where=self.run.path,
+                fix=NOT_FINITE_FIX,
+            )
+        record = {
+            "step": state.step,
+            "stage": stage.name,
+            "iteration": state.iteration,
+            "lr": self._lr,
+            "iterations_per_second": round(speed, 4),
+            **terms,
+        }
+        self.run.append_metrics(record)
+        for key, value in terms.items():
+            self._tensorboard().add_scalar(key, value, state.step)
+        self._tensorboard().add_scalar("lr", self._lr, state.step)
+        self.display.numbers(stage.name, state.iteration, stage.iterations, speed, terms)
+
+    def _validate(self, stage: Stage) -> None:
+        assert self.validate is not None
+        state = self.state
+        started = time.perf_counter()
+        dice = self.validate(self.method.predictor())
+        self.method.train()
+        better = state.best is None or dice > state.best
+        state.stale = 0 if better else state.stale + 1
+        if better:
+            state.best = dice
+            last = state.stage == len(self.stages) - 1
+            save_checkpoint(
+                {**self._identity(), "method_state": self.method.state_dict(), "dice": dice},
+                self.run.best(None if last else stage.name),
+            )
+        self.display.validated(stage.name, state.iteration, dice, best=better)
+        seconds = time.perf_counter() - started
+        record = {"step": state.step, "stage": stage.name, "iteration": state.iteration}
+        self.run.append_metrics(
+            {**record, "validation/dice": dice, "validation/seconds": round(seconds, 3)}
+        )
+        self._tensorboard().add_scalar("validation/dice", dice, state.step)
+        self._log.restart_clock()
+
+    def _tensorboard(self) -> Any:
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self.run.tensorboard), purge_step=self.state.step)
+        return self._writer
+
+    # ------------------------------------------------------------------ survival
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "method": self.recipe.method.name,
+            "network": self.recipe.network.name,
+            "seed": self.recipe.seed,
+            "step": self.state.step,
+        }
+
+    def _save(self, stage: Stage) -> None:
+        """Write last.pt with everything needed to continue."""
+        self._log.check_finite(stage.name, self.run.path)
+        state = self.state
+        save_checkpoint(
+            {
+                **self._identity(),
+                "stage": state.stage,
+                "stage_name": stage.name,
+                "iteration": state.iteration,
+                "ended": state.ended,
+                "best": state.best,
+                "bests": dict(state.bests),
+                "stale": state.stale,
+                "seconds": state.seconds,
+                "method_state": self.method.state_dict(),
+                "optimizers": {k: o.state_dict() for k, o in self.optimizers.items()},
+                "scaler": self.scaler.state_dict(),
+            },
+            self.run.last,
+        )
+        self.run.write_manifest(iterations_done=state.step, training_seconds=state.seconds)
+
+    def _restore(self) -> dict[str, Any] | None:
+        """Load last.pt; return its content, which ``_start_stage`` hands to the optimizers.
+
+        A run that was stopped before its first checkpoint starts from the beginning.
+        """
+        if not self.run.last.is_file():
+            self.run.truncate_metrics(-1)
+            return None
+        saved = load_checkpoint(
+            self.run.last, map_location=self.device, method=self.recipe.method.name
+        )
+        if saved["seed"] != self.recipe.seed:
+            raise MedSSLError(
+                f"the run was started with seed {saved['seed']}, not {self.recipe.seed}",
+                where=self.run.path,
+                fix="resume with the seed it was started with, or use another --output",
+            )
+        self.scaler.load_state_dict(saved["scaler"])
+        self.state = State(
+            stage=saved["stage"],
+            iteration=saved["iteration"],
+            ended=saved["ended"],
+            step=saved["step"],
+            best=saved["best"],
+            stale=saved["stale"],
+            seconds=saved["seconds"],
+            bests=dict(saved["bests"]),
+        )
+        self.run.truncate_metrics(self.state.step)
+        self.display.say(
+            f"resuming stage {saved['stage_name']} after iteration {self.state.iteration}"
+        )
+        return saved
+
+    def _catch_signals(self) -> dict[int, Any]:
+        """On SIGINT and SIGTERM finish the iteration, save and stop; a second one stops at once."""
+
+        def note(signum: int, _frame: Any) -> None:
+            if self._signal is not None:
+                raise KeyboardInterrupt
+            self._signal = signum
+
+        try:
+            return {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not the main thread: the caller owns the signals
+            return {}
+
+    def _stop(self, stage: Stage) -> None:
+        assert self._signal is not None
+        self._save(stage)
+        raise Stopped(self._signal, self.state.step)
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
+    return [p for group in optimizer.param_groups for p in group["params"]]

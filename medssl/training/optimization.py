@@ -1,0 +1,46 @@
+"""Optimizers, and learning-rate schedules as pure functions of the iteration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from medssl.recipe_schema import OptimizerSettings, ScheduleSettings
+
+
+def learning_rate(iteration: int, total: int, base: float, schedule: ScheduleSettings) -> float:
+    """Return the learning rate of a 0-based ``iteration`` of a stage of ``total`` iterations.
+
+    Being a function of the iteration alone, it needs no state in a checkpoint, and a finished run
+    can be extended.
+    """
+    if iteration < schedule.warmup:
+        return base * (iteration + 1) / schedule.warmup
+    done = (iteration - schedule.warmup) / max(1, total - schedule.warmup)
+    match schedule.name:
+        case "constant":
+            return base
+        case "step":
+            return base * schedule.gamma ** (iteration // schedule.step_size)
+        case "poly":
+            return schedule.min_lr + (base - schedule.min_lr) * (1 - done) ** schedule.power
+        case "cosine":
+            return schedule.min_lr + (base - schedule.min_lr) * (1 + math.cos(math.pi * done)) / 2
+
+
+def build_optimizer(
+    parameters: Iterable[nn.Parameter], settings: OptimizerSettings, device: torch.device
+) -> torch.optim.Optimizer:
+    """Build an optimizer; fused on CUDA, foreach elsewhere."""
+    parameters = list(parameters)
+    how = {"fused": True} if device.type == "cuda" else {"foreach": True}
+    common = {"lr": settings.lr, "weight_decay": settings.weight_decay, **how}
+    if settings.name == "sgd":
+        return torch.optim.SGD(
+            parameters, momentum=settings.momentum, nesterov=settings.nesterov, **common
+        )
+    kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
+    return kind(parameters, betas=settings.betas, **common)

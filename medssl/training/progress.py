@@ -1,0 +1,112 @@
+"""The live display of training: a bar with numbers on a terminal, a few lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+logger = logging.getLogger(__name__)
+
+QUIET_SECONDS = 60.0
+"""Without a terminal, report at most this often between validations."""
+
+
+class Display:
+    """Show progress on ``console``; everything shown is also in log.txt and metrics.jsonl."""
+
+    def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
+        self.console = console or Console(stderr=True)
+        self.live = self.console.is_terminal and not quiet
+        self.quiet = quiet
+        self._progress: Progress | None = None
+        self._task: int | None = None
+        self._last_line = 0.0
+        self._dice: float | None = None
+
+    def say(self, message: str) -> None:
+        """Print one line, unless quiet; log it always."""
+        logger.info(message)
+        if not self.quiet:
+            self.console.print(message, highlight=False, markup=False, soft_wrap=True)
+
+    @contextmanager
+    def stage(self, name: str, total: int, done: int) -> Iterator[None]:
+        """Show the bar of a training stage."""
+        self._dice = None
+        if not self.live:
+            self._last_line = time.monotonic()
+            yield
+            return
+        columns = (
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[numbers]}"),
+        )
+        with Progress(*columns, console=self.console) as self._progress:
+            self._task = self._progress.add_task(
+                name, total=total, completed=done, speed="", numbers=""
+            )
+            yield
+        self._progress = self._task = None
+
+    def advance(self, iteration: int) -> None:
+        """Move the bar to ``iteration`` iterations done."""
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=iteration)
+
+    def numbers(
+        self, stage: str, iteration: int, total: int, speed: float, terms: Mapping[str, float]
+    ) -> None:
+        """Show the newest loss terms and speed."""
+        text = "  ".join(f"{k.removeprefix('loss/')} {v:.3f}" for k, v in list(terms.items())[:5])
+        if self._dice is not None:
+            text += f"  val Dice {self._dice:.3f}"
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, speed=f"{speed:.2f} it/s", numbers=text)
+        elif time.monotonic() - self._last_line > QUIET_SECONDS:
+            self._last_line = time.monotonic()
+            left = (total - iteration) / max(speed, 1e-9)
+            self.say(
+                f"{stage} {iteration}/{total}  {speed:.2f} it/s  {left / 60:.1f} min left  {text}"
+            )
+
+    def validated(self, stage: str, iteration: int, dice: float, *, best: bool) -> None:
+        """Report a validation."""
+        self._dice = dice
+        self.say(
+            f"{stage} {iteration}: validation Dice {dice:.4f}{' (best so far)' if best else ''}"
+        )
+
+    @contextmanager
+    def counting(self, description: str, total: int) -> Iterator[Callable[[str], None]]:
+        """Show a bar over ``total`` items; call the yielded function once per finished item."""
+        if not self.live or total == 0:
+            yield lambda _name: None
+            return
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[item]}"),
+        )
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            task = progress.add_task(description, total=total, item="")
+            yield lambda name: progress.update(task, advance=1, item=name)

@@ -1,0 +1,187 @@
+"""The run folder: where everything of one training run is written, and how it is read back."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medssl import __version__
+from medssl.errors import MedSSLError
+
+STATUS_RUNNING, STATUS_FINISHED, STATUS_STOPPED, STATUS_FAILED = (
+    "running",
+    "finished",
+    "stopped",
+    "failed",
+)
+
+
+class RunFolder:
+    """Paths and small files of a run; see the layout in the README."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe = path / "recipe.yaml"
+        self.manifest = path / "manifest.json"
+        self.splits = path / "splits.json"
+        self.metrics = path / "metrics.jsonl"
+        self.log = path / "log.txt"
+        self.tensorboard = path / "tensorboard"
+        self.checkpoints = path / "checkpoints"
+        self.preview = path / "preview"
+
+    @property
+    def last(self) -> Path:
+        """The newest checkpoint."""
+        return self.checkpoints / "last.pt"
+
+    def best(self, stage: str | None = None) -> Path:
+        """The best checkpoint on validation of the last stage, or of an earlier ``stage``."""
+        return self.checkpoints / (f"best-{stage}.pt" if stage else "best.pt")
+
+    def predictions(self, split: str) -> Path:
+        """Folder of the predictions of a split."""
+        return self.path / "predictions" / split
+
+    def evaluation(self, split: str) -> Path:
+        """Folder of the evaluation of a split."""
+        return self.path / "evaluation" / split
+
+    def create(self, *, resume: bool) -> None:
+        """Make the folder, or check that it is one to resume.
+
+        Raises:
+            MedSSLError: it holds something and ``resume`` is off, or it cannot be written.
+        """
+        if not resume and self.path.exists() and any(self.path.iterdir()):
+            raise MedSSLError(
+                "the run folder exists and is not empty",
+                where=self.path,
+                fix="add --resume to go on with it, or choose another --output",
+            )
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".write-test"
+            probe.write_bytes(b"x")
+            probe.unlink()
+        except OSError as error:
+            raise MedSSLError(
+                f"the run folder cannot be written: {error.strerror or error}",
+                where=self.path,
+                fix="choose a writable folder with --output",
+            ) from None
+
+    def write_manifest(self, **fields: Any) -> None:
+        """Merge ``fields`` into manifest.json; atomic."""
+        write_json(self.manifest, {**self.read_manifest(), **fields})
+
+    def read_manifest(self) -> dict[str, Any]:
+        """Return manifest.json, or an empty dictionary."""
+        try:
+            return json.loads(self.manifest.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+
+    def append_metrics(self, record: dict[str, Any]) -> None:
+        """Append one line to metrics.jsonl."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record, allow_nan=True) + "\n")
+
+    def truncate_metrics(self, step: int) -> None:
+        """Drop what was logged after ``step``: a resumed run computes it again."""
+        if not self.metrics.is_file():
+            return
+        kept = []
+        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line).get("step", 0) <= step:
+                    kept.append(line)
+            except ValueError:
+                continue
+        temporary = self.metrics.with_name(self.metrics.name + ".tmp")
+        temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        os.replace(temporary, self.metrics)
+
+
+def open_run(path: Path) -> RunFolder:
+    """Return an existing run.
+
+    Raises:
+        MedSSLError: ``path`` is not a run folder.
+    """
+    run = RunFolder(path)
+    if not run.recipe.is_file():
+        raise MedSSLError(
+            "this is not a run folder: it has no recipe.yaml",
+            where=path,
+            fix="name the folder that `medssl train` printed at its end",
+        )
+    return run
+
+
+def free_run_path(parent: Path, name: str) -> Path:
+    """Return ``parent/name``, or the first of ``name-2``, ``name-3``, ... that is free."""
+    path, count = parent / name, 1
+    while path.exists() and any(path.iterdir()):
+        count += 1
+        path = parent / f"{name}-{count}"
+    return path
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON atomically."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(data, indent=2, default=str) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def environment(device: torch.device, precision: str) -> dict[str, Any]:
+    """Describe versions, hardware and command for the manifest."""
+    names = ("monai", "torch", "numpy", "scipy", "nibabel", "SimpleITK", "pydantic")
+    return {
+        "medssl": __version__,
+        "versions": {n: metadata.version(n) for n in names} | {"python": platform.python_version()},
+        "git": _git_hash(),
+        "command": " ".join(sys.argv),
+        "platform": platform.platform(),
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "precision": precision,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def _git_hash() -> str | None:
+    """Return the commit of the checkout medssl runs from, if it is one."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def log_to_file(path: Path) -> logging.Handler:
+    """Send medssl's log to ``path`` as well; the caller removes the handler."""
+    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setLevel(logging.INFO)
+    logging.getLogger("medssl").addHandler(handler)
+    logging.getLogger("medssl").setLevel(logging.INFO)
+    return handler

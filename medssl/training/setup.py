@@ -1,0 +1,221 @@
+"""From a checked recipe to what the engine needs: cases, method, samplers, validation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from medssl.data.augment import Augmenter
+from medssl.data.cache import CaseCache, default_cache_root
+from medssl.data.case import CachedCase, Case, Dataset, LabelMap
+from medssl.data.decathlon import read_dataset
+from medssl.data.integrity import check_training_set
+from medssl.data.phantom import ensure_phantom
+from medssl.data.sampling import PatchSampler
+from medssl.data.split import Splits, make_splits
+from medssl.errors import MedSSLError
+from medssl.evaluation.overlap import confusion_matrix, dice_per_class
+from medssl.inference.predictor import Predictor
+from medssl.methods import get_method
+from medssl.methods.base import Method, Settings, Stage
+from medssl.networks import build_network
+from medssl.recipe_schema import Recipe
+from medssl.training.progress import Display
+
+MAX_PADDED_SHARE = 2.0
+"""A patch more than this many times as long as the median volume is refused, not padded."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The cases of a run, split and preprocessed."""
+
+    dataset: Dataset
+    splits: Splits
+    labeled: tuple[CachedCase, ...]
+    unlabeled: tuple[CachedCase, ...]
+    validation: tuple[CachedCase, ...]
+
+
+def cache_root(recipe: Recipe) -> Path:
+    """Return the folder of the preprocessing cache."""
+    return Path(recipe.data.cache) if recipe.data.cache else default_cache_root()
+
+
+def open_dataset(recipe: Recipe, display: Display | None = None) -> Dataset:
+    """Read the recipe's dataset, making the phantom if that is what it asks for."""
+    root = Path(recipe.data.root)
+    if recipe.data.root == "phantom":
+        root = ensure_phantom(cache_root(recipe), dict(recipe.data.phantom))
+    dataset = read_dataset(
+        root,
+        extra_unlabeled=recipe.data.unlabeled,
+        patient_pattern=recipe.data.patient_pattern,
+    )
+    for line in dataset.deviations if display else ():
+        assert display is not None
+        display.say(f"note: {line}")
+    if dataset.spatial_unit != recipe.spec.spatial_unit:
+        raise MedSSLError(
+            f"the dataset is in {dataset.spatial_unit} but the data spec "
+            f"{recipe.spec.name!r} in {recipe.spec.spatial_unit}",
+            where=dataset.root / "dataset.json",
+            fix="choose a data spec of the same unit, or correct `spatial_unit` in dataset.json",
+        )
+    return dataset
+
+
+def plan_cases(recipe: Recipe, display: Display) -> tuple[Dataset, Splits]:
+    """Read the dataset and decide which case is used as what. No image is opened."""
+    dataset = open_dataset(recipe, display)
+    uses_unlabeled = get_method(recipe.method.name).uses_unlabeled
+    return dataset, make_splits(dataset, recipe.data, uses_unlabeled=uses_unlabeled)
+
+
+def prepare_cases(
+    recipe: Recipe, dataset: Dataset, splits: Splits, display: Display
+) -> TrainingData:
+    """Check every file that training will read, then preprocess what is not in the cache yet.
+
+    Raises:
+        MedSSLError: an unreadable or inconsistent file, or a patch that does not suit the volumes.
+    """
+    with display.counting("checking files", len(_all(splits))) as done:
+        check_training_set(dataset, splits, on_progress=done)
+    uses_unlabeled = get_method(recipe.method.name).uses_unlabeled
+    unlabeled = splits.unlabeled if uses_unlabeled else ()
+    wanted = (*splits.labeled, *unlabeled, *splits.validation)
+    cache = CaseCache(cache_root(recipe), recipe.spec, dataset.labels)
+    with display.counting("preprocessing", len(wanted)) as done:
+        cached = cache.prepare(wanted, on_progress=done)
+    data = TrainingData(
+        dataset,
+        splits,
+        labeled=tuple(cached[c.id] for c in splits.labeled),
+        unlabeled=tuple(cached[c.id] for c in unlabeled),
+        validation=tuple(cached[c.id] for c in splits.validation),
+    )
+    _check_patch_against(data, recipe)
+    return data
+
+
+def _all(splits: Splits) -> Sequence[Case]:
+    return (*splits.labeled, *splits.unlabeled, *splits.validation, *splits.test)
+
+
+def _check_patch_against(data: TrainingData, recipe: Recipe) -> None:
+    """Refuse a patch that would mostly be padding."""
+    shapes = np.array([c.shape for c in (*data.labeled, *data.unlabeled)])
+    axes = [a for a in range(3) if recipe.training.spatial_dims == 3 or a != recipe.spec.slice_axis]
+    median = np.median(shapes[:, axes], axis=0)
+    patch = np.array(recipe.training.patch)
+    if (patch > MAX_PADDED_SHARE * median).any():
+        raise MedSSLError(
+            f"training.patch {patch.tolist()} is larger than the volumes: the median volume has "
+            f"{median.astype(int).tolist()} voxels after preprocessing",
+            where=data.dataset.root,
+            fix=f"use a patch of at most {median.astype(int).tolist()}, or a finer spec.spacing",
+        )
+
+
+def create_method(recipe: Recipe, settings: Settings, *, num_classes: int, channels: int) -> Method:
+    """Build the method with freshly initialized networks that depend on the seed alone."""
+    dims = recipe.training.spatial_dims
+
+    def build(**overrides: object) -> nn.Module:
+        return build_network(
+            recipe.network.name,
+            spatial_dims=dims,
+            in_channels=channels,
+            num_classes=num_classes,
+            options={**recipe.network.options, **overrides},
+        )
+
+    torch.manual_seed(recipe.seed)
+    return get_method(recipe.method.name)(
+        settings, build, num_classes=num_classes, spatial_dims=dims
+    )
+
+
+def sampler_factory(
+    recipe: Recipe, data: TrainingData, *, strong: bool
+) -> Callable[[Stage], dict[str, PatchSampler]]:
+    """Return a function that makes the patch samplers of a stage."""
+    training, spec, labels = recipe.training, recipe.spec, data.dataset.labels
+    index = {value: i for i, value in enumerate(labels.values)}
+    augmenter = Augmenter(
+        training.augment,
+        spec,
+        spatial_dims=training.spatial_dims,
+        label_pairs=[[index[a], index[b]] for a, b in spec.label_pairs],
+    )
+    cases = {"labeled": data.labeled, "unlabeled": data.unlabeled}
+    sizes = {"labeled": training.labeled_batch, "unlabeled": training.unlabeled_batch}
+
+    def make(stage: Stage) -> dict[str, PatchSampler]:
+        return {
+            stream: PatchSampler(
+                cases[stream],
+                patch=training.patch,
+                batch_size=sizes[stream],
+                seed=recipe.seed,
+                stream=f"{stage.name}/{stream}",
+                foreground_fraction=training.foreground_fraction if stream == "labeled" else 0.0,
+                slice_axis=spec.slice_axis,
+                augment=augmenter,
+                strong=strong and stream == "unlabeled",
+            )
+            for stream in stage.streams
+        }
+
+    return make
+
+
+def make_validator(
+    recipe: Recipe, data: TrainingData, *, device: torch.device, precision: str
+) -> Callable[[nn.Module], float] | None:
+    """Return a function from a predictor to its mean foreground Dice on the validation cases.
+
+    Measured on the preprocessed grid, without post-processing, as a signal for selection; the
+    figures of a run come from the evaluator on the native grid.
+    """
+    if not data.validation:
+        return None
+    inference = recipe.inference.model_copy(update={"largest_component": False})
+
+    def validate(model: nn.Module) -> float:
+        predictor = Predictor(
+            model,
+            spec=recipe.spec,
+            label_map=data.dataset.labels,
+            patch=recipe.training.patch,
+            inference=inference,
+            device=device,
+            precision=precision,
+        )
+        scores = [_case_dice(predictor, c, data.dataset.labels) for c in data.validation]
+        return float(np.nanmean(np.concatenate(scores)))
+
+    return validate
+
+
+def _case_dice(predictor: Predictor, case: CachedCase, labels: LabelMap) -> np.ndarray:
+    """Return the Dice of each foreground class of a case, NaN where absent from both."""
+    assert case.label is not None
+    image = torch.from_numpy(np.array(case.image, dtype=np.float32))
+    classes = predictor.classes(image)
+    matrix = confusion_matrix(classes, np.asarray(case.label), labels.num_classes)
+    return np.asarray(dice_per_class(matrix))[1:]
+
+
+def loader_workers(setting: int | str, device: torch.device) -> int:
+    """Return the number of loader processes; ``auto`` keeps a CPU run's cores for the networks."""
+    if isinstance(setting, int):
+        return setting
+    return 0 if device.type == "cpu" else max(1, min(4, (os.cpu_count() or 2) - 1))
