@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,15 +38,15 @@ Checkpoint = Annotated[str, typer.Option(help="best, last, or auto: best where t
 @app.callback()
 def options(
     ctx: typer.Context,
-    debug: Annotated[bool, typer.Option(help="show the full traceback of an error")] = False,
-    quiet: Annotated[bool, typer.Option(help="print results and errors only")] = False,
-    version: Annotated[bool, typer.Option(help="print the version and exit")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="show the traceback of an error")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="print results and errors only")] = False,
+    version: Annotated[bool, typer.Option("--version", help="print the version and exit")] = False,
 ) -> None:
     """Options of every command."""
     if version:
         out.print(__version__, highlight=False)
         raise typer.Exit
-    ctx.obj = {"debug": debug, "quiet": quiet}
+    ctx.obj = {"quiet": quiet}
 
 
 def _display() -> Any:
@@ -68,7 +68,7 @@ def train(
     recipe: Annotated[str, typer.Argument(help="recipe file or name; a run folder to resume it")],
     overrides: Overrides = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="run folder")] = None,
-    resume: Annotated[bool, typer.Option(help="continue from the last checkpoint")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="continue from the last checkpoint")] = False,
     device: Device = "auto",
     precision: Precision = None,
 ) -> None:
@@ -101,8 +101,8 @@ def predict(
     largest_component: Annotated[
         bool | None, typer.Option(help="keep the largest piece of each structure")
     ] = None,
-    probabilities: Annotated[bool, typer.Option(help="also write probability maps")] = False,
-    overwrite: Annotated[bool, typer.Option(help="predict again what is there")] = False,
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="also write probability maps")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="predict again what is there")] = False,
     device: Device = "auto",
     precision: Precision = None,
 ) -> None:
@@ -138,7 +138,9 @@ def evaluate(
     checkpoint: Checkpoint = "auto",
     dataset: Annotated[Path | None, typer.Option(help="a dataset.json that names labels")] = None,
     tolerance: Annotated[float, typer.Option(help="surface tolerance of NSD, mm")] = 2.0,
-    voxel_metrics: Annotated[bool, typer.Option(help="add the literature's voxel metrics")] = False,
+    voxel_metrics: Annotated[
+        bool, typer.Option("--voxel-metrics", help="add the literature's voxel metrics")
+    ] = False,
     device: Device = "auto",
 ) -> None:
     """Measure predictions against references, or a run on one of its splits."""
@@ -247,18 +249,22 @@ def _show(summary: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Run the command line; turn every foreseen problem into a short message and exit code 2."""
-    sys.exit(run(lambda: app(standalone_mode=False)))
+    """Run the command line and exit."""
+    sys.exit(run(sys.argv[1:]))
 
 
-def run(command: Callable[[], Any]) -> int:
-    """Run ``command`` and return its exit code."""
+def run(arguments: Sequence[str]) -> int:
+    """Run a command line and return its exit code; every foreseen problem is a short message.
+
+    ``--debug`` may stand anywhere, since it is often added after the fact.
+    """
     import click
 
-    debug = "--debug" in sys.argv
+    debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"]
     logging.getLogger("medssl").addHandler(logging.NullHandler())
     try:
-        code = command()
+        code = app(args=arguments, standalone_mode=False)
         return code if isinstance(code, int) else 0
     except MedSSLError as error:
         problem = error

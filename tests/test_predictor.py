@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from medssl.data.case import LabelMap
 from medssl.errors import MedSSLError
-from medssl.inference.files import find_images, predict_files
+from medssl.inference.folder import find_images, predict_files
 from medssl.inference.predictor import Predictor
 from medssl.recipe_schema import DataSpec, InferenceSettings
 
@@ -278,6 +278,24 @@ def test_inference_settings_reach_the_windows() -> None:
     predictor = make_predictor(inference=settings)
     predictor.classes(torch.zeros(1, 26, 16, 16), progress=lambda *c: counts.append(c))
     assert counts == [(2, 3), (3, 3)]
+
+
+@pytest.mark.parametrize("patch", [(8, 8, 8), (8, 8)])
+def test_small_volumes_are_surrounded_by_their_lowest_value(patch: tuple[int, ...]) -> None:
+    seen: list[Tensor] = []
+
+    class Record(Levels):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x)
+            return super().forward(x)
+
+    image = torch.full((1, 6, 8, 8), 100.0)
+    image[0, 3, 3, 3] = -5.0
+    make_predictor(Record(), patch=patch).classes(image)
+    windows = torch.cat(seen)
+    assert windows.shape[2] == 8
+    assert (windows[:, :, [0, 7]] == -5).all()
+    assert (windows[:, :, 1:3] == 100).all()
 
 
 @pytest.mark.parametrize("stride", [[8, 8], [8, 8, 17]])

@@ -163,6 +163,22 @@ def test_a_patch_larger_than_the_image_sees_zeros_around_it() -> None:
     torch.testing.assert_close(out[1], torch.full((3, 5), 1 / (1 + np.exp(-4.0))))
 
 
+def test_another_value_than_zero_may_surround_the_image() -> None:
+    seen: list[Tensor] = []
+
+    def record(x: Tensor) -> Tensor:
+        seen.append(x)
+        return torch.cat([-x, x], dim=1)
+
+    sliding_window(torch.ones(1, 3, 2), record, patch=(4, 2), pad_value=-7.0)
+    assert seen[0][0, 0].tolist() == [[1, 1], [1, 1], [1, 1], [-7, -7]]
+    seen.clear()
+    volume = torch.ones(1, 3, 2, 2)
+    slice_by_slice(volume, record, patch=(4, 2), slice_axis=2, pad_value=-7.0)
+    assert seen[0].shape == (2, 1, 4, 2)
+    assert seen[0][1, 0].tolist() == [[1, 1], [1, 1], [1, 1], [-7, -7]]
+
+
 @pytest.mark.parametrize("blend", ["constant", "gaussian"])
 def test_weights_are_a_partition_of_unity(blend: str) -> None:
     def constant(x: Tensor) -> Tensor:

@@ -258,7 +258,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.mhd", "a.png", "a"])
 def test_formats_that_cannot_be_written_are_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(MedSSLError, match=r"ends in \.nii\.gz"):
+    with pytest.raises(MedSSLError, match=r"ends in .*\.nii\.gz"):
         write_label(labels(), tmp_path / name, affine=np.eye(4))
     assert list(tmp_path.iterdir()) == []
 

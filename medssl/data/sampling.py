@@ -7,7 +7,7 @@ worker processes, several devices or a skipped iteration do not change any patch
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -113,7 +113,7 @@ class PatchSampler:
         size = geometry.source_size(self.size)
         start = self._start(case, slice_index, size, rng)
         image = _crop(case.image, start, size, lambda: self._pad_value(index))
-        # Padding is background, as in the literature: what lies outside of a scan shows no structure.
+        # Padding is labeled background, as in the literature: outside of a scan nothing is shown.
         label = None if case.label is None else _crop(case.label[None], start, size, lambda: 0)[0]
         return self._finish(image, label, geometry, rng)
 
@@ -207,3 +207,59 @@ class PatchSampler:
         """Open the memory maps again."""
         self.__dict__.update(state)
         self.cases = tuple(_unpack(case) for case in state["cases"])
+
+
+def _generator(seed: int, stream: str, purpose: int, number: int) -> np.random.Generator:
+    """Return the generator of one address."""
+    key = [seed, zlib.crc32(stream.encode()), purpose, number]
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+
+
+@lru_cache(maxsize=16)
+def _order(seed: int, stream: str, epoch: int, num_items: int) -> np.ndarray:
+    return _generator(seed, stream, _ORDER, epoch).permutation(num_items)
+
+
+def _crop(
+    volume: np.ndarray, start: Sequence[int], size: Sequence[int], fill: Callable[[], float]
+) -> np.ndarray:
+    """Return ``(C, *size)`` from ``(C, X, Y, Z)``: a view, or a padded copy if it reaches out."""
+    shape = volume.shape[1:]
+    inside = tuple(
+        slice(max(s, 0), min(s + n, limit)) for s, n, limit in zip(start, size, shape, strict=True)
+    )
+    view = volume[(slice(None), *inside)]
+    if view.shape[1:] == tuple(size):
+        return view
+    out = np.full((volume.shape[0], *size), fill(), dtype=volume.dtype)
+    target = tuple(slice(i.start - s, i.stop - s) for i, s in zip(inside, start, strict=True))
+    out[(slice(None), *target)] = view
+    return out
+
+
+@dataclass(frozen=True)
+class _Mapped:
+    """Where a memory-mapped array lies on disk."""
+
+    file: str
+    offset: int
+    shape: tuple[int, ...]
+    dtype: str
+
+    def open(self) -> np.ndarray:
+        return np.memmap(self.file, self.dtype, "r", self.offset, self.shape)
+
+
+def _pack_array(array: Any) -> Any:
+    if not isinstance(array, np.memmap) or array.filename is None:
+        return array
+    return _Mapped(str(array.filename), array.offset, array.shape, array.dtype.str)
+
+
+def _pack(case: CachedCase) -> CachedCase:
+    return replace(case, image=_pack_array(case.image), label=_pack_array(case.label))
+
+
+def _unpack(case: CachedCase) -> CachedCase:
+    image, label = (a.open() if isinstance(a, _Mapped) else a for a in (case.image, case.label))
+    return replace(case, image=image, label=label)

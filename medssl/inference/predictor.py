@@ -126,6 +126,7 @@ class Predictor:
             "overlap": self.inference.overlap,
             "window_batch": self.inference.window_batch,
             "blend": self.inference.blend,
+            "pad_value": float(image.min()),  # as training pads volumes smaller than the patch
             "device": self.device,
             "progress": progress,
         }

@@ -61,8 +61,10 @@ def window_origins(
     return list(itertools.product(*axes))
 
 
-def pad_to_patch(image: Tensor, patch: Sequence[int]) -> tuple[Tensor, tuple[slice, ...]]:
-    """Zero-pad ``(C, *S)`` symmetrically to at least the patch, the smaller half on the low side.
+def pad_to_patch(
+    image: Tensor, patch: Sequence[int], *, value: float = 0.0
+) -> tuple[Tensor, tuple[slice, ...]]:
+    """Pad ``(C, *S)`` symmetrically to at least the patch, the smaller half on the low side.
 
     Returns:
         The padded image, and the slices that cut a ``(K, *padded)`` result back to ``(K, *S)``.
@@ -74,7 +76,7 @@ def pad_to_patch(image: Tensor, patch: Sequence[int]) -> tuple[Tensor, tuple[sli
     if not any(missing):
         return image, crop
     pads = [side for a, m in zip(low, missing, strict=True) for side in ((m - a), a)]
-    return F.pad(image, pads[::-1]), crop
+    return F.pad(image, pads[::-1], value=value), crop
 
 
 def window_probabilities(
@@ -162,13 +164,14 @@ def sliding_window(
     overlap: float = 0.5,
     window_batch: int = 4,
     blend: Blend = "gaussian",
+    pad_value: float = 0.0,
     device: torch.device | str = "cpu",
     progress: WindowProgress | None = None,
 ) -> Tensor:
     """Return the mean class probabilities of overlapping windows, in 2D or 3D.
 
     Args:
-        image: ``(C, *S)``; padded with zeros where it is smaller than the patch.
+        image: ``(C, *S)``.
         predict: see :data:`Predict`; called without gradient, softmax is applied to its result.
         patch: spatial size of a window.
         stride: voxels between windows, per axis; overrides ``overlap``.
@@ -176,6 +179,7 @@ def sliding_window(
         window_batch: windows per forward pass.
         blend: ``constant`` weights all voxels of a window alike, ``gaussian`` its center more
             (MONAI's importance map: sigma one eighth of the window).
+        pad_value: surrounds an image that is smaller than the patch.
         device: where ``predict`` runs.
         progress: called after each forward pass.
 
@@ -192,7 +196,7 @@ def sliding_window(
         raise ValueError(
             f"patch {patch} and stride {stride} for an image of shape {tuple(image.shape)}"
         )
-    padded, crop = pad_to_patch(image, patch)
+    padded, crop = pad_to_patch(image, patch, value=pad_value)
     mean = WindowMean(padded.shape[1:], compute_importance_map(patch, mode=blend, device=device))
     windows = window_probabilities(
         padded,
@@ -219,6 +223,7 @@ def slice_by_slice(
     overlap: float = 0.5,
     window_batch: int = 4,
     blend: Blend = "gaussian",
+    pad_value: float = 0.0,
     device: torch.device | str = "cpu",
     progress: WindowProgress | None = None,
 ) -> Tensor:
@@ -233,7 +238,7 @@ def slice_by_slice(
         patch: size of a window along the two axes that are not ``slice_axis``, in their order.
         slice_axis: spatial axis (0 to 2) across the slices.
         stride: voxels between windows along the same two axes; overrides ``overlap``.
-        overlap, window_batch, blend, device, progress: as for :func:`sliding_window`.
+        overlap, window_batch, blend, pad_value, device, progress: as for :func:`sliding_window`.
 
     Returns:
         Probabilities ``(K, X, Y, Z)``, float32 on the CPU.
@@ -258,6 +263,7 @@ def slice_by_slice(
         stride=(*flat[:slice_axis], 1, *flat[slice_axis:]),
         window_batch=window_batch,
         blend=blend,
+        pad_value=pad_value,
         device=device,
         progress=progress,
     )

@@ -11,7 +11,7 @@ from medssl.networks.blocks import kaiming_init
 
 
 class ConvBlock(nn.Module):
-    """Convolution, BatchNorm, LeakyReLU, element-wise dropout, convolution, BatchNorm, LeakyReLU."""
+    """Twice convolution 3, BatchNorm, LeakyReLU, with element-wise dropout between the two."""
 
     def __init__(self, channels_in: int, channels: int, dropout: float) -> None:
         super().__init__()

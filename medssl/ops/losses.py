@@ -69,7 +69,7 @@ def dice_loss(
     target: Tensor,
     weight: Tensor | None = None,
     *,
-    variant: DiceVariant = DiceVariant(),  # noqa: B008  (frozen)
+    variant: DiceVariant = DiceVariant(),
     valid: Tensor | None = None,
 ) -> Tensor:
     """Compute ``1 - mean (2 sum(p y w) + s) / (sum(p w) + sum(y w) + s)``, or with ``p^2, y^2``.
@@ -111,7 +111,7 @@ def region_terms(
     target: Tensor,
     regions: Sequence[Tensor | None],
     *,
-    dice: DiceVariant = DiceVariant(),  # noqa: B008  (frozen)
+    dice: DiceVariant = DiceVariant(),
     ignore_index: int = IGNORE_INDEX,
 ) -> list[tuple[Tensor, Tensor]]:
     """Compute Dice loss and cross-entropy of several regions of the same prediction.
@@ -153,7 +153,7 @@ def dice_ce_loss(
     *,
     weight: Tensor | None = None,
     ignore_index: int = IGNORE_INDEX,
-    dice: DiceVariant = DiceVariant(),  # noqa: B008  (frozen)
+    dice: DiceVariant = DiceVariant(),
     dice_weight: float = 1.0,
     ce_weight: float = 1.0,
 ) -> Tensor:
@@ -170,6 +170,41 @@ def dice_ce_loss(
     """
     ((d, ce),) = region_terms(logits, target, [weight], dice=dice, ignore_index=ignore_index)
     return dice_weight * d + ce_weight * ce
+
+
+def copy_paste_loss(
+    logits: Tensor,
+    outside: Tensor,
+    inside: Tensor,
+    mask: Tensor,
+    *,
+    weight_outside: float,
+    weight_inside: float,
+    dice: DiceVariant = DiceVariant(),
+) -> tuple[Tensor, Tensor]:
+    """Compute BCP's loss of one mixed image: each label counts in its own region.
+
+    Both parts are ``weight / 2 * (Dice + CE)``, normalized by their own region; the loss is their
+    sum.
+
+    Args:
+        logits: prediction for the mixed image, ``(B, C, *spatial)``.
+        outside: label of the canvas, ``(B, *spatial)``, not mixed.
+        inside: label of the pasted image, ``(B, *spatial)``, not mixed.
+        mask: boolean ``(B or 1, *spatial)``, True outside the box.
+        weight_outside: factor of the canvas.
+        weight_inside: factor of the pasted box.
+        dice: which Dice.
+
+    Source: Bai et al., BCP (CVPR 2023), eqs. 4-6, with the code's normalization.
+    """
+    if dice.legacy_background:
+        (out,) = region_terms(logits, outside, [mask], dice=dice)
+        (box,) = region_terms(logits, inside, [~mask], dice=dice)
+    else:
+        mixed = torch.where(mask, outside, inside)
+        out, box = region_terms(logits, mixed, [mask, ~mask], dice=dice)
+    return weight_outside / 2 * (out[0] + out[1]), weight_inside / 2 * (box[0] + box[1])
 
 
 def softmax_mse(

@@ -1,0 +1,196 @@
+"""A run that dies and is resumed ends with the same bits as one that was never interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import small_recipe, write_dataset, write_recipe
+
+from medssl import api
+from medssl.methods import REGISTRY
+from medssl.training.checkpoint import load_checkpoint
+from medssl.training.engine import Engine, Stopped
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("resume")
+    return write_dataset(folder / "data"), folder / "cache"
+
+
+def recipe_file(world: tuple[Path, Path], folder: Path, method: str, **changes: Any) -> Path:
+    changes = {"method": {"name": method}, **changes}
+    return write_recipe(folder / f"{method}.yaml", small_recipe(*world, **changes))
+
+
+def weights(run: Path) -> dict[str, Any]:
+    return load_checkpoint(run / "checkpoints" / "last.pt")
+
+
+def assert_same_state(one: Any, other: Any, where: str = "") -> None:
+    """Compare two checkpoints bit for bit, apart from the clock."""
+    assert type(one) is type(other), where
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            if key != "seconds":
+                assert_same_state(one[key], other[key], f"{where}/{key}")
+    elif isinstance(one, list):
+        assert len(one) == len(other)
+        for i, (a, b) in enumerate(zip(one, other, strict=True)):
+            assert_same_state(a, b, f"{where}/{i}")
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    else:
+        assert one == other, where
+
+
+def crash_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """Make the engine die in its ``steps``-th optimizer step, after the weights changed."""
+    step, done = Engine._step, []
+
+    def dying(self: Engine, *arguments: Any) -> None:
+        step(self, *arguments)
+        done.append(1)
+        if len(done) == steps:
+            raise RuntimeError("power cut")
+
+    monkeypatch.setattr(Engine, "_step", dying)
+
+
+@pytest.mark.parametrize("method", sorted(REGISTRY))
+def test_resume_is_bit_identical_in_every_stage(
+    method: str, world: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_file(world, tmp_path, method)
+    whole = api.train(recipe, output=tmp_path / "whole").path
+    rng = np.random.default_rng(sorted(REGISTRY).index(method))
+    # Checkpoints fall after iterations 3 and 6 and at stage ends; die early, late, and anywhere.
+    for death in sorted({1, 8, *rng.integers(2, 8, size=2).tolist()}):
+        run = tmp_path / f"dies-{death}"
+        with monkeypatch.context() as patch:
+            crash_after(patch, death)
+            with pytest.raises(RuntimeError, match="power cut"):
+                api.train(recipe, output=run)
+        assert json.loads((run / "manifest.json").read_text())["status"] == "failed"
+        api.train(recipe, output=run, resume=True)
+        assert_same_state(weights(whole), weights(run))
+        logged = [json.loads(x)["step"] for x in (run / "metrics.jsonl").read_text().splitlines()]
+        assert logged == sorted(logged)
+
+
+@pytest.mark.slow
+def test_workers_change_nothing(
+    world: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_file(world, tmp_path, "bcp")
+    alone = api.train(recipe, output=tmp_path / "alone").path
+    run, two = tmp_path / "two", ["training.workers=2"]
+    with monkeypatch.context() as patch:
+        crash_after(patch, 5)
+        with pytest.raises(RuntimeError, match="power cut"):
+            api.train(recipe, overrides=two, output=run)
+    api.train(recipe, overrides=two, output=run, resume=True)
+    assert_same_state(weights(alone), weights(run))
+
+
+def test_resume_with_validation_and_momentum(
+    world: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_file(
+        world,
+        tmp_path,
+        "bcp",
+        data={"validation": 1},
+        method={"name": "bcp", "preset": "official", "variant": "acdc"},
+        training={"optimizer": {"name": "sgd"}, "accumulate": 2, "gradient_clip": 1.0},
+    )
+    whole = api.train(recipe, output=tmp_path / "whole").path
+    assert (whole / "checkpoints" / "best.pt").is_file()
+    assert (whole / "checkpoints" / "best-pretrain.pt").is_file()
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        crash_after(patch, 7)
+        with pytest.raises(RuntimeError, match="power cut"):
+            api.train(recipe, output=run)
+    api.train(recipe, output=run, resume=True)
+    assert_same_state(weights(whole), weights(run))
+    best = [load_checkpoint(p / "checkpoints" / "best.pt") for p in (whole, run)]
+    assert_same_state(*best)
+
+
+def test_a_finished_run_is_extended(world: tuple[Path, Path], tmp_path: Path) -> None:
+    recipe = recipe_file(
+        world, tmp_path, "supervised", training={"schedule": {"name": "constant"}}
+    )
+    longer = ["training.iterations=12"]
+    whole = api.train(recipe, overrides=longer, output=tmp_path / "whole").path
+    api.train(recipe, output=tmp_path / "run")
+    api.train(recipe, overrides=longer, output=tmp_path / "run", resume=True)
+    assert_same_state(weights(whole), weights(tmp_path / "run"))
+
+
+def test_resuming_a_finished_run_only_evaluates(world: tuple[Path, Path], tmp_path: Path) -> None:
+    recipe = recipe_file(world, tmp_path, "bcp")
+    first = api.train(recipe, output=tmp_path / "run")
+    before = weights(first.path)
+    again = api.train(recipe, output=tmp_path / "run", resume=True)
+    assert_same_state(before, weights(again.path))
+    assert again.summaries["test"] == first.summaries["test"]
+
+
+def test_sigterm_saves_and_says_how_to_resume(
+    world: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_file(world, tmp_path, "mean_teacher", training={"checkpoint_every": 100})
+    whole = api.train(recipe, output=tmp_path / "whole").path
+    step, done = Engine._step, []
+
+    def terminated(self: Engine, *arguments: Any) -> None:
+        step(self, *arguments)
+        done.append(1)
+        if len(done) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "_step", terminated)
+        with pytest.raises(Stopped):
+            api.train(recipe, output=tmp_path / "run")
+    assert weights(tmp_path / "run")["iteration"] == 4
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["status"] == "stopped"
+    api.train(recipe, output=tmp_path / "run", resume=True)
+    assert_same_state(weights(whole), weights(tmp_path / "run"))
+
+
+@pytest.mark.slow
+def test_kill_nine_from_outside(world: tuple[Path, Path], tmp_path: Path) -> None:
+    """Kill the real command at a random moment and resume it with the real command."""
+    recipe = recipe_file(
+        world, tmp_path, "bcp", training={"iterations": 120, "checkpoint_every": 10}
+    )
+
+    def command(run: Path, *more: str) -> list[str]:
+        arguments = ["train", str(recipe), "--output", str(run), *more]
+        return [sys.executable, "-m", "medssl", "--quiet", *arguments]
+
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    subprocess.run(command(whole), check=True, timeout=300)
+    process = subprocess.Popen(command(run))
+    deadline = time.monotonic() + 120
+    while not (run / "checkpoints" / "last.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(float(np.random.default_rng().uniform(0, 1.0)))
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=60)
+    subprocess.run(command(run, "--resume"), check=True, timeout=300)
+    assert_same_state(weights(whole), weights(run))
