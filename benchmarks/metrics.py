@@ -11,6 +11,7 @@ import argparse
 import json
 import platform
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,7 @@ def main() -> None:
     parser.add_argument("--very-noisy", action="store_true", help="add 30 %% noise (a minute)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="monai")
     results = [
         compare(f"Dice, HD95, ASSD, NSD: {name}", pair, (ours, monais), arguments.repeats)
         for name, pair in make_pairs(arguments.very_noisy).items()

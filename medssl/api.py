@@ -346,7 +346,7 @@ def evaluate(
             voxel_metrics=voxel_metrics,
             on_progress=done,
         )
-    summary = summarize(rows)
+    summary = summarize(rows, nsd_tolerance=nsd_tolerance)
     try:
         output.mkdir(parents=True, exist_ok=True)
         write_cases_csv(rows, output / "cases.csv")

@@ -68,7 +68,9 @@ def train(
     recipe: Annotated[str, typer.Argument(help="recipe file or name; a run folder to resume it")],
     overrides: Overrides = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="run folder")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="continue from the last checkpoint")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="continue from the last checkpoint")
+    ] = False,
     device: Device = "auto",
     precision: Precision = None,
 ) -> None:
@@ -101,8 +103,12 @@ def predict(
     largest_component: Annotated[
         bool | None, typer.Option(help="keep the largest piece of each structure")
     ] = None,
-    probabilities: Annotated[bool, typer.Option("--probabilities", help="also write probability maps")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="predict again what is there")] = False,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="also write probability maps")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="predict again what is there")
+    ] = False,
     device: Device = "auto",
     precision: Precision = None,
 ) -> None:
@@ -244,7 +250,10 @@ def _show(summary: dict[str, Any]) -> None:
     """Print the table of an evaluation and the policy behind it."""
     from medssl.evaluation.summary import format_table
 
-    out.print(format_table(summary))
+    title = None
+    if "split" in summary:
+        title = f"{summary['run']}: {summary['split']} cases, {summary['checkpoint']} checkpoint"
+    out.print(format_table(summary, title=title))
     out.print(summary["policy"], style="dim", highlight=False)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from medssl.data.shipped import shipped_folder
-from medssl.data.spec import load_spec
+from medssl.data.spec import check_spec, load_spec
 from medssl.errors import MedSSLError
 from medssl.methods import get_method
 from medssl.methods.base import Settings
@@ -150,14 +150,14 @@ def _resolve_spec(value: Any, *, path: Path, lines: Lines | None) -> DataSpec:
             fix="write `spec: mr_cardiac`; `medssl specs` lists them",
         )
     fields = {k: v for k, v in value.items() if k != "name"}
-    name = value.get("name", "custom")
-    if name == "custom" or (len(fields) >= len(DataSpec.model_fields) - 1):
-        return validate_settings(DataSpec, value, where=path, lines=lines, prefix=("spec",))
-    base = load_spec(str(name))
-    merged = {**base.model_dump(), **fields}
-    if isinstance(fields.get("intensity"), Mapping):
-        merged["intensity"] = {**base.intensity.model_dump(), **fields["intensity"]}
-    return validate_settings(DataSpec, merged, where=path, lines=lines, prefix=("spec",))
+    name = str(value.get("name", "custom"))
+    own = {k[1:]: n for k, n in (lines or {}).items() if k[:1] == ("spec",)}
+    # A saved recipe holds every field of its spec, which may have been a file of the user's.
+    if name == "custom" or len(fields) == len(DataSpec.model_fields) - 1:
+        spec = validate_settings(DataSpec, value, where=path, lines=lines, prefix=("spec",))
+        check_spec(spec, where=path)
+        return spec
+    return load_spec(name, fields, where=path, lines=own)
 
 
 def _refuse_contradictions(recipe: Recipe, settings: Settings, path: Path) -> None:

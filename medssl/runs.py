@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from medssl.data.case import Case, LabelMap
 from medssl.data.split import load_splits
@@ -92,6 +91,7 @@ def load_run(
         inference=recipe.inference,
         device=where,
         precision=resolve_precision(precision, where),
+        in_channels=channels,
     )
     return LoadedRun(folder, recipe, label_map, predictor, chosen, channels)
 
@@ -160,7 +160,9 @@ def evaluate_run(
     paths = {r.case_id: r.path for r in results if r.path}
     with display.counting(f"measuring {split}", len(cases)) as done:
         rows = _measure(run, cases, paths, done)
-    summary = summarize(rows, patients={c.id: c.patient for c in cases})
+    summary = summarize(
+        rows, patients={c.id: c.patient for c in cases}, nsd_tolerance=_tolerance(run.recipe)
+    )
     summary |= {"split": split, "checkpoint": run.checkpoint, "run": run.recipe.name}
     folder = run.folder.evaluation(name or split)
     folder.mkdir(parents=True, exist_ok=True)
@@ -188,7 +190,7 @@ def _measure(
             spacing=np.linalg.norm(affine[:3, :3], axis=0).tolist(),
             label_map=run.label_map,
             case_id=case.id,
-            nsd_tolerance=settings.nsd_tolerance or spec.nsd_tolerance,
+            nsd_tolerance=_tolerance(run.recipe),
             unit=spec.spatial_unit,
             voxel_metrics=settings.voxel_metrics,
         )
@@ -196,6 +198,5 @@ def _measure(
     return rows
 
 
-def network_size(module: torch.nn.Module) -> int:
-    """Return the number of parameters."""
-    return sum(p.numel() for p in module.parameters())
+def _tolerance(recipe: Recipe) -> float:
+    return recipe.evaluation.nsd_tolerance or recipe.spec.nsd_tolerance

@@ -81,7 +81,9 @@ def small_recipe(root: Path, cache: Path, **changes: Any) -> dict[str, Any]:
     }
     for key, value in changes.items():
         old = recipe.get(key)
-        recipe[key] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
+        recipe[key] = (
+            {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
+        )
     return recipe
 
 

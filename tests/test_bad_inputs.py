@@ -1,6 +1,6 @@
-"""Everything a user can get wrong: a short message that names the file and the fix, exit code 2.
+"""What a user can get wrong: a short message that names the file and the fix, exit code 2.
 
-Each case starts from a dataset and a recipe that train, breaks one thing, and runs the real command.
+Each case starts from a dataset and a recipe that train, breaks one thing, and runs the command.
 """
 
 from __future__ import annotations
@@ -151,9 +151,9 @@ def warmup_longer_than_training(w: World) -> None:
     w.recipe["training"]["schedule"] = {"warmup": 100}
 
 
-@breaks("ramp")
+@breaks("method.ramp_fraction", "less than or equal to 1")
 def ramp_longer_than_training(w: World) -> None:
-    w.recipe["method"] = {"name": "mean_teacher", "ramp_iterations": 10_000}
+    w.recipe["method"] = {"name": "mean_teacher", "ramp_fraction": 2.5}
 
 
 @breaks("unlabeled_batch is 0")
@@ -366,9 +366,7 @@ def test_output_below_a_file(world: World, tmp_path: Path) -> None:
     assert "--output" in message
 
 
-def test_full_disk_keeps_the_last_checkpoint(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_keeps_the_last_checkpoint(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.recipe["training"]["iterations"] = 8
     save_really = torch.save
     calls = []

@@ -129,14 +129,17 @@ class TestSummary:
             summarize([row("a", 0.5), row("a", 0.6)])
 
     def test_table_shows_numbers_policy_and_counts(self):
-        rows = [row("a", 0.9), row("b", 0.0, status="missed")]
-        console = Console(width=200, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+        voxels = {"hd95_medpy_vox": 12.345, "asd_medpy_vox": 1.234}
+        rows = [row("a", 0.9, **voxels), row("b", 0.0, status="missed", **voxels)]
+        console = Console(width=80, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
         console.print(format_table(summarize(rows, nsd_tolerance=2.0), title="test"))
         text = console.export_text()
-        for expected in ("liver", "mean of structures", "0.450 [0.000, 0.900]", "HD95, mm"):
+        for expected in ("liver", "0.450", "[0.000 0.900]", "5.50", "2 mm", "missed"):
             assert expected in text
-        assert "NSD at 2 mm" in text
-        assert "missed (in the reference, not predicted)" in text
+        assert "missed (only in the reference)" in text
+        assert "pos." not in text  # no false positives: no column for them
+        assert "…" not in text
+        assert "missed" in text.split("liver")[0]
 
 
 class TestFiles:

@@ -386,4 +386,5 @@ class TestCase:
 
     def test_policy_names_every_special_status(self):
         assert len(POLICY.splitlines()) <= 4
+        assert max(len(line) for line in POLICY.splitlines()) < 80
         assert all(word in POLICY for word in ("missed", "false_positive", "absent", "annotation"))

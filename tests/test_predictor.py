@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from medssl.data.case import LabelMap
 from medssl.errors import MedSSLError
 from medssl.inference.folder import find_images, predict_files
+from medssl.inference.postprocess import keep_largest_components
 from medssl.inference.predictor import Predictor
 from medssl.recipe_schema import DataSpec, InferenceSettings
 
@@ -298,6 +299,27 @@ def test_small_volumes_are_surrounded_by_their_lowest_value(patch: tuple[int, ..
     assert (windows[:, :, 1:3] == 100).all()
 
 
+@pytest.mark.parametrize(("axis", "plane"), [(0, (22, 12)), (1, (26, 12)), (2, (26, 22))])
+def test_slices_are_taken_across_the_axis_of_the_spec(axis: int, plane: tuple[int, int]) -> None:
+    shapes: set[tuple[int, ...]] = set()
+    model = Levels()
+    model.register_forward_hook(lambda module, args, out: shapes.add(tuple(args[0].shape[2:])))
+    spec = DataSpec(**RAW, slice_axis=axis)
+    make_predictor(model, spec=spec, patch=plane).classes(torch.zeros(1, *SHAPE))
+    assert shapes == {plane}
+    counts: list[int] = []
+    predictor = make_predictor(spec=spec, patch=plane)
+    predictor.classes(torch.zeros(1, *SHAPE), progress=lambda done, total: counts.append(total))
+    assert set(counts) == {SHAPE[axis]}
+
+
+def test_cleaning_a_label_map_leaves_the_input_alone() -> None:
+    classes = np.zeros((6, 6, 6), np.uint8)
+    classes[:2], classes[5, 5, 5] = 1, 1
+    cleaned = keep_largest_components(classes)
+    assert (cleaned.sum(), classes.sum()) == (72, 73)
+
+
 @pytest.mark.parametrize("stride", [[8, 8], [8, 8, 17]])
 def test_a_stride_that_does_not_fit_the_patch_is_refused(stride: list[int]) -> None:
     with pytest.raises(MedSSLError, match=r"inference\.stride .* does not fit training\.patch"):
@@ -391,21 +413,40 @@ def test_a_second_call_finishes_only_what_is_missing(folder: Path, tmp_path: Pat
     assert again[0].path.stat().st_mtime_ns > stamp
 
 
-def test_progress_rises_to_the_number_of_cases(folder: Path, tmp_path: Path) -> None:
-    seen: list[tuple[float, int, str]] = []
-    items = find_images([folder])
+def test_progress_names_every_case_and_counts_its_windows(folder: Path, tmp_path: Path) -> None:
+    cases: list[str] = []
+    windows: list[tuple[str, int, int]] = []
     predict_files(
-        make_predictor(in_channels=1),
-        items,
+        make_predictor(in_channels=1, inference=InferenceSettings(window_batch=2)),
+        find_images([folder]),
         tmp_path / "out",
-        on_progress=lambda *progress: seen.append(progress),
+        on_progress=cases.append,
+        on_window=lambda *progress: windows.append(progress),
     )
-    done = [entry[0] for entry in seen]
-    assert done == sorted(done)
-    assert done[-1] == 4
-    assert {entry[1] for entry in seen} == {4}
-    assert any(0 < value < 1 for value in done)
-    assert [entry[2] for entry in seen if entry[0] == int(entry[0])] == ["a", "b", "c", "d"]
+    assert cases == ["a", "b", "c", "d"]
+    # 26 x 22 x 12 voxels in windows of 16 with a stride of 8: 3 x 2 x 1 of them
+    expected = [(case, done, 6) for case in ("a", "c") for done in (2, 4, 6)]
+    assert windows == expected
+
+
+def test_probability_maps_are_written_beside_the_labels(folder: Path, tmp_path: Path) -> None:
+    named = LabelMap(values=LABELS.values, names=("background", "outer body", "core"))
+    predictor = make_predictor(label_map=named, spec=DataSpec(**RAW, orientation="PIR"))
+    items, out = find_images([folder / "a.nii.gz"]), tmp_path / "out"
+    predict_files(predictor, items, out, probabilities=True)
+    maps = sorted(os.listdir(out / "probabilities"))
+    assert maps == ["a_core.nii.gz", "a_outer-body.nii.gz"]
+    image, _ = scene(np.eye(4))
+    core = nib.load(out / "probabilities" / "a_core.nii.gz")
+    assert core.get_data_dtype() == np.float32
+    logits = -((image[..., None] - np.array([0.0, 100.0, 200.0])) ** 2) / 1000
+    expected = np.exp(logits[..., 2]) / np.exp(logits).sum(-1)
+    np.testing.assert_allclose(core.get_fdata(), expected, atol=1e-5)
+    assert np.array_equal(core.affine, nib.load(out / "a.nii.gz").affine)
+    (out / "probabilities" / "a_core.nii.gz").unlink()
+    [again] = predict_files(predictor, items, out, probabilities=True, skip_existing=True)
+    assert not again.skipped
+    assert (out / "probabilities" / "a_core.nii.gz").is_file()
 
 
 def test_images_are_never_overwritten(folder: Path) -> None:

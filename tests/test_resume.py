@@ -130,9 +130,7 @@ def test_resume_with_validation_and_momentum(
 
 
 def test_a_finished_run_is_extended(world: tuple[Path, Path], tmp_path: Path) -> None:
-    recipe = recipe_file(
-        world, tmp_path, "supervised", training={"schedule": {"name": "constant"}}
-    )
+    recipe = recipe_file(world, tmp_path, "supervised", training={"schedule": {"name": "constant"}})
     longer = ["training.iterations=12"]
     whole = api.train(recipe, overrides=longer, output=tmp_path / "whole").path
     api.train(recipe, output=tmp_path / "run")

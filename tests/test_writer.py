@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 - its usual name
 
 from medssl.errors import MedSSLError
-from medssl.inference.writer import image_suffix, write_label
+from medssl.inference.writer import image_suffix, write_label, write_map
 
 SHAPE = (9, 7, 5)
 
@@ -202,6 +202,17 @@ def test_the_smaller_type_that_holds_the_values_is_chosen(
     assert (np.asanyarray(image.dataobj) == top).all()
 
 
+@pytest.mark.parametrize("suffix", [".nii.gz", ".mha"])
+def test_maps_keep_their_fractions(tmp_path: Path, suffix: str) -> None:
+    values = np.random.default_rng(0).random(SHAPE)
+    path = write_map(values, tmp_path / f"map{suffix}", affine=oblique_affine())
+    image = sitk.ReadImage(str(path))
+    assert image.GetPixelID() == sitk.sitkFloat32
+    assert np.array_equal(sitk.GetArrayFromImage(image).T, values.astype(np.float32))
+    expected = np.diag([-1, -1, 1, 1]) @ oblique_affine() @ [8, 6, 4, 1]
+    np.testing.assert_allclose(physical(image, (8, 6, 4)), expected[:3], atol=1e-4)
+
+
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".nrrd", ".mha"])
 def test_equal_labels_give_equal_bytes(tmp_path: Path, suffix: str, monkeypatch) -> None:
     first = write_label(labels(), tmp_path / f"one{suffix}", affine=oblique_affine())
@@ -251,7 +262,7 @@ def test_the_file_has_its_name_only_when_complete(tmp_path: Path, monkeypatch) -
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(MedSSLError, match="cannot write the label map") as caught:
+    with pytest.raises(MedSSLError, match="cannot write the result") as caught:
         write_label(labels(), tmp_path / "file" / "a.nii.gz", affine=np.eye(4))
     assert "a.nii.gz" in str(caught.value)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -165,13 +164,13 @@ def _enumerate(reader: ItemReader, info: Mapping[str, Any], channels: int) -> li
         )
     masks = {split_extension(p.name)[0]: p for p in list_images(labels)} if labels.is_dir() else {}
     items = group_channels(files, channels)
-    for item in items:
-        stem, _, suffix = item.id.rpartition("_")
-        if re.fullmatch(r"\d{4}", suffix) and stem in masks and item.id not in masks:
-            count = sum(split_extension(p.name)[0].rpartition("_")[0] == stem for p in files)
+    # Files that should be channels but were taken for scans of their own: some case is incomplete.
+    lone = [i.id.rpartition("_")[0] for i in items if i.id not in masks]
+    for stem in sorted(set(lone) & set(masks)):
+        if lone.count(stem) != channels:
             reader.refuse(
-                f"case '{stem}' has {count} channel files in imagesTr but dataset.json declares "
-                f"{channels} channels",
+                f"case '{stem}' has {lone.count(stem)} channel file(s) in imagesTr but "
+                f"dataset.json declares {channels} channel(s)",
                 f"provide {stem}_0000 to {stem}_{channels - 1:04d}, or mend channel_names",
             )
     return [Item(i.id, i.images, masks.get(i.id)) for i in items]

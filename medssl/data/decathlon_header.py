@@ -187,7 +187,7 @@ def parse_unit(info: Mapping[str, Any], where: Path) -> str:
     Raises:
         MedSSLError: ``spatial_unit`` is anything else.
     """
-    raw = info.get("spatial_unit") or "mm"
+    raw = info.get("spatial_unit") or info.get("spatialUnit") or "mm"
     unit = _UNITS.get(str(raw).strip().lower())
     if unit is None:
         raise MedSSLError(

@@ -14,6 +14,7 @@ from monai.transforms.utils import scale_affine
 from nibabel import orientations
 from scipy import ndimage
 
+from medssl.data.images import with_affine
 from medssl.recipe_schema import DataSpec
 
 FINE_SPACING = 0.1
@@ -53,8 +54,7 @@ class FineSpacingd(Spacingd):
         scale = torch.diag(torch.tensor([factor] * 3 + [1.0], dtype=torch.float64))
         for key in self.key_iterator(out):
             image = out[key]
-            out[key] = MetaTensor(image.as_tensor(), affine=scale @ image.affine, meta=image.meta)
-            out[key].affine = scale @ image.affine
+            out[key] = with_affine(image.as_tensor(), scale @ image.affine, image.meta)
         return out
 
 
@@ -78,9 +78,7 @@ class CornerNearestd(PerImaged):
             index = nearest_index(np.arange(m) * _corner_scale(m, n), n)
             out = out.index_select(axis + 1, torch.from_numpy(index))
         affine = image.affine.numpy() @ scale_affine(old, new, align_corners=True)
-        result = MetaTensor(out, meta=dict(image.meta))
-        result.affine = torch.from_numpy(affine)
-        return result
+        return with_affine(out, torch.from_numpy(affine), image.meta)
 
 
 def _corner_scale(n: int, m: int) -> float:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
 import torch
 from monai.data import MetaTensor
+from torch import Tensor
 
 from medssl.errors import MedSSLError
 
@@ -122,7 +123,14 @@ def read_images(
     if len(images) == 1:
         return images[0]
     stacked = torch.cat([image.as_tensor() for image in images])
-    return MetaTensor(stacked, affine=images[0].affine, meta=dict(images[0].meta))
+    return with_affine(stacked, images[0].affine, images[0].meta)
+
+
+def with_affine(tensor: Tensor, affine: Tensor, meta: Mapping[str, Any]) -> MetaTensor:
+    """Return a MetaTensor with an image's meta data and another affine."""
+    out = MetaTensor(tensor, meta=dict(meta))
+    out.affine = affine
+    return out
 
 
 def check_grid(

@@ -16,11 +16,12 @@ from medssl.errors import MedSSLError
 
 Severity = Literal["error", "warning"]
 
-AFFINE_TOLERANCE_VOXELS = 0.05
+GRID_WARNING_VOXELS = 0.05
+GRID_ERROR_VOXELS = 0.5
 """How far, in voxels, the grids of image and label may lie apart anywhere in the volume.
 
-In voxels and not in mm, so that it means the same for micrometers; wide enough for headers that
-round to single precision, narrow enough for a spacing wrong by one percent.
+In voxels and not in mm, so that it means the same for micrometers. Headers rounded to single
+precision stay below the first; above the second, a label voxel lies on another image voxel.
 """
 
 
@@ -177,12 +178,12 @@ def _check_pair(path: Path, volume: Volume, image: Volume, kind: str) -> Iterato
         )
         return
     distance = grid_distance(image.affine, volume.affine, shape)
-    if distance <= AFFINE_TOLERANCE_VOXELS:
+    if distance <= GRID_WARNING_VOXELS:
         return
     yield Problem(
-        "error",
+        "error" if distance > GRID_ERROR_VOXELS else "warning",
         path,
-        f"the {kind} does not lie on the image: {_difference(image, volume)}",
+        f"the {kind} lies up to {distance:.2g} voxels off the image: {_difference(image, volume)}",
         f"resample the {kind} to the image, or copy the image's affine if the voxels do match",
     )
 
@@ -215,7 +216,10 @@ def _numbers(values: Sequence[float] | np.ndarray) -> str:
 
 
 def _check_label(path: Path, label: Volume, labels: LabelMap | None) -> Iterator[Problem]:
-    if label.data.size == 0 or label.data.dtype.fields is not None or labels is None:
+    if label.data.size == 0 or labels is None:
+        return
+    if label.data.dtype.fields is not None or np.issubdtype(label.data.dtype, np.complexfloating):
+        yield Problem("error", path, "the voxels are colors or complex numbers", "store integers")
         return
     slope, offset = label.scale
     counts = {v * slope + offset: n for v, n in count_values(label.data).items()}

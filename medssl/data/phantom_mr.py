@@ -1,10 +1,10 @@
 """The MR phantom: a trunk with three labeled structures and anatomy that looks like them.
 
-Labeled are ``arc`` (1, a bent, tapered, elongated structure), ``wall`` (2, an open thin shell around
-a cavity, as a myocardium) and ``node`` (3, small, at the side). Unlabeled on purpose: the cavity, a
-second, closed shell, straight vessels as bright as the arc, blobs as bright as the node and a
-rim of fat, so that neither a threshold nor the biggest blob of some intensity finds a structure. Contrast,
-sizes, pose and scanner differ between cases more than four cases can show.
+Labeled are ``arc`` (1, a bent, tapered, elongated structure), ``wall`` (2, an open thin shell
+around a cavity, like a myocardium) and ``node`` (3, small, at the side). Unlabeled on purpose: the
+cavity, a second, closed shell, straight vessels as bright as the arc, blobs as bright as the node
+and a rim of fat, so that no threshold finds a structure. Contrast, sizes, pose and scanner differ
+between cases more than four cases can show.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def make_mr(rng: np.random.Generator, shape: tuple[int, int, int]) -> Scan:
     points = parts.place(world / np.float32(unit), shift, pose) / np.float32(size)
     points = parts.warp(points, rng, amplitude=1.2)
 
-    # Two clusters of sequences, each spread out: rare contrasts exist among the unlabeled cases too.
+    # Two clusters of sequences, each spread out.
     dark = rng.random() < 0.4
     mix = float(rng.uniform(0.7, 1.0) if dark else rng.uniform(0.0, 0.3))
     tissue = {k: (1 - mix) * v + mix * _DARK_BLOOD[k] for k, v in _BRIGHT_BLOOD.items()}

@@ -63,8 +63,7 @@ class Grid:
     def points(self) -> Array:
         """RAS position of every voxel relative to the center of the grid, ``(3, X, Y, Z)``."""
         axes = [
-            (np.arange(n) - (n - 1) / 2) * d
-            for n, d in zip(self.shape, self.spacing, strict=True)
+            (np.arange(n) - (n - 1) / 2) * d for n, d in zip(self.shape, self.spacing, strict=True)
         ]
         local = np.stack(np.meshgrid(*axes, indexing="ij"))
         return np.einsum("ij,j...->i...", self.direction, local).astype(np.float32)
@@ -113,9 +112,7 @@ def draw_grid(
     return Grid(shape, spacing, direction, np.round(origin, 2))
 
 
-def place(
-    points: Array, center: Sequence[float], turn: NDArray[np.float64] | None = None
-) -> Array:
+def place(points: Array, center: Sequence[float], turn: NDArray[np.float64] | None = None) -> Array:
     """Express points in the frame of a shape at ``center`` whose axes are columns of ``turn``."""
     local = points - np.asarray(center, dtype=np.float32).reshape(3, 1, 1, 1)
     if turn is None:
@@ -182,9 +179,7 @@ class Canvas:
         softness: width of the border, in length units, over which two tissues mix.
     """
 
-    def __init__(
-        self, shape: tuple[int, int, int], *, background: float, softness: float
-    ) -> None:
+    def __init__(self, shape: tuple[int, int, int], *, background: float, softness: float) -> None:
         self.image: Array = np.full(shape, background, dtype=np.float32)
         self.label: NDArray[np.uint8] = np.zeros(shape, dtype=np.uint8)
         self.softness = softness

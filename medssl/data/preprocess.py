@@ -27,7 +27,7 @@ from monai.transforms import (
 
 from medssl.data.case import Case
 from medssl.data.geometry import Grid, PerImaged, make_grid, resize_transforms, spacing_transforms
-from medssl.data.images import NIFTI, check_grid, read_image, read_images
+from medssl.data.images import NIFTI, check_grid, read_image, read_images, with_affine
 from medssl.errors import MedSSLError
 from medssl.recipe_schema import DataSpec, Intensity
 
@@ -231,7 +231,7 @@ def _read_label(
         )
     check_grid(label, image, path=path, reference=image_path)
     # Headers of labels are often rounded; the voxels belong together all the same.
-    return MetaTensor(label.as_tensor(), affine=image.affine, meta=dict(label.meta))
+    return with_affine(label.as_tensor(), image.affine, label.meta)
 
 
 def _nifti_header(path: str | Path) -> nib.Nifti1Header | None:

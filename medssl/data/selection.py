@@ -88,8 +88,13 @@ def _unknown(
 ) -> MedSSLError:
     first = names[0]
     more = f" (and {len(names) - 1} more such ids)" if len(names) > 1 else ""
-    known = {c.id for c in dataset.unlabeled} | {c.id for c in dataset.test}
-    if first in known:
+    if first in {c.id for c in dataset.test}:
+        return MedSSLError(
+            f"case '{first}' is a test image of the dataset{more}",
+            where=where,
+            fix="only data.test may name it, and only if dataset.json gives it a label",
+        )
+    if first in {c.id for c in dataset.unlabeled}:
         return MedSSLError(
             f"case '{first}' has no label{more}",
             where=where,

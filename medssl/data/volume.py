@@ -86,6 +86,8 @@ def _open_nifti(path: Path) -> Volume:
     image = (nib.Nifti2Image if is_nifti2 else nib.Nifti1Image).from_bytes(raw)
     proxy = image.dataobj
     data = np.asanyarray(proxy.get_unscaled())
+    if data.ndim == 5 and data.shape[3] == 1:  # NIfTI keeps vectors along the fifth axis
+        data = data[:, :, :, 0]
     # Trailing axes of one voxel carry no information.
     while data.ndim > 3 and data.shape[-1] == 1:
         data = data[..., 0]

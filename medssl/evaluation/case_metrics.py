@@ -23,10 +23,10 @@ from medssl.evaluation.surface import (
 )
 
 POLICY = """\
-missed (in the reference, not predicted) and false_positive (predicted, not in the reference): Dice,
-IoU and NSD are 0, distances are the diagonal of the image; both are counted and stay in every mean.
-absent (in neither): no value, left out of the means, counted.
-Voxels without annotation are removed from prediction and reference before anything is measured."""
+missed (only in the reference) and false_positive (only predicted): Dice, IoU
+and NSD are 0, distances the image diagonal; both count and stay in every mean.
+absent (in neither): no value, left out of the means, counted. Voxels without
+annotation are removed from both sides before anything is measured."""
 """What a structure scores where prediction or reference is empty; printed with every table."""
 
 

@@ -40,10 +40,12 @@ def read_label(path: Path) -> tuple[np.ndarray, np.ndarray]:
             (to 1e-3), or its affine is singular.
     """
     path = Path(path)
+    if not path.is_file():
+        raise MedSSLError("this file does not exist", where=path, fix="check the path")
     try:
         values, affine = _read_nifti(path) if label_suffix(path) in _NIFTI else _read_itk(path)
     except _READ_ERRORS as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1][:160]
+        reason = (str(error).replace(str(path), path.name).splitlines() or ["damaged"])[0][:160]
         raise MedSSLError(
             f"the label map cannot be read: {reason}",
             where=path,
@@ -85,7 +87,10 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
 def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
     import SimpleITK
 
-    image = SimpleITK.ReadImage(str(path))
+    try:
+        image = SimpleITK.ReadImage(str(path))
+    except RuntimeError as error:  # its text is a dump of the toolkit's internals
+        raise ValueError("damaged, or not in the format its name says") from error
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise ValueError(f"{image.GetNumberOfComponentsPerPixel()} components per voxel, not one")
     n = image.GetDimension()

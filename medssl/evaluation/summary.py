@@ -25,6 +25,12 @@ _RESAMPLES = 10000
 _VOXEL_METRICS = ("hd95_medpy_vox", "asd_medpy_vox")
 _TEXT_COLUMNS = ("case", "name", "status")
 _STATUSES = ("missed", "false_positive", "absent")
+_COUNTS = {
+    "n": "n",
+    "n_missed": "missed",
+    "n_false_positive": "false\npos.",
+    "n_absent": "absent",
+}
 
 
 def summarize(
@@ -38,7 +44,8 @@ def summarize(
 
     A structure's mean runs over the cases that have a value (all but ``absent``); the overall mean
     is the mean of the structures' means. The overall standard deviation and median run over the
-    cases' own means over structures. Intervals: 95 % percentile bootstrap over patients.
+    cases' own means over structures. Intervals: 95 % percentile bootstrap over patients; a resample
+    without any case of a structure averages the others.
 
     Args:
         rows: rows of any number of cases, with the same columns.
@@ -138,24 +145,29 @@ def write_summary_json(summary: Mapping[str, Any], path: Path) -> None:
 
 
 def format_table(summary: Mapping[str, Any], *, title: str | None = None) -> Table:
-    """Lay the summary out for the terminal: a line per structure, the policy below."""
+    """Lay the summary out for the terminal: a line per structure, the policy below.
+
+    Dice comes with its interval; the other intervals are in the JSON. Columns of counts that are
+    zero throughout are left out, but for the missed structures. Fits on 80 columns (with the voxel
+    metrics, false positives and absent structures together it needs 96).
+    """
+    from rich import box
     from rich.table import Table
 
+    entries = [*summary["structures"].items(), ("mean", summary["overall"])]
     metrics = list(summary["overall"]["metrics"])
-    table = Table(title=title, caption=f"{summary['policy']}\n[ ]: {summary['interval']}")
-    table.caption_justify = "left"
-    table.add_column("structure")
-    for metric in metrics:
-        table.add_column(_heading(metric, summary), justify="right")
-    for heading in ("cases", "missed", "false positive", "absent"):
-        table.add_column(heading, justify="right")
-    lines = [*summary["structures"].items(), ("mean of structures", summary["overall"])]
-    for position, (name, entry) in enumerate(lines):
-        if position == len(lines) - 1:
+    counts = [k for k in _COUNTS if k in ("n", "n_missed") or summary["overall"][k]]
+    caption = f"{summary['policy']}\n[ ]: {summary['interval']}."
+    table = Table(title=title, caption=caption, caption_justify="left", box=box.SIMPLE_HEAD)
+    table.padding, table.pad_edge, table.show_edge = (0, 1, 0, 0), False, False
+    table.add_column("structure", overflow="fold", min_width=9)
+    for heading in [_heading(m, summary) for m in metrics] + [_COUNTS[k] for k in counts]:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, entry in entries:
+        if entry is summary["overall"]:
             table.add_section()
-        values = [_interval_text(m, entry["metrics"][m]) for m in metrics]
-        counts = [str(entry[k]) for k in ("n", "n_missed", "n_false_positive", "n_absent")]
-        table.add_row(name, *values, *counts)
+        values = [_metric_text(m, entry["metrics"][m]) for m in metrics]
+        table.add_row(name, *values, *(str(entry[key]) for key in counts))
     return table
 
 
@@ -243,17 +255,17 @@ def _without_nan(value: Any) -> Any:
 def _heading(metric: str, summary: Mapping[str, Any]) -> str:
     name, _, rest = metric.partition("_")
     if metric in _VOXEL_METRICS:
-        return f"{name.upper()} medpy, voxels"
+        return f"{name.upper()}\nmedpy\nvox"
     if metric == "nsd" and summary["nsd_tolerance"] is not None:
-        return f"NSD at {summary['nsd_tolerance']:g} {summary['unit']}"
+        return f"NSD\n{summary['nsd_tolerance']:g} {summary['unit']}"
     title = {"dice": "Dice", "iou": "IoU"}.get(name, name.upper())
-    return f"{title}, {rest}" if rest else title
+    return f"{title}\n{rest}" if rest else title
 
 
-def _interval_text(metric: str, entry: Mapping[str, float]) -> str:
+def _metric_text(metric: str, entry: Mapping[str, float]) -> str:
     digits = 3 if metric in ("dice", "iou", "nsd") else 2
     mean, low, high = (_number(entry[key], digits) for key in ("mean", "low", "high"))
-    return mean if low == "-" else f"{mean} [{low}, {high}]"
+    return f"{mean}\n[{low} {high}]" if metric == "dice" and low != "-" else mean
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from medssl.errors import MedSSLError
@@ -18,8 +19,10 @@ logger = logging.getLogger(__name__)
 
 Item = tuple[str, tuple[Path, ...]]
 """A case id and its image files, one per channel."""
-FilesProgress = Callable[[float, int, str], None]
-"""Called with cases done (a fraction of the present one included), their total and the case id."""
+CaseProgress = Callable[[str], None]
+"""Called with the id of each case that is done with, whatever became of it."""
+CaseWindowProgress = Callable[[str, int, int], None]
+"""Called with the id of the present case, its windows done and their total."""
 
 _CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 
@@ -79,10 +82,12 @@ def predict_files(
     output: Path,
     *,
     suffix: str = ".nii.gz",
+    probabilities: bool = False,
     skip_existing: bool = False,
-    on_progress: FilesProgress | None = None,
+    on_progress: CaseProgress | None = None,
+    on_window: CaseWindowProgress | None = None,
 ) -> list[PredictionResult]:
-    """Predict cases one after another into a folder, as ``CASE_ID.nii.gz``.
+    """Predict cases one after another into a folder, as ``CASE.nii.gz``.
 
     A case that fails is reported in the results; the others go on.
 
@@ -91,9 +96,11 @@ def predict_files(
         items: case ids and image files, as from :func:`find_images`.
         output: folder, made if it is not there.
         suffix: file format, see :func:`medssl.inference.writer.write_label`.
-        skip_existing: leave out cases whose prediction is there. Files are written whole or not
-            at all, so a second call finishes what the first one left.
-        on_progress: called after each forward pass and each case.
+        probabilities: also write ``probabilities/CASE_STRUCTURE.nii.gz``, one per structure.
+        skip_existing: leave out cases whose files are there. Files are written whole or not at
+            all, so a second call finishes what the first one left.
+        on_progress: called after each case.
+        on_window: called after each forward pass.
 
     Returns:
         One result per case, in order.
@@ -102,47 +109,62 @@ def predict_files(
         MedSSLError: the folder cannot be made, or predictions would overwrite images.
     """
     output = Path(output)
-    targets = [output / f"{case_id}{suffix}" for case_id, _ in items]
-    _check_output(output, items, targets)
+    jobs = [_plan(predictor, item, output, suffix, probabilities) for item in items]
+    _check_output(output, jobs)
     results: list[PredictionResult] = []
-    for index, ((case_id, files), target) in enumerate(zip(items, targets, strict=True)):
-        if skip_existing and target.is_file():
-            results.append(PredictionResult(case_id, target, None, 0.0, skipped=True))
+    for job in jobs:
+        if skip_existing and all(path.is_file() for path in job.targets):
+            results.append(PredictionResult(job.case_id, job.label, None, 0.0, skipped=True))
         else:
-            report = _case_progress(on_progress, index, len(items), case_id)
-            results.append(_predict_one(predictor, case_id, files, target, report))
+            progress = None if on_window is None else partial(on_window, job.case_id)
+            results.append(_predict_one(predictor, job, progress))
         if on_progress is not None:
-            on_progress(index + 1, len(items), case_id)
+            on_progress(job.case_id)
     return results
 
 
-def _case_progress(
-    on_progress: FilesProgress | None, index: int, total: int, case_id: str
-) -> WindowProgress | None:
-    """Turn windows of one case into a share of all cases."""
-    if on_progress is None:
-        return None
-    # The last hundredth is for restoring and writing.
-    return lambda done, windows: on_progress(index + 0.99 * done / windows, total, case_id)
+@dataclass(frozen=True)
+class _Job:
+    """One case and where its results go; ``maps`` are probability maps by class index."""
+
+    case_id: str
+    files: tuple[Path, ...]
+    label: Path
+    maps: dict[int, Path]
+
+    @property
+    def targets(self) -> tuple[Path, ...]:
+        return (*self.maps.values(), self.label)
+
+
+def _plan(predictor: Predictor, item: Item, output: Path, suffix: str, probabilities: bool) -> _Job:
+    case_id, files = item
+    names = list(enumerate(predictor.label_map.names))[1:] if probabilities else []
+    # In a folder of their own, so that the label maps can be evaluated as a folder.
+    maps = {
+        index: output / "probabilities" / f"{case_id}_{re.sub(r'[^A-Za-z0-9]+', '-', name)}{suffix}"
+        for index, name in names
+    }
+    return _Job(case_id, tuple(files), output / f"{case_id}{suffix}", maps)
 
 
 def _predict_one(
-    predictor: Predictor,
-    case_id: str,
-    files: tuple[Path, ...],
-    target: Path,
-    report: WindowProgress | None,
+    predictor: Predictor, job: _Job, progress: WindowProgress | None
 ) -> PredictionResult:
     start = time.perf_counter()
     path, message = None, None
     try:
-        path = predictor.predict_file(files, progress=report).save(target)
+        prediction = predictor.predict_file(
+            job.files, keep_probabilities=bool(job.maps), progress=progress
+        )
+        prediction.save_probabilities(job.maps)
+        path = prediction.save(job.label)
     except MedSSLError as error:
         message = str(error)
     except Exception as error:
-        logger.debug("prediction of %s failed", case_id, exc_info=True)
-        message = f"{type(error).__name__}: {error}\n  where: {files[0]}"
-    return PredictionResult(case_id, path, message, time.perf_counter() - start)
+        logger.debug("prediction of %s failed", job.case_id, exc_info=True)
+        message = f"{type(error).__name__}: {error}\n  where: {job.files[0]}"
+    return PredictionResult(job.case_id, path, message, time.perf_counter() - start)
 
 
 def _images_in(entry: Path) -> list[Path]:
@@ -183,9 +205,9 @@ def _same_id(case_id: str, first: Path, second: Path) -> MedSSLError:
     )
 
 
-def _check_output(output: Path, items: Sequence[Item], targets: Sequence[Path]) -> None:
-    images = {path.resolve() for _, files in items for path in files}
-    for target in targets:
+def _check_output(output: Path, jobs: Sequence[_Job]) -> None:
+    images = {path.resolve() for job in jobs for path in job.files}
+    for target in (path for job in jobs for path in job.targets):
         if target.resolve() in images:
             raise MedSSLError(
                 "the prediction would overwrite an image",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from medssl.data.case import LabelMap
-from medssl.data.preprocess import preprocess_image
+from medssl.data.preprocess import Prepared, preprocess_image
 from medssl.errors import MedSSLError
 from medssl.inference.postprocess import argmax_classes, keep_largest_components
 from medssl.inference.sliding_window import WindowProgress, slice_by_slice, sliding_window
-from medssl.inference.writer import write_label
+from medssl.inference.writer import write_label, write_map
 from medssl.recipe_schema import DataSpec, InferenceSettings
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -35,17 +35,36 @@ class Prediction:
         values: label values of the dataset, ``(X, Y, Z)``, in the smallest unsigned dtype.
         affine: voxel to world (RAS), 4x4.
         reference: file of the image (of its first channel).
+        prepared: the preprocessed image and the way back from its grid.
         probabilities: ``(K, X', Y', Z')`` on the preprocessed grid, if they were asked for.
     """
 
     values: np.ndarray
     affine: np.ndarray
     reference: Path
-    probabilities: Tensor | None = None
+    prepared: Prepared = field(repr=False)
+    probabilities: Tensor | None = field(default=None, repr=False)
 
     def save(self, path: Path) -> Path:
         """Write the label map; see :func:`medssl.inference.writer.write_label`."""
         return write_label(self.values, path, affine=self.affine, reference=self.reference)
+
+    def probability_map(self, index: int) -> np.ndarray:
+        """Return the probability of one class on the image's own grid, ``(X, Y, Z)`` float32.
+
+        Raises:
+            ValueError: the probabilities were not kept.
+        """
+        if self.probabilities is None:
+            raise ValueError("predict with keep_probabilities=True")
+        one = self.probabilities[index : index + 1].numpy()
+        return self.prepared.restore_probabilities(one)[0]
+
+    def save_probabilities(self, paths: Mapping[int, Path]) -> None:
+        """Write the probability maps of classes (index to path), one at a time."""
+        for index, path in paths.items():
+            values = self.probability_map(index)
+            write_map(values, path, affine=self.affine, reference=self.reference)
 
 
 @contextmanager
@@ -177,6 +196,7 @@ class Predictor:
             values=self.label_map.to_values(classes),
             affine=np.asarray(prepared.native_affine, dtype=np.float64),
             reference=files[0],
+            prepared=prepared,
             probabilities=probabilities if keep_probabilities else None,
         )
 

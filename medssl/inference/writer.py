@@ -1,4 +1,4 @@
-"""Write label maps on the grid of the image they belong to: all of a file or nothing of it."""
+"""Write maps on the grid of the image they belong to: all of a file or nothing of it."""
 
 from __future__ import annotations
 
@@ -69,21 +69,43 @@ def write_label(
         MedSSLError: unsupported format, values or shape do not fit, or the disk refuses.
     """
     path = Path(path)
+    values = _as_unsigned(values, dtype, path)
+    return _write(values, path, affine, None if reference is None else Path(reference))
+
+
+def write_map(
+    values: np.ndarray, path: Path, *, affine: np.ndarray, reference: Path | None = None
+) -> Path:
+    """Write a probability or uncertainty map as float32, with the geometry of `write_label`.
+
+    Args:
+        values: ``(X, Y, Z)``.
+        path, affine, reference: see :func:`write_label`.
+
+    Returns:
+        The path.
+
+    Raises:
+        MedSSLError: unsupported format, the shape does not fit, or the disk refuses.
+    """
+    values = np.asarray(values, dtype=np.float32)
+    return _write(values, Path(path), affine, None if reference is None else Path(reference))
+
+
+def _write(values: np.ndarray, path: Path, affine: np.ndarray, reference: Path | None) -> Path:
     suffix = image_suffix(path)
     if suffix not in WRITABLE_SUFFIXES:
         raise MedSSLError(
-            "label maps cannot be written in this format",
+            "results cannot be written in this format",
             where=path,
             fix=f"choose a name that ends in {', '.join(WRITABLE_SUFFIXES)}",
         )
-    values = _as_unsigned(values, dtype, path)
     affine = np.asarray(affine, dtype=np.float64)
-    source = None if reference is None else Path(reference)
     if suffix in NIFTI:
-        image = _nifti(values, affine, source)
+        image = _nifti(values, affine, reference)
         _write_atomically(path, suffix, lambda temporary: _save_nifti(image, temporary))
     else:
-        itk_image = _itk(values, affine, source)
+        itk_image = _itk(values, affine, reference)
         _write_atomically(
             path, suffix, lambda temporary: sitk.WriteImage(itk_image, temporary, True)
         )
@@ -123,7 +145,7 @@ def _fit_shape(values: np.ndarray, shape: tuple[int, ...], reference: Path) -> n
     squeezed = tuple(n for n in spatial if n != 1)
     if tuple(n for n in values.shape if n != 1) != squeezed:
         raise MedSSLError(
-            f"a label map of shape {values.shape} does not fit an image of shape {spatial}",
+            f"a map of shape {values.shape} does not fit an image of shape {spatial}",
             where=reference,
             fix="predict this image again; the file may have changed since",
         )
@@ -228,7 +250,7 @@ def _write_atomically(path: Path, suffix: str, save: Callable[[str], None]) -> N
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[-1]
         raise MedSSLError(
-            f"cannot write the label map: {reason}",
+            f"cannot write the result: {reason}",
             where=path,
             fix="free some space, or choose an output folder you may write to",
         ) from error

@@ -138,9 +138,7 @@ class MeanTeacher(Method):
         """Return the consistency's weight at an iteration."""
         length = self.rules.ramp_fraction * progress.total
         every = max(int(length // self.rules.ramp_steps), 1) if self.rules.ramp_steps else 1
-        return self.rules.consistency_weight * sigmoid_ramp(
-            progress.iteration, length, every=every
-        )
+        return self.rules.consistency_weight * sigmoid_ramp(progress.iteration, length, every=every)
 
     def decay(self, iteration: int) -> float:
         """Return the decay of the update after an iteration."""

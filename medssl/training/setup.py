@@ -198,6 +198,7 @@ def make_validator(
             inference=inference,
             device=device,
             precision=precision,
+            in_channels=len(data.dataset.modality),
         )
         scores = [_case_dice(predictor, c, data.dataset.labels) for c in data.validation]
         return float(np.nanmean(np.concatenate(scores)))

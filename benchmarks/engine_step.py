@@ -1,0 +1,138 @@
+"""What the engine adds to the passes a training step consists of.
+
+For each method a short real training runs (patches from a warm cache, logging on). Inside each step
+the time spent in network forwards and in backward passes is added up; the rest (data, loss,
+optimizer, EMA, pseudo-labels, logging) is what the step adds. Reported: step time over pass time,
+within one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from helpers import small_recipe, write_dataset
+
+from medssl import api
+from medssl.methods import REGISTRY
+from medssl.training.engine import Engine
+
+
+class Stopwatch:
+    """Add up the time inside network forwards and backward passes."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._depth = 0
+        self._since = 0.0
+
+    def watch(self, network: torch.nn.Module) -> None:
+        network.register_forward_pre_hook(lambda *_: self._enter())
+        network.register_forward_hook(lambda *_: self._leave())
+
+    def _enter(self) -> None:
+        if self._depth == 0:
+            self._since = time.perf_counter()
+        self._depth += 1
+
+    def _leave(self) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            self.seconds += time.perf_counter() - self._since
+
+    def take(self) -> float:
+        seconds, self.seconds = self.seconds, 0.0
+        return seconds
+
+
+def measure(method: str, folder: Path, network: dict, iterations: int, patch: list[int]) -> dict:
+    """Train ``method`` for a while; return medians over its last stage's steps."""
+    watch, steps = Stopwatch(), []
+    backward, step = torch.Tensor.backward, Engine._step
+
+    def timed_backward(self: torch.Tensor, *args: object, **kwargs: object) -> None:
+        started = time.perf_counter()
+        backward(self, *args, **kwargs)
+        watch.seconds += time.perf_counter() - started
+
+    def timed_step(self: Engine, stage: object, batches: object) -> None:
+        if not getattr(self, "_watched", False):
+            for child in self.method.children():
+                watch.watch(child)
+            self._watched = True
+        watch.take()
+        started = time.perf_counter()
+        step(self, stage, batches)
+        steps.append((stage.name, time.perf_counter() - started, watch.take()))
+
+    recipe = small_recipe(folder / "data", folder / "cache", network=network)
+    recipe["network"] = network
+    recipe["method"] = {"name": method}
+    recipe["data"]["test"] = 0
+    recipe["training"] |= {
+        "iterations": iterations,
+        "patch": patch,
+        "labeled_batch": 4,
+        "unlabeled_batch": 4,
+        "log_every": 10,
+        "checkpoint_every": 10_000,
+        "validate_every": 10_000,
+    }
+    file = folder / f"{method}.yaml"
+    file.write_text(yaml.safe_dump(recipe))
+    torch.Tensor.backward, Engine._step = timed_backward, timed_step
+    try:
+        api.train(file, output=folder / f"run-{method}")
+    finally:
+        torch.Tensor.backward, Engine._step = backward, step
+    last = steps[-1][0]
+    kept = [(s, p) for name, s, p in steps if name == last][3:]
+    ratios = [s / p for s, p in kept]
+    return {
+        "method": method,
+        "stage": last,
+        "step_ms": 1000 * statistics.median(s for s, _ in kept),
+        "passes_ms": 1000 * statistics.median(p for _, p in kept),
+        "ratio_min": min(ratios),
+        "ratio_median": statistics.median(ratios),
+        "steps": len(kept),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--iterations", type=int, default=40)
+    parser.add_argument("--network", default="vnet")
+    parser.add_argument("--patch", type=int, nargs=3, default=[48, 48, 32])
+    parser.add_argument("--methods", nargs="*", default=sorted(REGISTRY))
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    network = {"name": options.network}
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_dataset(folder / "data", cases=6, shape=(64, 64, 48))
+        for method in options.methods:
+            rows.append(measure(method, folder, network, options.iterations, options.patch))
+            row = rows[-1]
+            print(
+                f"{row['method']:18} step {row['step_ms']:8.1f} ms  passes {row['passes_ms']:8.1f}"
+                f" ms  ratio median {row['ratio_median']:.3f}  min {row['ratio_min']:.3f}",
+                flush=True,
+            )
+    if options.output:
+        threads = torch.get_num_threads()
+        options.output.write_text(json.dumps({"threads": threads, "rows": rows}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

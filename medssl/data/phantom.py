@@ -1,0 +1,254 @@
+"""The embedded dataset: a small, seeded, Decathlon-format folder of synthetic scans.
+
+:func:`write_phantom` writes it for inspection, :func:`ensure_phantom` keeps one in a cache. What
+there is to choose from is in :mod:`medssl.data.phantom_kinds`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import io
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from medssl.data.phantom_kinds import KINDS, PhantomKind, PhantomOptions, phantom_options
+from medssl.data.phantom_parts import Scan
+from medssl.errors import MedSSLError
+
+PHANTOM_VERSION = 1
+"""Raise it whenever the same options give other voxels: cached phantoms are then made anew."""
+
+OnProgress = Callable[[int, int], None]
+
+
+def write_phantom(
+    out: Path,
+    *,
+    kind: str = "mr",
+    labeled: int = 40,
+    unlabeled: int = 8,
+    test: int = 4,
+    validation: int = 0,
+    seed: int = 0,
+    shape: tuple[int, int, int] | None = None,
+    on_progress: OnProgress | None = None,
+) -> Path:
+    """Write a phantom dataset that trains, validates and tests like a real one.
+
+    The same options give the same bytes. Case k looks the same however many others there are.
+    ``phantom.json`` beside ``dataset.json`` lists the true voxel count of every structure, in unlabeled
+    cases too, and the settings each case was drawn with.
+
+    Args:
+        out: a folder that does not exist or is empty.
+        kind, labeled, unlabeled, test, validation, seed, shape: see :class:`PhantomOptions`.
+        on_progress: called with (cases written, cases in all).
+
+    Returns:
+        The folder.
+
+    Raises:
+        MedSSLError: wrong options, a folder in use, or one that cannot be written. Nothing is left
+            behind then.
+    """
+    options = phantom_options(
+        {
+            "kind": kind,
+            "labeled": labeled,
+            "unlabeled": unlabeled,
+            "test": test,
+            "validation": validation,
+            "seed": seed,
+            "shape": shape,
+        }
+    )
+    out = Path(out)
+    try:
+        out = out.resolve()
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise MedSSLError(
+                "the phantom's folder exists and is not empty",
+                where=out,
+                fix="choose another folder, or empty this one",
+            )
+        with _all_or_nothing(out) as building:
+            _write_dataset(building, options, on_progress)
+    except OSError as error:
+        raise MedSSLError(
+            f"cannot write the phantom: {error.strerror or error}",
+            where=out,
+            fix="choose a folder you may write to, with some 10 MB free",
+        ) from error
+    return out
+
+
+def ensure_phantom(
+    cache_root: Path, options: Mapping[str, Any], on_progress: OnProgress | None = None
+) -> Path:
+    """Return the phantom with these options, written on first use.
+
+    A folder in which a file is missing or has another size than when it was written is made anew.
+
+    Args:
+        cache_root: where phantoms are kept, one folder per set of options.
+        options: any of :class:`PhantomOptions`.
+        on_progress: called with (cases written, cases in all) if it has to be written.
+
+    Raises:
+        MedSSLError: see :func:`write_phantom`.
+    """
+    resolved = asdict(phantom_options(options))
+    text = json.dumps({"version": PHANTOM_VERSION, **resolved}, sort_keys=True)
+    folder = Path(cache_root) / f"phantom-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    if is_intact(folder):
+        return folder
+    try:
+        if folder.is_dir():
+            shutil.rmtree(folder)
+        return write_phantom(folder, on_progress=on_progress, **resolved)
+    except (MedSSLError, OSError) as error:
+        if is_intact(folder):  # another process was faster
+            return folder
+        if isinstance(error, MedSSLError):
+            raise
+        raise MedSSLError(
+            f"cannot replace a damaged phantom: {error.strerror or error}",
+            where=folder,
+            fix="delete this folder, or set data.cache to one you may write to",
+        ) from error
+
+
+def is_intact(folder: Path) -> bool:
+    """Tell whether every file of a written phantom is there with the size it had."""
+    try:
+        record = json.loads((folder / "phantom.json").read_text())
+        json.loads((folder / "dataset.json").read_text())
+        sizes: dict[str, int] = record["files"]
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+@contextlib.contextmanager
+def _all_or_nothing(out: Path) -> Iterator[Path]:
+    """Yield a folder whose content becomes that of ``out`` on success and vanishes on failure."""
+    fresh = not out.exists()
+    created = [p for p in out.parents if not p.exists()]
+    # On the same file system as its destination, so that moving is renaming.
+    building = (out.parent if fresh else out) / f".{out.name}-{secrets.token_hex(4)}.partial"
+    moved: list[Path] = []
+    try:
+        building.parent.mkdir(parents=True, exist_ok=True)
+        building.mkdir()
+        yield building
+        if fresh:
+            os.rename(building, out)
+            return
+        # An empty folder the user made stays his own (it may be a mount point): fill it.
+        for item in sorted(building.iterdir(), key=lambda p: p.is_file()):
+            moved.append(out / item.name)
+            os.rename(item, moved[-1])
+        building.rmdir()
+    except BaseException:
+        for leftover in [building, *moved]:
+            shutil.rmtree(leftover, ignore_errors=True)
+            leftover.unlink(missing_ok=True) if leftover.is_file() else None
+        for parent in created:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+        raise
+
+
+def _write_dataset(folder: Path, options: PhantomOptions, on_progress: OnProgress | None) -> None:
+    """Write all images, labels, dataset.json and phantom.json into an existing folder."""
+    kind = KINDS[options.kind]
+    places = {
+        "training": (options.labeled, "imagesTr", "labelsTr"),
+        "validation": (options.validation, "imagesTr", "labelsTr"),
+        "unlabeled": (options.unlabeled, "imagesUn", None),
+        "test": (options.test, "imagesTs", "labelsTs"),
+    }
+    total = sum(count for count, _, _ in places.values())
+    ids: dict[str, list[str]] = {role: [] for role in places}
+    cases: dict[str, Any] = {}
+    sizes: dict[str, int] = {}
+    for position, (role, (count, images, labels)) in enumerate(places.items()):
+        for index in range(count):
+            # Addressed by (seed, role, index): a case does not depend on how many others there are.
+            scan = kind.draw(np.random.default_rng([options.seed, position, index]), options.shape)
+            case = f"{options.kind}_{len(cases) + 1:03d}"
+            name = f"{case}.nii.gz"
+            files = {f"{images}/{name}": scan.image}
+            if labels is not None:
+                files[f"{labels}/{name}"] = scan.label
+            for path, array in files.items():
+                sizes[path] = _write_nifti(folder / path, array, scan.affine, kind.spatial_unit)
+            ids[role].append(case)
+            cases[case] = {"role": role, **_describe(scan, kind)}
+            if on_progress is not None:
+                on_progress(len(cases), total)
+    _write_json(folder / "dataset.json", _dataset_json(options, kind, ids))
+    record = {"version": PHANTOM_VERSION, "options": asdict(options)}
+    _write_json(folder / "phantom.json", {**record, **ids, "cases": cases, "files": sizes})
+
+
+def _describe(scan: Scan, kind: PhantomKind) -> dict[str, Any]:
+    counts = np.bincount(scan.label.ravel(), minlength=max(kind.labels) + 1)
+    voxels = {name: int(counts[value]) for value, name in kind.labels.items() if value}
+    return {"voxels": voxels, "settings": scan.settings}
+
+
+def _dataset_json(
+    options: PhantomOptions, kind: PhantomKind, ids: dict[str, list[str]]
+) -> dict[str, Any]:
+    training = ids["training"] + ids["validation"]
+    return {
+        "name": f"Phantom {options.kind}",
+        "description": f"Synthetic {kind.modality} volumes, seed {options.seed}",
+        "reference": "medssl",
+        "licence": "CC0",
+        "release": str(PHANTOM_VERSION),
+        "tensorImageSize": "3D",
+        "spatialUnit": kind.spatial_unit,
+        "modality": {"0": kind.modality},
+        "labels": {str(value): name for value, name in kind.labels.items()},
+        "numTraining": len(training),
+        "numTest": len(ids["test"]),
+        "training": [
+            {"image": f"./imagesTr/{i}.nii.gz", "label": f"./labelsTr/{i}.nii.gz"} for i in training
+        ],
+        "unlabeled": [{"image": f"./imagesUn/{i}.nii.gz"} for i in ids["unlabeled"]],
+        "test": [f"./imagesTs/{i}.nii.gz" for i in ids["test"]],
+    }
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _write_nifti(
+    path: Path, array: NDArray[Any], affine: NDArray[np.float64], spatial_unit: str
+) -> int:
+    """Write a compressed NIfTI without the time of day in it; return its size in bytes."""
+    image = nib.Nifti1Image(array, affine)
+    image.set_qform(affine, code=1)
+    image.set_sform(affine, code=1)
+    image.header.set_xyzt_units({"mm": "mm", "um": "micron"}[spatial_unit])
+    buffer = io.BytesIO()
+    with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, compresslevel=6, mtime=0) as stream:
+        stream.write(image.to_bytes())
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(buffer.getvalue())
+    return len(buffer.getvalue())

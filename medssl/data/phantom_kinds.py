@@ -1,0 +1,117 @@
+"""The kinds of phantom there are, and the options a user may give.
+
+A new kind is one function that draws a :class:`~medssl.data.phantom_parts.Scan` and one entry of
+:data:`KINDS`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+from medssl.data import phantom_mr
+from medssl.data.phantom_parts import Scan
+from medssl.errors import MedSSLError
+
+MIN_SHAPE = (24, 24, 12)
+"""Below this the smallest structures lose their voxels."""
+
+
+@dataclass(frozen=True)
+class PhantomKind:
+    """A kind of phantom: what dataset.json says of it, and how one scan is drawn.
+
+    Attributes:
+        modality: name of the image channel.
+        labels: label value to name, background 0 included.
+        shape: voxels unless the user asks for others.
+        draw: draws one scan from the case's own generator.
+        spatial_unit: ``mm`` or ``um``, also written into the image headers.
+    """
+
+    modality: str
+    labels: dict[int, str]
+    shape: tuple[int, int, int]
+    draw: Callable[[np.random.Generator, tuple[int, int, int]], Scan]
+    spatial_unit: str = "mm"
+
+
+KINDS: dict[str, PhantomKind] = {
+    "mr": PhantomKind("MRI", phantom_mr.LABELS, phantom_mr.SHAPE, phantom_mr.make_mr),
+}
+
+
+@dataclass(frozen=True)
+class PhantomOptions:
+    """What a user may choose; also the keys allowed under ``data.phantom`` of a recipe.
+
+    Attributes:
+        kind: see :data:`KINDS`.
+        labeled: training cases with a label file.
+        unlabeled: cases in ``imagesUn`` for which no label file exists.
+        test: cases in ``imagesTs``, their reference apart in ``labelsTs``.
+        validation: more cases with a label file, listed under ``validation`` of phantom.json.
+        seed: another seed, other patients.
+        shape: voxels per axis; none: the kind's own.
+    """
+
+    kind: str = "mr"
+    labeled: int = 40
+    unlabeled: int = 8
+    test: int = 4
+    validation: int = 0
+    seed: int = 0
+    shape: tuple[int, int, int] | None = None
+
+
+def phantom_options(options: Mapping[str, Any]) -> PhantomOptions:
+    """Check options and fill in defaults, the kind's shape included.
+
+    Raises:
+        MedSSLError: an unknown option or kind (with the nearest known one), a count that is not a
+            whole number of 0 or more, no labeled case, or a shape too small to hold the anatomy.
+    """
+    known = [f.name for f in fields(PhantomOptions)]
+    for name in options:
+        if name not in known:
+            raise MedSSLError(f"the phantom has no option {name!r}", fix=_suggest(str(name), known))
+    chosen = PhantomOptions(**options)
+    if not isinstance(chosen.kind, str) or chosen.kind not in KINDS:
+        raise MedSSLError(
+            f"no phantom of kind {chosen.kind!r}", fix=_suggest(str(chosen.kind), list(KINDS))
+        )
+    for name in ("labeled", "unlabeled", "test", "validation", "seed"):
+        value, least = getattr(chosen, name), int(name == "labeled")
+        if not _is_whole(value) or value < least:
+            raise MedSSLError(
+                f"phantom option {name!r} is {value!r}",
+                fix=f"give a whole number of {least} or more",
+            )
+    shape = KINDS[chosen.kind].shape if chosen.shape is None else chosen.shape
+    return replace(chosen, shape=_checked_shape(shape))
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _suggest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"use one of: {', '.join(known)}"
+
+
+def _checked_shape(shape: object) -> tuple[int, int, int]:
+    if (
+        not isinstance(shape, tuple | list)
+        or len(shape) != 3
+        or not all(_is_whole(v) and v >= low for v, low in zip(shape, MIN_SHAPE, strict=True))
+    ):
+        raise MedSSLError(
+            f"phantom option 'shape' is {shape!r}",
+            fix=f"give three whole numbers of at least {MIN_SHAPE} voxels",
+        )
+    return (int(shape[0]), int(shape[1]), int(shape[2]))

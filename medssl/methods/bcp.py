@@ -1,0 +1,377 @@
+"""BCP: labeled and unlabeled images teach each other by bidirectional copy-paste.
+
+Paper: Bai, Chen, Li, Shen, Wang, "Bidirectional Copy-Paste for Semi-Supervised Medical Image
+Segmentation" (CVPR 2023, arXiv 2305.00673).
+
+Algorithm. ``pretrain``: train on mixes of two labeled images. ``self_train``: student and teacher
+start from that network; per iteration
+  1. the teacher labels the unlabeled patches (hard labels, largest component per class);
+  2. a random box with 2/3 of every side cuts each of two mixed images: one with a labeled box on
+     an unlabeled canvas, one with an unlabeled box on a labeled canvas;
+  3. the student learns both with Dice + CE per region, weight 1 where the label is ground truth
+     and 0.5 where it is a pseudo-label;
+  4. teacher <- 0.99 teacher + 0.01 student.
+
+Presets. ``official`` follows the published code, of variant ``acdc``, ``la`` or ``pancreas``. Its
+background-Dice bug of before October 2023 is
+``legacy_background_bug``. ``corrected`` (default) differs from it as follows:
+  * teacher in eval mode: pseudo-labels depend neither on dropout nor on the patches beside;
+  * buffers averaged with the weights (official: acdc only), as an eval-mode teacher needs;
+  * EMA with warm-up, so that short runs do not keep the stage-1 teacher for their first hundred
+    iterations;
+  * every box position can be drawn (the code excludes the last) and every mixed image has its own
+    box (the code: one per iteration): more variety at no cost;
+  * losses are normalized per source, ground truth or pseudo-label, over both mixed images
+    (``normalize: source``), not per region: a voxel weighs the same inside and outside a box, and
+    a class missing in one region does not disturb its Dice;
+  * both mixed images in one student pass (``joint_forward``): same batch statistics, less overhead;
+  * pre-training mixes each labeled image with the next one (``pretrain_pairing: cycle``), so the
+    network sees the whole labeled batch and not half as many images; one whole-image Dice + CE;
+  * Dice as in ``supervised`` (batch, squared, foreground), so that comparisons are about the data;
+  * a fresh optimizer for stage 2: stage-1 momentum belongs to other weights than the best ones;
+  * labeled and unlabeled batches of any size; the smaller one is cycled;
+  * the teacher predicts: the average is the steadier model.
+Both exclude voxels of ground truth 255 from every region.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medssl.methods.base import (
+    Batch,
+    LabeledBatch,
+    Method,
+    NetworkBuilder,
+    Progress,
+    Stage,
+    StepOutput,
+    register,
+)
+from medssl.methods.bcp_presets import BCPSettings, Rules, resolve
+from medssl.ops.components import largest_components
+from medssl.ops.ema import copy_weights, ema_decay, ema_update, frozen_copy
+from medssl.ops.losses import (
+    copy_paste_loss,
+    dice_ce_loss,
+    region_terms,
+    weighted_mean,
+)
+from medssl.ops.mixing import box_mask, box_size, draw_box, mix, take
+from medssl.ops.pseudo_labels import confidence, hard_labels
+
+# Of each of the two mixed images: which half of the labeled batch, and whether it is the canvas.
+# The unlabeled half is the first in the first image and the second in the second.
+PAIRING: dict[str, tuple[tuple[int, bool], tuple[int, bool]]] = {
+    "acdc": ((0, False), (1, True)),
+    "la": ((0, True), (1, False)),
+    "pancreas": ((1, False), (0, True)),
+}
+
+
+@dataclass(frozen=True)
+class MixedImage:
+    """One mixed image: ``image``, the labels of canvas and box (not mixed), and the mask."""
+
+    image: Tensor
+    outside: Tensor
+    inside: Tensor
+    mask: Tensor
+    labeled_outside: bool
+
+    @property
+    def is_truth(self) -> Tensor:
+        """Boolean ``(B, *spatial)``: where the label is ground truth."""
+        mask = self.mask if self.labeled_outside else ~self.mask
+        return mask.expand_as(self.outside)
+
+
+@register("bcp")
+class BCP(Method):
+    """Bidirectional copy-paste with a mean teacher, two stages."""
+
+    Settings = BCPSettings
+    settings: BCPSettings
+    paper = "Bai et al., CVPR 2023 (arXiv 2305.00673)"
+
+    def __init__(
+        self,
+        settings: BCPSettings,
+        build_network: NetworkBuilder,
+        *,
+        num_classes: int,
+        spatial_dims: int,
+    ) -> None:
+        super().__init__(
+            settings, build_network, num_classes=num_classes, spatial_dims=spatial_dims
+        )
+        self.rules = resolve(settings)
+        self.student = build_network()
+        self.teacher = frozen_copy(self.student)
+        # In the state dict, so that a resumed or exported model knows whether its teacher counts.
+        self.register_buffer("teaching", torch.zeros((), dtype=torch.bool))
+
+    def stages(self, iterations: int) -> list[Stage]:
+        """Divide the budget as ``pretrain_fraction`` says; 0 leaves out the first stage."""
+        rules = resolve(self.settings)
+        first = round(iterations * rules.pretrain_fraction)
+        if rules.pretrain_fraction > 0:
+            first = min(max(first, 1), iterations - 1)
+        if first == 0:
+            return [Stage("self_train", iterations)]
+        second = Stage(
+            "self_train",
+            iterations - first,
+            carry_optimizer=rules.carry_optimizer,
+            start_from_best=rules.start_from_best,
+        )
+        return [Stage("pretrain", first, streams=("labeled",)), second]
+
+    def start_stage(self, stage: str) -> None:
+        """Let the teacher start as a copy of the (best) pre-trained student."""
+        if stage == "self_train":
+            copy_weights(self.teacher, self.student)
+            self.teaching.fill_(True)
+
+    def trainable(self, stage: str) -> dict[str, list[nn.Parameter]]:
+        """Optimize the student in both stages."""
+        return {"student": list(self.student.parameters())}
+
+    def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
+        """Compute the loss of one iteration of either stage."""
+        assert batch.labeled is not None
+        if not self.student.training:
+            self.student.train()
+        if progress.stage == "pretrain":
+            return self._pretrain_step(batch.labeled, progress)
+        assert batch.unlabeled is not None
+        pseudo_label, terms = self.pseudo_labels(batch.unlabeled.image)
+        images = self.mixed_images(batch.labeled, batch.unlabeled.image, pseudo_label, progress)
+        logits = self._predict(images)
+        target = torch.cat([mix(m.outside, m.inside, m.mask) for m in images])
+        is_truth = torch.cat([m.is_truth for m in images])
+        if self.rules.normalize == "source":
+            labeled, unlabeled = source_loss(logits, target, is_truth, self.rules)
+        else:
+            labeled, unlabeled = region_loss(logits, images, self.rules)
+        with torch.no_grad():
+            predicted = torch.cat([x.argmax(1) for x in logits])
+            agree = weighted_mean((predicted == target).float(), ~is_truth)
+        terms["loss/labeled"] = labeled.detach()
+        terms["loss/unlabeled"] = unlabeled.detach()
+        terms["pseudo/agreement"] = agree
+        return StepOutput(labeled + unlabeled, terms)
+
+    def _predict(self, images: list[MixedImage]) -> list[Tensor]:
+        """Return the student's logits, in one piece or one per mixed image."""
+        if not self.rules.joint_forward:
+            return [self.student(m.image) for m in images]
+        joined = self.student(torch.cat([m.image for m in images]))
+        return [joined] if self.rules.normalize == "source" else list(joined.chunk(2))
+
+    def _pretrain_step(self, labeled: LabeledBatch, progress: Progress) -> StepOutput:
+        """Train on labeled images pasted into labeled images."""
+        rules, image, label = self.rules, labeled.image, labeled.label
+        halves = rules.pretrain_pairing == "halves"
+        count = (len(image) + 1) // 2 if halves else len(image)
+        shift = count if halves else 1
+        mask = self.masks(image, count, progress)[0]
+        outside, inside = take(label, 0, count), take(label, shift, count)
+        logits = self.student(mix(take(image, 0, count), take(image, shift, count), mask))
+        if rules.pretrain_loss == "region":
+            out, box = copy_paste_loss(
+                logits, outside, inside, mask, weight_outside=1, weight_inside=1, dice=rules.dice
+            )
+            loss = out + box
+            terms = {"loss/outside": out.detach(), "loss/inside": box.detach()}
+        else:
+            loss = dice_ce_loss(logits, mix(outside, inside, mask), dice=rules.dice)
+            loss = loss / 2 if rules.normalize == "region" else loss
+            terms = {}
+        return StepOutput(loss, {"loss/labeled": loss.detach(), **terms})
+
+    @torch.no_grad()
+    def pseudo_labels(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Label unlabeled patches ``(B, C, *spatial)`` with the teacher.
+
+        A teacher in train mode sees the two halves of the batch separately, as in the published
+        code, because its BatchNorm mixes what it sees together.
+
+        Returns:
+            Class indices ``(B, *spatial)`` and statistics to log.
+        """
+        rules = self.rules
+        train = rules.teacher_mode == "train"
+        if self.teacher.training is not train:
+            self.teacher.train(train)
+        parts = image.split((len(image) + 1) // 2) if train else [image]
+        logits = [self.teacher(part) for part in parts]
+        probs = torch.softmax((logits[0] if len(logits) == 1 else torch.cat(logits)).float(), dim=1)
+        threshold = None if isinstance(rules.threshold, str) else rules.threshold
+        raw = label = hard_labels(probs, threshold=threshold)
+        terms = {"pseudo/confidence": confidence(probs).mean()}
+        if rules.largest_component == "per_class":
+            label = largest_components(raw, self.num_classes, connectivity=rules.connectivity)
+            kept = (label > 0).sum() / (raw > 0).sum().clamp(min=1)
+            terms["pseudo/kept"] = kept
+        terms["pseudo/foreground"] = (label > 0).float().mean()
+        return label, terms
+
+    def masks(self, image: Tensor, count: int, progress: Progress) -> list[Tensor]:
+        """Draw the masks of the two mixed images, boolean ``(count or 1, *spatial)``.
+
+        All randomness of the method beside dropout is here: ``progress.rng("box")`` draws the boxes
+        one after another, sample by sample, image by image.
+        """
+        rules, shape = self.rules, image.shape[2:]
+        rng = progress.rng("box")
+        masks = []
+        for _ in range(1 if rules.share_mask else 2):
+            boxes = [
+                draw_box(shape, rules.mask_ratio, rng, inclusive=rules.mask_offset_inclusive)
+                for _ in range(count if rules.mask_per_sample else 1)
+            ]
+            masks.append(box_mask(shape, boxes, device=image.device))
+        return masks if len(masks) == 2 else masks * 2
+
+    def mixed_images(
+        self, labeled: LabeledBatch, unlabeled: Tensor, pseudo_label: Tensor, progress: Progress
+    ) -> list[MixedImage]:
+        """Build the two mixed images; batches of unequal size are cycled."""
+        count = (max(len(labeled.image), len(unlabeled)) + 1) // 2
+        masks = self.masks(unlabeled, count, progress)
+        images = []
+        for k, (half, labeled_outside) in enumerate(PAIRING[self.rules.pairing]):
+            truth = (
+                take(labeled.image, half * count, count),
+                take(labeled.label, half * count, count),
+            )
+            guess = take(unlabeled, k * count, count), take(pseudo_label, k * count, count)
+            canvas, box = (truth, guess) if labeled_outside else (guess, truth)
+            mixed = mix(canvas[0], box[0], masks[k])
+            images.append(MixedImage(mixed, canvas[1], box[1], masks[k], labeled_outside))
+        return images
+
+    def decay(self, iteration: int) -> float:
+        """Return the decay of the update after an iteration."""
+        return ema_decay(iteration, self.rules.ema_decay, warmup=self.rules.ema_warmup)
+
+    def after_step(self, progress: Progress) -> None:
+        """Update the teacher, in stage 2."""
+        if progress.stage == "self_train":
+            decay = self.decay(progress.iteration)
+            ema_update(self.teacher, self.student, decay, buffers=self.rules.ema_buffers)
+
+    def predictor(self) -> nn.Module:
+        """Return the student, or the teacher once there is one and ``predict_with`` says so."""
+        teacher = self.rules.predict_with == "teacher" and bool(self.teaching)
+        return self.teacher if teacher else self.student
+
+    @classmethod
+    def check_recipe(cls, settings: BCPSettings, recipe: Any) -> list[str]:
+        """Refuse batches that cannot be paired and boxes that do not fit the patch."""
+        training = recipe.training
+        rules = resolve(settings)
+        n, m = training.labeled_batch, training.unlabeled_batch
+        out = []
+        if settings.preset == "official" and settings.variant is None:
+            out.append(
+                "bcp's official preset follows one of three published codes: set method.variant to "
+                "acdc, la or pancreas"
+            )
+        if m < 1:
+            out.append("method bcp needs training.unlabeled_batch of at least 1")
+        if settings.preset == "official" and n % 2:
+            out.append(
+                "bcp's official preset pairs one half of the labeled batch with the other: "
+                f"training.labeled_batch must be even, not {n}"
+            )
+        if settings.preset == "official" and n != m:
+            out.append(
+                "bcp's official preset pairs labeled with unlabeled patches one to one: "
+                f"training.labeled_batch ({n}) and training.unlabeled_batch ({m}) must be equal"
+            )
+        if rules.pretrain_fraction > 0 and n < 2:
+            out.append(
+                "bcp's pre-training pastes one labeled patch into another: "
+                f"training.labeled_batch must be at least 2, not {n}"
+            )
+        try:
+            box_size(training.patch, rules.mask_ratio)
+        except ValueError as error:
+            out.append(f"training.patch and method.mask_ratio do not fit: {error}")
+        return out
+
+    @classmethod
+    def warn_recipe(cls, settings: BCPSettings, recipe: Any) -> list[str]:
+        """Warn of settings that can do nothing, or that the data speak against."""
+        rules = resolve(settings)
+        out = []
+        if rules.weight_pseudo == 0:
+            out.append("method.weight_pseudo is 0: the unlabeled images teach nothing")
+        if settings.preset == "corrected" and settings.variant is not None:
+            out.append("method.variant does nothing with preset corrected")
+        if rules.largest_component == "off" and settings.connectivity is not None:
+            out.append("method.connectivity does nothing with largest_component: off")
+        if rules.legacy_background_bug and not rules.dice_background:
+            out.append("method.legacy_background_bug does nothing without dice_background")
+        if rules.largest_component == "per_class" and not recipe.spec.largest_component:
+            out.append(
+                "bcp reduces each pseudo-labeled structure to its largest piece, but the data spec "
+                "does not say that structures are one piece (spec.largest_component); set "
+                "method.largest_component: off if they are not"
+            )
+        return out
+
+
+def region_loss(
+    logits: list[Tensor], images: list[MixedImage], rules: Rules
+) -> tuple[Tensor, Tensor]:
+    """Compute the published loss: each region of each mixed image is normalized by itself.
+
+    Args:
+        logits: the student's, ``(B, C, *spatial)`` per mixed image.
+        images: what was mixed.
+        rules: weights and Dice.
+
+    Returns:
+        The weighted ground-truth and pseudo-label parts; the loss is their sum.
+    """
+    labeled, unlabeled = [], []
+    for prediction, m in zip(logits, images, strict=True):
+        weights = (rules.weight_gt, rules.weight_pseudo)
+        out, box = copy_paste_loss(
+            prediction,
+            m.outside,
+            m.inside,
+            m.mask,
+            weight_outside=weights[0 if m.labeled_outside else 1],
+            weight_inside=weights[1 if m.labeled_outside else 0],
+            dice=rules.dice,
+        )
+        labeled.append(out if m.labeled_outside else box)
+        unlabeled.append(box if m.labeled_outside else out)
+    return labeled[0] + labeled[1], unlabeled[0] + unlabeled[1]
+
+
+def source_loss(
+    logits: list[Tensor], target: Tensor, is_truth: Tensor, rules: Rules
+) -> tuple[Tensor, Tensor]:
+    """Compute the loss normalized per source: ground truth or pseudo-label, wherever it lies.
+
+    Args:
+        logits: the student's for all mixed images, in one piece or several.
+        target: mixed labels ``(B, *spatial)`` of all of them.
+        is_truth: boolean, where the label is ground truth.
+        rules: weights and Dice.
+
+    Returns:
+        The weighted ground-truth and pseudo-label parts; the loss is their sum.
+    """
+    joined = logits[0] if len(logits) == 1 else torch.cat(logits)
+    truth, guess = region_terms(joined, target, [is_truth, ~is_truth], dice=rules.dice)
+    return rules.weight_gt * (truth[0] + truth[1]), rules.weight_pseudo * (guess[0] + guess[1])
