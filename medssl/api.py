@@ -14,7 +14,7 @@ import torch
 
 from medssl.data.case import LabelMap
 from medssl.data.split import save_splits, split_hash
-from medssl.errors import MedSSLError
+from medssl.errors import MedSSLError, located
 from medssl.evaluation.case_metrics import evaluate_case
 from medssl.evaluation.folders import evaluate_folders
 from medssl.evaluation.summary import summarize, write_cases_csv, write_summary_json
@@ -102,7 +102,8 @@ def train(
         raise MedSSLError(
             "there is no run to resume", where=run.path, fix="start it without --resume"
         )
-    dataset, splits = plan_cases(loaded.recipe, display)
+    with located(loaded.source):
+        dataset, splits = plan_cases(loaded.recipe, display)
     if resume:
         _same_experiment(loaded, run, split_hash(splits))
     data = prepare_cases(loaded.recipe, dataset, splits, display)

@@ -49,22 +49,15 @@ def options(
     ctx.obj = {"quiet": quiet}
 
 
-def _display() -> Any:
+def _display(ctx: typer.Context) -> Any:
     from medssl.training.progress import Display
 
-    context = _context()
-    return Display(err, quiet=bool(context.get("quiet")))
-
-
-def _context() -> dict[str, Any]:
-    import click
-
-    context = click.get_current_context(silent=True)
-    return dict(context.obj or {}) if context else {}
+    return Display(err, quiet=bool((ctx.obj or {}).get("quiet")))
 
 
 @app.command()
 def train(
+    ctx: typer.Context,
     recipe: Annotated[str, typer.Argument(help="recipe file or name; a run folder to resume it")],
     overrides: Overrides = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="run folder")] = None,
@@ -84,7 +77,7 @@ def train(
         resume=resume,
         device=device,
         precision=precision,
-        display=_display(),
+        display=_display(ctx),
     )
     for summary in result.summaries.values():
         _show(summary)
@@ -96,6 +89,7 @@ def train(
 
 @app.command()
 def predict(
+    ctx: typer.Context,
     source: Annotated[Path, typer.Argument(help="run folder")],
     images: Annotated[list[Path], typer.Argument(help="image files or folders")],
     output: Output,
@@ -125,7 +119,7 @@ def predict(
         largest_component=largest_component,
         probabilities=probabilities,
         overwrite=overwrite,
-        display=_display(),
+        display=_display(ctx),
     )
     failed = [r for r in results if r.error]
     out.print(f"{len(results) - len(failed)} predictions in {output}", highlight=False)
@@ -137,6 +131,7 @@ def predict(
 
 @app.command()
 def evaluate(
+    ctx: typer.Context,
     source: Annotated[Path, typer.Argument(help="folder of predictions, or a run folder")],
     reference: Annotated[Path | None, typer.Argument(help="folder of reference labels")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="folder to write")] = None,
@@ -154,7 +149,7 @@ def evaluate(
 
     if reference is None:
         summary = api.evaluate_run(
-            source, split, checkpoint=checkpoint, device=device, display=_display()
+            source, split, checkpoint=checkpoint, device=device, display=_display(ctx)
         )
         _show(summary)
         return
@@ -167,7 +162,7 @@ def evaluate(
         dataset_json=dataset,
         nsd_tolerance=tolerance,
         voxel_metrics=voxel_metrics,
-        display=_display(),
+        display=_display(ctx),
     )
     _show(summary)
     out.print(f"per case: {output / 'cases.csv'}", highlight=False)
@@ -175,6 +170,7 @@ def evaluate(
 
 @app.command()
 def phantom(
+    ctx: typer.Context,
     output: Annotated[Path, typer.Argument(help="folder to write")],
     kind: Annotated[str, typer.Option(help="kind of data")] = "mr",
     seed: Annotated[int, typer.Option(help="seed")] = 0,
@@ -182,7 +178,7 @@ def phantom(
     """Write the built-in synthetic dataset for inspection."""
     from medssl.data.phantom import write_phantom
 
-    with _display().counting("writing", 0) as done:
+    with _display(ctx).counting("writing", 0) as done:
         path = write_phantom(output, kind=kind, seed=seed, on_progress=done)
     out.print(f"phantom dataset: {path}", highlight=False)
 
@@ -253,8 +249,10 @@ def _show(summary: dict[str, Any]) -> None:
     title = None
     if "split" in summary:
         title = f"{summary['run']}: {summary['split']} cases, {summary['checkpoint']} checkpoint"
-    out.print(format_table(summary, title=title))
-    out.print(summary["policy"], style="dim", highlight=False)
+    table = format_table(summary, title=title)
+    table.caption, caption = None, table.caption
+    out.print(table)
+    out.print(caption, style="dim", highlight=False, markup=False)
 
 
 def main() -> None:
@@ -267,22 +265,17 @@ def run(arguments: Sequence[str]) -> int:
 
     ``--debug`` may stand anywhere, since it is often added after the fact.
     """
-    import click
-
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
     logging.getLogger("medssl").addHandler(logging.NullHandler())
     try:
-        code = app(args=arguments, standalone_mode=False)
-        return code if isinstance(code, int) else 0
+        app(args=arguments)
+        return 0
+    except SystemExit as stop:  # how typer ends every command, and a mistyped one with code 2
+        return stop.code if isinstance(stop.code, int) else 0
     except MedSSLError as error:
         problem = error
-    except click.exceptions.Exit as error:
-        return error.exit_code
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except (click.Abort, KeyboardInterrupt):
+    except KeyboardInterrupt:
         err.print("stopped")
         return 130
     except OSError as error:

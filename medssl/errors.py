@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -29,3 +31,16 @@ class MedSSLError(Exception):
         if self.fix:
             lines.append(f"  fix: {self.fix}")
         return "\n".join(lines)
+
+
+@contextmanager
+def located(file: str | Path) -> Iterator[None]:
+    """Add ``file`` to an error raised inside that names no file: none, or only a recipe's key."""
+    try:
+        yield
+    except MedSSLError as error:
+        if error.where is None:
+            error.where = str(file)
+        elif error.where.split(".")[0] == "data" and not Path(error.where).exists():
+            error.where = f"{file} ({error.where})"
+        raise

@@ -13,7 +13,7 @@ import yaml
 
 from medssl.data.shipped import shipped_folder
 from medssl.data.spec import check_spec, load_spec
-from medssl.errors import MedSSLError
+from medssl.errors import MedSSLError, located
 from medssl.methods import get_method
 from medssl.methods.base import Settings
 from medssl.networks import check_patch
@@ -131,11 +131,12 @@ def resolve(data: Mapping[str, Any], *, path: Path, lines: Lines | None = None) 
     spec = _resolve_spec(data.pop("spec", {}), path=path, lines=lines)
     recipe = validate_settings(Recipe, data, where=path, lines=lines)
     recipe = recipe.model_copy(update={"spec": spec})
-    method = get_method(recipe.method.name)
-    settings = validate_settings(
-        method.Settings, recipe.method.options, where=path, lines=lines, prefix=("method",)
-    )
-    _refuse_contradictions(recipe, settings, path)
+    with located(path):
+        method = get_method(recipe.method.name)
+        settings = validate_settings(
+            method.Settings, recipe.method.options, where=path, lines=lines, prefix=("method",)
+        )
+        _refuse_contradictions(recipe, settings, path)
     warnings = tuple(_idle_settings(recipe) + method.warn_recipe(settings, recipe))
     return LoadedRecipe(recipe, settings, path, warnings)
 

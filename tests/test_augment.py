@@ -171,7 +171,6 @@ def test_intensity_changes_do_what_they_say() -> None:
     torch.testing.assert_close(out.amin((1, 2, 3)), image.amin((1, 2, 3)))
     torch.testing.assert_close(out.amax((1, 2, 3)), image.amax((1, 2, 3)))
     assert (out <= image + 1e-5).all()  # a power above one darkens
-    assert (out.flatten()[image.flatten().argsort()][: len(out)].diff() >= 0).all()
     out = ops.add_noise(torch.full((1, 40, 40, 40), 3.0), generator(0), std=(1.0, 1.0))
     assert (out == 3).all()  # no contrast, no noise
     out = ops.add_noise(zscored(), generator(1), std=(0.2, 0.2)) - zscored()

@@ -116,12 +116,12 @@ def wrong_type(w: World) -> None:
     w.recipe["training"]["iterations"] = "a lot"
 
 
-@breaks("bcpp", "`bcp`")
+@breaks("bcpp", "did you mean 'bcp'")
 def unknown_method(w: World) -> None:
     w.recipe["method"]["name"] = "bcpp"
 
 
-@breaks("unett", "`unet`")
+@breaks("recipe.yaml", "did you mean 'unet'")
 def unknown_network(w: World) -> None:
     w.recipe["network"] = {"name": "unett"}
 
@@ -141,7 +141,7 @@ def unknown_stage(w: World) -> None:
     w.recipe["training"]["stages"] = {"pretrian": {"schedule": {"name": "constant"}}}
 
 
-@breaks("[16, 16, 7]", "16, 16, 8")
+@breaks("recipe.yaml", "16x16x7", "[16, 16, 8]")
 def patch_the_network_cannot_take(w: World) -> None:
     w.recipe["training"]["patch"] = [16, 16, 7]
 
@@ -172,7 +172,7 @@ def missing_dataset(w: World) -> None:
     w.recipe["data"]["root"] = str(w.data / "nowhere")
 
 
-@breaks("dataset.json", "line 1")
+@breaks("dataset.json:1", "JSON")
 def broken_json(w: World) -> None:
     (w.data / "dataset.json").write_text('{"training": [')
 
@@ -199,7 +199,7 @@ def not_an_image(w: World) -> None:
     w.image(1).write_bytes(gzip.compress(b"this is no image" * 50))
 
 
-@breaks("case_00.nii.gz", "(24, 24, 12)", "(24, 24, 10)")
+@breaks("case_00.nii.gz", "24 x 24 x 12", "24 x 24 x 10")
 def label_of_another_shape(w: World) -> None:
     every_case_labeled(w)
     save(blob_case(0)[1][:, :, :10], w.label(0))
@@ -249,7 +249,7 @@ def flat_image(w: World) -> None:
     save(label[:, :, 0], w.label(0))
 
 
-@breaks("no unlabeled")
+@breaks("recipe.yaml", "unlabeled images but there are none")
 def no_unlabeled_cases(w: World) -> None:
     w.recipe["data"] |= {"labeled": 6, "test": 2}
 
@@ -318,6 +318,7 @@ def test_bad_input(name: str, world: World) -> None:
     assert code == 2, message
     assert len(message.strip().splitlines()) <= 6, message
     assert "fix:" in message
+    assert "where:" in message
     assert "Traceback" not in message
     for word in words:
         assert word in message, f"{word!r} not in:\n{message}"
@@ -421,7 +422,7 @@ def test_predict_and_evaluate_refuse(world: World, tmp_path: Path) -> None:
     assert world.train()[0] == 0
     target = str(tmp_path / "p")
     for arguments, word in (
-        (("predict", str(tmp_path), str(world.image(0)), "-o", target), "recipe.yaml"),
+        (("predict", str(world.data), str(world.image(0)), "-o", target), "recipe.yaml"),
         (("predict", str(world.out), str(tmp_path / "none.nii.gz"), "-o", target), "none.nii.gz"),
         (("evaluate", str(world.out), "--split", "validation"), "validation"),
         (("evaluate", str(world.data / "labelsTr"), str(world.data / "labelsTr")), "--output"),

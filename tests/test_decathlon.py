@@ -116,6 +116,8 @@ def test_labels_refused_by_name(tmp_path: Path, labels: Any, part: str) -> None:
 def test_spatial_unit(tmp_path: Path) -> None:
     root = make_dataset(tmp_path, ["c"], spatial_unit="um")
     assert read_dataset(root).spatial_unit == "um"
+    make_dataset(tmp_path, ["c"], spatialUnit="micron")
+    assert read_dataset(root).spatial_unit == "um"
     make_dataset(tmp_path, ["c"], spatial_unit="inch")
     refused(root, "'spatial_unit' is 'inch'", '"um"')
 

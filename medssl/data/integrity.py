@@ -114,7 +114,7 @@ def _check_values(path: Path, volume: Volume) -> Iterator[Problem]:
             yield Problem(
                 "error",
                 path,
-                f"{bad} voxels are not a number or infinite",
+                f"{bad} voxels are NaN (not a number) or infinite",
                 "replace them by a number, for instance with numpy.nan_to_num",
             )
             return
@@ -250,7 +250,7 @@ def check_training_set(
     splits: Splits,
     *,
     min_shape: Sequence[int] | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[str], None] | None = None,
 ) -> list[Problem]:
     """Read every case that training will use and refuse to start on a broken one.
 
@@ -258,7 +258,7 @@ def check_training_set(
 
     Args:
         min_shape: smallest allowed voxels per axis of an image as stored, if any.
-        on_progress: called with (cases done, cases in all).
+        on_progress: called with each case's id when it has been read.
 
     Returns:
         The warnings.
@@ -270,7 +270,7 @@ def check_training_set(
     roles += [(c, "held back") for c in (*splits.validation, *splits.test)]
     roles += [(c, "unlabeled") for c in splits.unlabeled]
     problems: list[Problem] = []
-    for done, (case, role) in enumerate(roles, start=1):
+    for case, role in roles:
         found = check_case(case, dataset.labels, len(dataset.modality), min_shape=min_shape)
         if role == "held back":
             found = [
@@ -279,7 +279,7 @@ def check_training_set(
             ]
         problems += found
         if on_progress is not None:
-            on_progress(done, len(roles))
+            on_progress(case.id)
     errors = [p for p in problems if p.severity == "error"]
     if errors:
         raise summarize(errors, dataset)

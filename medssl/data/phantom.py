@@ -48,8 +48,8 @@ def write_phantom(
     """Write a phantom dataset that trains, validates and tests like a real one.
 
     The same options give the same bytes. Case k looks the same however many others there are.
-    ``phantom.json`` beside ``dataset.json`` lists the true voxel count of every structure, in unlabeled
-    cases too, and the settings each case was drawn with.
+    ``phantom.json`` beside ``dataset.json`` lists the true voxels of every structure, unlabeled
+    cases included, and the settings each case was drawn with.
 
     Args:
         out: a folder that does not exist or is empty.
@@ -117,7 +117,7 @@ def ensure_phantom(
     try:
         if folder.is_dir():
             shutil.rmtree(folder)
-        return write_phantom(folder, on_progress=on_progress, **resolved)
+        write_phantom(folder, on_progress=on_progress, **resolved)
     except (MedSSLError, OSError) as error:
         if is_intact(folder):  # another process was faster
             return folder
@@ -128,6 +128,7 @@ def ensure_phantom(
             where=folder,
             fix="delete this folder, or set data.cache to one you may write to",
         ) from error
+    return folder
 
 
 def is_intact(folder: Path) -> bool:
@@ -174,6 +175,7 @@ def _all_or_nothing(out: Path) -> Iterator[Path]:
 def _write_dataset(folder: Path, options: PhantomOptions, on_progress: OnProgress | None) -> None:
     """Write all images, labels, dataset.json and phantom.json into an existing folder."""
     kind = KINDS[options.kind]
+    shape = options.shape or kind.shape
     places = {
         "training": (options.labeled, "imagesTr", "labelsTr"),
         "validation": (options.validation, "imagesTr", "labelsTr"),
@@ -187,10 +189,10 @@ def _write_dataset(folder: Path, options: PhantomOptions, on_progress: OnProgres
     for position, (role, (count, images, labels)) in enumerate(places.items()):
         for index in range(count):
             # Addressed by (seed, role, index): a case does not depend on how many others there are.
-            scan = kind.draw(np.random.default_rng([options.seed, position, index]), options.shape)
+            scan = kind.draw(np.random.default_rng([options.seed, position, index]), shape)
             case = f"{options.kind}_{len(cases) + 1:03d}"
             name = f"{case}.nii.gz"
-            files = {f"{images}/{name}": scan.image}
+            files: dict[str, NDArray[Any]] = {f"{images}/{name}": scan.image}
             if labels is not None:
                 files[f"{labels}/{name}"] = scan.label
             for path, array in files.items():
@@ -218,7 +220,7 @@ def _dataset_json(
         "name": f"Phantom {options.kind}",
         "description": f"Synthetic {kind.modality} volumes, seed {options.seed}",
         "reference": "medssl",
-        "licence": "CC0",
+        "license": "CC0-1.0",
         "release": str(PHANTOM_VERSION),
         "tensorImageSize": "3D",
         "spatialUnit": kind.spatial_unit,

@@ -23,7 +23,7 @@ SHAPE = (56, 56, 28)
 
 # Intensities of two sequences; a case lies somewhere on the line between them.
 _BRIGHT_BLOOD = {"body": 0.38, "fat": 0.80, "arc": 0.70, "wall": 0.62, "blood": 1.00, "node": 0.78}
-_DARK_BLOOD = {"body": 0.40, "fat": 0.55, "arc": 0.66, "wall": 0.76, "blood": 0.15, "node": 0.70}
+_DARK_BLOOD = {"body": 0.40, "fat": 0.72, "arc": 0.64, "wall": 0.72, "blood": 0.15, "node": 0.70}
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def _paint_trunk(canvas: Canvas, points: Array, contrast: _Contrast) -> None:
     skin = parts.ellipsoid(points, radii)
     texture = 1 + 0.05 * parts.smooth_field(rng, canvas.label.shape, (2.5, 2.5, 1.25))
     canvas.paint(skin, contrast("fat"))
-    canvas.paint(skin + float(rng.uniform(1.5, 3.5)), contrast("body") * texture)
+    canvas.paint(skin + float(rng.uniform(2.0, 4.0)), contrast("body") * texture)
 
 
 def _paint_distractors(canvas: Canvas, points: Array, contrast: _Contrast) -> None:
@@ -102,9 +102,9 @@ def _paint_distractors(canvas: Canvas, points: Array, contrast: _Contrast) -> No
     )
     # A closed shell with the wall's intensity around something that is not blood.
     shell = parts.place(points, rng.normal([6, 7, 14], 1.5))
-    radii = rng.uniform([4.5, 4.5, 5.0], [6.5, 6.5, 7.0])
+    radii = rng.uniform([5.5, 5.5, 6.0], [7.0, 7.0, 8.0])
     canvas.paint(parts.ellipsoid(shell, radii), contrast("wall"))
-    canvas.paint(parts.ellipsoid(shell, radii - rng.uniform(1.8, 2.8)), contrast("blood"))
+    canvas.paint(parts.ellipsoid(shell, radii - rng.uniform(2.0, 3.0)), contrast("blood"))
     # Blobs like the node, away from the side where the node lies.
     for center in ([-6.0, -8.0, 17.0], [-12.0, 6.0, -17.0], [4.0, 4.0, -20.0]):
         if rng.random() < 0.75:

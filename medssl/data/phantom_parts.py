@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 Array = NDArray[np.float32]
+Triple = Sequence[float] | NDArray[np.float64]
+"""Three numbers, one per axis."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Grid:
         return np.einsum("ij,j...->i...", self.direction, local).astype(np.float32)
 
 
-def rotation(degrees: Sequence[float]) -> NDArray[np.float64]:
+def rotation(degrees: Triple) -> NDArray[np.float64]:
     """Rotation matrix of angles about the x, y and z axes, applied in that order."""
     out = np.eye(3)
     for axis, angle in enumerate(np.deg2rad(degrees)):
@@ -112,7 +114,7 @@ def draw_grid(
     return Grid(shape, spacing, direction, np.round(origin, 2))
 
 
-def place(points: Array, center: Sequence[float], turn: NDArray[np.float64] | None = None) -> Array:
+def place(points: Array, center: Triple, turn: NDArray[np.float64] | None = None) -> Array:
     """Express points in the frame of a shape at ``center`` whose axes are columns of ``turn``."""
     local = points - np.asarray(center, dtype=np.float32).reshape(3, 1, 1, 1)
     if turn is None:
@@ -132,7 +134,7 @@ def warp(points: Array, rng: np.random.Generator, *, amplitude: float, waves: in
     return moved
 
 
-def ellipsoid(local: Array, radii: Sequence[float]) -> Array:
+def ellipsoid(local: Array, radii: Triple) -> Array:
     """Approximate signed distance to an axis-aligned ellipsoid (exact for a sphere)."""
     radius = np.asarray(radii, dtype=np.float32).reshape(3, 1, 1, 1)
     scaled = np.sqrt(np.sum((local / radius) ** 2, axis=0))

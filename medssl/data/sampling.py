@@ -98,10 +98,13 @@ class PatchSampler:
             ``strong`` like ``image`` if asked for.
         """
         first = iteration * self.batch_size
-        patches = [self.draw(number) for number in range(first, first + self.batch_size)]
-        out = {name: torch.stack([patch[name] for patch in patches]) for name in patches[0]}
-        if "label" in out:
-            out["label"] = out["label"].long()
+        out: dict[str, Tensor] = {}
+        for position in range(self.batch_size):
+            for name, tensor in self.draw(first + position).items():
+                if name not in out:
+                    dtype = torch.int64 if name == "label" else torch.float32
+                    out[name] = torch.empty((self.batch_size, *tensor.shape), dtype=dtype)
+                out[name][position].copy_(tensor)
         return out
 
     def draw(self, number: int) -> dict[str, Tensor]:
@@ -174,7 +177,10 @@ class PatchSampler:
     def _foreground_voxel(
         self, case: CachedCase, slice_index: int, rng: np.random.Generator
     ) -> tuple[int, ...] | None:
-        if case.label is None:
+        extra = [n - s for n, s in zip(case.shape, self.size, strict=True)]
+        if self.slice_axis is not None:
+            extra[self.slice_axis] = 0
+        if case.label is None or max(extra) <= 0:  # nothing to center
             return None
         shape = list(case.shape)
         if self.slice_axis is None:
@@ -196,7 +202,8 @@ class PatchSampler:
     def _pad_value(self, index: int) -> float:
         """Return the volume's lowest value, its background under every intensity rule."""
         if index not in self._pad_values:
-            self._pad_values[index] = float(self.cases[index].image.min())
+            image = np.array(self.cases[index].image)  # NumPy itself is slow in half precision
+            self._pad_values[index] = float(torch.from_numpy(image).min())
         return self._pad_values[index]
 
     def __getstate__(self) -> dict[str, Any]:

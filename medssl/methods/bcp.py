@@ -12,19 +12,20 @@ start from that network; per iteration
      and 0.5 where it is a pseudo-label;
   4. teacher <- 0.99 teacher + 0.01 student.
 
-Presets. ``official`` follows the published code, of variant ``acdc``, ``la`` or ``pancreas``. Its
-background-Dice bug of before October 2023 is
-``legacy_background_bug``. ``corrected`` (default) differs from it as follows:
+Presets. ``official`` follows the published code, of variant ``acdc``, ``la`` or ``pancreas``. The
+background-Dice bug it had until October 2023 is ``legacy_background_bug``. ``corrected`` (default)
+differs from it as follows:
   * teacher in eval mode: pseudo-labels depend neither on dropout nor on the patches beside;
   * buffers averaged with the weights (official: acdc only), as an eval-mode teacher needs;
   * EMA with warm-up, so that short runs do not keep the stage-1 teacher for their first hundred
     iterations;
   * every box position can be drawn (the code excludes the last) and every mixed image has its own
-    box (the code: one per iteration): more variety at no cost;
+    box (the code: one per iteration): more varied mixes;
   * losses are normalized per source, ground truth or pseudo-label, over both mixed images
     (``normalize: source``), not per region: a voxel weighs the same inside and outside a box, and
     a class missing in one region does not disturb its Dice;
-  * both mixed images in one student pass (``joint_forward``): same batch statistics, less overhead;
+  * both mixed images in one student pass (``joint_forward``): BatchNorm sees them together, and on
+    a CPU a single volume does not fall back to PyTorch's slow convolution;
   * pre-training mixes each labeled image with the next one (``pretrain_pairing: cycle``), so the
     network sees the whole labeled batch and not half as many images; one whole-image Dice + CE;
   * Dice as in ``supervised`` (batch, squared, foreground), so that comparisons are about the data;

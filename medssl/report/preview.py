@@ -8,7 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from medssl.data.preprocess import read_image
+from medssl.data.images import read_image
 from medssl.data.split import load_splits
 from medssl.evaluation.folders import read_label
 from medssl.recipe import load_recipe
@@ -70,7 +70,7 @@ def draw_case(
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    volume = read_image((image,))
+    volume = read_image(image)
     affine = np.asarray(volume.affine)
     intensity, turn = _to_ras(np.asarray(volume[0]), affine)
     labels = turn(read_label(reference)[0])

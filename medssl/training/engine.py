@@ -160,7 +160,7 @@ class Engine:
             progress = Progress(
                 stage.name, state.iteration, stage.iterations, self.recipe.seed, micro
             )
-            torch.manualtorch_seed(torch_seed(progress))
+            torch.manual_seed(torch_seed(progress))
             _, arrays = next(batches)
             batch = to_batch(arrays, self.device)
             with autocast(self.device, self.precision):
@@ -204,7 +204,7 @@ class Engine:
                 best = load_checkpoint(path, map_location=self.device)
                 load_weights(self.method, best["method_state"], path)
                 self.display.say(f"{stage.name}: starts from the best weights of {previous}")
-            torch.manualtorch_seed(
+            torch.manual_seed(
                 torch_seed(Progress(stage.name, -1, stage.iterations, self.recipe.seed))
             )
             self.method.start_stage(stage.name)

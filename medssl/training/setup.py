@@ -75,7 +75,10 @@ def plan_cases(recipe: Recipe, display: Display) -> tuple[Dataset, Splits]:
     """Read the dataset and decide which case is used as what. No image is opened."""
     dataset = open_dataset(recipe, display)
     uses_unlabeled = get_method(recipe.method.name).uses_unlabeled
-    return dataset, make_splits(dataset, recipe.data, uses_unlabeled=uses_unlabeled)
+    splits = make_splits(dataset, recipe.data, uses_unlabeled=uses_unlabeled)
+    for note in splits.notes:
+        display.say(f"note: {note}")
+    return dataset, splits
 
 
 def prepare_cases(
@@ -87,7 +90,11 @@ def prepare_cases(
         MedSSLError: an unreadable or inconsistent file, or a patch that does not suit the volumes.
     """
     with display.counting("checking files", len(_all(splits))) as done:
-        check_training_set(dataset, splits, on_progress=done)
+        warnings = check_training_set(dataset, splits, on_progress=done)
+    for problem in warnings[:5]:
+        display.say(f"warning: {problem.file.name}: {problem.what}")
+    if len(warnings) > 5:
+        display.say(f"warning: and {len(warnings) - 5} more files with warnings")
     uses_unlabeled = get_method(recipe.method.name).uses_unlabeled
     unlabeled = splits.unlabeled if uses_unlabeled else ()
     wanted = (*splits.labeled, *unlabeled, *splits.validation)
@@ -149,6 +156,13 @@ def sampler_factory(
     """Return a function that makes the patch samplers of a stage."""
     training, spec, labels = recipe.training, recipe.spec, data.dataset.labels
     index = {value: i for i, value in enumerate(labels.values)}
+    undeclared = sorted({v for pair in spec.label_pairs for v in pair} - index.keys())
+    if undeclared:
+        raise MedSSLError(
+            f"the data spec's label_pairs name {undeclared}, which the dataset does not declare",
+            where=data.dataset.root / "dataset.json",
+            fix="override spec.label_pairs with the dataset's own left and right labels",
+        )
     augmenter = Augmenter(
         training.augment,
         spec,
