@@ -28,9 +28,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return write_dataset(folder / "data"), folder / "cache"
 
 
-def recipe_file(world: tuple[Path, Path], folder: Path, method: str, **changes: Any) -> Path:
-    changes = {"method": {"name": method}, **changes}
-    return write_recipe(folder / f"{method}.yaml", small_recipe(*world, **changes))
+def recipe_file(world: tuple[Path, Path], folder: Path, name: str, **changes: Any) -> Path:
+    changes = {"method": {"name": name}, **changes}
+    return write_recipe(folder / f"{name}.yaml", small_recipe(*world, **changes))
 
 
 def weights(run: Path) -> dict[str, Any]:

@@ -160,7 +160,7 @@ class BCP(Method):
         else:
             labeled, unlabeled = region_loss(logits, images, self.rules)
         with torch.no_grad():
-            predicted = torch.cat([x.argmax(1) for x in logits])
+            predicted = torch.cat([hard_labels(x.detach()) for x in logits])
             agree = weighted_mean((predicted == target).float(), ~is_truth)
         terms["loss/labeled"] = labeled.detach()
         terms["loss/unlabeled"] = unlabeled.detach()
