@@ -176,9 +176,11 @@ def phantom(
     seed: Annotated[int, typer.Option(help="seed")] = 0,
 ) -> None:
     """Write the built-in synthetic dataset for inspection."""
-    from medssl.data.phantom import write_phantom
+    from medssl.data.phantom import phantom_options, write_phantom
 
-    with _display(ctx).counting("writing", 0) as done:
+    options = phantom_options({"kind": kind, "seed": seed})
+    total = options.labeled + options.validation + options.unlabeled + options.test
+    with _display(ctx).counting("writing the phantom", total) as done:
         path = write_phantom(output, kind=kind, seed=seed, on_progress=done)
     out.print(f"phantom dataset: {path}", highlight=False)
 

@@ -356,3 +356,29 @@ def test_a_crash_with_an_open_loader_does_not_hang(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert "the loop fails" in done.stderr
+
+
+def test_labels_only_never_reads_an_image() -> None:
+    class Unreadable:
+        shape = (1, 12, 10, 8)
+
+        def __getitem__(self, _: object) -> np.ndarray:
+            raise AssertionError("an image was read")
+
+    label = np.zeros((12, 10, 8), np.uint8)
+    label[3:6, 2:5, 1:4] = 1
+    indices = {1: np.flatnonzero(label).astype(np.int32)}
+    case = CachedCase("a", "a", Unreadable(), label, indices)  # type: ignore[arg-type]
+    sampler = PatchSampler(
+        [case],
+        patch=(6, 6, 4),
+        batch_size=2,
+        seed=0,
+        stream="masks",
+        foreground_fraction=1.0,
+        labels_only=True,
+    )
+    batch = sampler.batch(0)
+    assert set(batch) == {"label"}
+    assert batch["label"].shape == (2, 6, 6, 4)
+    assert (batch["label"] == 1).any()

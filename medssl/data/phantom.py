@@ -30,7 +30,7 @@ from medssl.errors import MedSSLError
 PHANTOM_VERSION = 1
 """Raise it whenever the same options give other voxels: cached phantoms are then made anew."""
 
-OnProgress = Callable[[int, int], None]
+OnProgress = Callable[[str], None]
 
 
 def write_phantom(
@@ -54,7 +54,7 @@ def write_phantom(
     Args:
         out: a folder that does not exist or is empty.
         kind, labeled, unlabeled, test, validation, seed, shape: see :class:`PhantomOptions`.
-        on_progress: called with (cases written, cases in all).
+        on_progress: called with each case's id when it is written.
 
     Returns:
         The folder.
@@ -104,7 +104,7 @@ def ensure_phantom(
     Args:
         cache_root: where phantoms are kept, one folder per set of options.
         options: any of :class:`PhantomOptions`.
-        on_progress: called with (cases written, cases in all) if it has to be written.
+        on_progress: called with each case's id, if it has to be written.
 
     Raises:
         MedSSLError: see :func:`write_phantom`.
@@ -182,7 +182,6 @@ def _write_dataset(folder: Path, options: PhantomOptions, on_progress: OnProgres
         "unlabeled": (options.unlabeled, "imagesUn", None),
         "test": (options.test, "imagesTs", "labelsTs"),
     }
-    total = sum(count for count, _, _ in places.values())
     ids: dict[str, list[str]] = {role: [] for role in places}
     cases: dict[str, Any] = {}
     sizes: dict[str, int] = {}
@@ -200,7 +199,7 @@ def _write_dataset(folder: Path, options: PhantomOptions, on_progress: OnProgres
             ids[role].append(case)
             cases[case] = {"role": role, **_describe(scan, kind)}
             if on_progress is not None:
-                on_progress(len(cases), total)
+                on_progress(case)
     _write_json(folder / "dataset.json", _dataset_json(options, kind, ids))
     record = {"version": PHANTOM_VERSION, "options": asdict(options)}
     _write_json(folder / "phantom.json", {**record, **ids, "cases": cases, "files": sizes})

@@ -39,10 +39,12 @@ class PatchSampler:
         slice_axis: axis across the slices, for 2D.
         augment: augmentation, or None for plain crops.
         strong: add the strong view to each batch; needs ``augment``.
+        labels_only: deliver labels alone; no image is read.
 
     Raises:
         MedSSLError: there are no cases.
-        ValueError: cases with and without labels are mixed, or ``strong`` without ``augment``.
+        ValueError: cases with and without labels are mixed, ``strong`` without ``augment``, or
+            ``labels_only`` of cases without labels.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class PatchSampler:
         slice_axis: int = 2,
         augment: Augmenter | None = None,
         strong: bool = False,
+        labels_only: bool = False,
     ) -> None:
         if not cases:
             raise MedSSLError(
@@ -70,6 +73,9 @@ class PatchSampler:
             raise ValueError("the strong view needs an augmenter")
         self.cases = tuple(cases)
         self.labeled = labeled.pop()
+        if labels_only and not self.labeled:
+            raise ValueError(f"stream {stream!r} asks for labels of unlabeled cases")
+        self.labels_only = labels_only
         self.batch_size = batch_size
         self.seed = seed
         self.stream = stream
@@ -115,9 +121,13 @@ class PatchSampler:
         geometry = Geometry() if self.augment is None else self.augment.draw_geometry(rng)
         size = geometry.source_size(self.size)
         start = self._start(case, slice_index, size, rng)
-        image = _crop(case.image, start, size, lambda: self._pad_value(index))
         # Padding is labeled background, as in the literature: outside of a scan nothing is shown.
         label = None if case.label is None else _crop(case.label[None], start, size, lambda: 0)[0]
+        if self.labels_only:
+            assert label is not None
+            image = label[None]  # a stand-in that is dropped in the end
+        else:
+            image = _crop(case.image, start, size, lambda: self._pad_value(index))
         return self._finish(image, label, geometry, rng)
 
     def _finish(
@@ -134,11 +144,14 @@ class PatchSampler:
                 out["label"] = torch.from_numpy(np.array(label, order="C"))
         else:
             moved, target = self.augment.move(image, label, geometry)
-            out["image"] = self.augment.weak(moved, rng)
+            if not self.labels_only:
+                out["image"] = self.augment.weak(moved, rng)
             if target is not None:
                 out["label"] = target
             if self.strong:
                 out["strong"] = self.augment.strong(out["image"], rng)
+        if self.labels_only:
+            out.pop("image", None)
         if self.slice_axis is None:
             return out
         # The slice axis counts from the end, whether or not there is a channel axis.

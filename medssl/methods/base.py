@@ -12,7 +12,11 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 NetworkBuilder = Callable[..., nn.Module]
-"""Build a fresh network; keyword arguments override the recipe's network options."""
+"""Build a fresh network: ``build(network=None, in_channels=None, num_classes=None, **options)``.
+
+Without arguments, the network of the recipe. ``options`` override the recipe's network options;
+with another ``network`` (a registered name) they are all the options it gets.
+"""
 
 
 class Settings(BaseModel):
@@ -42,10 +46,14 @@ class UnlabeledBatch:
 
 @dataclass(frozen=True)
 class Batch:
-    """The two streams of one iteration. A stream that the stage does not ask for is None."""
+    """The streams of one iteration. A stream that the stage does not ask for is None.
+
+    ``masks (B, *spatial)`` int64 are labels of labeled cases alone: no image is read for them.
+    """
 
     labeled: LabeledBatch | None
     unlabeled: UnlabeledBatch | None
+    masks: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,7 @@ class Stage:
     Attributes:
         name: as used in the recipe's ``training.stages``.
         iterations: length of the stage.
-        streams: which of ``labeled`` and ``unlabeled`` it draws.
+        streams: which of ``labeled``, ``unlabeled`` and ``masks`` it draws.
         carry_optimizer: start with the previous stage's optimizer state instead of a fresh one.
         start_from_best: start from the best checkpoint of the previous stage if it has one.
     """
@@ -149,6 +157,14 @@ class Method(nn.Module):
     def trainable(self, stage: str) -> dict[str, list[nn.Parameter]]:
         """Parameters to optimize in a stage, one optimizer per entry."""
         raise NotImplementedError
+
+    def batch_address(self, stage: str, number: int) -> int:
+        """Return which batch of the streams to use as the ``number``-th batch of a stage.
+
+        Streams are addressed, so a method may come back to a batch, for instance to show the same
+        patches to two networks in turn. The default is one new batch each time.
+        """
+        return number
 
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Compute the losses of one iteration."""

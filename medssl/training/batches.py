@@ -25,7 +25,8 @@ def to_batch(arrays: Mapping[str, Mapping[str, Tensor]], device: torch.device) -
         source = arrays["unlabeled"]
         strong = source.get("strong")
         unlabeled = UnlabeledBatch(move(source["image"]), None if strong is None else move(strong))
-    return Batch(labeled, unlabeled)
+    masks = move(arrays["masks"]["label"]) if "masks" in arrays else None
+    return Batch(labeled, unlabeled, masks)
 
 
 def torch_seed(progress: Progress) -> int:

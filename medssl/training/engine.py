@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -236,13 +237,12 @@ class Engine:
 
     def _loader(self, stage: Stage) -> StreamLoader:
         accumulate = self.training.accumulate
-        address = getattr(self.method, "batch_address", None)
         return StreamLoader(
             self.samplers(stage),
             start=self.state.iteration * accumulate,
             stop=stage.iterations * accumulate,
             workers=self.workers,
-            address=(lambda k: address(stage.name, k)) if address else None,
+            address=partial(self.method.batch_address, stage.name),
             pin_memory=self.device.type == "cuda",
         )
 

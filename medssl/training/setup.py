@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from medssl.data.cache import CaseCache, default_cache_root
 from medssl.data.case import CachedCase, Case, Dataset, LabelMap
 from medssl.data.decathlon import read_dataset
 from medssl.data.integrity import check_training_set
-from medssl.data.phantom import ensure_phantom
+from medssl.data.phantom import ensure_phantom, phantom_options
 from medssl.data.sampling import PatchSampler
 from medssl.data.split import Splits, make_splits
 from medssl.errors import MedSSLError
@@ -52,15 +53,19 @@ def open_dataset(recipe: Recipe, display: Display | None = None) -> Dataset:
     """Read the recipe's dataset, making the phantom if that is what it asks for."""
     root = Path(recipe.data.root)
     if recipe.data.root == "phantom":
-        root = ensure_phantom(cache_root(recipe), dict(recipe.data.phantom))
+        options = dict(recipe.data.phantom)
+        sizes = phantom_options(options)
+        total = sizes.labeled + sizes.validation + sizes.unlabeled + sizes.test
+        with (display or Display(quiet=True)).counting("making the phantom", total) as done:
+            root = ensure_phantom(cache_root(recipe), options, done)
     dataset = read_dataset(
         root,
         extra_unlabeled=recipe.data.unlabeled,
         patient_pattern=recipe.data.patient_pattern,
     )
-    for line in dataset.deviations if display else ():
-        assert display is not None
-        display.say(f"note: {line}")
+    if display is not None:
+        for line in dataset.deviations:
+            display.say(f"note: {line}")
     if dataset.spatial_unit != recipe.spec.spatial_unit:
         raise MedSSLError(
             f"the dataset is in {dataset.spatial_unit} but the data spec "
@@ -133,15 +138,22 @@ def _check_patch_against(data: TrainingData, recipe: Recipe) -> None:
 
 def create_method(recipe: Recipe, settings: Settings, *, num_classes: int, channels: int) -> Method:
     """Build the method with freshly initialized networks that depend on the seed alone."""
-    dims = recipe.training.spatial_dims
+    dims, classes = recipe.training.spatial_dims, num_classes
 
-    def build(**overrides: object) -> nn.Module:
+    def build(
+        *,
+        network: str | None = None,
+        in_channels: int | None = None,
+        num_classes: int | None = None,
+        **options: Any,
+    ) -> nn.Module:
+        same = network in (None, recipe.network.name)
         return build_network(
-            recipe.network.name,
+            network or recipe.network.name,
             spatial_dims=dims,
-            in_channels=channels,
-            num_classes=num_classes,
-            options={**recipe.network.options, **overrides},
+            in_channels=channels if in_channels is None else in_channels,
+            num_classes=classes if num_classes is None else num_classes,
+            options={**recipe.network.options, **options} if same else options,
         )
 
     torch.manual_seed(recipe.seed)
@@ -169,8 +181,12 @@ def sampler_factory(
         spatial_dims=training.spatial_dims,
         label_pairs=[[index[a], index[b]] for a, b in spec.label_pairs],
     )
-    cases = {"labeled": data.labeled, "unlabeled": data.unlabeled}
-    sizes = {"labeled": training.labeled_batch, "unlabeled": training.unlabeled_batch}
+    cases = {"labeled": data.labeled, "unlabeled": data.unlabeled, "masks": data.labeled}
+    sizes = {
+        "labeled": training.labeled_batch,
+        "unlabeled": training.unlabeled_batch,
+        "masks": training.labeled_batch,
+    }
 
     def make(stage: Stage) -> dict[str, PatchSampler]:
         return {
@@ -180,10 +196,11 @@ def sampler_factory(
                 batch_size=sizes[stream],
                 seed=recipe.seed,
                 stream=f"{stage.name}/{stream}",
-                foreground_fraction=training.foreground_fraction if stream == "labeled" else 0.0,
+                foreground_fraction=0.0 if stream == "unlabeled" else training.foreground_fraction,
                 slice_axis=spec.slice_axis,
                 augment=augmenter,
                 strong=strong and stream == "unlabeled",
+                labels_only=stream == "masks",
             )
             for stream in stage.streams
         }
