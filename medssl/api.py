@@ -21,7 +21,7 @@ from medssl.evaluation.summary import summarize, write_cases_csv, write_summary_
 from medssl.inference.folder import PredictionResult, find_images, predict_files
 from medssl.recipe import LoadedRecipe, load_recipe, save_recipe
 from medssl.runs import LoadedRun, evaluate_run, load_run
-from medssl.training.engine import Engine, Stopped
+from medssl.training.engine import Engine
 from medssl.training.precision import resolve_device, resolve_precision, speed_up
 from medssl.training.progress import Display
 from medssl.training.run_folder import (
@@ -42,6 +42,7 @@ from medssl.training.setup import (
     prepare_cases,
     sampler_factory,
 )
+from medssl.training.state import Stopped
 
 __all__ = [
     "LoadedRun",

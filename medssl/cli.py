@@ -24,6 +24,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 out = Console()
+if not out.is_terminal:
+    out = Console(width=120)  # tables in files and pipes are not cut at 80 columns
 err = Console(stderr=True)
 
 Overrides = Annotated[
@@ -290,7 +292,7 @@ def run(arguments: Sequence[str]) -> int:
         )
         problem.__cause__ = error
     except Exception as error:
-        from medssl.training.engine import Stopped
+        from medssl.training.state import Stopped
 
         if not isinstance(error, Stopped):
             if debug:

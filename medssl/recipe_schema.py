@@ -147,12 +147,17 @@ class OptimizerSettings(Strict):
 class ScheduleSettings(Strict):
     """Learning rate over the iterations of one stage."""
 
-    name: Literal["constant", "poly", "cosine", "step"] = Field("poly")
+    name: Literal["constant", "poly", "cosine", "step", "warmup_constant_cosine"] = Field("poly")
     warmup: int = Field(0, ge=0, description="iterations of linear warm-up")
     power: float = Field(0.9, gt=0, description="poly only")
     step_size: int = Field(2500, gt=0, description="step only: iterations between drops")
     gamma: float = Field(0.1, gt=0, le=1, description="step only: factor of a drop")
-    min_lr: float = Field(0.0, ge=0, description="cosine and poly: final learning rate")
+    min_lr: float = Field(
+        0.0, ge=0, description="final learning rate; warmup_constant_cosine: first one too"
+    )
+    decay_start: float = Field(
+        0.5, ge=0, lt=1, description="warmup_constant_cosine only: share of the stage before decay"
+    )
 
 
 class AugmentSettings(Strict):
@@ -187,6 +192,9 @@ class StageSettings(Strict):
 
     optimizer: OptimizerSettings | None = None
     schedule: ScheduleSettings | None = None
+    reuse: str | None = Field(
+        None, description="run folder or checkpoint whose result of this stage is taken instead"
+    )
 
 
 class TrainingSettings(Strict):

@@ -19,7 +19,8 @@ from helpers import small_recipe, write_dataset, write_recipe
 from medssl import api
 from medssl.methods import REGISTRY
 from medssl.training.checkpoint import load_checkpoint
-from medssl.training.engine import Engine, Stopped
+from medssl.training.engine import Engine
+from medssl.training.state import Stopped
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +139,20 @@ def test_a_finished_run_is_extended(world: tuple[Path, Path], tmp_path: Path) ->
     assert_same_state(weights(whole), weights(tmp_path / "run"))
 
 
+def test_a_stage_is_taken_from_another_run(world: tuple[Path, Path], tmp_path: Path) -> None:
+    recipe = recipe_file(world, tmp_path, "bcp")
+    whole = api.train(recipe, output=tmp_path / "whole").path
+    reuse = [f"training.stages.pretrain.reuse={whole}"]
+    other = api.train(recipe, overrides=reuse, output=tmp_path / "other").path
+    one, two = weights(whole), weights(other)
+    assert_same_state(one["method_state"], two["method_state"])
+    assert two["state"]["step"] < one["state"]["step"]
+    fresh = api.train(recipe, overrides=["seed=4"], output=tmp_path / "fresh").path
+    reused = api.train(recipe, overrides=["seed=4", *reuse], output=tmp_path / "reused").path
+    parts = [weights(p)["method_state"] for p in (fresh, reused)]
+    assert any(not torch.equal(parts[0][k], parts[1][k]) for k in parts[0] if "student" in k)
+
+
 def test_resuming_a_finished_run_only_evaluates(world: tuple[Path, Path], tmp_path: Path) -> None:
     recipe = recipe_file(world, tmp_path, "bcp")
     first = api.train(recipe, output=tmp_path / "run")
@@ -164,7 +179,7 @@ def test_sigterm_saves_and_says_how_to_resume(
         patch.setattr(Engine, "_step", terminated)
         with pytest.raises(Stopped):
             api.train(recipe, output=tmp_path / "run")
-    assert weights(tmp_path / "run")["iteration"] == 4
+    assert weights(tmp_path / "run")["state"]["iteration"] == 4
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["status"] == "stopped"
     api.train(recipe, output=tmp_path / "run", resume=True)
     assert_same_state(weights(whole), weights(tmp_path / "run"))

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,37 +28,14 @@ from medssl.training.checkpoint import load_checkpoint, load_weights, save_check
 from medssl.training.optimization import build_optimizer, learning_rate
 from medssl.training.precision import autocast, make_scaler
 from medssl.training.progress import Display
+from medssl.training.records import Records
 from medssl.training.run_folder import RunFolder
+from medssl.training.state import SignalCatcher, State, Stopped
 from medssl.training.step_log import NOT_FINITE_FIX, StepLog
 
 logger = logging.getLogger(__name__)
 
 SamplerFactory = Callable[[Stage], dict[str, PatchSampler]]
-
-
-@dataclass
-class State:
-    """Where a run stands; with the weights, all that a resumed run needs.
-
-    ``iteration`` counts the finished iterations of stage number ``stage``, ``step`` those of all.
-    """
-
-    stage: int = 0
-    iteration: int = 0
-    step: int = 0
-    ended: bool = False
-    best: float | None = None
-    stale: int = 0
-    seconds: float = 0.0
-    bests: dict[str, float] = field(default_factory=dict)
-
-
-class Stopped(Exception):  # noqa: N818 - not an error: the user or the queue asked for it
-    """Training was asked to stop by a signal; its state has been saved."""
-
-    def __init__(self, signum: int, step: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name} after {step} iterations")
-        self.signum = signum
 
 
 class Engine:
@@ -95,8 +71,8 @@ class Engine:
         self.state = State()
         self.scaler = make_scaler(device, precision)
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
-        self._signal: int | None = None
-        self._writer: Any = None
+        self.records = Records(run, display)
+        self.signals = SignalCatcher()
         self._log = StepLog()
 
     # ------------------------------------------------------------------ the loop
@@ -109,17 +85,14 @@ class Engine:
             MedSSLError: the loss is not finite, or the disk is full.
         """
         saved = self._restore() if resume else None
-        handlers = self._catch_signals()
         try:
-            for index in range(self.state.stage, len(self.stages)):
-                self._start_stage(index, saved if index == self.state.stage else None)
-                self._run_stage(self.stages[index])
-            return self.state
+            with self.signals:
+                for index in range(self.state.stage, len(self.stages)):
+                    self._start_stage(index, saved if index == self.state.stage else None)
+                    self._run_stage(self.stages[index])
         finally:
-            for signum, handler in handlers.items():
-                signal.signal(signum, handler)
-            if self._writer is not None:
-                self._writer.close()
+            self.records.close()
+        return self.state
 
     def _run_stage(self, stage: Stage) -> None:
         state, training = self.state, self.training
@@ -145,8 +118,9 @@ class Engine:
                             f"stage ends at iteration {state.iteration}"
                         )
                         state.ended = True
-                if self._signal is not None:
-                    self._stop(stage)
+                if self.signals.caught is not None:
+                    self._save(stage)
+                    raise Stopped(self.signals.caught, state.step)
                 if not done and state.iteration % training.checkpoint_every == 0:
                     self._save(stage)
         self._end_stage(stage)
@@ -214,6 +188,8 @@ class Engine:
             self.method.start_stage(stage.name)
             load_weights(self.method, saved["method_state"], self.run.last)
         override = self.training.stages.get(stage.name)
+        if saved is None and override and override.reuse:
+            self._reuse(stage, Path(override.reuse))
         settings = (override and override.optimizer) or self.training.optimizer
         earlier = {k: o.state_dict() for k, o in self.optimizers.items()}
         self.optimizers = {
@@ -226,13 +202,31 @@ class Engine:
                 optimizer.load_state_dict(states[key])
         self.method.train()
 
+    def _reuse(self, stage: Stage, source: Path) -> None:
+        """Take what another run trained in this stage, and end the stage at once.
+
+        Only the modules the stage trains are taken, so the others still depend on this run's seed.
+        """
+        path = RunFolder(source).stage_end(stage.name) if source.is_dir() else source
+        other = load_checkpoint(path, map_location=self.device, method=self.recipe.method.name)
+        trained = {id(p) for group in self.method.trainable(stage.name).values() for p in group}
+        modules = {n.split(".")[0] for n, p in self.method.named_parameters() if id(p) in trained}
+        taken = {k: v for k, v in other["method_state"].items() if k.split(".")[0] in modules}
+        load_weights(self.method, {**self.method.state_dict(), **taken}, path)
+        self.state.ended = True
+        self.display.say(f"{stage.name}: taken from {path}")
+
     def _end_stage(self, stage: Stage) -> None:
         """Leave a checkpoint from which the next stage, or nothing, remains to be done."""
-        last = self.state.stage == len(self.stages) - 1
         if self.state.best is not None:
             self.state.bests[stage.name] = self.state.best
         self._save(stage)
-        if not last:
+        if self.state.stage < len(self.stages) - 1:
+            # Kept for other runs, which may start after this stage (`training.stages.NAME.reuse`).
+            save_checkpoint(
+                {**self._identity(), "method_state": self.method.state_dict()},
+                self.run.stage_end(stage.name),
+            )
             logger.info("stage %s finished after %d iterations", stage.name, self.state.iteration)
 
     def _loader(self, stage: Stage) -> StreamLoader:
@@ -250,7 +244,8 @@ class Engine:
         override = self.training.stages.get(stage.name)
         settings = (override and override.optimizer) or self.training.optimizer
         schedule = (override and override.schedule) or self.training.schedule
-        self._lr = learning_rate(self.state.iteration, stage.iterations, settings.lr, schedule)
+        position, total = self.method.learning_rate_position(stage, self.state.iteration)
+        self._lr = learning_rate(position, total, settings.lr, schedule)
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = self._lr
@@ -269,19 +264,7 @@ class Engine:
                 where=self.run.path,
                 fix=NOT_FINITE_FIX,
             )
-        record = {
-            "step": state.step,
-            "stage": stage.name,
-            "iteration": state.iteration,
-            "lr": self._lr,
-            "iterations_per_second": round(speed, 4),
-            **terms,
-        }
-        self.run.append_metrics(record)
-        for key, value in terms.items():
-            self._tensorboard().add_scalar(key, value, state.step)
-        self._tensorboard().add_scalar("lr", self._lr, state.step)
-        self.display.numbers(stage.name, state.iteration, stage.iterations, speed, terms)
+        self.records.step(stage.name, stage.iterations, state, self._lr, speed, terms)
 
     def _validate(self, stage: Stage) -> None:
         assert self.validate is not None
@@ -298,21 +281,9 @@ class Engine:
                 {**self._identity(), "method_state": self.method.state_dict(), "dice": dice},
                 self.run.best(None if last else stage.name),
             )
-        self.display.validated(stage.name, state.iteration, dice, best=better)
         seconds = time.perf_counter() - started
-        record = {"step": state.step, "stage": stage.name, "iteration": state.iteration}
-        self.run.append_metrics(
-            {**record, "validation/dice": dice, "validation/seconds": round(seconds, 3)}
-        )
-        self._tensorboard().add_scalar("validation/dice", dice, state.step)
+        self.records.validation(stage.name, state, dice, seconds, best=better)
         self._log.restart_clock()
-
-    def _tensorboard(self) -> Any:
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(self.run.tensorboard), purge_step=self.state.step)
-        return self._writer
 
     # ------------------------------------------------------------------ survival
 
@@ -327,25 +298,20 @@ class Engine:
     def _save(self, stage: Stage) -> None:
         """Write last.pt with everything needed to continue."""
         self._log.check_finite(stage.name, self.run.path)
-        state = self.state
         save_checkpoint(
             {
                 **self._identity(),
-                "stage": state.stage,
                 "stage_name": stage.name,
-                "iteration": state.iteration,
-                "ended": state.ended,
-                "best": state.best,
-                "bests": dict(state.bests),
-                "stale": state.stale,
-                "seconds": state.seconds,
+                "state": self.state.to_dict(),
                 "method_state": self.method.state_dict(),
                 "optimizers": {k: o.state_dict() for k, o in self.optimizers.items()},
                 "scaler": self.scaler.state_dict(),
             },
             self.run.last,
         )
-        self.run.write_manifest(iterations_done=state.step, training_seconds=state.seconds)
+        self.run.write_manifest(
+            iterations_done=self.state.step, training_seconds=self.state.seconds
+        )
 
     def _restore(self) -> dict[str, Any] | None:
         """Load last.pt; return its content, which ``_start_stage`` hands to the optimizers.
@@ -365,39 +331,12 @@ class Engine:
                 fix="resume with the seed it was started with, or use another --output",
             )
         self.scaler.load_state_dict(saved["scaler"])
-        self.state = State(
-            stage=saved["stage"],
-            iteration=saved["iteration"],
-            ended=saved["ended"],
-            step=saved["step"],
-            best=saved["best"],
-            stale=saved["stale"],
-            seconds=saved["seconds"],
-            bests=dict(saved["bests"]),
-        )
+        self.state = State.from_dict(saved["state"])
         self.run.truncate_metrics(self.state.step)
         self.display.say(
             f"resuming stage {saved['stage_name']} after iteration {self.state.iteration}"
         )
         return saved
-
-    def _catch_signals(self) -> dict[int, Any]:
-        """On SIGINT and SIGTERM finish the iteration, save and stop; a second one stops at once."""
-
-        def note(signum: int, _frame: Any) -> None:
-            if self._signal is not None:
-                raise KeyboardInterrupt
-            self._signal = signum
-
-        try:
-            return {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not the main thread: the caller owns the signals
-            return {}
-
-    def _stop(self, stage: Stage) -> None:
-        assert self._signal is not None
-        self._save(stage)
-        raise Stopped(self._signal, self.state.step)
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:

@@ -17,6 +17,8 @@ def learning_rate(iteration: int, total: int, base: float, schedule: ScheduleSet
     Being a function of the iteration alone, it needs no state in a checkpoint, and a finished run
     can be extended.
     """
+    if schedule.name == "warmup_constant_cosine":
+        return _warmup_constant_cosine(iteration, total, base, schedule)
     if iteration < schedule.warmup:
         return base * (iteration + 1) / schedule.warmup
     done = (iteration - schedule.warmup) / max(1, total - schedule.warmup)
@@ -29,6 +31,22 @@ def learning_rate(iteration: int, total: int, base: float, schedule: ScheduleSet
             return schedule.min_lr + (base - schedule.min_lr) * (1 - done) ** schedule.power
         case "cosine":
             return schedule.min_lr + (base - schedule.min_lr) * (1 + math.cos(math.pi * done)) / 2
+
+
+def _warmup_constant_cosine(
+    iteration: int, total: int, base: float, schedule: ScheduleSettings
+) -> float:
+    """Rise from the lowest rate, stay, and fall back to it along half a cosine.
+
+    Source: RAIL (Zhao et al. 2025), published code.
+    """
+    low, start = schedule.min_lr, schedule.decay_start * total
+    if iteration < schedule.warmup:
+        return low + (base - low) * iteration / schedule.warmup
+    if iteration < start:
+        return base
+    done = min((iteration - start) / (total - start), 1.0)
+    return low + (base - low) * (1 + math.cos(math.pi * done)) / 2
 
 
 def build_optimizer(

@@ -49,6 +49,10 @@ class RunFolder:
         """The best checkpoint on validation of the last stage, or of an earlier ``stage``."""
         return self.checkpoints / (f"best-{stage}.pt" if stage else "best.pt")
 
+    def stage_end(self, stage: str) -> Path:
+        """The weights at the end of a stage that is not the last."""
+        return self.checkpoints / f"{stage}.pt"
+
     def predictions(self, split: str) -> Path:
         """Folder of the predictions of a split."""
         return self.path / "predictions" / split

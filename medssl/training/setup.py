@@ -65,7 +65,8 @@ def open_dataset(recipe: Recipe, display: Display | None = None) -> Dataset:
     )
     if display is not None:
         for line in dataset.deviations:
-            display.say(f"note: {line}")
+            if "stands for" not in line:  # a misspelt key that was understood is no news
+                display.say(f"note: {line}")
     if dataset.spatial_unit != recipe.spec.spatial_unit:
         raise MedSSLError(
             f"the dataset is in {dataset.spatial_unit} but the data spec "

@@ -1,0 +1,77 @@
+"""Where a run stands, and how it is asked to stop."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import asdict, dataclass, field, fields
+from types import FrameType, TracebackType
+from typing import Any
+
+
+@dataclass
+class State:
+    """Where a run stands; with weights and optimizers, all that a resumed run needs.
+
+    ``iteration`` counts the finished iterations of stage number ``stage``, ``step`` those of all;
+    ``ended`` marks a stage that early stopping cut short or that was taken from another run.
+    """
+
+    stage: int = 0
+    iteration: int = 0
+    step: int = 0
+    ended: bool = False
+    best: float | None = None
+    stale: int = 0
+    seconds: float = 0.0
+    bests: dict[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for a checkpoint."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> State:
+        """Read what :meth:`to_dict` wrote."""
+        return cls(**{f.name: data[f.name] for f in fields(cls)})
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: the user or the queue asked for it
+    """Training was asked to stop by a signal; its state has been saved."""
+
+    def __init__(self, signum: int, step: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name} after {step} iterations")
+        self.signum = signum
+
+
+class SignalCatcher:
+    """While entered, note SIGINT and SIGTERM so that the loop can save; a second one stops at once.
+
+    Attributes:
+        caught: number of the signal that came, or None.
+    """
+
+    def __init__(self) -> None:
+        self.caught: int | None = None
+        self._earlier: dict[int, Any] = {}
+
+    def __enter__(self) -> SignalCatcher:
+        try:
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                self._earlier[signum] = signal.signal(signum, self._note)
+        except ValueError:  # not the main thread: whoever runs that one owns the signals
+            pass
+        return self
+
+    def _note(self, signum: int, _frame: FrameType | None) -> None:
+        if self.caught is not None:
+            raise KeyboardInterrupt
+        self.caught = signum
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for signum, handler in self._earlier.items():
+            signal.signal(signum, handler)
