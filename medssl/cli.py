@@ -37,17 +37,23 @@ Output = Annotated[Path, typer.Option("--output", "-o", help="folder to write")]
 Checkpoint = Annotated[str, typer.Option(help="best, last, or auto: best where there is one")]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        out.print(__version__, highlight=False)
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     ctx: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="show the traceback of an error")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="print results and errors only")] = False,
-    version: Annotated[bool, typer.Option("--version", help="print the version and exit")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="print the version", callback=_print_version, is_eager=True),
+    ] = False,
 ) -> None:
     """Options of every command."""
-    if version:
-        out.print(__version__, highlight=False)
-        raise typer.Exit
     ctx.obj = {"quiet": quiet}
 
 

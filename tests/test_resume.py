@@ -29,8 +29,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return write_dataset(folder / "data"), folder / "cache"
 
 
+# What a method needs that the small recipe has not.
+NEEDS: dict[str, dict[str, Any]] = {
+    "umct": {"network": {"dropout": 0.1}, "training": {"patch": [12, 12, 12]}},
+}
+
+
 def recipe_file(world: tuple[Path, Path], folder: Path, name: str, **changes: Any) -> Path:
-    changes = {"method": {"name": name}, **changes}
+    changes = {**NEEDS.get(name, {}), "method": {"name": name}, **changes}
     return write_recipe(folder / f"{name}.yaml", small_recipe(*world, **changes))
 
 

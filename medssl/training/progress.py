@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,6 +18,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +37,7 @@ class Display:
         self._task: int | None = None
         self._last_line = 0.0
         self._dice: float | None = None
+        self._text = Text()
 
     def say(self, message: str) -> None:
         """Print one line, unless quiet; log it always."""
@@ -52,16 +55,17 @@ class Display:
             return
         columns = (
             TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TextColumn("{task.fields[speed]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[numbers]}"),
         )
-        with Progress(*columns, console=self.console) as self._progress:
-            self._task = self._progress.add_task(
-                name, total=total, completed=done, speed="", numbers=""
-            )
+        self._progress = Progress(*columns, console=self.console)
+        self._task = self._progress.add_task(name, total=total, completed=done, speed="")
+        self._text = Text(style="dim")
+        with Live(Group(self._progress, self._text), console=self.console, refresh_per_second=4):
             yield
         self._progress = self._task = None
 
@@ -74,11 +78,12 @@ class Display:
         self, stage: str, iteration: int, total: int, speed: float, terms: Mapping[str, float]
     ) -> None:
         """Show the newest loss terms and speed."""
-        text = "  ".join(f"{k.removeprefix('loss/')} {v:.3f}" for k, v in list(terms.items())[:5])
+        text = describe(terms)
         if self._dice is not None:
-            text += f"  val Dice {self._dice:.3f}"
+            text += f"  validation Dice {self._dice:.3f}"
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, speed=f"{speed:.2f} it/s", numbers=text)
+            self._progress.update(self._task, speed=f"{speed:.2f} it/s")
+            self._text.plain = text
         elif time.monotonic() - self._last_line > QUIET_SECONDS:
             self._last_line = time.monotonic()
             left = (total - iteration) / max(speed, 1e-9)
@@ -110,3 +115,13 @@ class Display:
         with Progress(*columns, console=self.console, transient=True) as progress:
             task = progress.add_task(description, total=total, item="")
             yield lambda name: progress.update(task, advance=1, item=name)
+
+
+def describe(terms: Mapping[str, float]) -> str:
+    """Write terms such as ``loss/labeled`` in groups: ``loss: total 1.2, labeled 0.9``."""
+    groups: dict[str, list[str]] = {}
+    for key, value in terms.items():
+        group, _, name = key.rpartition("/")
+        groups.setdefault(group, []).append(f"{name} {value:.3f}")
+    ordered = sorted(groups, key=lambda g: g != "loss")
+    return "  ".join(f"{g}: {', '.join(groups[g])}" if g else ", ".join(groups[g]) for g in ordered)
