@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,7 +138,7 @@ def evaluate_run(
     display = display or Display(quiet=True)
     run = load_run(path, checkpoint=checkpoint, device=device, precision=precision)
     dataset = open_dataset(run.recipe)
-    cases = getattr(load_splits(run.folder.splits, dataset), split, ())
+    cases = sorted(getattr(load_splits(run.folder.splits, dataset), split, ()), key=lambda c: c.id)
     if not cases:
         raise MedSSLError(
             f"the run has no {split} cases",
@@ -173,7 +173,7 @@ def evaluate_run(
 
 def _measure(
     run: LoadedRun,
-    cases: tuple[Case, ...],
+    cases: Sequence[Case],
     predictions: dict[str, Path],
     done: Callable[[str], None],
 ) -> list[dict[str, Any]]:
