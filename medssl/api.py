@@ -20,6 +20,8 @@ from medssl.evaluation.folders import evaluate_folders
 from medssl.evaluation.summary import summarize, write_cases_csv, write_summary_json
 from medssl.inference.folder import PredictionResult, find_images, predict_files
 from medssl.recipe import LoadedRecipe, load_recipe, save_recipe
+from medssl.report.compare import compare
+from medssl.report.sweep import SweepResult, sweep
 from medssl.runs import LoadedRun, evaluate_run, load_run
 from medssl.training.engine import Engine
 from medssl.training.precision import resolve_device, resolve_precision, speed_up
@@ -47,13 +49,16 @@ from medssl.training.state import Stopped
 __all__ = [
     "LoadedRun",
     "Stopped",
+    "SweepResult",
     "TrainResult",
+    "compare",
     "evaluate",
     "evaluate_case",
     "evaluate_run",
     "load_recipe",
     "load_run",
     "predict",
+    "sweep",
     "train",
 ]
 

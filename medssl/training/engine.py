@@ -153,14 +153,17 @@ class Engine:
                 raise RuntimeError(f"{type(method).__name__}.training_step gave no loss")
             self._log.add(total, output.terms)
         self._set_learning_rates(stage)
+        # Networks that rest in this iteration have no gradient; their momentum must not move them.
+        active = [
+            o for o in self.optimizers.values() if any(p.grad is not None for p in _parameters(o))
+        ]
         if training.gradient_clip:
-            for optimizer in self.optimizers.values():
+            for optimizer in active:
                 self.scaler.unscale_(optimizer)
-            parameters = [p for o in self.optimizers.values() for p in _parameters(o)]
+            parameters = [p for optimizer in active for p in _parameters(optimizer)]
             torch.nn.utils.clip_grad_norm_(parameters, training.gradient_clip)
-        for optimizer in self.optimizers.values():
-            if any(p.grad is not None for p in _parameters(optimizer)):
-                self.scaler.step(optimizer)
+        for optimizer in active:
+            self.scaler.step(optimizer)
         self.scaler.update()
         method.after_step(progress)
 
