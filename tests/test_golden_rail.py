@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from medssl.methods.rail import Rail
-from medssl.methods.rail_losses import Truth, predict, supervised_loss
+from medssl.methods.rail_losses import Truth, predict, student_loss
 from medssl.methods.rail_presets import RailSettings
 from medssl.methods.rail_schedule import (
     buffered_iterations,
@@ -57,10 +57,20 @@ def test_1_loss_primitives(checks: dict[str, Any]) -> None:
     expected = checks["1_loss_primitives"]["outputs"]
     truth = Truth.of(torch.from_numpy(LABELED)[None], 2)
     student = predict(logits(0, 1.5), truth)
-    probs, log_probs = student.probs[:1], student.log_probs[:1]
+    probs, log_probs = student.labeled.probs, student.labeled.log_probs
     assert student.dice.item() == pytest.approx(expected["dice_loss"], rel=1e-5)
     total = expected["dice_loss"] + expected["cross_entropy"]
-    assert supervised_loss(student, truth).item() == pytest.approx(total, rel=1e-5)
+    loss, _ = student_loss(
+        student,
+        truth,
+        student.unlabeled.probs,
+        official().rules,
+        index=0,
+        best=None,
+        consistency_weight=20,
+        teacher_weight=10,
+    )
+    assert loss.item() == pytest.approx(total, rel=1e-5)
     mse = squared_error(probs, truth.hot).mean().item()
     assert mse == pytest.approx(expected["mse_mean"], rel=1e-5)
     kl = axis_kl(probs, truth.hot)
@@ -83,9 +93,7 @@ def official(**settings: Any) -> Rail:
     def build(**_: Any) -> nn.Module:
         return nn.Conv3d(1, 2, 1)
 
-    return Rail(
-        RailSettings(preset="official", **settings), build, num_classes=2, spatial_dims=3
-    )
+    return Rail(RailSettings(preset="official", **settings), build, num_classes=2, spatial_dims=3)
 
 
 RATES = ScheduleSettings(name="warmup_constant_cosine", warmup=1000, min_lr=1e-5, decay_start=0.5)

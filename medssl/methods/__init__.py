@@ -5,7 +5,18 @@ from __future__ import annotations
 import difflib
 
 from medssl.errors import MedSSLError
-from medssl.methods import bcp, mean_teacher, supervised  # noqa: F401  (fill the registry)
+from medssl.methods import (  # noqa: F401  (fill the registry)
+    anatomical,
+    bcp,
+    cps,
+    fixmatch,
+    mean_teacher,
+    pseudo_supervisor,
+    rail,
+    supervised,
+    uamt,
+    umct,
+)
 from medssl.methods.base import (
     REGISTRY,
     Batch,

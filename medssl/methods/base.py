@@ -166,6 +166,14 @@ class Method(nn.Module):
         """
         return number
 
+    def learning_rate_position(self, stage: Stage, iteration: int) -> tuple[int, int]:
+        """Return ``(iteration, total)`` at which the learning-rate schedule is read.
+
+        A method whose paper counts something else than optimizer steps (batches loaded, turns)
+        says here where the schedule stands. The default counts the stage's iterations.
+        """
+        return iteration, stage.iterations
+
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Compute the losses of one iteration."""
         raise NotImplementedError

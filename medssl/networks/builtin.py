@@ -9,6 +9,7 @@ from monai.networks.nets import DynUNet, SegResNet, UNet
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 
+from medssl.networks.ahnet_resnet18 import SIDE_MULTIPLE, AHNetResNet18
 from medssl.networks.blocks import Norm
 from medssl.networks.registry import Network, Options, register_network
 from medssl.networks.unet2d import UNet2D
@@ -61,6 +62,13 @@ class UNetOptions(Options):
                 f"not {len(self.strides)}"
             )
         return self
+
+
+class AHNetR18Options(Options):
+    """Options of ``ahnet_r18``."""
+
+    dropout: float = Field(0.2, ge=0, lt=1, description="channel dropout after each dense block")
+    init: Literal["default", "kaiming"] = Field("kaiming", description="initial weights")
 
 
 class DynUNetOptions(Options):
@@ -141,6 +149,10 @@ def _unet(o: UNetOptions, *, spatial_dims: int, in_channels: int, num_classes: i
     )
 
 
+def _ahnet_r18(o: AHNetR18Options, *, spatial_dims: int, **sizes: Any) -> nn.Module:
+    return AHNetResNet18(**sizes, dropout=o.dropout, init=o.init)
+
+
 def _dynunet(
     o: DynUNetOptions, *, spatial_dims: int, in_channels: int, num_classes: int
 ) -> nn.Module:
@@ -216,5 +228,15 @@ register_network(
         SegResNetOptions,
         _segresnet,
         lambda o, dims: [2 ** (len(o.blocks_down) - 1)] * dims,
+    ),
+)
+register_network(
+    "ahnet_r18",
+    Network(
+        "AH-Net on ResNet-18 with n x n x 1 kernels (UMCT), 11.8 M parameters, 3D",
+        AHNetR18Options,
+        _ahnet_r18,
+        lambda o, dims: [SIDE_MULTIPLE] * dims,
+        spatial_dims=(3,),
     ),
 )

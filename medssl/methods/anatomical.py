@@ -1,0 +1,253 @@
+"""Anatomically-aware uncertainty: an autoencoder of label masks tells the student whom to believe.
+
+Paper: Adiga V, Dolz, Lombaert, "Anatomically-aware Uncertainty for Semi-supervised Image
+Segmentation" (Medical Image Analysis 2024, arXiv 2310.16099; MICCAI 2022, arXiv 2203.05682).
+
+Algorithm. ``autoencoder``: corrupt label masks and train an autoencoder to repair them; no image is
+read. ``guided``: a mean teacher; per iteration
+  1. student logits on all patches; teacher logits on noisy ones: the target, with probabilities p;
+  2. the autoencoder, now frozen, maps the teacher's segmentation to a plausible one, q;
+  3. U = deviation of q from p, weight w = exp(-gamma U): one inference instead of UA-MT's eight;
+  4. loss = supervised(labeled) + w(t) * squared softmax difference of student and teacher, by w;
+  5. teacher <- average of the student's weights.
+
+Presets. ``official`` follows the published code; its network needs ``grid``, the patch / 16.
+``corrected`` (default) differs from it as follows:
+  * one code per position instead of one fully connected code per patch: any patch, and no 64 to
+    127 million parameters that would have to learn every place a crop may show;
+  * one-hot masks, softmax output (official: the class index as one gray value, independent
+    sigmoids): no order among the classes, and p and q are comparable;
+  * corruption coherent in 3D and as strong as an early teacher's errors, the same for every class
+    (official: slice by slice, mild, with index order and wrap-around);
+  * no latent noise in stage 2: U is not random; PyTorch's initialization;
+  * one weight per voxel, U summed over the classes, as in the paper's formula (official: one per
+    class), and the weighted mean (official: half of it), so that ``control: uniform`` is exactly
+    ``mean_teacher``;
+  * teacher and autoencoder on unlabeled patches only, the autoencoder not at all while the
+    consistency counts less than 3 % of its final weight; then the weight is 1;
+  * a quarter of the iterations for the autoencoder (official: 50 000 of 58 000);
+  * teacher in eval mode, buffers averaged, smooth ramp over 40 % of the stage, supervised loss not
+    halved, the teacher predicts: all as in ``mean_teacher``.
+
+Controls: ``uniform`` sets w = 1, ``identity`` takes q = the teacher's own hard segmentation, so
+that U is its lack of confidence alone. What ``none`` gains over both is owed to the autoencoder.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from medssl.methods.anatomical_presets import AnatomicalSettings, Rules, resolve, warnings
+from medssl.methods.base import Batch, NetworkBuilder, Progress, Stage, StepOutput, register
+from medssl.methods.mean_teacher import DICE, input_noise
+from medssl.methods.weighted_teacher import WeightedTeacher
+from medssl.networks.mask_autoencoder import FACTOR, MaskAutoencoder
+from medssl.ops.certainty import certainty, deviation, probabilities
+from medssl.ops.corruption import corrupt_masks
+from medssl.ops.losses import IGNORE_INDEX, DiceVariant, dice_loss, one_hot, weighted_mean
+from medssl.ops.pseudo_labels import hard_labels
+
+
+def encode_mask(label: Tensor, num_classes: int, kind: str) -> Tensor:
+    """Encode ``(B, *spatial)`` class indices for the autoencoder.
+
+    Returns:
+        ``index``: ``(B, 1, *spatial)`` class indices as float; else ``(B, C, *spatial)`` one-hot.
+    """
+    return label.unsqueeze(1).float() if kind == "index" else one_hot(label, num_classes)
+
+
+def reconstruction_terms(
+    probs: Tensor, target: Tensor, valid: Tensor | None = None, *, dice: DiceVariant = DICE
+) -> tuple[Tensor, Tensor]:
+    """Return mean squared error and Dice loss of a repaired mask; the loss is half their sum.
+
+    Args:
+        probs: ``(B, C, *spatial)`` probabilities.
+        target: ``(B, C, *spatial)`` one-hot, background included.
+        valid: ``(B, *spatial)``, 0 where not annotated; None: everything counts.
+        dice: of the foreground classes by default.
+
+    Source: Adiga V et al., MICCAI 2022, published code.
+    """
+    weight = None if valid is None else valid.unsqueeze(1)
+    squared = weighted_mean((probs - target).square(), weight)
+    return squared, dice_loss(probs, target, valid, variant=dice)
+
+
+@register("anatomical")
+class Anatomical(WeightedTeacher):
+    """Mean teacher weighted by the deviation from the nearest plausible segmentation."""
+
+    Settings = AnatomicalSettings
+    settings: AnatomicalSettings
+    rules: Rules
+    paper = "Adiga V et al., Medical Image Analysis 2024 (arXiv 2310.16099)"
+
+    def __init__(
+        self,
+        settings: AnatomicalSettings,
+        build_network: NetworkBuilder,
+        *,
+        num_classes: int,
+        spatial_dims: int,
+    ) -> None:
+        rules = resolve(settings)
+        super().__init__(
+            settings, build_network, rules, num_classes=num_classes, spatial_dims=spatial_dims
+        )
+        self.autoencoder: nn.Module = MaskAutoencoder(
+            spatial_dims=spatial_dims,
+            in_channels=1 if rules.dae_input == "index" else num_classes,
+            num_classes=num_classes,
+            filters=rules.filters,
+            bottleneck=rules.bottleneck,
+            embedding=rules.embedding,
+            grid=rules.grid,
+            init=rules.init,
+        )
+        self.guided = False
+
+    # ------------------------------------------------------------------ stages
+
+    def stages(self, iterations: int) -> list[Stage]:
+        """Divide the budget as ``autoencoder_fraction`` says; 0 leaves out the first stage."""
+        fraction = resolve(self.settings).autoencoder_fraction
+        if fraction == 0:
+            return [Stage("guided", iterations)]
+        first = min(max(round(iterations * fraction), 1), iterations - 1)
+        return [
+            Stage("autoencoder", first, streams=("masks",)),
+            Stage("guided", iterations - first),
+        ]
+
+    def start_stage(self, stage: str) -> None:
+        """Freeze the autoencoder once it guides."""
+        self.guided = stage == "guided"
+        self.autoencoder.requires_grad_(not self.guided)
+        if self.guided:
+            for parameter in self.autoencoder.parameters():
+                parameter.grad = None
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Anatomical:
+        """Set the mode of all networks; an autoencoder that guides stays in eval mode."""
+        super().train(mode)
+        if self.guided:
+            self.autoencoder.eval()
+        return self
+
+    def trainable(self, stage: str) -> dict[str, list[nn.Parameter]]:
+        """Optimize the autoencoder, then the student."""
+        network = self.autoencoder if stage == "autoencoder" else self.student
+        return {"student" if network is self.student else "autoencoder": [*network.parameters()]}
+
+    def learning_rate_position(self, stage: Stage, iteration: int) -> tuple[int, int]:
+        """Read the schedule as if the stage were ``schedule_tail`` iterations longer."""
+        return iteration, stage.iterations + self.rules.schedule_tail
+
+    # ------------------------------------------------------------------ steps
+
+    def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
+        """Compute the loss of one iteration of either stage."""
+        if progress.stage == "autoencoder":
+            assert batch.masks is not None
+            return self._autoencoder_step(batch.masks, progress)
+        return super().training_step(batch, progress)
+
+    def _autoencoder_step(self, masks: Tensor, progress: Progress) -> StepOutput:
+        """Repair corrupted masks ``(B, *spatial)``; voxels of label 255 do not count."""
+        valid = (masks != IGNORE_INDEX).float()
+        clean = masks.masked_fill(masks == IGNORE_INDEX, 0)
+        corrupted = self.corrupt(clean, progress)
+        encoded = encode_mask(corrupted, self.num_classes, self.rules.dae_input)
+        if self.rules.mask_noise:
+            encoded = encoded + input_noise(encoded, self.rules.mask_noise)
+        logits = self.autoencoder(encoded, latent_noise=self.rules.latent_noise_training)
+        target = one_hot(clean, self.num_classes)
+        probs = probabilities(logits, self.rules.output)
+        squared, dice = reconstruction_terms(probs, target, valid)
+        loss = 0.5 * (squared + dice)
+        given = dice_loss(one_hot(corrupted, self.num_classes), target, valid, variant=DICE)
+        return StepOutput(
+            loss,
+            {
+                "loss/reconstruction": loss.detach(),
+                "autoencoder/dice": 1 - dice.detach(),
+                "autoencoder/dice_of_input": 1 - given,
+            },
+        )
+
+    def corrupt(self, masks: Tensor, progress: Progress) -> Tensor:
+        """Return corrupted copies of ``(B, *spatial)`` class indices."""
+        rules, rng = self.rules, progress.rng("corruption")
+        return corrupt_masks(masks, rng, style=rules.corruption, strength=rules.corruption_strength)
+
+    def weigh(
+        self, image: Tensor, teacher_logits: Tensor, progress: Progress
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """Return the certainty ``(B, C or 1, *spatial)``, or None for 1 everywhere."""
+        rules, control = self.rules, self.settings.control
+        share = self.consistency_weight(progress) / (rules.consistency_weight or 1.0)
+        if control == "uniform" or (control == "none" and share < rules.skip_below):
+            return None, {}
+        probs = probabilities(teacher_logits)
+        plausible = self.plausible(probs)
+        u = deviation(plausible, probs, kind=rules.uncertainty, reduction=rules.reduction)
+        weight = certainty(u, kind=rules.weight, gamma=rules.gamma, threshold=rules.threshold)
+        return weight, {"certainty/weight": weight.mean(), "certainty/deviation": u.mean()}
+
+    def plausible(self, probs: Tensor) -> Tensor:
+        """Return the plausible segmentation ``(B, C, *spatial)`` nearest to the teacher's."""
+        rules = self.rules
+        if self.settings.control == "identity":
+            return one_hot(hard_labels(probs), self.num_classes)
+        if rules.dae_input == "soft":
+            encoded = probs
+        else:
+            encoded = encode_mask(hard_labels(probs), self.num_classes, rules.dae_input)
+        logits = self.autoencoder(encoded, latent_noise=rules.latent_noise)
+        return probabilities(logits, rules.output)
+
+    def after_step(self, progress: Progress) -> None:
+        """Update the teacher, in stage 2."""
+        if progress.stage == "guided":
+            super().after_step(progress)
+
+    # ------------------------------------------------------------------ recipes
+
+    @classmethod
+    def check_recipe(cls, settings: AnatomicalSettings, recipe: Any) -> list[str]:
+        """Refuse settings that leave nothing to guide the student, or to learn from."""
+        training, rules, out = recipe.training, resolve(settings), []
+        dims = len(training.patch)
+        if training.unlabeled_batch < 1:
+            out.append("method anatomical needs training.unlabeled_batch of at least 1")
+        if rules.autoencoder_fraction == 0 and settings.control == "none":
+            out.append(
+                "method.autoencoder_fraction is 0: an untrained autoencoder cannot guide; set "
+                "method.control to uniform or identity, or a fraction above 0"
+            )
+        if training.early_stop is not None and rules.autoencoder_fraction > 0:
+            out.append(
+                "training.early_stop would end stage autoencoder, in which the validated student "
+                "does not learn: remove it"
+            )
+        if rules.grid is not None and len(rules.grid) != dims:
+            out.append(f"method.grid {list(rules.grid)} needs {dims} numbers, one per patch axis")
+        if training.labeled_batch == 1 and all(n <= FACTOR for n in training.patch):
+            out.append(
+                "method anatomical cannot normalize a batch of one patch that its autoencoder "
+                f"reduces to a single voxel ({training.patch}): use a larger patch or "
+                "training.labeled_batch 2"
+            )
+        return out
+
+    @classmethod
+    def warn_recipe(cls, settings: AnatomicalSettings, recipe: Any) -> list[str]:
+        """Warn of settings that can do nothing."""
+        return warnings(settings, recipe.training.patch)
+
+

@@ -1,0 +1,70 @@
+"""Fuse the predictions of several networks for the same voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from medssl.ops.pseudo_labels import hard_labels
+
+
+def fuse_others(
+    probs: Sequence[Tensor],
+    uncertainty: Sequence[Tensor],
+    exclude: int | None = None,
+    *,
+    eps: float = 1e-6,
+) -> Tensor:
+    """Fuse all predictions but one, weighted by confidence: ``sum_j c_j p_j / sum_j c_j``.
+
+    ``c = 1 / (U + eps)``. Equal uncertainties give the plain mean; a single other prediction is
+    returned as it is, whatever its uncertainty. With a weight per class the classes of the result
+    do not sum to one.
+
+    Args:
+        probs: N tensors ``(B, C, *spatial)``, all in the same frame.
+        uncertainty: N tensors that broadcast to them, not negative.
+        exclude: index of the prediction to leave out; None fuses all.
+        eps: below it, differences in uncertainty no longer count.
+
+    Source: Xia et al., UMCT (WACV 2020), uncertainty-weighted label fusion.
+    """
+    others = [j for j in range(len(probs)) if j != exclude]
+    if not others:
+        raise ValueError("nothing to fuse: no other prediction")
+    if len(others) == 1:
+        return probs[others[0]]
+    weights = [(uncertainty[j].clamp_min(0) + eps).reciprocal() for j in others]
+    fused = torch.zeros_like(probs[others[0]])
+    for j, weight in zip(others, weights, strict=True):
+        fused.addcmul_(probs[j], weight)
+    return fused.div_(torch.stack(weights).sum(dim=0))
+
+
+def vote_scores(probs: Sequence[Tensor]) -> Tensor:
+    """Return ``(votes + mean probability) / (N + 1)`` per class, which sum to one.
+
+    The mean decides between classes of equal votes and can never overturn a vote.
+
+    Args:
+        probs: N tensors ``(B, C, *spatial)`` of probabilities.
+    """
+    classes = torch.arange(probs[0].shape[1], device=probs[0].device)
+    classes = classes.view(1, -1, *[1] * (probs[0].ndim - 2))
+    scores = torch.stack(list(probs)).mean(dim=0)
+    for each in probs:
+        scores = scores + (hard_labels(each).unsqueeze(1) == classes)
+    return scores / (len(probs) + 1)
+
+
+def majority_vote(probs: Sequence[Tensor]) -> Tensor:
+    """Return the class most predictions choose, ``(B, *spatial)`` int64.
+
+    Of classes with equally many votes, the one with the larger summed probability.
+
+    Args:
+        probs: N tensors ``(B, C, *spatial)`` of probabilities.
+    """
+    return hard_labels(vote_scores(probs))
