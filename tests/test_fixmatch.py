@@ -126,6 +126,11 @@ def test_a_threshold_that_nothing_reaches_leaves_the_labeled_loss() -> None:
     torch.testing.assert_close(output.loss.detach(), output.terms["loss/labeled"])
 
 
+def test_thresholds_of_the_presets() -> None:
+    assert make(preset="official").rules.threshold == 0.95
+    assert make().rules.threshold == 0.7
+
+
 def test_average_of_the_weights() -> None:
     official, corrected = make(preset="official"), make()
     assert [official.decay(i) for i in (0, 5000)] == [0.999, 0.999]

@@ -332,7 +332,7 @@ def test_equal_rewards_change_nothing(preset: str, reward: float) -> None:
 
 
 def test_update_is_the_policy_gradient_by_hand() -> None:
-    method = make(buffer=4, buffer_patches=2, entropy=0.0, policy_betas=(0.0, 0.0))
+    method = make(buffer=4, buffer_patches=2, entropy=0.0, policy_betas=(0.0, 0.0), policy_lr=1e-4)
     g = torch.Generator().manual_seed(0)
     with torch.no_grad():
         method.policy.layers[-1].weight.normal_(generator=g)
@@ -420,7 +420,9 @@ def test_recipes() -> None:
     assert check(settings(reward_patches=0), recipe(labeled_batch=1)) == []
     assert "unlabeled_batch" in check(settings(), recipe(unlabeled_batch=0))[0]
     assert warn(settings(), recipe()) == []
-    assert "no different from random" in warn(settings(), recipe(iterations=49))[0]
+    assert "updated 0 times" in warn(settings(), recipe(iterations=49))[0]
+    assert "at a learning rate of 0.0001" in warn(settings(policy_lr=1e-4), recipe())[0]
+    assert warn(settings(selection="random"), recipe(iterations=49)) == []
     assert "do nothing" in warn(settings(unlabeled_weight=0), recipe())[0]
     assert "alpha" in warn(settings(alpha=2), recipe())[0]
     assert "restart" in warn(settings(restart=True), recipe())[0]

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from medssl import api
 from medssl.errors import MedSSLError
 from medssl.methods import Batch, LabeledBatch, Progress, UnlabeledBatch
-from medssl.methods.rail import Ensemble, Rail
+from medssl.methods.rail import Rail
 from medssl.methods.rail_presets import RailSettings
 from medssl.methods.rail_schedule import alternating_position, buffered_iterations
 from medssl.networks import ResVNet, VNet, build_network
+from medssl.networks.ensemble import Ensemble
 from medssl.recipe import find_recipe, load_recipe, resolve
 from medssl.recipe_schema import ScheduleSettings
 from medssl.training.checkpoint import load_checkpoint

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import weakref
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -649,3 +651,23 @@ def test_the_recipes_are_sound():
     assert pancreas.recipe.training.stages["co_train"].optimizer.lr == 0.001
     (warning,) = load_recipe("hippocampus_umct").warnings
     assert "same along all axes" in warning
+
+
+def test_native_voxels_that_are_too_long_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import helpers
+
+    from medssl import cli
+
+    monkeypatch.setattr(helpers, "AFFINE", np.diag([1.0, 1.0, 5.0, 1.0]))
+    data = helpers.write_dataset(tmp_path / "data")
+    recipe = helpers.small_recipe(data, tmp_path / "cache", method={"name": "umct"})
+    recipe["network"]["dropout"] = 0.1
+    recipe["training"]["patch"] = [8, 8, 8]
+    file = helpers.write_recipe(tmp_path / "r.yaml", recipe)
+    assert cli.run(["--quiet", "train", str(file), "-o", str(tmp_path / "run")]) == 2
+    message = capsys.readouterr().err
+    assert "[1.0, 1.0, 5.0]" in message
+    assert "imagesTr/case_" in message
+    assert not (tmp_path / "run").exists()

@@ -5,23 +5,26 @@ Paper: Sohn et al., "FixMatch: Simplifying Semi-Supervised Learning with Consist
 
 Algorithm, per iteration:
   1. probabilities q of the weakly augmented unlabeled patches, no gradient;
-  2. pseudo-label = arg-max q; a voxel counts where max q >= threshold (0.95);
+  2. pseudo-label = arg-max q; a voxel counts where max q >= threshold;
   3. the student predicts labeled patches and the strong view of the unlabeled ones (same geometry,
      strong noise, gamma, contrast, brightness, blur) in one pass;
   4. loss = supervised(labeled) + w(t) * loss of the strong view on the counted voxels;
   5. teacher <- d teacher + (1 - d) student.
 
 Presets. ``official`` is the paper: the student itself labels the weak view, in train mode;
-cross-entropy, summed over the counted voxels and divided by **all** (eq. 4), so that the weight
-rises by itself as confidence does; weight 1, no ramp; the average of the weights (0.999) predicts.
-It deviates where images became patches: no Cutout and no geometric strong augmentation, which
-would have to be undone voxel by voxel; the weak view has a pass of its own, not interleaved with
-the others. ``corrected`` (default) differs:
+threshold 0.95; cross-entropy, summed over the counted voxels and divided by **all** (eq. 4), so
+that the weight rises by itself as confidence does; weight 1, no ramp; the average of the weights
+(0.999) predicts. It deviates where images became patches: no Cutout and no geometric strong
+augmentation, which would have to be undone voxel by voxel; the weak view has a pass of its own, not
+interleaved with the others. ``corrected`` (default) differs:
   * the averaged teacher labels, in eval mode: steadier labels, that do not depend on dropout or on
     the patches beside;
   * Dice + CE as in ``supervised`` on both parts: the confident voxels are nearly all background at
     first, and CE alone teaches that there is nothing else;
-  * a ramp over 40 % of the iterations, for the same reason;
+  * threshold 0.7: what is undecided in a segmentation is its boundary. After 300 iterations on 4
+    hippocampi, 0.95 kept a third of the predicted foreground, and the strong view agreed with all
+    of it: nothing to learn. 0.7 kept 78 % (81 % of it right; of all, 72 %), with 1 % disagreement;
+  * a ramp over 40 % of the iterations, because the first confident labels are background;
   * EMA decay 0.99 with warm-up, which suits a few thousand iterations.
 ``normalize: kept`` divides by the counted voxels instead; ``all`` scales Dice by the counted share
 too, so that both parts keep their proportion.
@@ -76,7 +79,7 @@ class FixMatchSettings(Settings):
 class Rules:
     """The settings with the preset filled in; the defaults are preset ``corrected``."""
 
-    threshold: float = 0.95
+    threshold: float = 0.7
     unlabeled_weight: float = 1.0
     ramp_fraction: float = 0.4
     loss: str = "dice_ce"
@@ -92,6 +95,7 @@ class Rules:
 PRESETS = {
     "corrected": Rules(),
     "official": Rules(
+        threshold=0.95,
         ramp_fraction=0.0,
         loss="ce",
         labels_from="student",

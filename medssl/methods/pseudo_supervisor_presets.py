@@ -25,7 +25,7 @@ class PseudoSupervisorSettings(Settings):
         1, ge=0, description="labeled patches held out for the reward; 0: measure on all"
     )
     virtual_lr: float = Field(0.01, gt=0, description="length of the virtual step")
-    policy_lr: float = Field(1e-4, gt=0, description="learning rate of the policy")
+    policy_lr: float | None = Field(None, gt=0, description="learning rate of the policy")
     loss: Literal["ce", "dice_ce"] | None = Field(None, description="of labels, rewards and all")
     unlabeled_weight: float | None = Field(None, ge=0, description="after the ramp")
     ramp_fraction: float | None = Field(None, ge=0, le=1, description="of all iterations")
@@ -57,6 +57,7 @@ class Rules:
     restart: bool = False
     advantage: str = "baseline"
     entropy: float = 0.01
+    policy_lr: float = 0.01
     policy_clip: float = 1.0
     policy_betas: tuple[float, float] = (0.9, 0.999)
     ema_decay: float = 0.99
@@ -76,6 +77,7 @@ PRESETS = {
         restart=True,
         advantage="standardize",
         entropy=0.0,
+        policy_lr=1e-4,
         policy_clip=float("inf"),
         policy_betas=(0.0, 0.1),
         predict_with="student",

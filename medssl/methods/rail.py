@@ -64,6 +64,7 @@ from medssl.methods.rail_schedule import (
     buffered_position,
 )
 from medssl.networks import VNet
+from medssl.networks.ensemble import Ensemble
 from medssl.ops.ema import ema_decay, ema_update, frozen_copy
 from medssl.ops.pseudo_labels import sharpen
 from medssl.ops.ramps import sigmoid_ramp
@@ -72,24 +73,6 @@ logger = logging.getLogger(__name__)
 
 RECENT = 0.99
 """Decay of the record of which student was best."""
-
-
-class Ensemble(nn.Module):
-    """Average the probabilities of several networks: image in, log mean probabilities out."""
-
-    def __init__(self, members: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(members)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, C_in, *spatial)`` to log probabilities ``(B, C, *spatial)``, float32."""
-        total: Tensor | None = None
-        for member in self.members:
-            probs = torch.softmax(member(x).float(), dim=1)
-            total = probs if total is None else total + probs
-        assert total is not None
-        mean = total / len(self.members)
-        return mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
 
 
 @register("rail")

@@ -112,8 +112,9 @@ def leak(label: np.ndarray, rng: np.random.RandomState, *, strength: float = 1.0
     if value is None:
         return label
     mask = label == value
-    center = _voxel(mask & ~ndimage.binary_erosion(mask), rng)
-    assert center is not None
+    center = _voxel(mask & ~ndimage.binary_erosion(mask, border_value=1), rng)
+    if center is None:  # it fills the patch
+        return label
     return np.where(_ball(label.shape, center, _radii(label, value, rng, strength)), value, label)
 
 
@@ -166,9 +167,9 @@ def _voxel(mask: np.ndarray, rng: np.random.RandomState) -> tuple[int, ...] | No
 def _radii(
     label: np.ndarray, value: int, rng: np.random.RandomState, strength: float
 ) -> np.ndarray:
-    """Draw radii per axis: 0.15 to 0.6 of the side of a cube as large as the structure."""
+    """Draw radii per axis, 1 or more: 0.15 to 0.6 of the side of a cube of the structure's size."""
     side = np.count_nonzero(label == value) ** (1 / label.ndim)
-    return np.maximum(strength * side * rng.uniform(0.15, 0.6, label.ndim), 0.5)
+    return np.maximum(strength * side * rng.uniform(0.15, 0.6, label.ndim), 1.0)
 
 
 def _ball(shape: Sequence[int], center: Sequence[int], radii: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from nibabel.orientations import io_orientation
 from torch import nn
 
 from medssl.data.augment import Augmenter
@@ -20,6 +21,7 @@ from medssl.data.integrity import check_training_set
 from medssl.data.phantom import ensure_phantom, phantom_options
 from medssl.data.sampling import PatchSampler
 from medssl.data.split import Splits, make_splits
+from medssl.data.volume import UnreadableError, open_volume
 from medssl.errors import MedSSLError
 from medssl.evaluation.overlap import confusion_matrix, dice_per_class
 from medssl.inference.predictor import Predictor
@@ -84,7 +86,33 @@ def plan_cases(recipe: Recipe, display: Display) -> tuple[Dataset, Splits]:
     splits = make_splits(dataset, recipe.data, uses_unlabeled=uses_unlabeled)
     for note in splits.notes:
         display.say(f"note: {note}")
+    _check_native_spacing(recipe, splits)
     return dataset, splits
+
+
+def _check_native_spacing(recipe: Recipe, splits: Splits) -> None:
+    """Ask the method again with the voxels the scans really have, where the spec leaves them.
+
+    A recipe alone cannot say whether native voxels suit a method that turns volumes around.
+    """
+    if recipe.spec.spacing != "native" or not splits.labeled:
+        return
+    image = splits.labeled[0].images[0]
+    try:
+        affine = open_volume(image).affine
+    except UnreadableError:
+        return  # the check of all files says it better
+    if recipe.spec.orientation:
+        affine = affine[:, [*np.argsort(io_orientation(affine)[:, 0]).astype(int), 3]]
+    spacing = [round(float(v), 4) for v in np.linalg.norm(affine[:3, :3], axis=0)]
+    spec = recipe.spec.model_copy(update={"spacing": spacing})
+    method = get_method(recipe.method.name)
+    settings = method.Settings.model_validate(recipe.method.options)
+    problems = method.check_recipe(settings, recipe.model_copy(update={"spec": spec}))
+    if problems:
+        raise MedSSLError(
+            problems[0], where=image, fix="override spec.spacing, or choose another method"
+        )
 
 
 def prepare_cases(
