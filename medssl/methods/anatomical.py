@@ -249,5 +249,3 @@ class Anatomical(WeightedTeacher):
     def warn_recipe(cls, settings: AnatomicalSettings, recipe: Any) -> list[str]:
         """Warn of settings that can do nothing."""
         return warnings(settings, recipe.training.patch)
-
-

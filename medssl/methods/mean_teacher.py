@@ -16,6 +16,8 @@ Differences of ``corrected`` from ``official``:
   * consistency on unlabeled patches only: labeled ones have a better target, and it is cheaper;
   * the ramp ends after 40 % of the iterations instead of with the last one, when the learning rate
     has already decayed, and rises smoothly instead of in 40 steps;
+  * consistency weight 5 instead of 0.1: the mean square over voxels and classes is small, and at
+    0.1 its gradient was 1 to 2 % of the supervised one (measured on hippocampus, 3 classes);
   * supervised loss Dice + CE as in method ``supervised``, not half of it;
   * the teacher predicts: the average is the better model of the two.
 """
@@ -66,7 +68,7 @@ class MeanTeacherSettings(Settings):
 class Rules:
     """The settings with the preset filled in."""
 
-    consistency_weight: float = 0.1
+    consistency_weight: float = 5.0
     consistency_on: str = "unlabeled"
     ramp_fraction: float = 0.4
     ramp_steps: int = 0
@@ -81,6 +83,7 @@ class Rules:
 PRESETS = {
     "corrected": Rules(),
     "official": Rules(
+        consistency_weight=0.1,
         consistency_on="all",
         ramp_fraction=1.0,
         ramp_steps=40,

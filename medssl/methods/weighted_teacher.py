@@ -46,6 +46,7 @@ class WeightedTeacherRules(MeanTeacherRules):
 
 
 PUBLISHED = {
+    "consistency_weight": 0.1,
     "ramp_fraction": None,
     "ramp_steps": 40,
     "teacher_mode": "train",
