@@ -34,12 +34,15 @@ class AnatomicalSettings(WeightedTeacherSettings):
         None, description="fc only: features per axis; training.patch / 16 in the paper"
     )
     embedding: int | None = Field(None, ge=1, description="length of a code")
+    levels: int | None = Field(None, ge=2, le=4, description="times the autoencoder halves an axis")
     filters: int | None = Field(None, ge=1, description="autoencoder's channels at full resolution")
     init: Literal["default", "uniform"] | None = Field(None, description="autoencoder's weights")
     dae_input: Literal["index", "onehot", "soft"] | None = Field(
         None, description="what it sees of the teacher: class indices, one-hot or probabilities"
     )
-    output: Literal["sigmoid", "softmax"] | None = Field(None, description="of the autoencoder")
+    output: Literal["sigmoid", "softmax"] | None = Field(
+        None, description="of the autoencoder; trained by squared error + Dice, or by CE + Dice"
+    )
     mask_noise: float | None = Field(None, ge=0, description="s.d. of noise on masks, stage 1")
     latent_noise_training: float | None = Field(None, ge=0, description="s.d. on codes, stage 1")
     latent_noise: float | None = Field(None, ge=0, description="s.d. on codes, stage 2")
@@ -66,6 +69,7 @@ class Rules(WeightedTeacherRules):
     bottleneck: Literal["fc", "conv"] = "conv"
     grid: tuple[int, ...] | None = None
     embedding: int = 64
+    levels: int = 3
     filters: int = 16
     init: Literal["default", "uniform"] = "default"
     dae_input: Literal["index", "onehot", "soft"] = "onehot"
@@ -93,6 +97,7 @@ PRESETS = {
         autoencoder_fraction=50_000 / 58_000,
         bottleneck="fc",
         embedding=512,
+        levels=4,
         init="uniform",
         dae_input="index",
         output="sigmoid",
@@ -120,7 +125,7 @@ def warnings(settings: AnatomicalSettings, patch: list[int]) -> list[str]:
         out.append("method.consistency_weight is 0: the unlabeled images do nothing")
     if rules.bottleneck == "conv" and settings.grid is not None:
         out.append("method.grid does nothing with bottleneck: conv")
-    whole = [-(-n // 16) for n in patch]
+    whole = [-(-n // 2**rules.levels) for n in patch]
     if rules.bottleneck == "fc" and list(rules.grid or ()) != whole:
         out.append(
             "method.bottleneck fc averages the patch's features to method.grid; the published "

@@ -15,8 +15,10 @@ from medssl.networks.vnet import VNet
 
 Bottleneck = Literal["fc", "conv"]
 
-FACTOR = 16
-"""The encoder halves every axis four times."""
+_FOURTH = ("block_four_dw", "block_five", "block_five_up", "block_six")
+_THIRD = ("block_three_dw", "block_four", "block_six_up", "block_seven")
+DEEPER: dict[int, tuple[str, ...]] = {4: (), 3: _FOURTH, 2: _FOURTH + _THIRD}
+"""Parts of the V-Net that an autoencoder of fewer levels does without."""
 
 
 class MaskAutoencoder(VNet):
@@ -30,9 +32,9 @@ class MaskAutoencoder(VNet):
 
     Bottleneck ``conv``: one code per feature position, by convolutions of kernel 1. It takes any
     patch and does not have to learn where in a patch a structure may lie, which suits random
-    crops; the context of a code is still 194 voxels wide.
+    crops; the context of a code is still 194 voxels wide (90 with three levels).
 
-    Sides that are not multiples of 16 are padded with the border and cropped again.
+    Sides that are not multiples of ``2 ** levels`` are padded with the border and cropped again.
 
     Args:
         spatial_dims: 2 or 3.
@@ -42,6 +44,8 @@ class MaskAutoencoder(VNet):
         bottleneck: ``fc`` or ``conv``.
         embedding: length of a code.
         grid: ``fc`` only: features per axis; None means 2.
+        levels: how often the encoder halves every axis: 4 as published, 3 for a finer code that
+            is learned in a fraction of the iterations, or 2.
         init: ``default`` (PyTorch's) or ``uniform``, the published one: every parameter, also the
             scales of BatchNorm, from U(-a, a) with a = 1 / sqrt(length of its first axis).
 
@@ -58,6 +62,7 @@ class MaskAutoencoder(VNet):
         bottleneck: Bottleneck = "fc",
         embedding: int = 512,
         grid: Sequence[int] | None = None,
+        levels: int = 4,
         init: Literal["default", "uniform"] = "default",
     ) -> None:
         super().__init__(
@@ -72,8 +77,12 @@ class MaskAutoencoder(VNet):
         self.grid = tuple(grid) if grid is not None else (2,) * spatial_dims
         if len(self.grid) != spatial_dims:
             raise ValueError(f"grid {self.grid} needs {spatial_dims} numbers, one per axis")
-        self.bottleneck = bottleneck
-        self.channels = filters * FACTOR
+        if levels not in (2, 3, 4):
+            raise ValueError(f"levels must be 2, 3 or 4, not {levels}")
+        for name in DEEPER[levels]:
+            delattr(self, name)
+        self.bottleneck, self.factor = bottleneck, 2**levels
+        self.channels = filters * self.factor
         features = self.channels * math.prod(self.grid)
         if bottleneck == "fc":
             self.fc_mu: nn.Module = nn.Linear(features, embedding)
@@ -93,7 +102,7 @@ class MaskAutoencoder(VNet):
                 torch's generator in both modes.
         """
         spatial = x.shape[2:]
-        features = self._encode(_pad(x))
+        features = self._encode(x)
         code = self._code(features)
         if latent_noise:
             noise = torch.randn_like(code) * latent_noise
@@ -103,13 +112,14 @@ class MaskAutoencoder(VNet):
 
     def embedding(self, x: Tensor) -> Tensor:
         """Return the codes of encoded masks, normalized to length 1: ``(B, embedding, ...)``."""
-        return F.normalize(self._code(self._encode(_pad(x))), dim=1)
+        return F.normalize(self._code(self._encode(x)), dim=1)
 
     def _encode(self, x: Tensor) -> Tensor:
-        x = self.block_two(self.block_one_dw(self.block_one(x)))
+        x = self.block_two(self.block_one_dw(self.block_one(_pad(x, self.factor))))
         x = self.block_three(self.block_two_dw(x))
-        x = self.block_four(self.block_three_dw(x))
-        return self.block_five(self.block_four_dw(x))
+        if self.factor > 4:
+            x = self.block_four(self.block_three_dw(x))
+        return self.block_five(self.block_four_dw(x)) if self.factor > 8 else x
 
     def _code(self, features: Tensor) -> Tensor:
         if self.bottleneck == "conv":
@@ -126,16 +136,18 @@ class MaskAutoencoder(VNet):
         features = features.view(len(code), self.channels, *self.grid)
         return features if shape == self.grid else F.interpolate(features, size=shape)
 
-    def _decode(self, features: Tensor) -> Tensor:
-        y = self.block_six(self.block_five_up(features))
-        y = self.block_seven(self.block_six_up(y))
+    def _decode(self, y: Tensor) -> Tensor:
+        if self.factor > 8:
+            y = self.block_six(self.block_five_up(y))
+        if self.factor > 4:
+            y = self.block_seven(self.block_six_up(y))
         y = self.block_eight(self.block_seven_up(y))
         return self.out_conv(self.block_nine(self.block_eight_up(y)))
 
 
-def _pad(x: Tensor) -> Tensor:
-    """Repeat the border at the end of each axis up to a multiple of 16."""
-    missing = [-n % FACTOR for n in reversed(x.shape[2:])]
+def _pad(x: Tensor, factor: int) -> Tensor:
+    """Repeat the border at the end of each axis up to a multiple of ``factor``."""
+    missing = [-n % factor for n in reversed(x.shape[2:])]
     if not any(missing):
         return x
     return F.pad(x, [v for n in missing for v in (0, n)], mode="replicate")
