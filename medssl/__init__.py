@@ -1,3 +1,45 @@
-"""medssl: semi-supervised segmentation of 3D medical images on MONAI."""
+"""medssl: semi-supervised segmentation of 3D medical images on MONAI.
+
+The functions behind the commands can be imported from here: ``from medssl import train, predict``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "MedSSLError",
+    "__version__",
+    "compare",
+    "evaluate",
+    "evaluate_run",
+    "load_recipe",
+    "load_run",
+    "predict",
+    "sweep",
+    "train",
+]
+
+if TYPE_CHECKING:
+    from medssl.api import (
+        MedSSLError,
+        compare,
+        evaluate,
+        evaluate_run,
+        load_recipe,
+        load_run,
+        predict,
+        sweep,
+        train,
+    )
+
+
+def __getattr__(name: str) -> Any:
+    """Import the API when it is first asked for, so that ``medssl --help`` stays quick."""
+    if name not in __all__:
+        raise AttributeError(f"module 'medssl' has no attribute {name!r}")
+    from medssl import api
+
+    return getattr(api, name)

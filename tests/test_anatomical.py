@@ -501,7 +501,7 @@ def recipe(**training):
         ({"autoencoder_fraction": 0}, {}, "untrained autoencoder"),
         ({}, {"early_stop": 5}, "early_stop"),
         ({"grid": [2, 2]}, {}, "needs 3 numbers"),
-        ({}, {"labeled_batch": 1, "patch": [16, 16, 16]}, "single voxel"),
+        ({}, {"labeled_batch": 1, "patch": [8, 8, 8]}, "single voxel"),
     ],
 )
 def test_refusals(settings, training, words):

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from helpers import blob_case, small_recipe, write_dataset, write_recipe
 
-from medssl import api, cli
+from medssl import api, cli, experiment
 from medssl.recipe import list_recipes, load_recipe
 
 COLUMNS = [
@@ -161,13 +161,13 @@ def test_the_test_split_never_chooses_a_checkpoint(
     recipe["training"] |= {"iterations": 4, "validate_every": 1}
     file = write_recipe(tmp_path / "r.yaml", recipe)
     seen: list[str] = []
-    original = api.make_validator
+    original = experiment.make_validator
 
     def spy(recipe: object, data: object, **more: object) -> object:
         seen.extend(c.id for c in data.validation)  # type: ignore[attr-defined]
         return original(recipe, data, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(api, "make_validator", spy)
+    monkeypatch.setattr(experiment, "make_validator", spy)
     result = api.train(file, output=tmp_path / "run")
     splits = json.loads((result.path / "splits.json").read_text())
     assert seen

@@ -21,7 +21,7 @@ import yaml
 from helpers import small_recipe, write_dataset, write_recipe
 from run_folders import write_run
 
-from medssl import api, cli
+from medssl import api, cli, experiment
 from medssl.errors import MedSSLError
 from medssl.recipe import load_recipe
 from medssl.report.sweep_plan import Job, parse_labeled, plan_sweep
@@ -57,13 +57,13 @@ def done(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> api.SweepRes
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the runs that are trained, in order."""
     names: list[str] = []
-    train = api.train
+    train = experiment.train
 
     def noted(*args: Any, **options: Any) -> Any:
         names.append(options["output"].name + (" resumed" if options["resume"] else ""))
         return train(*args, **options)
 
-    monkeypatch.setattr(api, "train", noted)
+    monkeypatch.setattr(experiment, "train", noted)
     return names
 
 
@@ -248,14 +248,14 @@ def test_a_failing_run_does_not_stop_the_others(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    train = api.train
+    train = experiment.train
 
     def failing(*args: Any, **options: Any) -> Any:
         if options["output"].name == "supervised-2-0":
             raise RuntimeError("out of luck\nsecond line")
         return train(*args, **options)
 
-    monkeypatch.setattr(api, "train", failing)
+    monkeypatch.setattr(experiment, "train", failing)
     out = tmp_path / "out"
     command = ["sweep", str(recipe), "--labeled", "2", "--seeds", "1", "--output", str(out)]
     assert cli.run(command) == 1
@@ -273,14 +273,14 @@ def test_ctrl_c_outside_the_training_loop_stops_too(
     def interrupted(*_args: Any, **_options: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(api, "train", interrupted)
+    monkeypatch.setattr(experiment, "train", interrupted)
     result = api.sweep(recipe, labeled=[2], seeds=1, output=tmp_path / "out")
     assert (result.stopped, result.finished, result.summary) == (signal.SIGINT, 0, {})
 
     def terminated(*_args: Any, **_options: Any) -> Any:
         raise Stopped(signal.SIGTERM, 3)
 
-    monkeypatch.setattr(api, "train", terminated)
+    monkeypatch.setattr(experiment, "train", terminated)
     assert api.sweep(recipe, labeled=[2], seeds=1, output=tmp_path / "out").stopped == 15
 
 

@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING
 
 import torch
 
+from medssl import experiment
 from medssl.errors import MedSSLError
 from medssl.training.progress import Display
 from medssl.training.run_folder import RunFolder
@@ -48,14 +49,12 @@ def run_here(
     display: Display,
 ) -> Outcome:
     """Train one run after another with the usual display. A failing run does not stop the rest."""
-    from medssl import api
-
     outcome = Outcome()
     for number, job in enumerate(jobs, 1):
         display.say(f"run {number} of {len(jobs)}: {job.name}")
         _forget_peak_memory()
         try:
-            api.train(
+            experiment.train(
                 recipe,
                 overrides=job.overrides,
                 output=job.path,
