@@ -249,16 +249,16 @@ def test_the_autoencoder_learns_to_repair():
     method = make(bottleneck="conv", filters=4, embedding=16, dims=2, classes=2)
     method.start_stage("autoencoder")
     optimizer = torch.optim.Adam(method.autoencoder.parameters(), lr=0.01)
-    grid = torch.stack(torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij"))
+    grid = torch.stack(torch.meshgrid(torch.arange(24), torch.arange(24), indexing="ij"))
     rng = random(0)
 
     def disks(count):
-        centers = torch.from_numpy(rng.uniform(12, 20, (count, 2, 1, 1)))
-        return ((grid - centers).square().sum(1) <= 64).long()
+        centers = torch.from_numpy(rng.uniform(9, 15, (count, 2, 1, 1)))
+        return ((grid - centers).square().sum(1) <= 36).long()
 
-    for iteration in range(80):
+    for iteration in range(60):
         output = method.training_step(
-            Batch(None, None, masks=disks(8)), Progress("autoencoder", iteration, 80)
+            Batch(None, None, masks=disks(6)), Progress("autoencoder", iteration, 60)
         )
         optimizer.zero_grad()
         output.loss.backward()
@@ -366,7 +366,7 @@ def test_the_autoencoder_is_left_out_while_the_consistency_hardly_counts():
     for iteration in range(0, 100, 5):
         progress = Progress("guided", iteration, 100)
         method.training_step(make_batch(), progress)
-        shares.append(method.consistency_weight(progress) / 0.1)
+        shares.append(method.consistency_weight(progress) / method.rules.consistency_weight)
         assert len(method.autoencoder.seen) == sum(s >= 0.03 for s in shares)
     assert shares[0] < 0.03 < shares[-1]
 

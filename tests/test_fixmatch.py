@@ -148,7 +148,5 @@ def test_recipes() -> None:
     assert "every voxel" in warnings(FixMatchSettings(threshold=0.5))
     assert "strong_probability" in warnings(FixMatchSettings(), strong_probability=0)
     assert "do nothing" in warnings(FixMatchSettings(unlabeled_weight=0))
-    none = Recipe.model_validate({"training": {"unlabeled_batch": 0}})
-    assert "unlabeled_batch" in FixMatch.check_recipe(FixMatchSettings(), none)[0]
     loaded = load_recipe("hippocampus_fixmatch")
     assert FixMatch.warn_recipe(loaded.settings, loaded.recipe) == []

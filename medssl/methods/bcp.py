@@ -46,7 +46,6 @@ from torch import Tensor, nn
 from medssl.methods.base import (
     Batch,
     LabeledBatch,
-    Method,
     NetworkBuilder,
     Progress,
     Stage,
@@ -54,8 +53,9 @@ from medssl.methods.base import (
     register,
 )
 from medssl.methods.bcp_presets import BCPSettings, Rules, resolve
+from medssl.methods.student_teacher import StudentTeacher
 from medssl.ops.components import largest_components
-from medssl.ops.ema import copy_weights, ema_decay, ema_update, frozen_copy
+from medssl.ops.ema import copy_weights
 from medssl.ops.losses import (
     copy_paste_loss,
     dice_ce_loss,
@@ -92,7 +92,7 @@ class MixedImage:
 
 
 @register("bcp")
-class BCP(Method):
+class BCP(StudentTeacher):
     """Bidirectional copy-paste with a mean teacher, two stages."""
 
     Settings = BCPSettings
@@ -108,11 +108,12 @@ class BCP(Method):
         spatial_dims: int,
     ) -> None:
         super().__init__(
-            settings, build_network, num_classes=num_classes, spatial_dims=spatial_dims
+            settings,
+            build_network,
+            resolve(settings),
+            num_classes=num_classes,
+            spatial_dims=spatial_dims,
         )
-        self.rules = resolve(settings)
-        self.student = build_network()
-        self.teacher = frozen_copy(self.student)
         # In the state dict, so that a resumed or exported model knows whether its teacher counts.
         self.register_buffer("teaching", torch.zeros((), dtype=torch.bool))
 
@@ -137,10 +138,6 @@ class BCP(Method):
         if stage == "self_train":
             copy_weights(self.teacher, self.student)
             self.teaching.fill_(True)
-
-    def trainable(self, stage: str) -> dict[str, list[nn.Parameter]]:
-        """Optimize the student in both stages."""
-        return {"student": list(self.student.parameters())}
 
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Compute the loss of one iteration of either stage."""
@@ -257,15 +254,10 @@ class BCP(Method):
             images.append(MixedImage(mixed, canvas[1], box[1], masks[k], labeled_outside))
         return images
 
-    def decay(self, iteration: int) -> float:
-        """Return the decay of the update after an iteration."""
-        return ema_decay(iteration, self.rules.ema_decay, warmup=self.rules.ema_warmup)
-
     def after_step(self, progress: Progress) -> None:
         """Update the teacher, in stage 2."""
         if progress.stage == "self_train":
-            decay = self.decay(progress.iteration)
-            ema_update(self.teacher, self.student, decay, buffers=self.rules.ema_buffers)
+            super().after_step(progress)
 
     def predictor(self) -> nn.Module:
         """Return the student, or the teacher once there is one and ``predict_with`` says so."""

@@ -31,7 +31,6 @@ more time, but only one network's activations in memory at once.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
@@ -50,6 +49,7 @@ from medssl.methods.base import (
     StepOutput,
     register,
 )
+from medssl.networks.ensemble import Ensemble
 from medssl.ops.losses import DiceVariant, region_terms
 from medssl.ops.pseudo_labels import hard_labels
 from medssl.ops.ramps import sigmoid_ramp
@@ -176,19 +176,6 @@ def reinitialize(module: nn.Module, scheme: Literal["kaiming", "xavier"]) -> Non
             draw(child.weight)
 
 
-class MeanOfTwo(nn.Module):
-    """Predict the mean of two networks' probabilities, as logits (its logarithm)."""
-
-    def __init__(self, first: nn.Module, second: nn.Module) -> None:
-        super().__init__()
-        self.first, self.second = first, second
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Map an image to the logarithm of the mean probabilities."""
-        logs = [torch.log_softmax(net(image).float(), dim=1) for net in (self.first, self.second)]
-        return torch.logaddexp(*logs) - math.log(2.0)
-
-
 @register("cps")
 class CPS(Method):
     """Cross pseudo supervision of two networks."""
@@ -286,15 +273,8 @@ class CPS(Method):
     def predictor(self) -> nn.Module:
         """Return one network, or the mean of both, as ``predict_with`` says."""
         if self.rules.predict_with == "mean":
-            return MeanOfTwo(self.first, self.second)
+            return Ensemble([self.first, self.second])
         return self.second if self.rules.predict_with == "second" else self.first
-
-    @classmethod
-    def check_recipe(cls, settings: CPSSettings, recipe: Any) -> list[str]:
-        """Refuse a recipe without unlabeled patches."""
-        if recipe.training.unlabeled_batch < 1:
-            return ["method cps needs training.unlabeled_batch of at least 1"]
-        return []
 
     @classmethod
     def warn_recipe(cls, settings: CPSSettings, recipe: Any) -> list[str]:

@@ -37,22 +37,20 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from medssl.methods.base import (
     Batch,
-    Method,
     NetworkBuilder,
     Progress,
     Settings,
-    Stage,
     StepOutput,
     register,
 )
-from medssl.ops.ema import BufferRule, ema_decay, ema_update, frozen_copy
+from medssl.methods.student_teacher import StudentTeacher
+from medssl.ops.ema import BufferRule
 from medssl.ops.losses import IGNORE_INDEX, DiceVariant, region_terms
 from medssl.ops.pseudo_labels import hard_labels
-from medssl.ops.ramps import sigmoid_ramp
 
 DICE = DiceVariant(background=False)
 LossName = Literal["ce", "dice_ce"]
@@ -150,7 +148,7 @@ def strong_view_loss(
 
 
 @register("fixmatch")
-class FixMatch(Method):
+class FixMatch(StudentTeacher):
     """Weak-to-strong consistency on confident voxels."""
 
     Settings = FixMatchSettings
@@ -167,28 +165,16 @@ class FixMatch(Method):
         spatial_dims: int,
     ) -> None:
         super().__init__(
-            settings, build_network, num_classes=num_classes, spatial_dims=spatial_dims
+            settings,
+            build_network,
+            resolve(settings),
+            num_classes=num_classes,
+            spatial_dims=spatial_dims,
         )
-        self.rules = resolve(settings)
-        self.student = build_network()
-        self.teacher = frozen_copy(self.student)
-
-    def stages(self, iterations: int) -> list[Stage]:
-        """Spend the whole budget on one stage."""
-        return [Stage("train", iterations)]
-
-    def trainable(self, stage: str) -> dict[str, list[nn.Parameter]]:
-        """Optimize the student only."""
-        return {"student": list(self.student.parameters())}
 
     def unlabeled_weight(self, progress: Progress) -> float:
         """Return the weight of the strong view's loss at an iteration."""
-        length = self.rules.ramp_fraction * progress.total
-        return self.rules.unlabeled_weight * sigmoid_ramp(progress.iteration, length)
-
-    def decay(self, iteration: int) -> float:
-        """Return the decay of the update after an iteration."""
-        return ema_decay(iteration, self.rules.ema_decay, warmup=self.rules.ema_warmup)
+        return self.ramped(self.rules.unlabeled_weight, progress)
 
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Compute the supervised and the strong view's loss."""
@@ -246,22 +232,6 @@ class FixMatch(Method):
             "pseudo/kept_foreground": sure,
             "pseudo/confidence": confidence.mean(),
         }
-
-    def after_step(self, progress: Progress) -> None:
-        """Update the teacher."""
-        decay = self.decay(progress.iteration)
-        ema_update(self.teacher, self.student, decay, buffers=self.rules.ema_buffers)
-
-    def predictor(self) -> nn.Module:
-        """Return the student or the teacher, as ``predict_with`` says."""
-        return self.teacher if self.rules.predict_with == "teacher" else self.student
-
-    @classmethod
-    def check_recipe(cls, settings: FixMatchSettings, recipe: Any) -> list[str]:
-        """Refuse a recipe without unlabeled patches."""
-        if recipe.training.unlabeled_batch < 1:
-            return ["method fixmatch needs training.unlabeled_batch of at least 1"]
-        return []
 
     @classmethod
     def warn_recipe(cls, settings: FixMatchSettings, recipe: Any) -> list[str]:

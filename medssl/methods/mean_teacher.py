@@ -29,19 +29,18 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from medssl.methods.base import (
     Batch,
-    Method,
     NetworkBuilder,
     Progress,
     Settings,
-    Stage,
     StepOutput,
     register,
 )
-from medssl.ops.ema import BufferRule, ema_decay, ema_update, frozen_copy
+from medssl.methods.student_teacher import StudentTeacher
+from medssl.ops.ema import BufferRule
 from medssl.ops.losses import DiceVariant, region_terms, softmax_mse
 from medssl.ops.ramps import sigmoid_ramp
 
@@ -107,7 +106,7 @@ def input_noise(image: Tensor, scale: float) -> Tensor:
 
 
 @register("mean_teacher")
-class MeanTeacher(Method):
+class MeanTeacher(StudentTeacher):
     """Consistency between a student and the moving average of its weights."""
 
     Settings = MeanTeacherSettings
@@ -123,29 +122,18 @@ class MeanTeacher(Method):
         spatial_dims: int,
     ) -> None:
         super().__init__(
-            settings, build_network, num_classes=num_classes, spatial_dims=spatial_dims
+            settings,
+            build_network,
+            resolve(settings),
+            num_classes=num_classes,
+            spatial_dims=spatial_dims,
         )
-        self.rules = resolve(settings)
-        self.student = build_network()
-        self.teacher = frozen_copy(self.student)
-
-    def stages(self, iterations: int) -> list[Stage]:
-        """Spend the whole budget on one stage."""
-        return [Stage("train", iterations)]
-
-    def trainable(self, stage: str) -> dict[str, list[nn.Parameter]]:
-        """Optimize the student only."""
-        return {"student": list(self.student.parameters())}
 
     def consistency_weight(self, progress: Progress) -> float:
         """Return the consistency's weight at an iteration."""
         length = self.rules.ramp_fraction * progress.total
         every = max(int(length // self.rules.ramp_steps), 1) if self.rules.ramp_steps else 1
         return self.rules.consistency_weight * sigmoid_ramp(progress.iteration, length, every=every)
-
-    def decay(self, iteration: int) -> float:
-        """Return the decay of the update after an iteration."""
-        return ema_decay(iteration, self.rules.ema_decay)
 
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Compute the supervised and the consistency loss."""
@@ -180,26 +168,6 @@ class MeanTeacher(Method):
                 "weight/consistency": torch.tensor(weight),
             },
         )
-
-    def after_step(self, progress: Progress) -> None:
-        """Update the teacher."""
-        ema_update(
-            self.teacher,
-            self.student,
-            self.decay(progress.iteration),
-            buffers=self.rules.ema_buffers,
-        )
-
-    def predictor(self) -> nn.Module:
-        """Return the student or the teacher, as ``predict_with`` says."""
-        return self.teacher if self.rules.predict_with == "teacher" else self.student
-
-    @classmethod
-    def check_recipe(cls, settings: MeanTeacherSettings, recipe: Any) -> list[str]:
-        """Refuse a recipe without unlabeled patches."""
-        if recipe.training.unlabeled_batch < 1:
-            return ["method mean_teacher needs training.unlabeled_batch of at least 1"]
-        return []
 
     @classmethod
     def warn_recipe(cls, settings: MeanTeacherSettings, recipe: Any) -> list[str]:

@@ -66,19 +66,16 @@ from torch.nn.utils import parameters_to_vector
 from medssl.methods.base import (
     Batch,
     LabeledBatch,
-    Method,
     NetworkBuilder,
     Progress,
-    Stage,
     StepOutput,
     register,
 )
 from medssl.methods.pseudo_supervisor_presets import PseudoSupervisorSettings, resolve
+from medssl.methods.student_teacher import StudentTeacher
 from medssl.ops import policy as ops
-from medssl.ops.ema import ema_decay, ema_update, frozen_copy
 from medssl.ops.losses import IGNORE_INDEX, DiceVariant, region_terms
 from medssl.ops.pseudo_labels import hard_labels
-from medssl.ops.ramps import sigmoid_ramp
 
 DICE = DiceVariant(background=False)
 THRESHOLDS = (0.5, 0.7, 0.9, 0.95, float("inf"))
@@ -143,7 +140,7 @@ def segmentation_loss(logits: Tensor, target: Tensor, loss: str) -> Tensor:
 
 
 @register("pseudo_supervisor")
-class PseudoSupervisor(Method):
+class PseudoSupervisor(StudentTeacher):
     """Mean-teacher pseudo-labels, selected by a policy that is rewarded for what they improve."""
 
     Settings = PseudoSupervisorSettings
@@ -168,11 +165,12 @@ class PseudoSupervisor(Method):
         spatial_dims: int,
     ) -> None:
         super().__init__(
-            settings, build_network, num_classes=num_classes, spatial_dims=spatial_dims
+            settings,
+            build_network,
+            resolve(settings),
+            num_classes=num_classes,
+            spatial_dims=spatial_dims,
         )
-        self.rules = resolve(settings)
-        self.student = build_network()
-        self.teacher = frozen_copy(self.student)
         self.policy = ThresholdPolicy(num_classes)
         size, patches = settings.buffer, settings.buffer_patches
         weights = sum(p.numel() for p in self.policy.parameters())
@@ -186,22 +184,9 @@ class PseudoSupervisor(Method):
         self.register_buffer("baseline", torch.zeros(2))
         self.register_buffer("thresholds", torch.tensor(THRESHOLDS), persistent=False)
 
-    def stages(self, iterations: int) -> list[Stage]:
-        """Spend the whole budget on one stage."""
-        return [Stage("train", iterations)]
-
-    def trainable(self, stage: str) -> dict[str, list[nn.Parameter]]:
-        """Optimize the student; the policy has an optimizer of its own."""
-        return {"student": list(self.student.parameters())}
-
     def unlabeled_weight(self, progress: Progress) -> float:
         """Return the weight of the unlabeled loss at an iteration."""
-        length = self.rules.ramp_fraction * progress.total
-        return self.rules.unlabeled_weight * sigmoid_ramp(progress.iteration, length)
-
-    def decay(self, iteration: int) -> float:
-        """Return the decay of the update after an iteration."""
-        return ema_decay(iteration, self.rules.ema_decay)
+        return self.ramped(self.rules.unlabeled_weight, progress)
 
     def slot(self, progress: Progress) -> int | None:
         """Return where in the buffer an iteration's reward belongs, None if none is measured.
@@ -355,8 +340,7 @@ class PseudoSupervisor(Method):
 
     def after_step(self, progress: Progress) -> None:
         """Update the teacher, and the policy when its buffer is full."""
-        decay = self.decay(progress.iteration)
-        ema_update(self.teacher, self.student, decay, buffers=self.rules.ema_buffers)
+        super().after_step(progress)
         if self.slot(replace(progress, micro=0)) == self.settings.buffer - 1:
             self.update_policy()
 
@@ -393,10 +377,6 @@ class PseudoSupervisor(Method):
                 old.copy_(new.view_as(old))
             self.moments.copy_(moments)
             self.steps.copy_(steps)
-
-    def predictor(self) -> nn.Module:
-        """Return the student or the teacher, as ``predict_with`` says."""
-        return self.teacher if self.rules.predict_with == "teacher" else self.student
 
     # ------------------------------------------------------------------ recipes
 
