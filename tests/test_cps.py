@@ -184,7 +184,6 @@ def test_agreement_counts_foreground() -> None:
 
 
 def test_recipes() -> None:
-    recipe = Recipe()
     for settings, word in (
         (CPSSettings(cross_weight=0), "do nothing"),
         (CPSSettings(variant="paper"), "variant"),

@@ -141,7 +141,7 @@ def test_ramps_of_the_presets():
         Progress("train", 1000, 4000)
     )
     assert scaled.consistency_weight(Progress("train", 4000, 4000)) == pytest.approx(0.1)
-    assert corrected.consistency_weight(Progress("train", 800, 2000)) == pytest.approx(0.1)
+    assert corrected.consistency_weight(Progress("train", 800, 2000)) == pytest.approx(5.0)
 
 
 def recipe(**changes):
