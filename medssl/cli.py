@@ -378,7 +378,7 @@ def run(arguments: Sequence[str]) -> int:
             )
             return 1
         err.print(
-            f"{error}; the state is saved. Go on with the same command and --resume",
+            f"{error}; the state is saved. Go on with: medssl train {error.run} --resume",
             highlight=False,
         )
         return 128 + error.signum

@@ -16,7 +16,7 @@ import pytest
 import torch
 from helpers import small_recipe, write_dataset, write_recipe
 
-from medssl import api
+from medssl import api, cli
 from medssl.methods import REGISTRY
 from medssl.training.checkpoint import load_checkpoint
 from medssl.training.engine import Engine
@@ -187,7 +187,8 @@ def test_sigterm_saves_and_says_how_to_resume(
             api.train(recipe, output=tmp_path / "run")
     assert weights(tmp_path / "run")["state"]["iteration"] == 4
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["status"] == "stopped"
-    api.train(recipe, output=tmp_path / "run", resume=True)
+    # As the message says: the run folder alone is enough to go on.
+    assert cli.run(["--quiet", "train", str(tmp_path / "run"), "--resume"]) == 0
     assert_same_state(weights(whole), weights(tmp_path / "run"))
 
 

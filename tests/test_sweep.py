@@ -278,7 +278,7 @@ def test_ctrl_c_outside_the_training_loop_stops_too(
     assert (result.stopped, result.finished, result.summary) == (signal.SIGINT, 0, {})
 
     def terminated(*_args: Any, **_options: Any) -> Any:
-        raise Stopped(signal.SIGTERM, 3)
+        raise Stopped(signal.SIGTERM, 3, tmp_path)
 
     monkeypatch.setattr(experiment, "train", terminated)
     assert api.sweep(recipe, labeled=[2], seeds=1, output=tmp_path / "out").stopped == 15

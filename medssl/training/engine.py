@@ -120,7 +120,7 @@ class Engine:
                         state.ended = True
                 if self.signals.caught is not None:
                     self._save(stage)
-                    raise Stopped(self.signals.caught, state.step)
+                    raise Stopped(self.signals.caught, state.step, self.run.path)
                 if not done and state.iteration % training.checkpoint_every == 0:
                     self._save(stage)
         self._end_stage(stage)

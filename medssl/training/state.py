@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -36,11 +37,12 @@ class State:
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: the user or the queue asked for it
-    """Training was asked to stop by a signal; its state has been saved."""
+    """Training was asked to stop by a signal; its state has been saved in ``run``."""
 
-    def __init__(self, signum: int, step: int) -> None:
+    def __init__(self, signum: int, step: int, run: Path) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name} after {step} iterations")
         self.signum = signum
+        self.run = run
 
 
 class SignalCatcher:
