@@ -1,9 +1,9 @@
 """What the engine adds to the passes a training step consists of.
 
 For each method a short real training runs (patches from a warm cache, logging on). Inside each step
-the time spent in network forwards and in backward passes is added up; the rest (data, loss,
-optimizer, EMA, pseudo-labels, logging) is what the step adds. Reported: step time over pass time,
-within one run.
+the time spent in network forwards and in backward passes is added up, and apart from it the time in
+optimizer steps; the rest (data, loss, EMA, pseudo-labels, logging) is what method and engine add.
+Reported, within one run: step time over pass time, and over pass and optimizer time.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Stopwatch:
 
 def measure(method: str, folder: Path, network: dict, iterations: int, patch: list[int]) -> dict:
     """Train ``method`` for a while; return medians over its last stage's steps."""
-    watch, steps = Stopwatch(), []
+    watch, updates, steps = Stopwatch(), Stopwatch(), []
     backward, step = torch.Tensor.backward, Engine._step
 
     def timed_backward(self: torch.Tensor, *args: object, **kwargs: object) -> None:
@@ -69,10 +69,17 @@ def measure(method: str, folder: Path, network: dict, iterations: int, patch: li
             for child in self.method.children():
                 watch.watch(child)
             self._watched = True
+        for optimizer in self.optimizers.values():
+            if not getattr(optimizer, "_watched", False):
+                optimizer.register_step_pre_hook(lambda *_: updates._enter())
+                optimizer.register_step_post_hook(lambda *_: updates._leave())
+                optimizer._watched = True
         watch.take()
+        updates.take()
         started = time.perf_counter()
         step(self, stage, batches)
-        steps.append((stage.name, time.perf_counter() - started, watch.take()))
+        seconds = time.perf_counter() - started
+        steps.append((stage.name, seconds, watch.take(), updates.take()))
 
     recipe = small_recipe(folder / "data", folder / "cache", network=network)
     recipe["network"] = network
@@ -95,15 +102,18 @@ def measure(method: str, folder: Path, network: dict, iterations: int, patch: li
     finally:
         torch.Tensor.backward, Engine._step = backward, step
     last = steps[-1][0]
-    kept = [(s, p) for name, s, p in steps if name == last][3:]
-    ratios = [s / p for s, p in kept]
+    kept = [(s, p, u) for name, s, p, u in steps if name == last][3:]
+    ratios = [s / p for s, p, _ in kept]
+    loops = [s / (p + u) for s, p, u in kept]
     return {
         "method": method,
         "stage": last,
-        "step_ms": 1000 * statistics.median(s for s, _ in kept),
-        "passes_ms": 1000 * statistics.median(p for _, p in kept),
+        "step_ms": 1000 * statistics.median(s for s, _, _ in kept),
+        "passes_ms": 1000 * statistics.median(p for _, p, _ in kept),
+        "optimizer_ms": 1000 * statistics.median(u for _, _, u in kept),
         "ratio_min": min(ratios),
         "ratio_median": statistics.median(ratios),
+        "with_optimizer_median": statistics.median(loops),
         "steps": len(kept),
     }
 
@@ -126,7 +136,9 @@ def main() -> None:
             row = rows[-1]
             print(
                 f"{row['method']:18} step {row['step_ms']:8.1f} ms  passes {row['passes_ms']:8.1f}"
-                f" ms  ratio median {row['ratio_median']:.3f}  min {row['ratio_min']:.3f}",
+                f" ms  optimizer {row['optimizer_ms']:6.1f} ms  step / passes"
+                f" {row['ratio_median']:.3f} (min {row['ratio_min']:.3f})"
+                f"  step / (passes + optimizer) {row['with_optimizer_median']:.3f}",
                 flush=True,
             )
     if options.output:

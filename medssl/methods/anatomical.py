@@ -15,12 +15,12 @@ Presets. ``official`` follows the published code; its network needs ``grid``, th
 ``corrected`` (default) differs from it as follows:
   * one code per position instead of one fully connected code per patch: any patch, and no 64 to
     127 million parameters that would have to learn every place a crop may show; three levels
-    instead of four, which learn several times faster;
+    instead of four, which learn in fewer iterations;
   * one-hot masks, softmax output trained by Dice + CE (official: the class index as one gray
     value, independent sigmoids, Dice + squared error): no order among the classes, and p and q
     are comparable;
-  * corruption coherent in 3D and as strong as an early teacher's errors, the same for every class
-    (official: slice by slice, mild, with index order and wrap-around);
+  * corruption coherent in 3D, the same for every class, and stronger: Dice 0.82 to 0.87 with the
+    clean mask on hippocampus (official: slice by slice, mild, with index order and wrap-around);
   * no latent noise in stage 2: U is not random; PyTorch's initialization;
   * one weight per voxel, U summed over the classes, as in the paper's formula (official: one per
     class), and the weighted mean (official: half of it), so that ``control: uniform`` is exactly

@@ -45,7 +45,7 @@ class MaskAutoencoder(VNet):
         embedding: length of a code.
         grid: ``fc`` only: features per axis; None means 2.
         levels: how often the encoder halves every axis: 4 as published, 3 for a finer code that
-            is learned in a fraction of the iterations, or 2.
+            is learned in fewer iterations, or 2.
         init: ``default`` (PyTorch's) or ``uniform``, the published one: every parameter, also the
             scales of BatchNorm, from U(-a, a) with a = 1 / sqrt(length of its first axis).
 

@@ -43,8 +43,8 @@ def corrupt_masks(
         masks: ``(B, *spatial)`` class indices, 2D or 3D; 0 is background.
         rng: generator of all randomness.
         style: ``coherent`` or ``official2d``.
-        strength: 0 changes nothing; factor of probabilities and sizes. At 1, ``coherent`` is as bad
-            as an early teacher and ``official2d`` as published, which is mild.
+        strength: 0 changes nothing; factor of probabilities and sizes. At 1, ``coherent`` leaves
+            a Dice of about 0.85 on hippocampus, and ``official2d`` is as published, which is mild.
     """
     functions = {"coherent": corrupt_coherent, "official2d": corrupt_slices}
     if style not in functions:
