@@ -34,6 +34,7 @@ SIDE, CLASSES = 32, 3
 LABELED, UNLABELED, HELD_OUT = 4, 60, 60
 BATCH, ITERATIONS, RATE = 4, 300, 0.003
 SEEDS = (0, 1, 2)
+CONTROL_SEEDS = SEEDS[:2]
 NOISE, DRIFT, HALF_AXES, CONTRAST = (0.1, 2.0), 0.5, (4, 8), 2.0
 LABELED_HARDNESS = 0.05
 """The labeled images are the cleanest; hardness goes from 0 to 1."""
@@ -60,12 +61,12 @@ ADJUSTED: dict[str, tuple[dict[str, Any], str]] = {
     ),
 }
 NOT_SHOWN: dict[str, str] = {
-    "anatomical": "-0.010 (-0.021 at least): a quarter of the iterations repairs 4 masks",
-    "mean_teacher": "+0.011 (-0.004 at least): noise of 0.1 is little beside the images' own",
-    "rail": "+0.008 (-0.006 at least): what it gains, it gains by more losses on the labels",
+    "anatomical": "-0.003 (-0.022 to 0.012): the cause is not known",
+    "mean_teacher": "+0.018 (-0.006 to 0.042): uamt, which differs by its mask alone, has +0.045",
+    "rail": "+0.018 (-0.007 to 0.068): most of its gain is there without the images",
 }
-"""Methods that beat ``supervised``, but not clearly themselves without unlabeled images: measured
-mean difference and lower bound. Each must still stay above ``-TOLERANCE``."""
+"""Methods that beat ``supervised``, but not clearly themselves without the unlabeled images: mean
+difference over seeds 0 to 5, and the range of the seeds. Each must stay above ``-TOLERANCE``."""
 TOLERANCE = 0.03
 METHODS = [name for name in list_methods() if get_method(name).uses_unlabeled]
 
@@ -197,9 +198,12 @@ def foreground_dice(predictor: nn.Module, images: Tensor, labels: Tensor) -> np.
 
 @cache
 def scores(name: str, *, with_unlabeled: bool = True) -> np.ndarray:
-    """Return the Dice of a method for every seed and held-out image, ``(S, N)``."""
+    """Return the Dice of a method for every seed and held-out image, ``(S, N)``.
+
+    Without unlabeled images the labeled ones take their place, and there are fewer seeds.
+    """
     rows = []
-    for seed in SEEDS:
+    for seed in SEEDS if with_unlabeled else CONTROL_SEEDS:
         labeled = draw_images(1000 + seed, LABELED, LABELED_HARDNESS)
         unlabeled = draw_images(2000 + seed, UNLABELED, 1)[0] if with_unlabeled else labeled[0]
         predictor = train(name, seed, labeled, unlabeled)
@@ -255,7 +259,8 @@ def test_unlabeled_methods_beat_labels_alone(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_it_is_the_unlabeled_images_that_help(name):
-    gain = scores(name) - scores(name, with_unlabeled=False)
+    control = scores(name, with_unlabeled=False)
+    gain = scores(name)[: len(control)] - control
     message = f"mean gain {gain.mean():+.3f}, per seed {gain.mean(axis=1)}"
     if name in NOT_SHOWN:
         assert gain.mean() > -TOLERANCE, message
