@@ -223,6 +223,7 @@ def lower_bound(differences: np.ndarray) -> float:
 # ------------------------------------------------------------------------------------ the tests
 
 
+@pytest.mark.slow
 def test_the_toy_leaves_something_to_gain():
     """Labels alone suffice for images of their own kind, and do not for the noisy ones."""
     thirds = scores("supervised").reshape(len(SEEDS), 3, -1).mean(axis=(0, 2))
