@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -99,6 +101,18 @@ def test_checkpoint_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.Monke
         save_checkpoint({"method": "bcp", "x": torch.zeros(3)}, path)
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
     assert torch.equal(load_checkpoint(path)["x"], torch.arange(3))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_really_full_disk_is_called_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "open", lambda *_a, **_k: io.FileIO("/dev/full", "w"))
+    usage = shutil.disk_usage(tmp_path)._replace(free=0)
+    monkeypatch.setattr("medssl.training.checkpoint.shutil.disk_usage", lambda _: usage)
+    with pytest.raises(MedSSLError, match="No space left on device"):
+        save_checkpoint({"method": "bcp", "x": torch.zeros(100_000)}, tmp_path / "last.pt")
+    assert not list(tmp_path.iterdir())
 
 
 def test_checkpoints_that_are_none(tmp_path: Path) -> None:

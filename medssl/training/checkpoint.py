@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from medssl.errors import MedSSLError
 
 FORMAT = 1
+FULL_BYTES = 2**20
 
 
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:
@@ -29,10 +31,13 @@ def save_checkpoint(state: dict[str, Any], path: Path) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
+        # torch reports a full disk as a RuntimeError about its own file format.
+        full = isinstance(error, RuntimeError) and shutil.disk_usage(path.parent).free < FULL_BYTES
+        reason = "No space left on device" if full else _first_line(error)
         temporary.unlink(missing_ok=True)
         kept = "the previous one is kept" if path.is_file() else "there is no earlier one"
         raise MedSSLError(
-            f"the checkpoint could not be written ({kept}): {_first_line(error)}",
+            f"the checkpoint could not be written ({kept}): {reason}",
             where=path,
             fix="free disk space or make the folder writable, then run again with --resume",
         ) from error
