@@ -1,0 +1,99 @@
+"""The command line: one short function per command, each a thin call of the public API."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from medssl import __version__
+from medssl.cli import running
+
+# isort: split
+from medssl.cli import comparing, datasets, listing  # help lists commands in this order
+from medssl.cli.console import app, err, out
+from medssl.errors import MedSSLError
+
+__all__ = ["app", "comparing", "datasets", "listing", "main", "run", "running"]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        out.print(__version__, highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    ctx: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="show the traceback of an error")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="print results and errors only")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="print the version", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Options of every command."""
+    ctx.obj = {"quiet": quiet}
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command line and return its exit code; every foreseen problem is a short message.
+
+    ``--debug`` may stand anywhere, since it is often added after the fact.
+    """
+    debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"]
+    logging.getLogger("medssl").addHandler(logging.NullHandler())
+    try:
+        app(args=arguments)
+        return 0
+    except SystemExit as stop:  # how typer ends every command, and a mistyped one with code 2
+        return stop.code if isinstance(stop.code, int) else 0
+    except MedSSLError as error:
+        problem = error
+    except KeyboardInterrupt:
+        err.print("stopped")
+        return 130
+    except OSError as error:
+        if debug or error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+            raise
+        problem = MedSSLError(
+            f"cannot read or write: {error.strerror}",
+            where=error.filename,
+            fix="free disk space, or use a folder you may write to",
+        )
+        problem.__cause__ = error
+    except Exception as error:
+        from medssl.training.state import Stopped
+
+        if not isinstance(error, Stopped):
+            if debug:
+                raise
+            first = (str(error).splitlines() or [""])[0][:200]
+            err.print(
+                f"unexpected error: {type(error).__name__}: {first}\n"
+                "  fix: run the same command with --debug for the traceback, and report it",
+                style="red",
+                highlight=False,
+                markup=False,
+            )
+            return 1
+        err.print(
+            f"{error}; the state is saved. Go on with: medssl train {error.run} --resume",
+            highlight=False,
+        )
+        return 128 + error.signum
+    if debug:
+        raise problem
+    err.print(f"error: {problem}", style="red", highlight=False, markup=False, soft_wrap=True)
+    return 2

@@ -1,0 +1,75 @@
+"""Commands that compare methods."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medssl.cli.console import Device, Overrides, Precision, app, display_of, err, out
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="run folders; seeds of one experiment pool")],
+    split: Annotated[str, typer.Option(help="evaluation to compare")] = "test",
+    baseline: Annotated[
+        str | None, typer.Option(help="run to compare with; default: the supervised one, or first")
+    ] = None,
+    common: Annotated[
+        bool, typer.Option("--common", help="compare on the cases that all runs have")
+    ] = False,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="folder to write")] = None,
+) -> None:
+    """Compare runs case by case, and say whether there is evidence of a difference."""
+    from medssl import api
+    from medssl.report.compare_files import format_comparison
+
+    result = api.compare(runs, split=split, baseline=baseline, common=common, output=output)
+    out.print(format_comparison(result))
+    if output is not None:
+        out.print(f"written: {output}/compare.csv, .json and .png", highlight=False)
+
+
+@app.command()
+def sweep(
+    ctx: typer.Context,
+    recipe: Annotated[str, typer.Argument(help="recipe file or name")],
+    labeled: Annotated[str, typer.Option(help="numbers of labeled patients: 4,8,16 or all")],
+    seeds: Annotated[int, typer.Option(help="runs per point, with seeds 0, 1, ...")] = 3,
+    methods: Annotated[str | None, typer.Option(help="bcp,uamt,...; default: the recipe's")] = None,
+    overrides: Overrides = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="folder to write")] = None,
+    jobs: Annotated[int, typer.Option(help="runs at a time")] = 1,
+    device: Device = "auto",
+    precision: Precision = None,
+) -> None:
+    """Train methods on more and more labels beside the labeled-only baseline; resumes itself."""
+    from medssl import api
+    from medssl.report.sweep import stopped_message
+    from medssl.report.sweep_plan import parse_labeled
+    from medssl.report.sweep_summary import format_sweep
+
+    result = api.sweep(
+        recipe,
+        labeled=parse_labeled(labeled),
+        seeds=seeds,
+        methods=[m for m in (methods or "").replace(" ", "").split(",") if m],
+        overrides=overrides or (),
+        output=output,
+        jobs=jobs,
+        device=device,
+        precision=precision,
+        display=display_of(ctx),
+    )
+    if result.summary:
+        out.print(format_sweep(result.summary))
+        out.print(f"written: {result.path}/summary.json, sweep.csv, sweep.png", highlight=False)
+    for name, reason in result.failures.items():
+        err.print(f"failed: {name}: {reason}", highlight=False, markup=False)
+    if result.stopped is not None:
+        err.print(stopped_message(result), highlight=False)
+        raise typer.Exit(128 + result.stopped)
+    if result.failures:
+        raise typer.Exit(1)

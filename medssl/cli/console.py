@@ -1,0 +1,49 @@
+"""What the commands share: where they print, and the options they have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    name="medssl",
+    help="Semi-supervised segmentation of 3D medical images.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out = Console()
+if not out.is_terminal:
+    out = Console(width=120)  # tables in files and pipes are not cut at 80 columns
+err = Console(stderr=True)
+
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="change a key: --set training.iterations=2000")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
+Precision = Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="folder to write")]
+Checkpoint = Annotated[str, typer.Option(help="best, last, or auto: best where there is one")]
+
+
+def display_of(ctx: typer.Context) -> Any:
+    """Return the progress display that the command's options ask for."""
+    from medssl.training.progress import Display
+
+    return Display(err, quiet=bool((ctx.obj or {}).get("quiet")))
+
+
+def show_summary(summary: dict[str, Any]) -> None:
+    """Print the table of an evaluation and the policy behind it."""
+    from medssl.evaluation.summary import format_table
+
+    title = None
+    if "split" in summary:
+        title = f"{summary['run']}: {summary['split']} cases, {summary['checkpoint']} checkpoint"
+    table = format_table(summary, title=title)
+    table.caption, caption = None, table.caption
+    out.print(table)
+    out.print(caption, style="dim", highlight=False, markup=False)

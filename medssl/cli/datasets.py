@@ -1,0 +1,27 @@
+"""Commands about datasets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medssl.cli.console import app, display_of, out
+
+
+@app.command()
+def phantom(
+    ctx: typer.Context,
+    output: Annotated[Path, typer.Argument(help="folder to write")],
+    kind: Annotated[str, typer.Option(help="kind of data")] = "mr",
+    seed: Annotated[int, typer.Option(help="seed")] = 0,
+) -> None:
+    """Write the built-in synthetic dataset for inspection."""
+    from medssl.data.phantom import phantom_options, write_phantom
+
+    options = phantom_options({"kind": kind, "seed": seed})
+    total = options.labeled + options.validation + options.unlabeled + options.test
+    with display_of(ctx).counting("writing the phantom", total) as done:
+        path = write_phantom(output, kind=kind, seed=seed, on_progress=done)
+    out.print(f"phantom dataset: {path}", highlight=False)

@@ -1,0 +1,70 @@
+"""Commands that list what there is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from medssl.cli.console import app, out
+
+
+@app.command()
+def methods() -> None:
+    """List the methods."""
+    from medssl.methods import REGISTRY
+
+    table = Table("method", "unlabeled", "paper", title="methods")
+    for name, method in sorted(REGISTRY.items()):
+        table.add_row(name, "yes" if method.uses_unlabeled else "no", method.paper)
+    out.print(table)
+
+
+@app.command()
+def recipes(
+    copy: Annotated[str | None, typer.Option(help="copy this recipe here")] = None,
+) -> None:
+    """List the shipped recipes, or copy one to edit."""
+    from medssl.recipe import copy_recipe, list_recipes
+
+    if copy:
+        out.print(f"copied to {copy_recipe(copy, Path.cwd())}", highlight=False)
+        return
+    table = Table("recipe", "what it does", title="recipes")
+    for name, path in list_recipes().items():
+        first = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+        table.add_row(name, first)
+    out.print(table)
+
+
+@app.command()
+def specs() -> None:
+    """List the data specs."""
+    from medssl.data.spec import list_specs
+
+    table = Table("spec", "data", title="data specs")
+    for name, description in list_specs().items():
+        table.add_row(name, description)
+    out.print(table)
+
+
+@app.command()
+def info() -> None:
+    """Print versions, devices and networks."""
+    import torch
+
+    from medssl.networks import list_networks
+    from medssl.training.precision import resolve_device, resolve_precision
+    from medssl.training.run_folder import environment
+
+    device = resolve_device()
+    details = environment(device, resolve_precision("auto", device))
+    for key in ("medssl", "versions", "device", "device_name", "precision", "threads"):
+        out.print(f"{key}: {details[key]}", highlight=False)
+    out.print(f"cuda devices: {torch.cuda.device_count()}", highlight=False)
+    table = Table("network", "description", title="networks")
+    for name, description in list_networks().items():
+        table.add_row(name, description)
+    out.print(table)

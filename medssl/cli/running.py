@@ -1,0 +1,135 @@
+"""Commands that train, segment and measure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medssl.cli.console import (
+    Checkpoint,
+    Device,
+    Output,
+    Overrides,
+    Precision,
+    app,
+    display_of,
+    err,
+    out,
+    show_summary,
+)
+from medssl.errors import MedSSLError
+
+
+@app.command()
+def train(
+    ctx: typer.Context,
+    recipe: Annotated[str, typer.Argument(help="recipe file or name; a run folder to resume it")],
+    overrides: Overrides = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="run folder")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="continue from the last checkpoint")
+    ] = False,
+    device: Device = "auto",
+    precision: Precision = None,
+) -> None:
+    """Train a recipe, evaluate it on its test cases, and say where everything lies."""
+    from medssl import api
+
+    result = api.train(
+        recipe,
+        overrides=overrides or (),
+        output=output,
+        resume=resume,
+        device=device,
+        precision=precision,
+        display=display_of(ctx),
+    )
+    for summary in result.summaries.values():
+        show_summary(summary)
+    out.print(f"finished in {result.seconds / 60:.1f} minutes: {result.path}", highlight=False)
+    pictures = sorted((result.path / "preview").glob("*.png"))
+    if pictures:
+        out.print(f"pictures: {pictures[0].parent} ({len(pictures)} files)", highlight=False)
+
+
+@app.command()
+def predict(
+    ctx: typer.Context,
+    source: Annotated[Path, typer.Argument(help="run folder")],
+    images: Annotated[list[Path], typer.Argument(help="image files or folders")],
+    output: Output,
+    checkpoint: Checkpoint = "auto",
+    largest_component: Annotated[
+        bool | None, typer.Option(help="keep the largest piece of each structure")
+    ] = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="also write probability maps")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="predict again what is there")
+    ] = False,
+    device: Device = "auto",
+    precision: Precision = None,
+) -> None:
+    """Segment images; each result has the grid, affine and label values of its dataset."""
+    from medssl import api
+
+    results = api.predict(
+        source,
+        images,
+        output,
+        checkpoint=checkpoint,
+        device=device,
+        precision=precision or "auto",
+        largest_component=largest_component,
+        probabilities=probabilities,
+        overwrite=overwrite,
+        display=display_of(ctx),
+    )
+    failed = [r for r in results if r.error]
+    out.print(f"{len(results) - len(failed)} predictions in {output}", highlight=False)
+    for result in failed:
+        err.print(f"failed: {result.case_id}: {result.error}", highlight=False, markup=False)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def evaluate(
+    ctx: typer.Context,
+    source: Annotated[Path, typer.Argument(help="folder of predictions, or a run folder")],
+    reference: Annotated[Path | None, typer.Argument(help="folder of reference labels")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="folder to write")] = None,
+    split: Annotated[str, typer.Option(help="of a run: test or validation")] = "test",
+    checkpoint: Checkpoint = "auto",
+    dataset: Annotated[Path | None, typer.Option(help="a dataset.json that names labels")] = None,
+    tolerance: Annotated[float, typer.Option(help="surface tolerance of NSD, mm")] = 2.0,
+    voxel_metrics: Annotated[
+        bool, typer.Option("--voxel-metrics", help="add the literature's voxel metrics")
+    ] = False,
+    device: Device = "auto",
+) -> None:
+    """Measure predictions against references, or a run on one of its splits."""
+    from medssl import api
+
+    if reference is None:
+        summary = api.evaluate_run(
+            source, split, checkpoint=checkpoint, device=device, display=display_of(ctx)
+        )
+        show_summary(summary)
+        return
+    if output is None:
+        raise MedSSLError("no folder to write", where="--output", fix="add --output FOLDER")
+    summary = api.evaluate(
+        source,
+        reference,
+        output,
+        dataset_json=dataset,
+        nsd_tolerance=tolerance,
+        voxel_metrics=voxel_metrics,
+        display=display_of(ctx),
+    )
+    show_summary(summary)
+    out.print(f"per case: {output / 'cases.csv'}", highlight=False)
