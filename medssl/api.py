@@ -16,7 +16,7 @@ from medssl.inference.folder import PredictionResult, find_images, predict_files
 from medssl.recipe import load_recipe
 from medssl.report.compare import compare
 from medssl.report.sweep import SweepResult, sweep
-from medssl.runs import LoadedRun, evaluate_run, load_run
+from medssl.runs import LoadedRun, evaluate_run, load_ensemble, load_run
 from medssl.training.progress import Display
 from medssl.training.state import Stopped
 
@@ -30,6 +30,7 @@ __all__ = [
     "evaluate",
     "evaluate_case",
     "evaluate_run",
+    "load_ensemble",
     "load_recipe",
     "load_run",
     "predict",
@@ -46,8 +47,11 @@ def predict(
     checkpoint: str = "auto",
     device: str = "auto",
     precision: str = "auto",
+    ensemble: Sequence[Path] = (),
     largest_component: bool | None = None,
+    tta: bool | None = None,
     probabilities: bool = False,
+    uncertainty: bool = False,
     overwrite: bool = False,
     display: Display | None = None,
 ) -> list[PredictionResult]:
@@ -57,7 +61,11 @@ def predict(
         source: a run folder.
         images: image files or folders of them.
         output: folder of the results, one ``CASE.nii.gz`` each.
+        ensemble: more runs (other seeds or folds), whose probabilities are averaged with it.
+        largest_component: keep the largest piece of each structure; None: as the recipe says.
+        tta: average over mirror images; None: as the recipe says.
         probabilities: also write each structure's probability map.
+        uncertainty: also write the normalized entropy: 0 is sure, 1 a mere guess.
         overwrite: predict again what is already there.
 
     Raises:
@@ -66,21 +74,24 @@ def predict(
     """
     display = display or Display(quiet=True)
     items = find_images(images)
-    run = load_run(
-        source,
+    run = load_ensemble(
+        [source, *ensemble],
         checkpoint=checkpoint,
         device=device,
         precision=precision,
         largest_component=largest_component,
+        tta=tta,
     )
-    with display.counting("predicting", len(items)) as done:
+    with display.counting_parts("predicting", len(items)) as (done, window):
         return predict_files(
             run.predictor,
             items,
             output,
             on_progress=done,
+            on_window=window,
             skip_existing=not overwrite,
             probabilities=probabilities,
+            uncertainty=uncertainty,
         )
 
 

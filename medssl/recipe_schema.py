@@ -244,6 +244,15 @@ class InferenceSettings(Strict):
     stride: list[int] | None = Field(None, description="voxels between windows; overrides overlap")
     blend: Literal["gaussian", "constant"] = Field("gaussian")
     window_batch: int = Field(4, ge=1, description="windows per forward pass")
+    tta: bool = Field(
+        False, description="average over mirror images along the axes the data spec allows"
+    )
+    skip_empty: bool = Field(
+        False, description="call windows background in which every voxel has the lowest intensity"
+    )
+    memory_gb: float = Field(
+        2.0, gt=0, description="host memory for class probabilities; more classes take more passes"
+    )
     largest_component: bool | None = Field(
         None, description="keep the largest piece of each structure; null: as the data spec says"
     )

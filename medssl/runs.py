@@ -17,6 +17,7 @@ from medssl.evaluation.folders import read_label
 from medssl.evaluation.summary import summarize, write_cases_csv, write_summary_json
 from medssl.inference.folder import predict_files
 from medssl.inference.predictor import Predictor
+from medssl.networks.ensemble import Ensemble
 from medssl.recipe import load_recipe
 from medssl.recipe_schema import Recipe
 from medssl.training.checkpoint import load_checkpoint, load_weights
@@ -45,13 +46,14 @@ def load_run(
     device: str = "auto",
     precision: str = "auto",
     largest_component: bool | None = None,
+    tta: bool | None = None,
 ) -> LoadedRun:
     """Load a run's predictor.
 
     Args:
         path: the run folder.
         checkpoint: ``last``, ``best``, or ``auto`` (best where there is one, else last).
-        largest_component: overrides the recipe's choice.
+        largest_component, tta: override the recipe's choice.
 
     Raises:
         MedSSLError: not a run folder, no such checkpoint, or weights that do not fit.
@@ -59,9 +61,11 @@ def load_run(
     folder = open_run(path)
     loaded = load_recipe(folder.recipe)
     recipe = loaded.recipe
-    if largest_component is not None:
-        inference = recipe.inference.model_copy(update={"largest_component": largest_component})
-        recipe = recipe.model_copy(update={"inference": inference})
+    choices = {"largest_component": largest_component, "tta": tta}
+    inference = recipe.inference.model_copy(
+        update={key: value for key, value in choices.items() if value is not None}
+    )
+    recipe = recipe.model_copy(update={"inference": inference})
     manifest = folder.read_manifest()
     try:
         labels = manifest["labels"]
@@ -84,7 +88,7 @@ def load_run(
     state = load_checkpoint(file, map_location="cpu", method=recipe.method.name)
     load_weights(method, state["method_state"], file)
     predictor = Predictor(
-        method.predictor().to(where),
+        method.predictor(),
         spec=recipe.spec,
         label_map=label_map,
         patch=recipe.training.patch,
@@ -94,6 +98,51 @@ def load_run(
         in_channels=channels,
     )
     return LoadedRun(folder, recipe, label_map, predictor, chosen, channels)
+
+
+def load_ensemble(
+    paths: Sequence[Path],
+    *,
+    checkpoint: str = "auto",
+    device: str = "auto",
+    precision: str = "auto",
+    largest_component: bool | None = None,
+    tta: bool | None = None,
+) -> LoadedRun:
+    """Load several runs as one whose probabilities are the mean of theirs.
+
+    The first run says how images are prepared and windows laid; see :func:`load_run` for the rest.
+
+    Raises:
+        MedSSLError: a run sees other images, windows or labels than the first.
+    """
+    options = {
+        "checkpoint": checkpoint,
+        "device": device,
+        "precision": precision,
+        "largest_component": largest_component,
+        "tta": tta,
+    }
+    runs = [load_run(path, **options) for path in paths]
+    first = runs[0]
+    if len(runs) == 1:
+        return first
+    for run in runs[1:]:
+        for what, one, other in (
+            ("data spec", first.recipe.spec, run.recipe.spec),
+            ("training.patch", first.recipe.training.patch, run.recipe.training.patch),
+            ("labels", first.label_map, run.label_map),
+            ("number of channels", first.channels, run.channels),
+        ):
+            if one != other:
+                raise MedSSLError(
+                    f"its {what} is not that of {first.folder.path}",
+                    where=run.folder.path,
+                    fix="average runs of one recipe that differ by seed, fold or method only",
+                )
+    # Each predictor's model already mirrors, where that is asked for.
+    first.predictor.model = Ensemble([run.predictor.model for run in runs])
+    return first
 
 
 def _choose(folder: RunFolder, checkpoint: str) -> str:
@@ -146,9 +195,13 @@ def evaluate_run(
             fix="name a split that has some, or set data.test or data.validation and train again",
         )
     output = run.folder.predictions(name or split)
-    with display.counting(f"predicting {split}", len(cases)) as done:
+    with display.counting_parts(f"predicting {split}", len(cases)) as (done, window):
         results = predict_files(
-            run.predictor, [(c.id, c.images) for c in cases], output, on_progress=done
+            run.predictor,
+            [(c.id, c.images) for c in cases],
+            output,
+            on_progress=done,
+            on_window=window,
         )
     failed = [r for r in results if r.error]
     if failed:

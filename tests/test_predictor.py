@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from medssl.data.case import LabelMap
 from medssl.errors import MedSSLError
 from medssl.inference.folder import find_images, predict_files
+from medssl.inference.mirror import MirrorMean
 from medssl.inference.postprocess import keep_largest_components
-from medssl.inference.predictor import Predictor
+from medssl.inference.prediction import normalized_entropy
+from medssl.inference.predictor import Predictor, column_size
 from medssl.recipe_schema import DataSpec, InferenceSettings
 
 SHAPE = (26, 22, 12)
@@ -447,6 +449,97 @@ def test_probability_maps_are_written_beside_the_labels(folder: Path, tmp_path: 
     [again] = predict_files(predictor, items, out, probabilities=True, skip_existing=True)
     assert not again.skipped
     assert (out / "probabilities" / "a_core.nii.gz").is_file()
+
+
+def test_the_entropy_is_zero_where_sure_and_one_for_a_guess(folder: Path, tmp_path: Path) -> None:
+    predict_files(make_predictor(), find_images([folder]), tmp_path / "out", uncertainty=True)
+    written = nib.load(tmp_path / "out" / "uncertainty" / "a.nii.gz")
+    labels = nib.load(tmp_path / "out" / "a.nii.gz")
+    assert written.shape == labels.shape
+    np.testing.assert_array_equal(written.affine, labels.affine)
+    values = np.asarray(written.dataobj)
+    assert values.min() >= 0
+    assert values.max() <= 1
+    flat = torch.full((4, 2, 2), 0.25)
+    torch.testing.assert_close(normalized_entropy(flat), torch.ones(2, 2))
+    sure = torch.zeros(4, 2, 2)
+    sure[1] = 1
+    torch.testing.assert_close(normalized_entropy(sure), torch.zeros(2, 2))
+
+
+class Placed(nn.Module):
+    """Logits that depend on the position inside the window, so that misplaced windows show."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        ramp = sum(
+            (-1) ** axis * grid.float()
+            for axis, grid in enumerate(
+                torch.meshgrid(*map(torch.arange, x.shape[2:]), indexing="ij")
+            )
+        )
+        return torch.cat([torch.zeros_like(x), x + 0.05 * ramp, 0.5 * x**2], dim=1)
+
+
+def test_a_small_memory_does_not_change_the_result() -> None:
+    image = torch.from_numpy(np.random.default_rng(1).standard_normal((1, 40, 50, 36))).float()
+    whole = make_predictor(Placed()).decide(image, probabilities=True, entropy=True)
+    settings = InferenceSettings(memory_gb=1e-6)
+    tight = make_predictor(Placed(), inference=settings)
+    assert column_size(image.shape[1:], tight.patch, 3, 1e-6 * 2**30) == (16, 16)
+    cut = tight.decide(image, probabilities=True, entropy=True)
+    torch.testing.assert_close(cut.probabilities, whole.probabilities, rtol=0, atol=0)
+    np.testing.assert_array_equal(cut.classes, whole.classes)
+    np.testing.assert_array_equal(cut.entropy, whole.entropy)
+
+
+def test_more_classes_make_columns_narrower_not_the_memory_larger() -> None:
+    shape, patch, budget = (512, 512, 600), (96, 96, 96), 2 * 2**30
+    assert column_size(shape, patch, 2, budget) is None
+    for classes in (14, 40, 78, 118):
+        size = column_size(shape, patch, classes, budget) or shape[1:]
+        assert 2 * 4 * (classes + 1) * 96 * size[0] * size[1] <= budget
+        assert min(size) >= 96
+
+
+class Sided(nn.Module):
+    """Class 1 on the low half of axis 0 of a window, class 2 on the high half."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = torch.zeros(x.shape[0], 3, *x.shape[2:])
+        half = x.shape[2] // 2
+        out[:, 1, :half] = 4.0
+        out[:, 2, half:] = 4.0
+        return out
+
+
+def test_mirroring_swaps_left_and_right_classes() -> None:
+    x = torch.randn(1, 1, 6, 4, 4)
+    swapped = MirrorMean(Sided(), (0,), swap_axis=0, pairs=[(1, 2)])(x)
+    # A network that names the sides right gives the same classes for the mirror image.
+    torch.testing.assert_close(swapped.exp(), Sided()(x).softmax(1))
+    confused = MirrorMean(Sided(), (0,))(x).exp()
+    torch.testing.assert_close(confused[:, 1], confused[:, 2])
+
+
+def test_mirroring_averages_all_combinations() -> None:
+    torch.manual_seed(0)
+    network = nn.Conv3d(1, 3, 3, padding=1)
+    x = torch.randn(2, 1, 5, 6, 7)
+    got = MirrorMean(network, (0, 2))(x).exp()
+    expected = torch.zeros_like(got)
+    for dims in ([], [2], [4], [2, 4]):
+        expected += network(x.flip(dims)).softmax(1).flip(dims) / 4
+    torch.testing.assert_close(got, expected)
+
+
+def test_mirroring_follows_the_spec_and_is_refused_where_none_is_allowed() -> None:
+    spec = DataSpec(flip_axes=[0, 2], slice_axis=2)
+    volume = make_predictor(spec=spec, inference=InferenceSettings(tta=True))
+    assert volume.model.axes == (0, 2)
+    flat = make_predictor(spec=spec, patch=(8, 8), inference=InferenceSettings(tta=True))
+    assert flat.model.axes == (0,)
+    with pytest.raises(MedSSLError, match="no axis to be mirrored"):
+        make_predictor(spec=DataSpec(flip_axes=[]), inference=InferenceSettings(tta=True))
 
 
 def test_images_are_never_overwritten(folder: Path) -> None:

@@ -10,13 +10,14 @@ from monai.inferers import sliding_window_inference
 from scipy import ndimage
 from torch import Tensor, nn
 
-from medssl.inference.sliding_window import (
-    WindowMean,
+from medssl.inference.blocks import RollingMean, probability_blocks
+from medssl.inference.sliding_window import slice_by_slice, sliding_window
+from medssl.inference.windows import (
+    Empty,
     pad_to_patch,
-    slice_by_slice,
-    sliding_window,
     stride_from_overlap,
     window_origins,
+    window_probabilities,
     window_starts,
 )
 
@@ -192,13 +193,15 @@ def test_weights_are_a_partition_of_unity(blend: str) -> None:
 
 def test_gaussian_mean_of_two_windows_by_hand() -> None:
     weight = compute_importance_map((4,), mode="gaussian")
-    mean = WindowMean((6,), weight)
+    mean = RollingMean((6,), weight)
     mean.add((0,), torch.full((1, 4), 1.0))
+    first = mean.roll(2)
     mean.add((2,), torch.full((1, 4), 3.0))
+    whole = torch.cat([first, mean.roll(6)], dim=1)
     # Gaussian of sigma 4/8 at distances 1.5 and 0.5 from the center.
     far, near = np.exp(-(1.5**2) / 0.5), np.exp(-(0.5**2) / 0.5)
     overlap = [(near + 3 * far) / (near + far), (far + 3 * near) / (near + far)]
-    np.testing.assert_allclose(mean.result()[0].numpy(), [1, 1, *overlap, 3, 3], rtol=1e-5)
+    np.testing.assert_allclose(whole[0].numpy(), [1, 1, *overlap, 3, 3], rtol=1e-5)
 
 
 def test_softmax_comes_before_the_mean_and_in_float32() -> None:
@@ -292,3 +295,97 @@ def test_slices_smaller_than_the_patch_are_padded_in_plane_only() -> None:
 def test_slices_of_a_3d_patch_are_refused() -> None:
     with pytest.raises(ValueError, match="across axis 2"):
         slice_by_slice(torch.zeros(1, 4, 4, 4), positional, patch=(4, 4, 4))
+
+
+def naive_mean(
+    image: Tensor, patch: tuple[int, ...], stride: tuple[int, ...], blend: str = "gaussian"
+) -> Tensor:
+    """The textbook way: every window of the volume into one big sum."""
+    weight = compute_importance_map(patch, mode=blend)
+    total, count = torch.zeros(3, *image.shape[1:]), torch.zeros(image.shape[1:])
+    for corner in window_origins(image.shape[1:], patch, stride):
+        where = tuple(slice(a, a + p) for a, p in zip(corner, patch, strict=True))
+        probabilities = three_classes(image[(slice(None), *where)][None]).softmax(1)[0]
+        total[(slice(None), *where)] += probabilities * weight
+        count[where] += weight
+    return total / count
+
+
+def three_classes(x: Tensor) -> Tensor:
+    two = positional(x)
+    return torch.cat([two, 0.7 * x[:, :1] ** 2], dim=1)
+
+
+@pytest.mark.parametrize("column", [None, (1, 9), (5, 4), (8, 3), (100, 100)])
+@pytest.mark.parametrize("stride", [(3, 4, 2), (6, 5, 4)])
+def test_blocks_cover_the_volume_once_and_equal_the_naive_mean(
+    column: tuple[int, int] | None, stride: tuple[int, ...]
+) -> None:
+    image = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 23, 17, 9))).float()
+    patch = (6, 5, 4)
+    out, seen = torch.zeros(3, 23, 17, 9), torch.zeros(23, 17, 9)
+    blocks = probability_blocks(
+        image, three_classes, patch=patch, stride=stride, window_batch=1, column=column
+    )
+    for where, block in blocks:
+        out[(slice(None), *where)] = block
+        seen[where] += 1
+    assert (seen == 1).all()
+    # Each voxel adds its windows in the same order, so that not even rounding differs.
+    torch.testing.assert_close(out, naive_mean(image, patch, stride), rtol=0, atol=0)
+
+
+def test_blocks_hold_few_rows() -> None:
+    image = torch.zeros(1, 100, 6, 6)
+    rows = [
+        block.shape[1]
+        for _, block in probability_blocks(
+            image, three_classes, patch=(8, 6, 6), stride=(4, 6, 6), blend="constant"
+        )
+    ]
+    assert max(rows) <= 8
+    assert sum(rows) == 100
+
+
+def test_progress_counts_the_windows_of_all_columns() -> None:
+    calls: list[tuple[int, int]] = []
+    blocks = probability_blocks(
+        torch.zeros(1, 8, 12, 4),
+        three_classes,
+        patch=(4, 4, 4),
+        stride=(4, 4, 4),
+        window_batch=1,
+        column=(6, 4),
+        progress=lambda done, total: calls.append((done, total)),
+    )
+    list(blocks)
+    # Windows at 0, 4 and 8 of an axis cut at 6: the middle one is predicted in both columns.
+    assert calls == [(n, 8) for n in range(1, 9)]
+
+
+def test_rolling_backwards_is_refused() -> None:
+    mean = RollingMean((8,), torch.ones(4))
+    mean.add((0,), torch.ones(1, 4))
+    mean.roll(2)
+    with pytest.raises(ValueError, match="row 0 while rows start at 2"):
+        mean.add((0,), torch.ones(1, 4))
+
+
+def test_empty_windows_are_background_and_cost_nothing() -> None:
+    image = torch.zeros(1, 4, 12)
+    image[:, :, 8:] = 1.0
+    predicted: list[int] = []
+
+    def count(x: Tensor) -> Tensor:
+        predicted.append(x.shape[0])
+        return three_classes(x)
+
+    corners = [(0, 0), (0, 4), (0, 8)]
+    options = {"patch": (4, 4), "window_batch": 2, "device": "cpu"}
+    windows = dict(window_probabilities(image, count, corners, empty=Empty(0.0, 3), **options))
+    assert sum(predicted) == 1
+    assert list(windows) == corners
+    assert (windows[0, 0][0] == 1).all()
+    assert (windows[0, 4][1:] == 0).all()
+    everything = dict(window_probabilities(image, three_classes, corners, **options))
+    torch.testing.assert_close(windows[0, 8], everything[0, 8])

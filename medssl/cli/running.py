@@ -61,11 +61,18 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="image files or folders")],
     output: Output,
     checkpoint: Checkpoint = "auto",
+    ensemble: Annotated[
+        list[Path] | None, typer.Option(help="one more run to average with; may be repeated")
+    ] = None,
     largest_component: Annotated[
         bool | None, typer.Option(help="keep the largest piece of each structure")
     ] = None,
+    tta: Annotated[bool | None, typer.Option(help="average over mirror images")] = None,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="also write probability maps")
+    ] = False,
+    uncertainty: Annotated[
+        bool, typer.Option("--uncertainty", help="also write entropy maps, 0 (sure) to 1")
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="predict again what is there")
@@ -83,8 +90,11 @@ def predict(
         checkpoint=checkpoint,
         device=device,
         precision=precision or "auto",
+        ensemble=ensemble or (),
         largest_component=largest_component,
+        tta=tta,
         probabilities=probabilities,
+        uncertainty=uncertainty,
         overwrite=overwrite,
         display=display_of(ctx),
     )

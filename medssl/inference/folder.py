@@ -12,7 +12,7 @@ from pathlib import Path
 
 from medssl.errors import MedSSLError
 from medssl.inference.predictor import Predictor
-from medssl.inference.sliding_window import WindowProgress
+from medssl.inference.windows import WindowProgress
 from medssl.inference.writer import IMAGE_SUFFIXES, image_suffix
 
 logger = logging.getLogger(__name__)
@@ -83,6 +83,7 @@ def predict_files(
     *,
     suffix: str = ".nii.gz",
     probabilities: bool = False,
+    uncertainty: bool = False,
     skip_existing: bool = False,
     on_progress: CaseProgress | None = None,
     on_window: CaseWindowProgress | None = None,
@@ -97,6 +98,7 @@ def predict_files(
         output: folder, made if it is not there.
         suffix: file format, see :func:`medssl.inference.writer.write_label`.
         probabilities: also write ``probabilities/CASE_STRUCTURE.nii.gz``, one per structure.
+        uncertainty: also write ``uncertainty/CASE.nii.gz``, the normalized entropy.
         skip_existing: leave out cases whose files are there. Files are written whole or not at
             all, so a second call finishes what the first one left.
         on_progress: called after each case.
@@ -109,7 +111,7 @@ def predict_files(
         MedSSLError: the folder cannot be made, or predictions would overwrite images.
     """
     output = Path(output)
-    jobs = [_plan(predictor, item, output, suffix, probabilities) for item in items]
+    jobs = [_plan(predictor, item, output, suffix, probabilities, uncertainty) for item in items]
     _check_output(output, jobs)
     results: list[PredictionResult] = []
     for job in jobs:
@@ -131,13 +133,22 @@ class _Job:
     files: tuple[Path, ...]
     label: Path
     maps: dict[int, Path]
+    entropy: Path | None = None
 
     @property
     def targets(self) -> tuple[Path, ...]:
-        return (*self.maps.values(), self.label)
+        unsure = () if self.entropy is None else (self.entropy,)
+        return (*self.maps.values(), *unsure, self.label)
 
 
-def _plan(predictor: Predictor, item: Item, output: Path, suffix: str, probabilities: bool) -> _Job:
+def _plan(
+    predictor: Predictor,
+    item: Item,
+    output: Path,
+    suffix: str,
+    probabilities: bool,
+    uncertainty: bool,
+) -> _Job:
     case_id, files = item
     names = list(enumerate(predictor.label_map.names))[1:] if probabilities else []
     # In a folder of their own, so that the label maps can be evaluated as a folder.
@@ -145,7 +156,8 @@ def _plan(predictor: Predictor, item: Item, output: Path, suffix: str, probabili
         index: output / "probabilities" / f"{case_id}_{re.sub(r'[^A-Za-z0-9]+', '-', name)}{suffix}"
         for index, name in names
     }
-    return _Job(case_id, tuple(files), output / f"{case_id}{suffix}", maps)
+    entropy = output / "uncertainty" / f"{case_id}{suffix}" if uncertainty else None
+    return _Job(case_id, tuple(files), output / f"{case_id}{suffix}", maps, entropy)
 
 
 def _predict_one(
@@ -155,9 +167,14 @@ def _predict_one(
     path, message = None, None
     try:
         prediction = predictor.predict_file(
-            job.files, keep_probabilities=bool(job.maps), progress=progress
+            job.files,
+            keep_probabilities=bool(job.maps),
+            entropy=job.entropy is not None,
+            progress=progress,
         )
         prediction.save_probabilities(job.maps)
+        if job.entropy is not None:
+            prediction.save_entropy(job.entropy)
         path = prediction.save(job.label)
     except MedSSLError as error:
         message = str(error)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -14,11 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from medssl.data.case import LabelMap
-from medssl.data.preprocess import Prepared, preprocess_image
+from medssl.data.preprocess import preprocess_image
 from medssl.errors import MedSSLError
+from medssl.inference.blocks import Block, probability_blocks
+from medssl.inference.mirror import MirrorMean
 from medssl.inference.postprocess import argmax_classes, keep_largest_components
-from medssl.inference.sliding_window import WindowProgress, slice_by_slice, sliding_window
-from medssl.inference.writer import write_label, write_map
+from medssl.inference.prediction import Decision, Prediction, normalized_entropy
+from medssl.inference.sliding_window import as_slices
+from medssl.inference.windows import Empty, WindowProgress, stride_from_overlap
 from medssl.recipe_schema import DataSpec, InferenceSettings
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -27,44 +30,27 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _CHANNELS = re.compile(r"to have (\d+) channels, but got (\d+) channels")
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """The label map of one image, on the image's own grid.
+def column_size(
+    shape: Sequence[int], patch: Sequence[int], classes: int, budget: float
+) -> tuple[int, ...] | None:
+    """Return how wide columns may be, along all axes but the first, to fit a memory budget.
 
-    Attributes:
-        values: label values of the dataset, ``(X, Y, Z)``, in the smallest unsigned dtype.
-        affine: voxel to world (RAS), 4x4.
-        reference: file of the image (of its first channel).
-        prepared: the preprocessed image and the way back from its grid.
-        probabilities: ``(K, X', Y', Z')`` on the preprocessed grid, if they were asked for.
+    In memory at a time are the sum over ``patch[0]`` rows and the block taken from it. A column is
+    never narrower than the patch, for then there would be more windows, not less memory.
+
+    Args:
+        shape, patch: of the volume and of a window.
+        budget: bytes.
+
+    Returns:
+        Voxels per axis, or None if the volume need not be cut.
     """
-
-    values: np.ndarray
-    affine: np.ndarray
-    reference: Path
-    prepared: Prepared = field(repr=False)
-    probabilities: Tensor | None = field(default=None, repr=False)
-
-    def save(self, path: Path) -> Path:
-        """Write the label map; see :func:`medssl.inference.writer.write_label`."""
-        return write_label(self.values, path, affine=self.affine, reference=self.reference)
-
-    def probability_map(self, index: int) -> np.ndarray:
-        """Return the probability of one class on the image's own grid, ``(X, Y, Z)`` float32.
-
-        Raises:
-            ValueError: the probabilities were not kept.
-        """
-        if self.probabilities is None:
-            raise ValueError("predict with keep_probabilities=True")
-        one = self.probabilities[index : index + 1].numpy()
-        return self.prepared.restore_probabilities(one)[0]
-
-    def save_probabilities(self, paths: Mapping[int, Path]) -> None:
-        """Write the probability maps of classes (index to path), one at a time."""
-        for index, path in paths.items():
-            values = self.probability_map(index)
-            write_map(values, path, affine=self.affine, reference=self.reference)
+    voxels = budget / (2 * 4 * (classes + 1) * patch[0])
+    sizes = list(shape[1:])
+    for axis, least in enumerate(patch[1:]):
+        others = math.prod(sizes[:axis] + sizes[axis + 1 :])
+        sizes[axis] = min(sizes[axis], max(int(voxels // others), least))
+    return None if sizes == list(shape[1:]) else tuple(sizes)
 
 
 @contextmanager
@@ -112,14 +98,27 @@ class Predictor:
         in_channels: int | None = None,
     ) -> None:
         self.device = torch.device(device)
-        self.model = model.to(self.device)
         self.spec = spec
         self.label_map = label_map
         self.patch = tuple(patch)
         self.inference = inference
         self.precision = precision
         self.in_channels = in_channels
+        self.model = (self._mirrored(model) if inference.tta else model).to(self.device)
         _check_stride(inference.stride, self.patch)
+
+    def _mirrored(self, model: nn.Module) -> MirrorMean:
+        """Wrap a network so that it averages over the mirror images the data spec allows."""
+        volume = [a for a in range(3) if len(self.patch) == 3 or a != self.spec.slice_axis]
+        axes = [volume.index(a) for a in self.spec.flip_axes if a in volume]
+        if not axes:
+            raise MedSSLError(
+                f"data spec {self.spec.name!r} allows no axis to be mirrored",
+                fix="predict without --tta, or set spec.flip_axes where mirroring is anatomy",
+            )
+        index = {value: i for i, value in enumerate(self.label_map.values)}
+        pairs = [(index[a], index[b]) for a, b in self.spec.label_pairs]
+        return MirrorMean(model, axes, swap_axis=0 if 0 in volume else None, pairs=pairs)
 
     @property
     def largest_component(self) -> bool:
@@ -127,8 +126,11 @@ class Predictor:
         choice = self.inference.largest_component
         return self.spec.largest_component if choice is None else choice
 
-    def probabilities(self, image: Tensor, *, progress: WindowProgress | None = None) -> Tensor:
-        """Return class probabilities ``(K, X, Y, Z)``, float32 on the CPU.
+    def blocks(self, image: Tensor, *, progress: WindowProgress | None = None) -> Iterator[Block]:
+        """Yield class probabilities block by block; see :func:`probability_blocks`.
+
+        However large the image and however many the classes, about ``inference.memory_gb`` of host
+        memory is used at a time.
 
         Args:
             image: preprocessed image ``(C, X, Y, Z)``.
@@ -139,38 +141,83 @@ class Predictor:
                 other classes than the dataset has or values that are not finite, or memory ran out.
         """
         self._check_channels(image.shape[0])
-        options = {
-            "patch": self.patch,
-            "stride": self.inference.stride,
-            "overlap": self.inference.overlap,
-            "window_batch": self.inference.window_batch,
-            "blend": self.inference.blend,
-            "pad_value": float(image.min()),  # as training pads volumes smaller than the patch
-            "device": self.device,
-            "progress": progress,
-        }
+        settings, predict, patch = self.inference, self._logits, self.patch
+        stride = settings.stride or stride_from_overlap(patch, settings.overlap)
+        if len(patch) == 2:
+            predict, patch, stride = as_slices(predict, patch, stride, self.spec.slice_axis)
+        lowest = float(image.min())
+        classes = self.label_map.num_classes
         with evaluation_mode(self.model):
-            if len(self.patch) == 2:
-                axis = self.spec.slice_axis
-                result = slice_by_slice(image, self._logits, slice_axis=axis, **options)
-            else:
-                result = sliding_window(image, self._logits, **options)
-        if not torch.isfinite(result.sum()):
-            raise MedSSLError(
-                f"the network's output is not finite in {self.precision}",
-                fix="check the image for NaN voxels, or predict with --precision fp32",
-            )
+            for where, block in probability_blocks(
+                image,
+                predict,
+                patch=patch,
+                stride=stride,
+                window_batch=settings.window_batch,
+                blend=settings.blend,
+                pad_value=lowest,  # as training pads volumes smaller than the patch
+                device=self.device,
+                column=column_size(image.shape[1:], patch, classes, settings.memory_gb * 2**30),
+                empty=Empty(lowest, classes) if settings.skip_empty else None,
+                progress=progress,
+            ):
+                if not torch.isfinite(block.sum()):
+                    raise MedSSLError(
+                        f"the network's output is not finite in {self.precision}",
+                        fix="check the image for NaN voxels, or predict with --precision fp32",
+                    )
+                yield where, block
+
+    def probabilities(self, image: Tensor, *, progress: WindowProgress | None = None) -> Tensor:
+        """Return all class probabilities at once, ``(K, X, Y, Z)`` float32 on the CPU.
+
+        Args and errors: see :meth:`blocks`.
+        """
+        result = torch.empty(self.label_map.num_classes, *image.shape[1:])
+        for where, block in self.blocks(image, progress=progress):
+            result[(slice(None), *where)] = block
         return result
 
     def classes(self, image: Tensor, *, progress: WindowProgress | None = None) -> np.ndarray:
         """Return the class index of each voxel of a preprocessed image, ``(X, Y, Z)`` uint8."""
-        return self._decide(self.probabilities(image, progress=progress))
+        return self.decide(image, progress=progress).classes
+
+    def decide(
+        self,
+        image: Tensor,
+        *,
+        probabilities: bool = False,
+        entropy: bool = False,
+        progress: WindowProgress | None = None,
+    ) -> Decision:
+        """Return the class of each voxel and, if asked for, how sure the network is.
+
+        Args:
+            image: preprocessed image ``(C, X, Y, Z)``.
+            probabilities: keep all class probabilities; costs four bytes per class and voxel.
+            entropy: also return the entropy of each voxel.
+            progress: called with the windows done and their total.
+        """
+        shape = tuple(image.shape[1:])
+        classes = np.empty(shape, dtype=np.uint8)
+        unsure = np.empty(shape, dtype=np.float32) if entropy else None
+        kept = torch.empty(self.label_map.num_classes, *shape) if probabilities else None
+        for where, block in self.blocks(image, progress=progress):
+            classes[where] = argmax_classes(block)
+            if unsure is not None:
+                unsure[where] = normalized_entropy(block).numpy()
+            if kept is not None:
+                kept[(slice(None), *where)] = block
+        if self.largest_component:
+            classes = keep_largest_components(classes)
+        return Decision(classes, kept, unsure)
 
     def predict_file(
         self,
         paths: Path | Sequence[Path],
         *,
         keep_probabilities: bool = False,
+        entropy: bool = False,
         progress: WindowProgress | None = None,
     ) -> Prediction:
         """Segment one image on disk, on its own grid.
@@ -178,6 +225,7 @@ class Predictor:
         Args:
             paths: the image, or one file per channel.
             keep_probabilities: return the class probabilities too.
+            entropy: return the entropy too.
             progress: called with the windows done and their total.
 
         Raises:
@@ -186,8 +234,10 @@ class Predictor:
         files = (Path(paths),) if isinstance(paths, str | Path) else tuple(map(Path, paths))
         try:
             prepared = preprocess_image(files, self.spec)
-            probabilities = self.probabilities(prepared.image, progress=progress)
-            classes = prepared.restore(self._decide(probabilities))
+            decision = self.decide(
+                prepared.image, probabilities=keep_probabilities, entropy=entropy, progress=progress
+            )
+            classes = prepared.restore(decision.classes)
         except MedSSLError as error:
             if error.where is not None:
                 raise
@@ -197,12 +247,9 @@ class Predictor:
             affine=np.asarray(prepared.native_affine, dtype=np.float64),
             reference=files[0],
             prepared=prepared,
-            probabilities=probabilities if keep_probabilities else None,
+            probabilities=decision.probabilities,
+            entropy=decision.entropy,
         )
-
-    def _decide(self, probabilities: Tensor) -> np.ndarray:
-        classes = argmax_classes(probabilities)
-        return keep_largest_components(classes) if self.largest_component else classes
 
     def _logits(self, windows: Tensor) -> Tensor:
         dtype = _AUTOCAST.get(self.precision)

@@ -101,8 +101,21 @@ class Display:
     @contextmanager
     def counting(self, description: str, total: int) -> Iterator[Callable[[str], None]]:
         """Show a bar over ``total`` items; call the yielded function once per finished item."""
+        with self.counting_parts(description, total) as (done, _):
+            yield done
+
+    @contextmanager
+    def counting_parts(
+        self, description: str, total: int
+    ) -> Iterator[tuple[Callable[[str], None], Callable[[str, int, int], None]]]:
+        """Show a bar over items and, under it, one over the parts of the present item.
+
+        Yields:
+            A function to call once per finished item with its name, and one to call with the name
+            of the present item, its parts done and their total.
+        """
         if not self.live or total == 0:
-            yield lambda _name: None
+            yield (lambda _name: None), (lambda _name, _done, _total: None)
             return
         columns = (
             SpinnerColumn(),
@@ -110,11 +123,25 @@ class Display:
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
+            TimeRemainingColumn(),
             TextColumn("{task.fields[item]}"),
         )
         with Progress(*columns, console=self.console, transient=True) as progress:
             task = progress.add_task(description, total=total, item="")
-            yield lambda name: progress.update(task, advance=1, item=name)
+            parts = progress.add_task("", visible=False, item="")
+
+            def finished(name: str) -> None:
+                progress.update(task, advance=1, item=name)
+                progress.update(parts, visible=False)
+
+            def part(name: str, done: int, count: int) -> None:
+                if progress.tasks[parts].total != count or done < progress.tasks[parts].completed:
+                    progress.reset(parts)
+                progress.update(
+                    parts, description=f"  {name}", completed=done, total=count, visible=count > 1
+                )
+
+            yield finished, part
 
 
 def describe(terms: Mapping[str, float]) -> str:

@@ -1,0 +1,88 @@
+"""What a prediction is: a label map on the image's own grid, and how sure the network was."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medssl.data.preprocess import Prepared
+from medssl.inference.writer import write_label, write_map
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The label map of one image, on the image's own grid.
+
+    Attributes:
+        values: label values of the dataset, ``(X, Y, Z)``, in the smallest unsigned dtype.
+        affine: voxel to world (RAS), 4x4.
+        reference: file of the image (of its first channel).
+        prepared: the preprocessed image and the way back from its grid.
+        probabilities: ``(K, X', Y', Z')`` on the preprocessed grid, if they were asked for.
+        entropy: ``(X', Y', Z')`` on the preprocessed grid, if it was asked for.
+    """
+
+    values: np.ndarray
+    affine: np.ndarray
+    reference: Path
+    prepared: Prepared = field(repr=False)
+    probabilities: Tensor | None = field(default=None, repr=False)
+    entropy: np.ndarray | None = field(default=None, repr=False)
+
+    def save(self, path: Path) -> Path:
+        """Write the label map; see :func:`medssl.inference.writer.write_label`."""
+        return write_label(self.values, path, affine=self.affine, reference=self.reference)
+
+    def probability_map(self, index: int) -> np.ndarray:
+        """Return the probability of one class on the image's own grid, ``(X, Y, Z)`` float32.
+
+        Raises:
+            ValueError: the probabilities were not kept.
+        """
+        if self.probabilities is None:
+            raise ValueError("predict with keep_probabilities=True")
+        one = self.probabilities[index : index + 1].numpy()
+        return self.prepared.restore_probabilities(one)[0]
+
+    def save_probabilities(self, paths: Mapping[int, Path]) -> None:
+        """Write the probability maps of classes (index to path), one at a time."""
+        for index, path in paths.items():
+            values = self.probability_map(index)
+            write_map(values, path, affine=self.affine, reference=self.reference)
+
+    def save_entropy(self, path: Path) -> Path:
+        """Write the normalized entropy on the image's own grid: 0 is sure, 1 a mere guess.
+
+        Raises:
+            ValueError: the entropy was not kept.
+        """
+        if self.entropy is None:
+            raise ValueError("predict with entropy=True")
+        values = self.prepared.restore_probabilities(self.entropy[None])[0]
+        return write_map(values, path, affine=self.affine, reference=self.reference)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was decided of a preprocessed image.
+
+    Attributes:
+        classes: class indices ``(X, Y, Z)``, uint8.
+        probabilities: ``(K, X, Y, Z)`` float32, or None.
+        entropy: ``(X, Y, Z)`` float32 in [0, 1], see :func:`normalized_entropy`, or None.
+    """
+
+    classes: np.ndarray
+    probabilities: Tensor | None = None
+    entropy: np.ndarray | None = None
+
+
+def normalized_entropy(probabilities: Tensor) -> Tensor:
+    """Return the entropy ``(*S)`` of ``(K, *S)`` probabilities, over its largest value ln K."""
+    return torch.special.entr(probabilities).sum(dim=0) / math.log(probabilities.shape[0])

@@ -1,0 +1,160 @@
+"""The windows of an image: where they lie, and the network's probabilities in each.
+
+MONAI's ``sliding_window_inference`` takes an overlap, floors it to a stride (15 for ``1 - 16/96``)
+and stitches in the dtype of the input. The protocols of the literature name strides, so they are
+taken as they are here. With equal strides both give the same numbers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Blend = Literal["gaussian", "constant"]
+Predict = Callable[[Tensor], Tensor]
+"""Windows ``(N, C, *patch)`` in, logits ``(N, K, *patch)`` out."""
+WindowProgress = Callable[[int, int], None]
+"""Called with the number of windows done and their total."""
+
+
+def window_starts(size: int, window: int, stride: int) -> list[int]:
+    """Return the first voxel of each window along one axis.
+
+    There are ``ceil((size - window) / stride) + 1`` windows, the k-th starting at
+    ``min(k * stride, size - window)``, as in the test scripts of SSL4MIS and BCP. An axis shorter
+    than the window has one window at 0 (the axis is padded).
+
+    Raises:
+        ValueError: the stride is not in ``1 ... window``, so voxels would be left out.
+    """
+    if not 1 <= stride <= window:
+        raise ValueError(f"stride {stride} must be from 1 to the window's {window} voxels")
+    if size <= window:
+        return [0]
+    count = math.ceil((size - window) / stride) + 1
+    return [min(k * stride, size - window) for k in range(count)]
+
+
+def stride_from_overlap(patch: Sequence[int], overlap: float) -> tuple[int, ...]:
+    """Return the stride, in voxels, at which neighboring windows share ``overlap`` of themselves.
+
+    Rounded down, but safe from floating point: 96 voxels at overlap ``1 - 16/96`` give 16.
+    """
+    return tuple(max(1, math.floor(size * (1 - overlap) + 1e-6)) for size in patch)
+
+
+def window_origins(
+    shape: Sequence[int], patch: Sequence[int], stride: Sequence[int]
+) -> list[tuple[int, ...]]:
+    """Return the corner of every window over a volume, the last axis running fastest."""
+    axes = [window_starts(n, p, s) for n, p, s in zip(shape, patch, stride, strict=True)]
+    return list(itertools.product(*axes))
+
+
+def pad_to_patch(
+    image: Tensor, patch: Sequence[int], *, value: float = 0.0
+) -> tuple[Tensor, tuple[slice, ...]]:
+    """Pad ``(C, *S)`` symmetrically to at least the patch, the smaller half on the low side.
+
+    Returns:
+        The padded image, and the slices that cut a ``(K, *padded)`` result back to ``(K, *S)``.
+    """
+    shape = image.shape[1:]
+    missing = [max(p - n, 0) for n, p in zip(shape, patch, strict=True)]
+    low = [m // 2 for m in missing]
+    crop = (slice(None), *(slice(a, a + n) for a, n in zip(low, shape, strict=True)))
+    if not any(missing):
+        return image, crop
+    pads = [side for a, m in zip(low, missing, strict=True) for side in ((m - a), a)]
+    return F.pad(image, pads[::-1], value=value), crop
+
+
+@dataclass(frozen=True)
+class Empty:
+    """Windows that are background by their intensities alone.
+
+    Attributes:
+        below: a window whose voxels are all at most this, in every channel, is not predicted.
+        classes: number of classes; such a window gets probability 1 of class 0.
+    """
+
+    below: float
+    classes: int
+
+    def probabilities(self, patch: Sequence[int]) -> Tensor:
+        """Return ``(K, *patch)``: certainly background."""
+        out = torch.zeros(self.classes, *patch)
+        out[0] = 1.0
+        return out
+
+
+def window_probabilities(
+    image: Tensor,
+    predict: Predict,
+    origins: Sequence[tuple[int, ...]],
+    *,
+    patch: Sequence[int],
+    window_batch: int,
+    device: torch.device | str,
+    empty: Empty | None = None,
+    progress: WindowProgress | None = None,
+) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+    """Yield the corner and the class probabilities ``(K, *patch)`` (float32, on device) per window.
+
+    No gradient is recorded, and only ``window_batch`` windows are on the device at any time.
+
+    Args:
+        image: ``(C, *S)``, no axis shorter than the patch.
+        predict: see :data:`Predict`.
+        origins: corners of the windows, in the order in which they are wanted.
+        patch: spatial size of a window.
+        window_batch: windows per forward pass.
+        device: where ``predict`` runs.
+        empty: which windows not to predict; None: all are predicted.
+        progress: called after each forward pass.
+
+    Raises:
+        ValueError: ``predict`` returned something else than one logit map per window.
+    """
+    for first in range(0, len(origins), window_batch):
+        corners = origins[first : first + window_batch]
+        pieces = [image[_window(corner, patch)] for corner in corners]
+        wanted = [i for i, p in enumerate(pieces) if empty is None or bool((p > empty.below).any())]
+        found: dict[int, Tensor] = {}
+        if wanted:
+            windows = torch.stack([pieces[i] for i in wanted])
+            logits = _logits(windows, predict, device)
+            found = dict(zip(wanted, logits.float().softmax(dim=1), strict=True))
+        for i, corner in enumerate(corners):
+            if i in found:
+                yield corner, found[i]
+            elif empty is not None:
+                yield corner, empty.probabilities(patch).to(device)
+        if progress is not None:
+            progress(first + len(corners), len(origins))
+
+
+def _logits(windows: Tensor, predict: Predict, device: torch.device | str) -> Tensor:
+    """Return the logits ``(N, K, *patch)`` of windows ``(N, C, *patch)``."""
+    with torch.inference_mode():
+        logits = predict(windows.to(device=device, dtype=torch.float32))
+    if logits.ndim != windows.ndim or (logits.shape[0], *logits.shape[2:]) != (
+        windows.shape[0],
+        *windows.shape[2:],
+    ):
+        raise ValueError(
+            f"windows {tuple(windows.shape)} gave logits {tuple(logits.shape)}; expected "
+            f"({windows.shape[0]}, classes, {', '.join(map(str, windows.shape[2:]))})"
+        )
+    return logits
+
+
+def _window(corner: Sequence[int], patch: Sequence[int]) -> tuple[slice, ...]:
+    return (slice(None), *(slice(a, a + p) for a, p in zip(corner, patch, strict=True)))
