@@ -15,11 +15,13 @@ __all__ = [
     "compare",
     "evaluate",
     "evaluate_run",
+    "export",
     "load_recipe",
     "load_run",
     "predict",
     "sweep",
     "train",
+    "verify_bundle",
 ]
 
 if TYPE_CHECKING:
@@ -28,11 +30,13 @@ if TYPE_CHECKING:
         compare,
         evaluate,
         evaluate_run,
+        export,
         load_recipe,
         load_run,
         predict,
         sweep,
         train,
+        verify_bundle,
     )
 
 

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from medssl.bundle.export import ExportResult, export
+from medssl.bundle.load import is_bundle, load_bundle
+from medssl.bundle.verify import Verification, verify_bundle
 from medssl.data.decathlon import read_dataset
 from medssl.errors import MedSSLError
 from medssl.evaluation.case_metrics import evaluate_case
@@ -21,21 +24,25 @@ from medssl.training.progress import Display
 from medssl.training.state import Stopped
 
 __all__ = [
+    "ExportResult",
     "LoadedRun",
     "MedSSLError",
     "Stopped",
     "SweepResult",
     "TrainResult",
+    "Verification",
     "compare",
     "evaluate",
     "evaluate_case",
     "evaluate_run",
+    "export",
     "load_ensemble",
     "load_recipe",
     "load_run",
     "predict",
     "sweep",
     "train",
+    "verify_bundle",
 ]
 
 
@@ -55,10 +62,10 @@ def predict(
     overwrite: bool = False,
     display: Display | None = None,
 ) -> list[PredictionResult]:
-    """Segment images with a run; each result lies on its image's own grid.
+    """Segment images with a run or a bundle; each result lies on its image's own grid.
 
     Args:
-        source: a run folder.
+        source: a run folder, or a bundle that medssl exported.
         images: image files or folders of them.
         output: folder of the results, one ``CASE.nii.gz`` each.
         ensemble: more runs (other seeds or folds), whose probabilities are averaged with it.
@@ -74,17 +81,20 @@ def predict(
     """
     display = display or Display(quiet=True)
     items = find_images(images)
-    run = load_ensemble(
-        [source, *ensemble],
-        checkpoint=checkpoint,
-        device=device,
-        precision=precision,
-        largest_component=largest_component,
-        tta=tta,
-    )
+    choices = {
+        "device": device,
+        "precision": precision,
+        "largest_component": largest_component,
+        "tta": tta,
+    }
+    if is_bundle(source) and not ensemble:
+        predictor = load_bundle(source, **choices)
+    else:
+        runs = [source, *ensemble]
+        predictor = load_ensemble(runs, checkpoint=checkpoint, **choices).predictor
     with display.counting_parts("predicting", len(items)) as (done, window):
         return predict_files(
-            run.predictor,
+            predictor,
             items,
             output,
             on_progress=done,

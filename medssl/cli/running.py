@@ -57,7 +57,7 @@ def train(
 @app.command()
 def predict(
     ctx: typer.Context,
-    source: Annotated[Path, typer.Argument(help="run folder")],
+    source: Annotated[Path, typer.Argument(help="run folder or bundle")],
     images: Annotated[list[Path], typer.Argument(help="image files or folders")],
     output: Output,
     checkpoint: Checkpoint = "auto",

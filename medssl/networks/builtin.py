@@ -7,11 +7,11 @@ from typing import Any, Literal, Self
 
 from monai.networks.nets import DynUNet, SegResNet, UNet
 from pydantic import Field, field_validator, model_validator
-from torch import nn
 
 from medssl.networks.ahnet_resnet18 import SIDE_MULTIPLE, AHNetResNet18
 from medssl.networks.blocks import Norm
 from medssl.networks.registry import Network, Options, register_network
+from medssl.networks.resvnet import ResVNet
 from medssl.networks.unet2d import UNet2D
 from medssl.networks.vnet import VNet
 
@@ -71,6 +71,13 @@ class AHNetR18Options(Options):
     init: Literal["default", "kaiming"] = Field("kaiming", description="initial weights")
 
 
+class ResVNetOptions(Options):
+    """Options of ``resvnet``."""
+
+    filters: int = Field(16, ge=1, description="channels of the first level")
+    norm: Norm = Field("batch", description="of the decoder: batch or instance (not affine)")
+
+
 class DynUNetOptions(Options):
     """Options of ``dynunet`` (MONAI's DynUNet, the nnU-Net architecture)."""
 
@@ -125,63 +132,70 @@ def _products(steps: Sequence[Step], dims: int) -> list[int]:
     return out
 
 
-def _vnet(o: VNetOptions, **sizes: Any) -> nn.Module:
-    return VNet(**sizes, filters=o.filters, norm=o.norm, dropout=o.dropout, init=o.init)
+Arguments = dict[str, Any]
 
 
-def _unet2d(o: UNet2DOptions, *, spatial_dims: int, **sizes: Any) -> nn.Module:
-    return UNet2D(**sizes, channels=o.channels, dropout=o.dropout, init=o.init)
+def _vnet(o: VNetOptions, **sizes: Any) -> Arguments:
+    return {**sizes, "filters": o.filters, "norm": o.norm, "dropout": o.dropout, "init": o.init}
 
 
-def _unet(o: UNetOptions, *, spatial_dims: int, in_channels: int, num_classes: int) -> nn.Module:
-    return UNet(
-        spatial_dims,
-        in_channels,
-        num_classes,
-        channels=o.channels,
-        strides=o.strides,  # type: ignore[arg-type]
-        kernel_size=o.kernel_size,
-        up_kernel_size=o.kernel_size,
-        num_res_units=o.num_res_units,
-        act=o.act,
-        norm=o.norm,
-        dropout=o.dropout,
-    )
+def _unet2d(o: UNet2DOptions, *, spatial_dims: int, **sizes: Any) -> Arguments:
+    return {**sizes, "channels": o.channels, "dropout": o.dropout, "init": o.init}
 
 
-def _ahnet_r18(o: AHNetR18Options, *, spatial_dims: int, **sizes: Any) -> nn.Module:
-    return AHNetResNet18(**sizes, dropout=o.dropout, init=o.init)
+def _unet(o: UNetOptions, *, spatial_dims: int, in_channels: int, num_classes: int) -> Arguments:
+    return {
+        "spatial_dims": spatial_dims,
+        "in_channels": in_channels,
+        "out_channels": num_classes,
+        "channels": o.channels,
+        "strides": o.strides,
+        "kernel_size": o.kernel_size,
+        "up_kernel_size": o.kernel_size,
+        "num_res_units": o.num_res_units,
+        "act": o.act,
+        "norm": o.norm,
+        "dropout": o.dropout,
+    }
+
+
+def _ahnet_r18(o: AHNetR18Options, *, spatial_dims: int, **sizes: Any) -> Arguments:
+    return {**sizes, "dropout": o.dropout, "init": o.init}
+
+
+def _resvnet(o: ResVNetOptions, **sizes: Any) -> Arguments:
+    return {**sizes, "filters": o.filters, "norm": o.norm}
 
 
 def _dynunet(
     o: DynUNetOptions, *, spatial_dims: int, in_channels: int, num_classes: int
-) -> nn.Module:
-    return DynUNet(
-        spatial_dims,
-        in_channels,
-        num_classes,
-        kernel_size=o.kernel_size or [3] * len(o.filters),
-        strides=o.steps,
-        upsample_kernel_size=o.steps[1:],
-        filters=o.filters,
-        norm_name=(o.norm, {"affine": True}),
-        res_block=o.res_block,
-        dropout=o.dropout or None,
-    )
+) -> Arguments:
+    return {
+        "spatial_dims": spatial_dims,
+        "in_channels": in_channels,
+        "out_channels": num_classes,
+        "kernel_size": o.kernel_size or [3] * len(o.filters),
+        "strides": o.steps,
+        "upsample_kernel_size": o.steps[1:],
+        "filters": o.filters,
+        "norm_name": [o.norm, {"affine": True}],
+        "res_block": o.res_block,
+        "dropout": o.dropout or None,
+    }
 
 
 def _segresnet(
     o: SegResNetOptions, *, spatial_dims: int, in_channels: int, num_classes: int
-) -> nn.Module:
-    return SegResNet(
-        spatial_dims,
-        init_filters=o.init_filters,
-        in_channels=in_channels,
-        out_channels=num_classes,
-        dropout_prob=o.dropout or None,
-        blocks_down=tuple(o.blocks_down),
-        blocks_up=tuple(o.blocks_up),
-    )
+) -> Arguments:
+    return {
+        "spatial_dims": spatial_dims,
+        "init_filters": o.init_filters,
+        "in_channels": in_channels,
+        "out_channels": num_classes,
+        "dropout_prob": o.dropout or None,
+        "blocks_down": o.blocks_down,
+        "blocks_up": o.blocks_up,
+    }
 
 
 register_network(
@@ -189,6 +203,7 @@ register_network(
     Network(
         "V-Net of the semi-supervised literature, 9.4 M parameters, 2D and 3D",
         VNetOptions,
+        VNet,
         _vnet,
         lambda o, dims: [16] * dims,
     ),
@@ -198,6 +213,7 @@ register_network(
     Network(
         "2D U-Net of the semi-supervised literature (ACDC), 1.8 M parameters",
         UNet2DOptions,
+        UNet2D,
         _unet2d,
         lambda o, dims: [16] * dims,
         spatial_dims=(2,),
@@ -208,6 +224,7 @@ register_network(
     Network(
         "MONAI UNet, small by default; strides per axis for anisotropic voxels",
         UNetOptions,
+        UNet,
         _unet,
         lambda o, dims: _products(o.strides, dims),
     ),
@@ -217,6 +234,7 @@ register_network(
     Network(
         "MONAI DynUNet, the nnU-Net architecture; kernels and strides per stage and axis",
         DynUNetOptions,
+        DynUNet,
         _dynunet,
         lambda o, dims: _products(o.steps, dims),
     ),
@@ -226,6 +244,7 @@ register_network(
     Network(
         "MONAI SegResNet, residual encoder with group normalization",
         SegResNetOptions,
+        SegResNet,
         _segresnet,
         lambda o, dims: [2 ** (len(o.blocks_down) - 1)] * dims,
     ),
@@ -235,8 +254,19 @@ register_network(
     Network(
         "AH-Net on ResNet-18 with n x n x 1 kernels (UMCT), 11.8 M parameters, 3D",
         AHNetR18Options,
+        AHNetResNet18,
         _ahnet_r18,
         lambda o, dims: [SIDE_MULTIPLE] * dims,
         spatial_dims=(3,),
+    ),
+)
+register_network(
+    "resvnet",
+    Network(
+        "ResNet-34 encoder with V-Net decoder, RAIL's second network, 17.9 M parameters",
+        ResVNetOptions,
+        ResVNet,
+        _resvnet,
+        lambda o, dims: [16] * dims,
     ),
 )

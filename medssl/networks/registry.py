@@ -27,16 +27,58 @@ class Network:
     Attributes:
         description: one line for the user.
         options: its options model.
-        build: called with the options and ``spatial_dims, in_channels, num_classes``.
+        kind: the class of the network.
+        arguments: from the options and ``spatial_dims, in_channels, num_classes`` to the keyword
+            arguments of ``kind``: numbers, strings and lists, so that they can be written down.
         factors: what each patch axis must be a multiple of, from options and ``spatial_dims``.
         spatial_dims: dimensions it exists in.
     """
 
     description: str
     options: type[Options]
-    build: Callable[..., nn.Module]
+    kind: type[nn.Module]
+    arguments: Callable[..., dict[str, Any]]
     factors: Callable[[Any, int], Sequence[int]]
     spatial_dims: tuple[int, ...] = (2, 3)
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What a network was built from: enough to build it again elsewhere.
+
+    Attributes:
+        name: registered name.
+        options: the network's own options, defaults filled in.
+        spatial_dims, in_channels, num_classes: as given to :func:`build_network`.
+    """
+
+    name: str
+    options: dict[str, Any]
+    spatial_dims: int
+    in_channels: int
+    num_classes: int
+
+    def build(self) -> nn.Module:
+        """Build a freshly initialized network like it."""
+        return build_network(self.name, **self._sizes(), options=self.options)
+
+    def constructor(self) -> tuple[type[nn.Module], dict[str, Any]]:
+        """Return the class and the keyword arguments that make a network like it."""
+        network, parsed = _resolve(self.name, self.options)
+        return network.kind, network.arguments(parsed, **self._sizes())
+
+    def _sizes(self) -> dict[str, int]:
+        return {
+            "spatial_dims": self.spatial_dims,
+            "in_channels": self.in_channels,
+            "num_classes": self.num_classes,
+        }
+
+
+def blueprint_of(network: nn.Module) -> Blueprint | None:
+    """Return what a network, or a copy of it, was built from; None if it was not built here."""
+    found = getattr(network, "blueprint", None)
+    return found if isinstance(found, Blueprint) else None
 
 
 NETWORKS: dict[str, Network] = {}
@@ -80,14 +122,21 @@ def build_network(
     network, parsed = _resolve(name, options or {})
     _check_dims(name, network, spatial_dims)
     try:
-        return network.build(
+        arguments = network.arguments(
             parsed, spatial_dims=spatial_dims, in_channels=in_channels, num_classes=num_classes
         )
+        built = network.kind(**arguments)
     except (ValueError, TypeError, AssertionError) as error:
         raise MedSSLError(
             f"network {name!r} cannot be built from its options: {error}",
             fix=f"correct the options of {name!r} under `network`",
         ) from error
+    settings = parsed.model_dump(mode="json")
+    # A plain attribute, so that it is neither weight nor buffer and goes along with copies.
+    built.blueprint = Blueprint(  # type: ignore[assignment]
+        name, settings, spatial_dims, in_channels, num_classes
+    )
+    return built
 
 
 def check_patch(name: str, patch: Sequence[int], options: Mapping[str, Any] | None = None) -> None:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
 from medssl.networks.blocks import CONV, NORM, Norm
-from medssl.networks.registry import Network, Options, register_network
 from medssl.networks.vnet import ConvBlock, Resample
 
 
@@ -116,25 +112,3 @@ class ResVNet(nn.Module):
         y = self.block_eight(self.block_seven_up(y) + x2)
         y = self.block_nine(self.block_eight_up(y) + x1)
         return self.out_conv(y)
-
-
-class ResVNetOptions(Options):
-    """Options of ``resvnet``."""
-
-    filters: int = Field(16, ge=1, description="channels of the first level")
-    norm: Norm = Field("batch", description="of the decoder: batch or instance (not affine)")
-
-
-def _build(o: ResVNetOptions, **sizes: Any) -> nn.Module:
-    return ResVNet(**sizes, filters=o.filters, norm=o.norm)
-
-
-register_network(
-    "resvnet",
-    Network(
-        "ResNet-34 encoder with V-Net decoder, RAIL's second network, 17.9 M parameters",
-        ResVNetOptions,
-        _build,
-        lambda o, dims: [16] * dims,
-    ),
-)

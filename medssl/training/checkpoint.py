@@ -58,14 +58,7 @@ def load_checkpoint(
         raise MedSSLError(
             "there is no checkpoint", where=path, fix="start the run again without --resume"
         )
-    try:
-        state = torch.load(path, map_location=map_location, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise MedSSLError(
-            f"the checkpoint cannot be read: {_first_line(error)}",
-            where=path,
-            fix="use another checkpoint of the run; this file is damaged or not a checkpoint",
-        ) from None
+    state = load_tensors(path, map_location=map_location)
     if not isinstance(state, dict) or state.get("format") != FORMAT or "method" not in state:
         raise MedSSLError(
             "the file is not a medssl checkpoint",
@@ -79,6 +72,22 @@ def load_checkpoint(
             fix=f"resume with the recipe of method {state['method']!r}, or use another --output",
         )
     return state
+
+
+def load_tensors(path: Path, *, map_location: torch.device | str = "cpu") -> Any:
+    """Read what torch saved, with ``weights_only=True``: nothing in the file is executed.
+
+    Raises:
+        MedSSLError: missing or damaged, or it holds more than tensors and plain values.
+    """
+    try:
+        return torch.load(path, map_location=map_location, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise MedSSLError(
+            f"the checkpoint cannot be read: {_first_line(error)}",
+            where=path,
+            fix="use another checkpoint of the run; this file is damaged or not a checkpoint",
+        ) from None
 
 
 def load_weights(module: torch.nn.Module, weights: dict[str, Any], path: Path) -> None:

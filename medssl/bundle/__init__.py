@@ -1,0 +1,1 @@
+"""MONAI bundles: what leaves medssl, for MONAI's own tools and for ``medssl predict``."""

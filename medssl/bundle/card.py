@@ -1,0 +1,137 @@
+"""``docs/README.md`` of a bundle: the model card, in words for whoever receives it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from medssl import __version__
+from medssl.bundle.contents import Contents
+from medssl.bundle.model_tree import needed_modules
+from medssl.methods import get_method
+
+
+def model_card(contents: Contents, *, licence: str) -> str:
+    """Return the model card: data, labels, method, figures with intervals, use and limits.
+
+    Args:
+        contents: what is exported.
+        licence: name of the licence, or what to do about one.
+    """
+    names = contents.labels.names[1:]
+    parts = [
+        f"# {contents.name}",
+        f"Segments {', '.join(names)} in {contents.spec.modality} images. Exported by medssl "
+        f"{__version__}.",
+        _use(contents),
+        _labels(contents),
+        _data(contents),
+        _training(contents),
+        _figures(contents),
+        _limits(contents),
+        "## Licence\n\n" + licence,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _use(contents: Contents) -> str:
+    scripts = ""
+    before = ""
+    if needed_modules(contents.model):
+        scripts = (
+            "\n\nThe network is not one of MONAI's: its code, copied from medssl, lies in "
+            "`scripts/`. Read it before you run it; that is why PYTHONPATH names the bundle."
+        )
+        before = "PYTHONPATH=BUNDLE "
+    return f"""## Use
+
+Put NIfTI images into `BUNDLE/data` (or set `--dataset_dir`), then
+
+```
+{before}python -m monai.bundle run --config_file BUNDLE/configs/inference.json --bundle_root BUNDLE
+```
+
+Label maps appear in `BUNDLE/eval` (`--output_dir`), on each image's own grid. Several channels are
+one four-dimensional file. `configs/evaluate.json` measures Dice against labels of the same names in
+`--label_dir`; `configs/train.json` fine-tunes on such pairs. With medssl:
+`medssl predict BUNDLE images/ --output results`.{scripts}"""
+
+
+def _labels(contents: Contents) -> str:
+    pairs = zip(contents.labels.values, contents.labels.names, strict=True)
+    rows = "\n".join(f"| {value} | {name} |" for value, name in pairs)
+    return f"## Labels\n\n| value | structure |\n|---|---|\n{rows}"
+
+
+def _data(contents: Contents) -> str:
+    spec = contents.spec
+    spacing = (
+        "each image's own voxels"
+        if spec.spacing == "native"
+        else f"{' x '.join(f'{v:g}' for v in spec.spacing)} {spec.spatial_unit}"
+    )
+    rule = spec.intensity
+    bounds = "" if rule.lower is None else f" from {rule.lower:g} to {rule.upper:g}"
+    return f"""## Input
+
+{contents.channels} channel(s) of {spec.modality}; orientation {spec.orientation or "as stored"}; \
+resampled to {spacing}; intensities: {rule.rule}{bounds}; windows of \
+{" x ".join(map(str, contents.patch))} voxels."""
+
+
+def _training(contents: Contents) -> str:
+    cases = contents.cases
+    return f"""## Training
+
+Method `{contents.method}` ({get_method(contents.method).paper}), \
+{contents.iterations} iterations, on {cases.get("labeled", 0)} labeled and \
+{cases.get("unlabeled", 0)} unlabeled images. Besides, {cases.get("validation", 0)} images were \
+used for validation and {cases.get("test", 0)} held back for the test. \
+Protocol: {contents.protocol}."""
+
+
+def _figures(contents: Contents) -> str:
+    summary = contents.summary
+    if summary is None:
+        return "## Figures\n\nThis model was not evaluated before it was exported."
+    unit = summary.get("unit", "mm")
+    columns = ["dice", f"hd95_{unit}", f"assd_{unit}", "nsd"]
+    rows = [
+        f"| {name} | {' | '.join(_value(entry, c) for c in columns)} | {entry.get('n', 0)} |"
+        for name, entry in [*summary["structures"].items(), ("mean", summary["overall"])]
+    ]
+    head = f"| structure | {' | '.join(columns)} | cases |\n|---|{'---|' * len(columns)}---|"
+    return f"""## Figures
+
+{summary.get("split", "test")} cases: {summary["n_cases"]} images of {summary["n_patients"]} \
+patients, measured by medssl on each image's own grid. In brackets: {summary["interval"]}.
+
+{head}
+{chr(10).join(rows)}
+
+{summary["policy"]}"""
+
+
+def _value(entry: dict[str, Any], metric: str) -> str:
+    found = entry["metrics"].get(metric)
+    if found is None or found["mean"] is None or math.isnan(found["mean"]):
+        return "-"
+    text = f"{found['mean']:.3f}"
+    low, high = found.get("low"), found.get("high")
+    if low is None or high is None or math.isnan(low) or math.isnan(high):
+        return text
+    return f"{text} [{low:.3f}, {high:.3f}]"
+
+
+def _limits(contents: Contents) -> str:
+    patients = 0 if contents.summary is None else contents.summary["n_patients"]
+    tested = (
+        f"The figures rest on {patients} patients of one dataset; other scanners, protocols and "
+        "diseases may differ more than the intervals say."
+        if patients
+        else "Nothing is known about its accuracy."
+    )
+    return f"""## Intended use and limits
+
+Research. Not a medical device, and not for decisions about a patient without a reader. {tested} \
+A structure outside the image, an artifact or an implant may be segmented wrongly without a sign."""

@@ -1,0 +1,67 @@
+"""What a bundle is made from: everything of a run that may leave, and nothing that may not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from medssl.bundle.model_tree import Tree, describe
+from medssl.data.case import LabelMap
+from medssl.recipe_schema import DataSpec, InferenceSettings
+from medssl.runs import LoadedRun
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A model ready to be written down. No path, no case or patient id, no text of the dataset.
+
+    Attributes:
+        name: letters, digits and underscores.
+        model: description of the network or networks, see :mod:`medssl.bundle.model_tree`.
+        spec, labels, patch, inference, channels: as the run predicts.
+        method: name of the method it was trained by.
+        protocol: ``clean`` or ``literature``.
+        cases: numbers of labeled, unlabeled, validation and test cases.
+        iterations: of the training.
+        summary: figures of the test or validation cases, None if it was not evaluated.
+    """
+
+    name: str
+    model: Tree
+    spec: DataSpec
+    labels: LabelMap
+    patch: tuple[int, ...]
+    inference: InferenceSettings
+    channels: int
+    method: str
+    protocol: str
+    cases: dict[str, int]
+    iterations: int
+    summary: dict[str, Any] | None
+
+    @property
+    def largest_component(self) -> bool:
+        """Whether only the largest piece of each structure is kept."""
+        choice = self.inference.largest_component
+        return self.spec.largest_component if choice is None else choice
+
+
+def contents_of(run: LoadedRun, summary: dict[str, Any] | None) -> Contents:
+    """Collect what of a run goes into its bundle."""
+    recipe = run.recipe
+    manifest = run.folder.read_manifest()
+    name = "".join(c if c.isascii() and c.isalnum() else "_" for c in recipe.name)
+    return Contents(
+        name=name,
+        model=describe(run.predictor.model),
+        spec=recipe.spec,
+        labels=run.label_map,
+        patch=tuple(recipe.training.patch),
+        inference=recipe.inference,
+        channels=run.channels,
+        method=recipe.method.name,
+        protocol=recipe.protocol,
+        cases={k: int(v) for k, v in (manifest.get("cases") or {}).items()},
+        iterations=recipe.training.iterations,
+        summary=summary,
+    )

@@ -1,0 +1,85 @@
+"""Read back a bundle that medssl wrote, without executing anything in it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from medssl.bundle.metadata import read_own
+from medssl.bundle.model_tree import rebuild
+from medssl.errors import MedSSLError
+from medssl.inference.predictor import Predictor
+from medssl.training.checkpoint import load_tensors, load_weights
+from medssl.training.precision import resolve_device, resolve_precision
+
+FORMAT = 1
+
+
+def is_bundle(path: Path) -> bool:
+    """Tell whether a folder looks like a MONAI bundle."""
+    return (path / "configs" / "metadata.json").is_file()
+
+
+def load_bundle(
+    path: Path,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    largest_component: bool | None = None,
+    tta: bool | None = None,
+) -> Predictor:
+    """Load the predictor of a bundle that medssl wrote.
+
+    The network is built from registered names in ``metadata.json`` and weights are read with
+    ``weights_only``: neither the configuration's expressions nor ``scripts/`` nor ``model.ts`` of
+    a bundle are ever executed.
+
+    Raises:
+        MedSSLError: the bundle is not of medssl's making, or damaged.
+    """
+    where = path / "configs" / "metadata.json"
+    try:
+        metadata = json.loads(where.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MedSSLError(
+            f"the bundle's metadata cannot be read: {error}", where=where, fix="copy it again"
+        ) from None
+    entry = metadata.get("medssl") if isinstance(metadata, dict) else None
+    if not isinstance(entry, dict) or entry.get("format") != FORMAT:
+        raise MedSSLError(
+            "this bundle was not written by medssl, and medssl does not execute what it did not "
+            "write",
+            where=path,
+            fix="if you trust its authors, run it with MONAI: python -m monai.bundle run "
+            "--config_file BUNDLE/configs/inference.json --bundle_root BUNDLE",
+        )
+    try:
+        spec, inference, labels = read_own(entry)
+        patch = tuple(int(n) for n in entry["patch"])
+        channels = int(entry["channels"])
+        model = rebuild(entry["model"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise MedSSLError(
+            f"the bundle's description is damaged ({type(error).__name__})",
+            where=where,
+            fix="copy or export the bundle again",
+        ) from error
+    choices = {"largest_component": largest_component, "tta": tta}
+    inference = inference.model_copy(
+        update={key: value for key, value in choices.items() if value is not None}
+    )
+    file = path / "models" / "model.pt"
+    load_weights(model, load_tensors(file), file)
+    chosen = resolve_device(device)
+    return Predictor(
+        model.to(chosen),
+        spec=spec,
+        label_map=labels,
+        patch=patch,
+        inference=inference,
+        device=torch.device(chosen),
+        precision=resolve_precision(precision, chosen),
+        in_channels=channels,
+    )

@@ -1,0 +1,134 @@
+"""A model written down: the networks it consists of, and how they are put together.
+
+The description is plain JSON. :func:`rebuild` makes the model again inside medssl from registered
+names alone; :func:`to_config` writes it as MONAI configuration for everybody else.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from medssl.errors import MedSSLError
+from medssl.methods.umct_predictor import FusedViews, SingleView
+from medssl.networks.ensemble import Ensemble
+from medssl.networks.registry import Blueprint, blueprint_of
+
+Tree = dict[str, Any]
+
+_FUSION = ("fusion", "samples", "granularity", "eps")
+
+
+def describe(model: nn.Module) -> Tree:
+    """Describe a method's predictor.
+
+    Raises:
+        MedSSLError: a part of it is none of medssl's networks.
+    """
+    blueprint = blueprint_of(model)
+    if blueprint is not None:
+        return {"kind": "network", **vars(blueprint)}
+    if isinstance(model, Ensemble):
+        return {"kind": "ensemble", "members": [describe(m) for m in model.members]}
+    if isinstance(model, SingleView):
+        return {"kind": "view", "view": list(model.view), "network": describe(model.network)}
+    if isinstance(model, FusedViews):
+        return {
+            "kind": "views",
+            "members": [describe(m) for m in model.members],
+            **{key: getattr(model, key) for key in _FUSION},
+        }
+    raise MedSSLError(
+        f"a {type(model).__name__} cannot be written into a bundle",
+        fix="export a run whose network is one of `medssl info`",
+    )
+
+
+def rebuild(tree: Tree) -> nn.Module:
+    """Build a freshly initialized model from its description.
+
+    Raises:
+        MedSSLError: the description is damaged or names what is not there.
+    """
+    try:
+        match tree["kind"]:
+            case "network":
+                return Blueprint(**{k: v for k, v in tree.items() if k != "kind"}).build()
+            case "ensemble":
+                return Ensemble([rebuild(m) for m in tree["members"]])
+            case "view":
+                return SingleView(rebuild(tree["network"]), tuple(tree["view"]))
+            case "views":
+                views = [tuple(m["view"]) for m in tree["members"]]
+                networks = [rebuild(m["network"]) for m in tree["members"]]
+                return FusedViews(networks, views, **{k: tree[k] for k in _FUSION})
+    except (KeyError, TypeError, ValueError) as error:
+        raise MedSSLError(
+            f"the description of the model is damaged ({error!r})", fix="export the run again"
+        ) from error
+    raise MedSSLError(
+        f"a model of kind {tree['kind']!r} is unknown",
+        fix="read the bundle with the medssl that wrote it",
+    )
+
+
+def to_config(tree: Tree) -> dict[str, Any]:
+    """Write a model as MONAI configuration; see :func:`needed_modules` for what it may import."""
+    match tree["kind"]:
+        case "network":
+            kind, arguments = _blueprint(tree).constructor()
+            return {"_target_": _target(kind), **arguments}
+        case "ensemble":
+            members = [to_config(m) for m in tree["members"]]
+            return {"_target_": _target(Ensemble), "members": members}
+        case "view":
+            return {
+                "_target_": _target(SingleView),
+                "network": to_config(tree["network"]),
+                "view": tree["view"],
+            }
+    return {
+        "_target_": _target(FusedViews),
+        "networks": [to_config(m["network"]) for m in tree["members"]],
+        "views": [m["view"] for m in tree["members"]],
+        **{key: tree[key] for key in _FUSION},
+    }
+
+
+def needed_modules(tree: Tree) -> list[str]:
+    """Return the medssl modules a bundle's ``scripts`` must hold; none for MONAI's networks."""
+    kinds: list[type[nn.Module]] = []
+
+    def collect(node: Tree) -> None:
+        match node["kind"]:
+            case "network":
+                kinds.append(_blueprint(node).constructor()[0])
+            case "ensemble":
+                kinds.append(Ensemble)
+            case "view":
+                kinds.append(SingleView)
+            case "views":
+                kinds.append(FusedViews)
+        for child in [*node.get("members", []), *([node["network"]] if "network" in node else [])]:
+            collect(child)
+
+    collect(tree)
+    return sorted({k.__module__ for k in kinds if k.__module__.startswith("medssl.")})
+
+
+def first_network(tree: Tree) -> Blueprint:
+    """Return the first network of a model, which says how many channels and classes it has."""
+    while tree["kind"] != "network":
+        tree = tree["network"] if "network" in tree else tree["members"][0]
+    return _blueprint(tree)
+
+
+def _blueprint(tree: Tree) -> Blueprint:
+    return Blueprint(**{k: v for k, v in tree.items() if k != "kind"})
+
+
+def _target(kind: type[nn.Module]) -> str:
+    if kind.__module__.startswith("monai."):
+        return kind.__name__
+    return f"scripts.{kind.__module__.rpartition('.')[2]}.{kind.__name__}"

@@ -1,0 +1,68 @@
+"""Commands about MONAI bundles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medssl.cli.console import Checkpoint, app, err, out
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="run folder, or a bundle with --verify alone")],
+    bundle: Annotated[Path | None, typer.Argument(help="folder to write")] = None,
+    checkpoint: Checkpoint = "auto",
+    licence: Annotated[
+        Path | None, typer.Option("--license", help="text file that becomes LICENSE")
+    ] = None,
+    authors: Annotated[str, typer.Option(help="for metadata.json")] = "not given",
+    torchscript: Annotated[bool, typer.Option(help="also try to write model.ts")] = True,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="check it, and run it with MONAI on --example")
+    ] = False,
+    example: Annotated[
+        list[Path] | None, typer.Option(help="NIfTI image for --verify; may be repeated")
+    ] = None,
+) -> None:
+    """Write a run as a MONAI bundle, for MONAI's own tools and for `medssl predict`."""
+    from medssl import api
+
+    if bundle is None:
+        if not verify:
+            raise typer.BadParameter("name the folder to write", param_hint="BUNDLE")
+        bundle = run
+    else:
+        result = api.export(
+            run,
+            bundle,
+            checkpoint=checkpoint,
+            licence=licence,
+            authors=authors,
+            torchscript=torchscript,
+        )
+        out.print(f"bundle: {result.path}", highlight=False)
+        if result.scripts:
+            out.print("its network is not MONAI's: the code is in scripts/", highlight=False)
+        if torchscript and not result.torchscript:
+            out.print("models/model.ts could not be made; models/model.pt is complete")
+    if not verify:
+        return
+    found = api.verify_bundle(bundle, example or [])
+    for problem in found.problems:
+        err.print(f"problem: {problem}", highlight=False, markup=False)
+    if found.problems:
+        raise typer.Exit(1)
+    out.print("structure: as MONAI's schema asks", highlight=False)
+    for image, share, voxels in zip(example or [], found.agreement, found.foreground, strict=True):
+        out.print(
+            f"{image.name}: {share:.4%} of all voxels as `medssl predict` ({voxels} foreground)",
+            highlight=False,
+        )
+    if not example:
+        out.print("not run with MONAI: name an image with --example", highlight=False)
+    if any(share < 0.999 for share in found.agreement):
+        err.print("problem: MONAI and medssl disagree on more than 0.1 % of the voxels")
+        raise typer.Exit(1)
