@@ -18,6 +18,7 @@ from medssl.experiment import TrainResult, train
 from medssl.inference.folder import PredictionResult, find_images, predict_files
 from medssl.recipe import load_recipe
 from medssl.report.compare import compare
+from medssl.report.page import report
 from medssl.report.sweep import SweepResult, sweep
 from medssl.runs import LoadedRun, evaluate_run, load_ensemble, load_run
 from medssl.training.progress import Display
@@ -40,6 +41,7 @@ __all__ = [
     "load_recipe",
     "load_run",
     "predict",
+    "report",
     "sweep",
     "train",
     "verify_bundle",

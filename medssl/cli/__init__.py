@@ -14,11 +14,27 @@ from medssl import __version__
 from medssl.cli import running
 
 # isort: split
-from medssl.cli import bundles, comparing, datasets, listing  # help lists commands in this order
+from medssl.cli import (  # help lists commands in this order
+    bundles,
+    comparing,
+    datasets,
+    listing,
+    reporting,
+)
 from medssl.cli.console import app, err, out
 from medssl.errors import MedSSLError
 
-__all__ = ["app", "bundles", "comparing", "datasets", "listing", "main", "run", "running"]
+__all__ = [
+    "app",
+    "bundles",
+    "comparing",
+    "datasets",
+    "listing",
+    "main",
+    "reporting",
+    "run",
+    "running",
+]
 
 
 def _print_version(asked: bool) -> None:

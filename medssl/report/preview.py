@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import BinaryIO
 
 import nibabel as nib
 import numpy as np
@@ -60,7 +61,7 @@ def draw_case(
     image: Path,
     reference: Path,
     prediction: Path,
-    target: Path,
+    target: Path | BinaryIO,
     *,
     title: str,
     names: dict[int, str],
@@ -72,7 +73,7 @@ def draw_case(
 
     volume = read_image(image)
     affine = np.asarray(volume.affine)
-    intensity, turn = _to_ras(np.asarray(volume[0]), affine)
+    intensity, turn = to_ras(np.asarray(volume[0]), affine)
     labels = turn(read_label(reference)[0])
     predicted = turn(read_label(prediction)[0])
     spacing = np.linalg.norm(affine[:3, :3], axis=0)[turn.order]
@@ -118,6 +119,7 @@ class _Turn:
         return nib.orientations.apply_orientation(array, self.orientation)
 
 
-def _to_ras(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, _Turn]:
+def to_ras(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, _Turn]:
+    """Turn an array to the closest RAS axes; also return what turns others like it."""
     turn = _Turn(affine)
     return turn(array), turn
