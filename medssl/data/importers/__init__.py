@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
+from medssl.data.importers import dicom  # noqa: F401 - registers the format
 from medssl.data.importers.base import REGISTRY, Importer
 from medssl.data.importers.write import ImportResult, write_dataset
 from medssl.errors import MedSSLError

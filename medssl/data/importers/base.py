@@ -29,6 +29,7 @@ class ImportedCase:
         split: ``test`` scans go to imagesTs (and labelsTs), all others to training.
         meta: facts about the scan that dataset.json keeps (device, laterality, phase).
         sources: the files it was read from, for provenance.
+        sidecar: arrays to keep beside the image in ``sidecar/ID.npz`` (layer boundaries).
     """
 
     id: str
@@ -39,6 +40,7 @@ class ImportedCase:
     split: Literal["training", "test"] = "training"
     meta: Mapping[str, str] = field(default_factory=dict)
     sources: tuple[Path, ...] = ()
+    sidecar: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class Plan:
             MedSSLError raised there that names the case.
         splits: lists of case ids for splits.json.
         sform_code: what the affines mean: 1 scanner coordinates, 2 aligned to anatomy only.
+        anonymous: the source's file and folder names may tell who the patients are: the
+            provenance holds hashes of the files, and no name, note or reason.
     """
 
     name: str
@@ -70,6 +74,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     splits: Mapping[str, Sequence[str]] = field(default_factory=dict)
     sform_code: Literal[1, 2] = 1
+    anonymous: bool = False
 
 
 def _split_numbers(value: Any) -> Any:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from medssl import __version__
 from medssl.data.case import Case, LabelMap
 from medssl.data.decathlon import read_dataset
@@ -118,6 +120,11 @@ class CaseWriter:
             for name in item.values():
                 (self.folder / name).unlink()
             raise
+        if case.sidecar:
+            path = self.folder / "sidecar" / f"{case.id}.npz"
+            path.parent.mkdir(exist_ok=True)
+            np.savez_compressed(path, **case.sidecar)
+            item["sidecar"] = f"./sidecar/{path.name}"
         self._remember(case, checked, item)
 
     def _read_back(self, case: ImportedCase, item: Mapping[str, Any], where: Path) -> None:
@@ -151,9 +158,13 @@ class CaseWriter:
         if twin != case.id:
             self.warnings.append(f"{case.id}: its image is an exact duplicate of {twin}")
         self.records[case.id] = {
-            "sources": [{"name": self._name(p), "sha256": self._hash(p)} for p in case.sources],
+            "sources": [self._source(p) for p in case.sources],
             "voxels_sha256": checked.voxels_sha256,
         }
+
+    def _source(self, path: Path) -> dict[str, str]:
+        named = {} if self.plan.anonymous else {"name": self._name(path)}
+        return named | {"sha256": self._hash(path)}
 
     def _name(self, path: Path) -> str:
         base = self.source if self.source.is_dir() else self.source.parent
@@ -167,12 +178,13 @@ class CaseWriter:
 
     def provenance(self, origin: Mapping[str, Any]) -> dict[str, Any]:
         """Return where every case came from, without any absolute path."""
+        hide = self.plan.anonymous
         return {
             "medssl": __version__,
             **origin,
-            "source": self.source.name,
-            "notes": list(self.plan.notes),
-            "skipped": self.skipped,
+            "source": "" if hide else self.source.name,
+            "notes": [] if hide else list(self.plan.notes),
+            "skipped": dict.fromkeys(self.skipped, "") if hide else self.skipped,
             "cases": self.records,
         }
 
@@ -278,6 +290,12 @@ def _dataset_json(plan: Plan, settings: ImportSettings, writer: CaseWriter) -> d
     if names is None:
         values = sorted(writer.values - {0, plan.ignore_value})
         names = {value: f"label {value}" for value in values}
+    if not set(names) - {0}:
+        writer.warnings.append(
+            "no scan has a label: dataset.json declares the placeholder 'structure' (1); join the "
+            "scans to a labeled dataset with data.unlabeled in a recipe, or add labels"
+        )
+        names = {1: "structure"}
     labels = {str(v): n for v, n in sorted({0: "background", **names}.items())}
     if plan.ignore_value is not None:
         labels[str(plan.ignore_value)] = "ignore"
