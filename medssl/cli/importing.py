@@ -61,7 +61,10 @@ def import_dataset(
         out.print(line, highlight=False, markup=False, soft_wrap=True)
     counts = f"{result.labeled} labeled, {result.unlabeled} unlabeled, {result.test} test"
     out.print(
-        f"dataset: {result.dataset} ({counts})", highlight=False, markup=False, soft_wrap=True
+        f"dataset: {result.dataset} (imported {counts})",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
     )
 
 

@@ -34,7 +34,7 @@ def refuse_deciduous(label: np.ndarray, case_id: str, where: Path) -> None:
         raise MedSSLError(
             f"case '{case_id}': codes of deciduous teeth: {listed}",
             where=where,
-            fix="correct the codes (60 may stand for 38), or leave the case out with "
+            fix="take them out of the label (they have no class here), or leave the case out with "
             "--option skip_broken=true",
         )
 

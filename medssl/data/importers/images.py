@@ -26,6 +26,7 @@ from medssl.data.importers.base import (
     register,
 )
 from medssl.data.importers.checked import stored_image, voxel_hash
+from medssl.data.importers.describe import write_json
 from medssl.data.importers.pairing import Pair, find_pairs
 from medssl.data.importers.sources import (
     count_channels,
@@ -33,7 +34,7 @@ from medssl.data.importers.sources import (
     read_volume,
     refuse_format,
 )
-from medssl.data.importers.write import CaseWriter, ImportResult, write_json
+from medssl.data.importers.write import CaseWriter, ImportResult
 from medssl.errors import MedSSLError
 
 NO_LABELS = (

@@ -10,7 +10,14 @@ from typing import Any, Literal
 from medssl.data.case import Case, Dataset
 from medssl.data.decathlon import read_dataset
 from medssl.data.decathlon_header import read_json
-from medssl.data.importers.base import ImportedCase, Importer, ImportSettings, Plan, register
+from medssl.data.importers.base import (
+    ImportedCase,
+    Importer,
+    ImportSettings,
+    Plan,
+    register,
+    safe_id,
+)
 from medssl.data.importers.sources import image_files, read_channels, read_label, split_name
 from medssl.errors import MedSSLError
 
@@ -55,7 +62,7 @@ def _read(
     unit: Literal["mm", "um"] = "um" if dataset.spatial_unit == "um" else "mm"
     image = read_channels(case.images, case.id, unit=unit)
     return ImportedCase(
-        id=case.id,
+        id=safe_id(case.id),
         image=image.data,
         affine=image.affine,
         label=None if label is None else read_label(label, case.id, image, unit=unit),
@@ -73,7 +80,7 @@ def _folds(path: Path) -> dict[str, list[str]]:
     try:
         folds: Any = json.loads(path.read_text(encoding="utf-8"))
         return {
-            f"fold_{n}_{role}": [str(i) for i in fold[role]]
+            f"fold_{n}_{role}": [safe_id(str(i)) for i in fold[role]]
             for n, fold in enumerate(folds)
             for role in ("train", "val")
         }
