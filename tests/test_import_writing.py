@@ -115,7 +115,7 @@ def test_micrometers_channels_and_ignore_value(fake, source, tmp_path):
     assert (dataset.spatial_unit, dataset.labels.ignore_value) == ("um", 255)
     file = nib.load(dataset.training[0].images[0])
     assert file.header.get_xyzt_units()[0] == "micron"
-    assert int(file.header["sform_code"]) == 2
+    assert (int(file.header["sform_code"]), int(file.header["qform_code"])) == (2, 0)
     np.testing.assert_array_equal(np.asarray(file.dataobj), image.astype(np.float32))
 
 

@@ -167,6 +167,10 @@ class TestACDC:
         info.write_text("ED: 1\n")
         with pytest.raises(MedSSLError, match="no frame number of ES"):
             import_dataset("acdc", tmp_path / "acdc", tmp_path / "out")
+        (tmp_path / "acdc/patient002").mkdir()
+        with pytest.raises(MedSSLError, match=r"'patient002' has no Info\.cfg"):
+            import_dataset("acdc", tmp_path / "acdc", tmp_path / "out")
+        (tmp_path / "acdc/patient002").rmdir()
         info.write_text("ED: 1\nES: 9\n")
         with pytest.raises(MedSSLError, match=r"case 'patient001_frame09'.*does not exist"):
             import_dataset("acdc", tmp_path / "acdc", tmp_path / "out")
@@ -339,6 +343,11 @@ class TestSITK:
         label = write_itk(tmp_path / "d/p1_seg.mha", label_array(), moved)
         with pytest.raises(MedSSLError, match=r"case 'p1': the label lies .* voxels off"):
             import_dataset("sitk", tmp_path / "d", tmp_path / "out")
+        moved[:3, 3] = AFFINE[:3, 3] + 0.1
+        write_itk(label, label_array(), moved)
+        result = import_dataset("sitk", tmp_path / "d", tmp_path / "near")
+        assert any("p1: the label's header lies" in w for w in result.warnings)
+        assert_written(cases_of(tmp_path / "near")["p1"], image_array(), label_array())
         label.rename(tmp_path / "d/p9_seg.mha")
         with pytest.raises(MedSSLError, match=r"p9_seg\.mha has no image"):
             import_dataset("sitk", tmp_path / "d", tmp_path / "out")
@@ -410,15 +419,17 @@ class TestImages:
         assert sorted(p.name for p in dataset.iterdir() if p.is_dir()) == ["imagesTr", "labelsTr"]
 
     def test_a_dataset_in_micrometers_gets_micrometers(self, tmp_path, dataset):
+        millimeters = np.diag([1e-3, 1e-3, 1e-3, 1]) @ AFFINE
         info = json.loads((dataset / "dataset.json").read_text())
         write_json(dataset / "dataset.json", {**info, "spatialUnit": "um"})
-        write_itk(tmp_path / "new/a.nrrd", image_array(8))
+        write_itk(tmp_path / "new/a.nrrd", image_array(8), millimeters)
+        write_nifti(tmp_path / "new/b.nii.gz", image_array(9), AFFINE, unit="micron")
+        write_nifti(tmp_path / "new/c.nii.gz", image_array(10), millimeters)
         import_dataset("images", tmp_path / "new", dataset)
-        found = nib.load(cases_of(dataset)["a"].images[0])
-        assert found.header.get_xyzt_units()[0] == "micron"
-        np.testing.assert_allclose(
-            found.affine, np.diag([1e3, 1e3, 1e3, 1]) @ AFFINE, rtol=1e-5, atol=0.01
-        )
+        for name in "abc":
+            found = nib.load(cases_of(dataset)[name].images[0])
+            assert found.header.get_xyzt_units()[0] == "micron"
+            np.testing.assert_allclose(found.affine, AFFINE, rtol=1e-4, atol=1e-4)
 
     def test_a_new_dataset_needs_labels_declared(self, tmp_path):
         write_itk(tmp_path / "new/a.nrrd", image_array(8))

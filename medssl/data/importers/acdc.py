@@ -74,8 +74,15 @@ def _patients(source: Path) -> list[tuple[Path, Literal["training", "test"]]]:
     found: list[tuple[Path, Literal["training", "test"]]] = []
     for base in (source, source / "training", source / "testing"):
         split: Literal["training", "test"] = "test" if base.name == "testing" else "training"
-        if base.is_dir():
-            found += [(p.parent, split) for p in sorted(base.glob("*/Info.cfg"))]
+        for folder in sorted(base.glob("*/")):
+            if (folder / "Info.cfg").is_file():
+                found.append((folder, split))
+            elif folder.name.startswith("patient"):
+                raise MedSSLError(
+                    f"patient '{folder.name}' has no Info.cfg, which tells ED and ES",
+                    where=folder,
+                    fix="copy the file from the download, or take the folder away",
+                )
     return found
 
 
@@ -113,7 +120,9 @@ def _read_frame(
     name = f"{folder.name}_frame{frame:02d}"
     path, label_path = _nifti(folder, name), _nifti(folder, f"{name}_gt")
     image = read_volume(path, name)
-    label = read_label(label_path, name, image) if label_path.is_file() else None
+    label, warnings = None, ()
+    if label_path.is_file():
+        label, warnings = read_label(label_path, name, image)
     return ImportedCase(
         id=name,
         image=image.data,
@@ -122,9 +131,8 @@ def _read_frame(
         patient=folder.name,
         split=split,
         meta={"phase": info.phases[frame], **info.meta},
-        sources=(path, label_path, folder / "Info.cfg")
-        if label is not None
-        else (path, folder / "Info.cfg"),
+        sources=(path, *([] if label is None else [label_path]), folder / "Info.cfg"),
+        warnings=warnings,
     )
 
 

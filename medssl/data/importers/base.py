@@ -29,6 +29,7 @@ class ImportedCase:
         split: ``test`` scans go to imagesTs (and labelsTs), all others to training.
         meta: facts about the scan that dataset.json keeps (device, laterality, phase).
         sources: the files it was read from, for provenance.
+        warnings: what the user should know about this scan.
     """
 
     id: str
@@ -39,6 +40,7 @@ class ImportedCase:
     split: Literal["training", "test"] = "training"
     meta: Mapping[str, str] = field(default_factory=dict)
     sources: tuple[Path, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from medssl.data.importers.base import ImportedCase
+from medssl.data.importers.pairing import Pair
 from medssl.data.volume import count_values
 from medssl.errors import MedSSLError
 
@@ -19,6 +22,24 @@ PULP_OFFSET = 100
 
 TOOTH_NAMES: Mapping[int, str] = {code: f"tooth {code}" for code in TEETH}
 PULP_NAMES: Mapping[int, str] = {code + PULP_OFFSET: f"pulp {code}" for code in TEETH}
+
+
+def check_teeth(case: ImportedCase, pair: Pair, *, anatomy: bool) -> None:
+    """Refuse a labeled case with codes of deciduous teeth, or (``anatomy``) a turned header.
+
+    Raises:
+        MedSSLError: see :func:`refuse_deciduous` and :func:`check_anatomy`.
+    """
+    if case.label is None or pair.label is None:
+        return
+    refuse_deciduous(case.label, case.id, pair.label)
+    if anatomy:
+        check_anatomy(case.label, case.affine, case.id, pair.label)
+
+
+def mirror_case(case: ImportedCase, axes: str) -> ImportedCase:
+    """Turn world axes of a case round; see :func:`mirrored`."""
+    return replace(case, affine=mirrored(case.affine, axes, case.image.shape)) if axes else case
 
 
 def refuse_deciduous(label: np.ndarray, case_id: str, where: Path) -> None:

@@ -61,15 +61,19 @@ def _read(
 ) -> ImportedCase:
     unit: Literal["mm", "um"] = "um" if dataset.spatial_unit == "um" else "mm"
     image = read_channels(case.images, case.id, unit=unit)
+    mask, warnings = None, ()
+    if label is not None:
+        mask, warnings = read_label(label, case.id, image, unit=unit)
     return ImportedCase(
         id=safe_id(case.id),
         image=image.data,
         affine=image.affine,
-        label=None if label is None else read_label(label, case.id, image, unit=unit),
+        label=mask,
         patient=case.patient if case.patient != case.id else None,
         split=split,
         meta=case.meta,
         sources=(*case.images, *([] if label is None else [label])),
+        warnings=warnings,
     )
 
 

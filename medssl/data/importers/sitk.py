@@ -105,8 +105,9 @@ def read_pair(pair: Pair, ignore: int | None, sparse_axis: str | None) -> Import
     """
     image = read_volume(pair.image, pair.id)
     label: np.ndarray | None = None
+    warnings: tuple[str, ...] = ()
     if pair.label is not None:
-        label = read_label(pair.label, pair.id, image)
+        label, warnings = read_label(pair.label, pair.id, image)
         if sparse_axis is not None and ignore is not None:
             label = ignore_unannotated(label, "xyz".index(sparse_axis), ignore)
     return ImportedCase(
@@ -117,4 +118,5 @@ def read_pair(pair: Pair, ignore: int | None, sparse_axis: str | None) -> Import
         patient=pair.patient,
         split="test" if pair.held_back else "training",
         sources=(pair.image, *([] if pair.label is None else [pair.label])),
+        warnings=warnings,
     )

@@ -51,7 +51,8 @@ def read_volume(path: Path, case_id: str, *, unit: Literal["mm", "um"] = "mm") -
 
     Args:
         case_id: whose file it is, for the error.
-        unit: unit of the returned affine. A NIfTI says its own; every other file is in mm.
+        unit: unit of the returned affine. For mm, a NIfTI says its own and every other file is in
+            mm; for um, see :func:`medssl.data.images.read_image`.
 
     Raises:
         MedSSLError: the file cannot be read.
@@ -68,9 +69,14 @@ def read_volume(path: Path, case_id: str, *, unit: Literal["mm", "um"] = "mm") -
     slope, offset = volume.scale
     if (slope, offset) != (1.0, 0.0):
         data = data * slope + offset
-    factor = 1.0 if unit == "mm" else 1000.0
+    stated = "mm"
     if path.name.lower().endswith((".nii", ".nii.gz")):
-        factor *= _MM_PER_UNIT.get(nib.load(path).header.get_xyzt_units()[0], 1.0)
+        stated = nib.load(path).header.get_xyzt_units()[0]
+    factor = _MM_PER_UNIT.get(stated, 1.0)
+    if unit == "um":
+        # The unit field is often wrong in OCT files. No OCT has axial voxels over 100 um, so a
+        # finer number than 0.1 is millimeters and any other is micrometers already.
+        factor = 1000.0 if stated != "micron" and min(volume.spacing) < 0.1 else 1.0
     return SourceVolume(data, np.diag([factor, factor, factor, 1.0]) @ volume.affine)
 
 
@@ -103,8 +109,8 @@ def read_channels(
 
 def read_label(
     path: Path, case_id: str, image: SourceVolume, *, unit: Literal["mm", "um"] = "mm"
-) -> np.ndarray:
-    """Read a label file and place it on its image's grid.
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Read a label file and place it on its image's grid; also return warnings.
 
     A label that covers only part of the image on the same lattice of voxels (as 3D Slicer saves
     cropped segmentations) is filled up with background; any other grid is refused.
@@ -116,8 +122,10 @@ def read_label(
     return place_label(label, image, case_id, path)
 
 
-def place_label(label: SourceVolume, image: SourceVolume, case_id: str, where: Path) -> np.ndarray:
-    """Return the label's voxels on the image's grid; see :func:`read_label`."""
+def place_label(
+    label: SourceVolume, image: SourceVolume, case_id: str, where: Path
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the label's voxels on the image's grid, and warnings; see :func:`read_label`."""
     fix = "export the label on its image's grid, or leave it out with --option skip_broken=true"
     shape = image.data.shape[:3]
     if label.data.ndim != 3:
@@ -129,8 +137,13 @@ def place_label(label: SourceVolume, image: SourceVolume, case_id: str, where: P
         )
     if label.data.shape == shape:
         apart = grid_distance(image.affine, label.affine, shape)
+        if apart <= GRID_WARNING_VOXELS:
+            return label.data, ()
         if apart <= GRID_ERROR_VOXELS:
-            return label.data
+            return label.data, (
+                f"the label's header lies {apart:.2g} voxels off the image's, which is used for "
+                "both",
+            )
         raise MedSSLError(
             f"case '{case_id}': the label lies {apart:.3g} voxels off its image although both "
             f"have {shape} voxels",
@@ -152,7 +165,7 @@ def place_label(label: SourceVolume, image: SourceVolume, case_id: str, where: P
         )
     full = np.zeros(shape, label.data.dtype)
     full[tuple(slice(a, b) for a, b in zip(offset, end, strict=True))] = label.data
-    return full
+    return full, ()
 
 
 def count_channels(path: Path) -> int:

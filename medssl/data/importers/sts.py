@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from medssl.data.importers.base import ImportedCase, Importer, ImportSettings, Plan, register
-from medssl.data.importers.fdi import TOOTH_NAMES, check_anatomy, mirrored, refuse_deciduous
+from medssl.data.importers.fdi import TOOTH_NAMES, check_teeth, mirror_case
 from medssl.data.importers.pairing import Pair, find_pairs
 from medssl.data.importers.sitk import held_back_note, read_pair
 from medssl.data.importers.sources import refuse_format
@@ -85,14 +85,11 @@ def _task(pairs: list[Pair]) -> str:
 
 
 def _read(pair: Pair, task: str, settings: STSSettings) -> ImportedCase:
-    case = read_pair(pair, None, None)
-    affine = mirrored(case.affine, settings.mirror, case.image.shape)
-    label = case.label
-    if label is not None and task == "fdi":
-        if settings.value_1 != "refuse":
-            new = IGNORE if settings.value_1 == "ignore" else 0
-            label = np.where(label == 1, new, label).astype(np.int32)
-        refuse_deciduous(label, pair.id, pair.label or pair.image)
-        if settings.check_anatomy:
-            check_anatomy(label, affine, pair.id, pair.label or pair.image)
-    return replace(case, affine=affine, label=label)
+    case = mirror_case(read_pair(pair, None, None), settings.mirror)
+    if task != "fdi" or case.label is None:
+        return case
+    if settings.value_1 != "refuse":
+        new = IGNORE if settings.value_1 == "ignore" else 0
+        case = replace(case, label=np.where(case.label == 1, new, case.label).astype(np.int32))
+    check_teeth(case, pair, anatomy=settings.check_anatomy)
+    return case

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -20,20 +21,13 @@ from medssl.data.importers.base import (
     register,
     safe_id,
 )
-from medssl.data.importers.fdi import (
-    PULP_NAMES,
-    TOOTH_NAMES,
-    check_anatomy,
-    mirrored,
-    refuse_deciduous,
-)
+from medssl.data.importers.fdi import PULP_NAMES, TOOTH_NAMES, check_teeth, mirror_case
 from medssl.data.importers.pairing import Pair, find_pairs
+from medssl.data.importers.sitk import read_pair
 from medssl.data.importers.sources import (
     affine_of_spacing,
     ignore_unannotated,
     need_spacing,
-    read_label,
-    read_volume,
     refuse_format,
 )
 from medssl.errors import MedSSLError
@@ -123,24 +117,10 @@ def _version(source: Path) -> str:
 
 
 def _read_fdi(pair: Pair, settings: ToothFairySettings) -> ImportedCase:
-    image = read_volume(pair.image, pair.id)
-    affine = mirrored(image.affine, settings.mirror, image.data.shape)
-    label = None
-    if pair.label is not None:
-        label = read_label(pair.label, pair.id, image)
-        refuse_deciduous(label, pair.id, pair.label)
-        if settings.check_anatomy:
-            check_anatomy(label, affine, pair.id, pair.label)
+    case = mirror_case(read_pair(pair, None, None), settings.mirror)
+    check_teeth(case, pair, anatomy=settings.check_anatomy)
     group = _GROUP.match(pair.id)
-    return ImportedCase(
-        id=pair.id,
-        image=image.data,
-        affine=affine,
-        label=label,
-        split="test" if pair.held_back else "training",
-        meta={"group": group["group"].upper()} if group else {},
-        sources=(pair.image, *([] if pair.label is None else [pair.label])),
-    )
+    return replace(case, meta={"group": group["group"].upper()} if group else {})
 
 
 def _plan_1(source: Path, settings: ToothFairySettings) -> Plan:

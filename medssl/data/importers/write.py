@@ -155,6 +155,7 @@ class CaseWriter:
         self.items[role].append(item)
         self.values |= checked.values
         self._ids[case.id.lower()] = case.id
+        self.warnings += [f"{case.id}: {line}" for line in case.warnings]
         twin = self.by_voxels.setdefault(checked.voxels_sha256, case.id)
         if twin != case.id:
             self.warnings.append(f"{case.id}: its image is an exact duplicate of {twin}")
