@@ -69,6 +69,11 @@ class SITK(Importer):
         if ignore is None and settings.sparse_axis is not None:
             ignore = IGNORE
         notes = held_back_note(pairs)
+        if settings.sparse_axis is not None:
+            notes.append(
+                f"slices across {settings.sparse_axis} without any label get the ignore value "
+                f"{ignore}"
+            )
         if settings.modality is None:
             notes.append("the modality is not in the files: name it with --option modality=CT")
         if names is None:
