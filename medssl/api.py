@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medssl.data.decathlon import read_dataset
+from medssl.data.importers import ImportResult, import_dataset
 from medssl.errors import MedSSLError
 from medssl.evaluation.case_metrics import evaluate_case
 from medssl.evaluation.folders import evaluate_folders
@@ -21,6 +22,7 @@ from medssl.training.progress import Display
 from medssl.training.state import Stopped
 
 __all__ = [
+    "ImportResult",
     "LoadedRun",
     "MedSSLError",
     "Stopped",
@@ -30,6 +32,7 @@ __all__ = [
     "evaluate",
     "evaluate_case",
     "evaluate_run",
+    "import_dataset",
     "load_recipe",
     "load_run",
     "predict",

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
 from nibabel.affines import from_matvec
+
+from medssl.data.case import Case
+from medssl.data.decathlon import read_dataset
 
 SHAPE = (7, 6, 5)
 SPACING = (0.5, 0.8, 2.5)
@@ -50,3 +54,49 @@ def write_itk(path: Path, array: np.ndarray, affine: np.ndarray = AFFINE) -> Pat
     image.SetOrigin(lps[:3, 3].tolist())
     sitk.WriteImage(image, str(path))
     return path
+
+
+def write_nifti(
+    path: Path, array: np.ndarray, affine: np.ndarray = AFFINE, *, unit: str = "mm"
+) -> Path:
+    """Write a NIfTI with an explicit sform."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = nib.Nifti1Image(array, affine)
+    image.set_sform(affine, code=1)
+    image.header.set_xyzt_units(unit)
+    nib.save(image, path)
+    return path
+
+
+def world_of(path: Path, index: tuple[int, int, int]) -> np.ndarray:
+    """Return the place of a voxel in RAS, by SimpleITK, which shares no code with the importers."""
+    place = sitk.ReadImage(str(path)).TransformIndexToPhysicalPoint(index)
+    return np.array(place) * [-1, -1, 1]
+
+
+def cases_of(root: Path) -> dict[str, Case]:
+    """Return the cases of an imported dataset, which must deviate in nothing."""
+    dataset = read_dataset(root)
+    assert dataset.deviations == ()
+    return {c.id: c for c in [*dataset.training, *dataset.unlabeled, *dataset.test]}
+
+
+def assert_written(
+    case: Case, image: np.ndarray, label: np.ndarray | None, affine: np.ndarray = AFFINE
+) -> None:
+    """Compare the files of a case with the truth, voxel by voxel."""
+    (path,) = case.images
+    found = nib.load(path)
+    np.testing.assert_array_equal(np.asarray(found.dataobj), image)
+    np.testing.assert_allclose(found.affine, affine, rtol=1e-5, atol=1e-5)
+    assert int(found.header["sform_code"]) > 0
+    if image.ndim == 3:
+        corner = tuple(n - 1 for n in image.shape)
+        truth = affine[:3, :3] @ corner + affine[:3, 3]
+        np.testing.assert_allclose(world_of(path, corner), truth, atol=1e-3)
+    if label is None:
+        assert case.label is None
+        return
+    mask = nib.load(case.label)
+    np.testing.assert_array_equal(np.asarray(mask.dataobj), label)
+    np.testing.assert_allclose(mask.affine, affine, rtol=1e-5, atol=1e-5)

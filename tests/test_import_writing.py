@@ -100,7 +100,8 @@ def test_values_geometry_and_roles_are_written(fake, source, tmp_path):
         }
     ]
     assert str(tmp_path) not in json.dumps(record)
-    assert json.loads((tmp_path / "out/splits.json").read_text()) == {"train": ["a"], "val": ["a"]}
+    splits = json.loads((tmp_path / "out/splits.json").read_text())
+    assert splits == {"train": ["a"], "val": ["a"], "test": ["c"]}
 
 
 def test_micrometers_channels_and_ignore_value(fake, source, tmp_path):
@@ -114,7 +115,7 @@ def test_micrometers_channels_and_ignore_value(fake, source, tmp_path):
     assert (dataset.spatial_unit, dataset.labels.ignore_value) == ("um", 255)
     file = nib.load(dataset.training[0].images[0])
     assert file.header.get_xyzt_units()[0] == "micron"
-    assert int(file.header["sform_code"]) == 2
+    assert (int(file.header["sform_code"]), int(file.header["qform_code"])) == (2, 0)
     np.testing.assert_array_equal(np.asarray(file.dataobj), image.astype(np.float32))
 
 
@@ -199,6 +200,9 @@ def test_patient_pattern(fake, source, tmp_path):
     options = {"patient_pattern": r"(ward\d+)_"}
     import_dataset("fake", source, tmp_path / "out", options=options)
     assert {c.patient for c in read_dataset(tmp_path / "out").training} == {"ward7"}
+    options = {"patient_pattern": "(room)"}
+    warnings = import_dataset("fake", source, tmp_path / "a", options=options).warnings
+    assert "patient_pattern matches no case id: it changes nothing" in warnings
     with pytest.raises(MedSSLError, match="has no group"):
         import_dataset("fake", source, tmp_path / "b", options={"patient_pattern": "ward"})
 

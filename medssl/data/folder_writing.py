@@ -58,15 +58,18 @@ def write_nifti(
     """Write a compressed NIfTI without the time of day in it; return its size in bytes.
 
     Args:
-        affine: voxel to RAS world coordinates in ``spatial_unit``, written as sform and, unless it
-            is sheared (which a qform cannot say), as qform.
+        affine: voxel to RAS world coordinates in ``spatial_unit``, written as sform and, in scanner
+            coordinates without shear (which a qform cannot say), as qform.
         spatial_unit: ``mm`` or ``um``.
         code: 1 scanner coordinates, 2 aligned to anatomy only.
     """
     image = nib.Nifti1Image(array, affine)
     directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     sheared = np.abs(directions.T @ directions - np.eye(3)).max() > 1e-4
-    image.set_qform(affine, code=0 if sheared else code)
+    if code == 1 and not sheared:
+        image.set_qform(affine, code=code)
+    else:
+        image.set_qform(None, code=0)
     image.set_sform(affine, code=code)
     image.header.set_xyzt_units({"mm": "mm", "um": "micron"}[spatial_unit])
     buffer = io.BytesIO()

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
-from medssl.data.importers import dicom  # noqa: F401 - registers the format
+from medssl.data.importers import (  # noqa: F401 - each registers its format
+    acdc,
+    dicom,
+    nnunet,
+    sitk,
+    ssl4mis,
+    sts,
+    toothfairy,
+)
 from medssl.data.importers.base import REGISTRY, Importer
+from medssl.data.importers.images import Images, join_dataset
 from medssl.data.importers.write import ImportResult, write_dataset
 from medssl.errors import MedSSLError
 from medssl.settings_io import nearest, validate_settings
@@ -42,7 +51,8 @@ def import_dataset(
     Args:
         format: one of :func:`list_formats`.
         source: the file or folder to read; it is never changed.
-        dataset: folder to write; it must not exist or be empty.
+        dataset: folder to write; it must not exist or be empty. ``images`` may name a dataset
+            that exists: the images join it as unlabeled.
         options: the format's options, as a mapping or as ``["spacing=0.3", ...]``.
         display: where to show progress.
 
@@ -63,6 +73,15 @@ def import_dataset(
         )
     given = _parse(options)
     settings = validate_settings(importer.Settings, given, where="--option")
+    origin = {"format": format, "options": {k: str(v) for k, v in given.items()}}
+
+    def counting(total: int) -> AbstractContextManager[Callable[[str], None]]:
+        if display is None:
+            return nullcontext(lambda _name: None)
+        return display.counting(f"importing {format}", total)
+
+    if isinstance(importer, Images) and (dataset / "dataset.json").is_file():
+        return join_dataset(source, dataset, settings, origin=origin, counting=counting)
     plan = importer.plan(source, settings)
     if not plan.cases:
         raise MedSSLError(
@@ -70,11 +89,7 @@ def import_dataset(
             where=source,
             fix=f"'{format}' is {importer.summary}; check the folder, or name another format",
         )
-    origin = {"format": format, "options": {k: str(v) for k, v in given.items()}}
-    description = f"importing {format}"
-    if display is None:
-        return write_dataset(plan, source, dataset, settings, origin=origin)
-    with display.counting(description, len(plan.cases)) as done:
+    with counting(len(plan.cases)) as done:
         return write_dataset(plan, source, dataset, settings, origin=origin, on_case=done)
 
 

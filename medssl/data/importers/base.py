@@ -30,6 +30,7 @@ class ImportedCase:
         meta: facts about the scan that dataset.json keeps (device, laterality, phase).
         sources: the files it was read from, for provenance.
         sidecar: arrays to keep beside the image in ``sidecar/ID.npz`` (layer boundaries).
+        warnings: what the user should know about this scan.
     """
 
     id: str
@@ -41,6 +42,7 @@ class ImportedCase:
     meta: Mapping[str, str] = field(default_factory=dict)
     sources: tuple[Path, ...] = ()
     sidecar: Mapping[str, np.ndarray] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

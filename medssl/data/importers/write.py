@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,10 +13,15 @@ import numpy as np
 
 from medssl import __version__
 from medssl.data.case import Case, LabelMap
-from medssl.data.decathlon import read_dataset
 from medssl.data.folder_writing import all_or_nothing, write_nifti
 from medssl.data.importers.base import ImportedCase, ImportSettings, Plan
 from medssl.data.importers.checked import CheckedCase, check_imported
+from medssl.data.importers.describe import (
+    check_dataset,
+    describe_dataset,
+    list_splits,
+    write_json,
+)
 from medssl.data.integrity import check_case
 from medssl.errors import MedSSLError
 
@@ -61,6 +65,7 @@ class CaseWriter:
         self.by_voxels: dict[str, str] = {}
         self._ids: dict[str, str] = {}
         self._hashes: dict[Path, str] = {}
+        self._matches = 0
         self._pattern = _compile(settings.patient_pattern)
 
     def write_all(self, on_case: Callable[[str], None]) -> None:
@@ -80,6 +85,8 @@ class CaseWriter:
                     raise
                 self.skipped[name] = error.what
             on_case(name)
+        if self._pattern is not None and not self._matches:
+            self.warnings.append("patient_pattern matches no case id: it changes nothing")
         if not any(self.items.values()):
             first = next(iter(self.skipped.items()), None)
             because = f"; the first, {first[0]}: {first[1]}" if first else ""
@@ -146,6 +153,7 @@ class CaseWriter:
         patient = case.patient
         if self._pattern is not None:
             match = self._pattern.search(case.id)
+            self._matches += match is not None
             patient = match[1] if match is not None and match[1] else patient
         if patient is not None:
             item["patient"] = patient
@@ -154,11 +162,14 @@ class CaseWriter:
         self.items[role].append(item)
         self.values |= checked.values
         self._ids[case.id.lower()] = case.id
+        self.warnings += [f"{case.id}: {line}" for line in case.warnings]
         twin = self.by_voxels.setdefault(checked.voxels_sha256, case.id)
         if twin != case.id:
             self.warnings.append(f"{case.id}: its image is an exact duplicate of {twin}")
         self.records[case.id] = {
-            "sources": [self._source(p) for p in case.sources],
+            "sources": [
+                self._source(p) for path in case.sources for p in (path, *_companions(path))
+            ],
             "voxels_sha256": checked.voxels_sha256,
         }
 
@@ -202,6 +213,14 @@ class CaseWriter:
         )
 
 
+def _companions(path: Path) -> list[Path]:
+    """Return the files that hold the voxels of a detached header (.mhd, .nhdr)."""
+    if path.suffix.lower() not in (".mhd", ".nhdr"):
+        return []
+    names = (path.with_suffix(s) for s in (".raw", ".zraw", ".raw.gz"))
+    return [p for p in names if p.is_file()]
+
+
 def write_dataset(
     plan: Plan,
     source: Path,
@@ -232,12 +251,12 @@ def write_dataset(
         with all_or_nothing(dataset) as building:
             writer = CaseWriter(building, source, plan, settings)
             writer.write_all(on_case)
-            splits = _splits(plan, writer)
-            write_json(building / "dataset.json", _dataset_json(plan, settings, writer))
+            splits = list_splits(plan, writer)
+            write_json(building / "dataset.json", describe_dataset(plan, settings, writer))
             write_json(building / "provenance.json", writer.provenance(origin))
             if splits:
                 write_json(building / "splits.json", splits)
-            _check_dataset(building, writer)
+            check_dataset(building, writer)
     except OSError as error:
         raise MedSSLError(
             f"cannot write the dataset: {error.strerror or error}",
@@ -245,12 +264,6 @@ def write_dataset(
             fix="choose a folder you may write to, with enough free space",
         ) from error
     return writer.result(dataset)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON object readably."""
-    text = json.dumps(content, indent=1, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
 
 
 def _compile(pattern: str | None) -> re.Pattern[str] | None:
@@ -268,69 +281,3 @@ def _compile(pattern: str | None) -> re.Pattern[str] | None:
         where="--option patient_pattern",
         fix="write a pattern with one group, such as '(patient\\d+)_'",
     )
-
-
-def _splits(plan: Plan, writer: CaseWriter) -> dict[str, list[str]]:
-    """Return the lists of cases that were written; say which ones the source names in vain."""
-    written = set(writer.records)
-    splits = {}
-    for name, ids in plan.splits.items():
-        splits[name] = [i for i in ids if i in written]
-        missing = [i for i in ids if i not in written]
-        if missing:
-            writer.warnings.append(
-                f"the list '{name}' names {len(missing)} cases that were not imported "
-                f"(first: {missing[0]}): left out of splits.json"
-            )
-    return splits
-
-
-def _dataset_json(plan: Plan, settings: ImportSettings, writer: CaseWriter) -> dict[str, Any]:
-    names = plan.labels
-    if names is None:
-        values = sorted(writer.values - {0, plan.ignore_value})
-        names = {value: f"label {value}" for value in values}
-    if not set(names) - {0}:
-        writer.warnings.append(
-            "no scan has a label: dataset.json declares the placeholder 'structure' (1); join the "
-            "scans to a labeled dataset with data.unlabeled in a recipe, or add labels"
-        )
-        names = {1: "structure"}
-    labels = {str(v): n for v, n in sorted({0: "background", **names}.items())}
-    if plan.ignore_value is not None:
-        labels[str(plan.ignore_value)] = "ignore"
-    items = writer.items
-    return {
-        "name": settings.name or plan.name,
-        "description": "",
-        "reference": "",
-        "license": settings.licence or plan.licence,
-        "release": "",
-        "tensorImageSize": "4D" if len(plan.modality) > 1 else "3D",
-        "spatialUnit": plan.spatial_unit,
-        "modality": {str(n): name for n, name in enumerate(plan.modality)},
-        "labels": labels,
-        "numTraining": len(items["training"]),
-        "numTest": len(items["test"]),
-        "training": items["training"],
-        "unlabeled": items["unlabeled"],
-        "test": items["test"],
-    }
-
-
-def _check_dataset(folder: Path, writer: CaseWriter) -> None:
-    """Read the finished folder as a user of it will, and compare the counts."""
-    dataset = read_dataset(folder)
-    found = {
-        "training": len(dataset.training),
-        "unlabeled": len(dataset.unlabeled),
-        "test": len(dataset.test),
-    }
-    expected = {role: len(items) for role, items in writer.items.items()}
-    if found != expected or dataset.deviations:
-        raise MedSSLError(
-            f"the written dataset reads back as {found} instead of {expected}"
-            + "".join(f"; {line}" for line in dataset.deviations[:2]),
-            where=writer.source,
-            fix="rename the case ids that clash, or report this",
-        )
