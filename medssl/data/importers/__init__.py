@@ -11,6 +11,7 @@ from medssl.data.importers import (  # noqa: F401 - each registers its format
     acdc,
     dicom,
     nnunet,
+    oct,  # noqa: A004
     sitk,
     ssl4mis,
     sts,
