@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from medssl.data.importers import (  # noqa: F401 - each registers its format
     acdc,
@@ -17,21 +17,13 @@ from medssl.data.importers import (  # noqa: F401 - each registers its format
     sts,
     toothfairy,
 )
-from medssl.data.importers.base import REGISTRY, Importer
+from medssl.data.importers.base import REGISTRY, Counting, Importer, shown_on
 from medssl.data.importers.images import Images, join_dataset
 from medssl.data.importers.write import ImportResult, write_dataset
 from medssl.errors import MedSSLError
 from medssl.settings_io import nearest, validate_settings
 
 __all__ = ["REGISTRY", "ImportResult", "import_dataset", "list_formats"]
-
-
-class Counting(Protocol):
-    """A progress display; `medssl.training.progress.Display` is one."""
-
-    def counting(
-        self, description: str, total: int
-    ) -> AbstractContextManager[Callable[[str], None]]: ...
 
 
 def list_formats() -> dict[str, str]:
@@ -83,7 +75,8 @@ def import_dataset(
 
     if isinstance(importer, Images) and (dataset / "dataset.json").is_file():
         return join_dataset(source, dataset, settings, origin=origin, counting=counting)
-    plan = importer.plan(source, settings)
+    with shown_on(display):
+        plan = importer.plan(source, settings)
     if not plan.cases:
         raise MedSSLError(
             f"there is nothing of the format '{format}' here",

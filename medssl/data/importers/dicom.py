@@ -22,16 +22,18 @@ from medssl.data.importers.base import (
     ImportSettings,
     LabelNames,
     Plan,
+    known_patient,
     register,
     safe_id,
 )
 from medssl.data.importers.dicom_labels import (
+    grid_of,
     label_files,
-    onto_series,
     paint_segmentations,
-    read_label_file,
+    read_label,
     referenced_series,
     segment_names,
+    turn_onto,
 )
 from medssl.data.importers.dicom_series import (
     EXTRA,
@@ -165,10 +167,9 @@ def _case_ids(series: Sequence[Series], *, keep: bool) -> list[tuple[str, str]]:
     numbers: Counter[str] = Counter()
     out = []
     for one in series:
-        own = one.text("PatientID") or one.text("StudyInstanceUID") or str(one.folder)
-        pseudonym = f"p{len(patients) + 1:03d}"
-        if keep and one.text("PatientID"):
-            pseudonym = safe_id(own)
+        study = one.text("StudyInstanceUID") or str(one.folder)
+        own = known_patient(one.text("PatientID"), otherwise=study)
+        pseudonym = f"p{len(patients) + 1:03d}" if not keep or own == study else safe_id(own)
         patient = patients.setdefault(own, pseudonym)
         numbers[patient] += 1
         out.append((f"{patient}_s{numbers[patient]:02d}", patient))
@@ -189,12 +190,14 @@ def _match_labels(
         else:
             notes.append(f"segmentation {header.path.name} belongs to no series that is imported")
     out = []
+    grids: dict[Path, Any] = {}
     for n, one in enumerate(series):
         if by_series[n]:
             out.append(_Labels(tuple(by_series[n])))
             continue
         files = label_files(one, source)
-        fitting = [p for p in files if onto_series(read_label_file(p), one) is not None]
+        grids |= {p: grid_of(p) for p in files if p not in grids}
+        fitting = [p for p in files if turn_onto(*grids[p], one) is not None]
         if len(fitting) > 1:
             raise MedSSLError(
                 f"{len(fitting)} files could be the label of {describe(one.headers[0])}: "
@@ -255,7 +258,7 @@ def _reader(
             label = paint_segmentations(labels.segmentations, series, values, ordered=ordered)
             sources += [h.path for h in labels.segmentations]
         elif labels.file is not None:
-            label = onto_series(read_label_file(labels.file), series)
+            label = read_label(labels.file, series)
             sources.append(labels.file)
         meta: dict[str, Any] = {}
         if settings.keep_patient_id:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
+import SimpleITK as sitk  # noqa: N813
 from nibabel import orientations
 
 from medssl.data.images import ITK, NIFTI
@@ -13,7 +15,7 @@ from medssl.data.importers.base import optional_module
 from medssl.data.importers.dicom_geometry import LPS_TO_RAS, frame_values
 from medssl.data.importers.dicom_series import EXTRA, Header, Series, describe
 from medssl.data.integrity import grid_distance
-from medssl.data.volume import UnreadableError, Volume, open_volume
+from medssl.data.volume import UnreadableError, open_volume
 from medssl.errors import MedSSLError
 
 TOLERANCE = 0.1
@@ -150,36 +152,66 @@ def label_files(series: Series, source: Path) -> list[Path]:
         folder = folder.parent
 
 
-def read_label_file(path: Path) -> Volume:
-    """Open an image file that may be a label.
+def grid_of(path: Path) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Return affine (voxel to RAS, mm) and shape of an image file, from its header alone.
 
     Raises:
         MedSSLError: it cannot be read.
     """
     try:
-        return open_volume(path)
-    except UnreadableError as error:
-        raise MedSSLError(
-            f"the label file {error}", where=path, fix="export it again, or remove it"
-        ) from None
+        if path.name.lower().endswith(NIFTI):
+            image = nib.load(path)
+            return np.asarray(image.affine), image.shape
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+    except Exception as error:  # the libraries raise anything at all for a damaged file
+        raise _bad_label(path, " ".join(str(error).split())[-120:]) from error
+    if reader.GetDimension() != 3:
+        return np.eye(4), reader.GetSize()
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(reader.GetDirection(), (3, 3)) * np.array(reader.GetSpacing())
+    affine[:3, 3] = reader.GetOrigin()
+    return LPS_TO_RAS @ affine, reader.GetSize()
 
 
-def onto_series(volume: Volume, series: Series) -> np.ndarray | None:
-    """Turn and flip a label onto a series' grid; None if it shows other voxels.
+def turn_onto(affine: np.ndarray, shape: tuple[int, ...], series: Series) -> np.ndarray | None:
+    """Return how axes must be swapped and flipped to lie on a series' grid; None if they cannot.
 
     Programs that convert DICOM often flip rows or slices and adapt the header; that is the same
     grid, stored in another order.
+
+    Returns:
+        nibabel's orientation ``(3, 2)``.
     """
-    if volume.data.ndim != 3:
+    if len(shape) != 3:
         return None
-    own = orientations.io_orientation(np.linalg.inv(series.affine) @ volume.affine)
+    own = orientations.io_orientation(np.linalg.inv(series.affine) @ affine)
     if np.isnan(own).any():
         return None
-    turned = orientations.apply_orientation(volume.data, own)
-    affine = volume.affine @ orientations.inv_ornt_aff(own, volume.data.shape)
-    if turned.shape != series.shape:
-        return None
-    if grid_distance(series.affine, affine, series.shape) > TOLERANCE:
-        return None
+    turned = tuple(shape[list(own[:, 0]).index(axis)] for axis in range(3))
+    affine = affine @ orientations.inv_ornt_aff(own, shape)
+    fits = turned == series.shape
+    return own if fits and grid_distance(series.affine, affine, turned) <= TOLERANCE else None
+
+
+def read_label(path: Path, series: Series) -> np.ndarray:
+    """Read a label file that :func:`turn_onto` says fits, on the grid of its series.
+
+    Raises:
+        MedSSLError: it is damaged.
+    """
+    turn = turn_onto(*grid_of(path), series)
+    try:
+        volume = open_volume(path)
+    except UnreadableError as error:
+        raise _bad_label(path, str(error)) from None
     slope, offset = volume.scale
-    return turned * slope + offset if (slope, offset) != (1.0, 0.0) else turned
+    label = orientations.apply_orientation(volume.data, turn)
+    return label * slope + offset if (slope, offset) != (1.0, 0.0) else label
+
+
+def _bad_label(path: Path, reason: str) -> MedSSLError:
+    return MedSSLError(
+        f"the label file cannot be used: {reason}", where=path, fix="export it again, or remove it"
+    )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
 
-from medssl.data.importers.base import optional_module
+from medssl.data.importers.base import looking_at, optional_module
 from medssl.data.importers.dicom_geometry import UnusableError, frame_values, slice_grid
 from medssl.errors import MedSSLError
 
@@ -84,7 +84,7 @@ def find_series(source: Path, *, min_slices: int) -> Found:
     pydicom = optional_module("pydicom", EXTRA)
     groups: dict[tuple[str, str], list[Header]] = defaultdict(list)
     segmentations, copies, uids, other = [], 0, set(), 0
-    for path in dicom_candidates(source):
+    for path in looking_at(dicom_candidates(source), "reading DICOM headers"):
         try:
             data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=TAGS)
         except (pydicom.errors.InvalidDicomError, OSError):

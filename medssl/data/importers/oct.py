@@ -26,6 +26,8 @@ from medssl.data.importers.base import (
     Names,
     Plan,
     Positive,
+    known_patient,
+    looking_at,
     register,
     safe_id,
 )
@@ -101,7 +103,7 @@ class _Names:
         """Return the case id and the patient."""
         if scan.group:
             return safe_id(scan.group), safe_id(scan.group)
-        own = scan.patient or path.stem
+        own = known_patient(scan.patient, otherwise=path.stem)
         if self.keep:
             patient = safe_id(own)
         else:
@@ -180,7 +182,7 @@ def _find(source: Path, settings: OctSettings, notes: list[str]) -> list[_Task]:
             folder = path.relative_to(source.parent).parent.as_posix().lower()
             tasks.append(_Task("retouch", path, partial(read_retouch, path), "test" in folder))
     other = [p for p in dicom_candidates(source) if p.suffix.lower() in (".dcm", ".dicom", "")]
-    for path in other:
+    for path in looking_at(other, "looking for DICOM OPT"):
         if is_opt(path):
             add("opt", path, read_opt, settings.bscan_um)
     return tasks

@@ -146,7 +146,7 @@ def read_e2e(path: Path, number: int, lateral_um: float | None, bscan_um: float 
             ordered = [series.slices[k] for k in sorted(series.slices)]
             raw = np.stack([s.get_bscan() for s in ordered if _has_image(s)])
             laterality = _e2e_side(series)
-            patient = str(series.patient.id)
+            patient = _e2e_patient(series)
         except Exception as error:
             raise _unreadable(path, error) from error
     starts = np.array([[*b["start_pos"], *b["end_pos"]] for b in bscans], float)
@@ -173,6 +173,12 @@ def _e2e_side(series: Any) -> str:
         return {str(ord("R")): "OD", str(ord("L")): "OS"}.get(series.laterality(), "")
     except KeyError:
         return ""
+
+
+def _e2e_patient(series: Any) -> str:
+    """Return the patient's id where the file has kept it; its internal number means nothing."""
+    folders = series.patient.folders.get(9, [])
+    return folders[0].data.patient_id.strip(" \0") if folders else ""
 
 
 def _unreadable(path: Path, error: Exception) -> MedSSLError:
