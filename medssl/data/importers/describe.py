@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,15 +48,20 @@ def case_id(item: Mapping[str, Any]) -> str:
     return Path(item["image"]).name.removesuffix(".nii.gz")
 
 
-def describe_dataset(plan: Plan, settings: ImportSettings, writer: CaseWriter) -> dict[str, Any]:
-    """Return the content of dataset.json."""
+def label_names(plan: Plan, found: Iterable[int]) -> dict[str, str]:
+    """Return ``labels`` of dataset.json; values without a declared name are named by number."""
     names = plan.labels
     if names is None:
-        values = sorted(writer.values - {0, plan.ignore_value})
-        names = {value: f"label {value}" for value in values}
+        names = {v: f"label {v}" for v in sorted(found) if v not in (0, plan.ignore_value)}
     labels = {str(v): n for v, n in sorted({0: "background", **names}.items())}
     if plan.ignore_value is not None:
         labels[str(plan.ignore_value)] = "ignore"
+    return labels
+
+
+def describe_dataset(plan: Plan, settings: ImportSettings, writer: CaseWriter) -> dict[str, Any]:
+    """Return the content of dataset.json."""
+    labels = label_names(plan, writer.values)
     items = writer.items
     return {
         "name": settings.name or plan.name,
