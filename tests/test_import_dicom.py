@@ -331,6 +331,18 @@ def test_label_file_off_the_grid_leaves_the_series_unlabeled(tmp_path: Path) -> 
     nib.save(nib.Nifti1Image(label, np.array(AFFINE)), tmp_path / "in" / "seg.nii.gz")
     nib.save(nib.Nifti1Image(label, np.array(AFFINE)), tmp_path / "in" / "seg2.nii.gz")
     assert "2 files could be the label" in refusal_after(tmp_path)
+    (tmp_path / "in" / "seg2.nii.gz").rename(tmp_path / "in" / "ct.nii.gz")
+    info, _, _ = run(tmp_path / "in", tmp_path)
+    assert len(info["training"]) == 1
+
+
+def test_converted_copy_of_the_image_is_not_its_label(tmp_path: Path) -> None:
+    write_series(tmp_path / "in", voxels())
+    copy = voxels().astype(np.int16).T - 1024
+    nib.save(nib.Nifti1Image(copy, np.array(AFFINE)), tmp_path / "in" / "ct.nii.gz")
+    info, _, result = run(tmp_path / "in", tmp_path)
+    assert not info["training"]
+    assert any("ct.nii.gz is the image itself" in w for w in result.warnings)
 
 
 def test_damaged_slice_is_named(tmp_path: Path) -> None:

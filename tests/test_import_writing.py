@@ -163,6 +163,22 @@ def test_duplicates_and_empty_labels_are_warnings(fake, source, tmp_path):
     assert any(w.startswith("c: the label is empty") for w in warnings)
 
 
+def test_labels_that_dataset_json_cannot_hold_are_refused_before_any_case(fake, source, tmp_path):
+    def fail() -> ImportedCase:
+        raise AssertionError("a case was read")
+
+    fake |= {"cases": [fail], "labels": {3: "background"}}
+    with pytest.raises(MedSSLError, match="background has the value 3"):
+        import_dataset("fake", source, tmp_path / "out")
+
+
+def test_provenance_holds_no_absolute_path(fake, source, tmp_path):
+    fake |= {"cases": [case("a")], "notes": (f"read {source}/scan.raw",)}
+    import_dataset("fake", source, tmp_path / "out")
+    record = json.loads((tmp_path / "out/provenance.json").read_text())
+    assert record["notes"] == ["read source/scan.raw"]
+
+
 def test_an_unexpected_failure_leaves_nothing(fake, source, tmp_path):
     def fail() -> ImportedCase:
         raise ZeroDivisionError

@@ -46,6 +46,7 @@ class TestNNUNet:
                 name = f"{case}_{channel:04d}.nii.gz"
                 write_nifti(root / folder / name, images[n][..., channel])
         write_nifti(root / "labelsTr/a_01.nii.gz", label_array())
+        write_nifti(root / "labelsTs/b_02.nii.gz", label_array()[::-1].copy())
         content = {
             "name": "Test",
             "licence": "CC-BY-SA 4.0",
@@ -60,7 +61,7 @@ class TestNNUNet:
         assert (result.labeled, result.unlabeled, result.test) == (1, 0, 1)
         cases = cases_of(tmp_path / "out")
         assert_written(cases["a_01"], images[0], label_array())
-        assert_written(cases["b_02"], images[1], None)
+        assert_written(cases["b_02"], images[1], label_array()[::-1])
         dataset = read_dataset(tmp_path / "out")
         assert dataset.modality == ("FLAIR", "T1w")
         assert json.loads((tmp_path / "out/dataset.json").read_text())["license"] == "CC-BY-SA 4.0"
@@ -258,6 +259,12 @@ class TestSSL4MIS:
         options = ["spacing=1", "axes=zyx", "labels=3:lesion", "modality=MRI"]
         import_dataset("ssl4mis", tmp_path / "d", tmp_path / "out", options=options)
         assert_written(cases_of(tmp_path / "out")["x"], image_array(), label_array(), np.eye(4))
+
+    def test_a_file_of_another_layout_is_named(self, tmp_path):
+        write_h5(tmp_path / "d/AAA/mri_norm2.h5", image_array(), label_array(1))
+        write_h5(tmp_path / "d/notes.h5", image_array(), label_array(1))
+        with pytest.raises(MedSSLError, match=r"left atrium 2018, but 1 do not.*notes\.h5"):
+            import_dataset("ssl4mis", tmp_path / "d", tmp_path / "out", options=["spacing=1"])
 
     def test_damaged_files_name_the_case(self, tmp_path):
         write_h5(tmp_path / "d/AAA/mri_norm2.h5", image_array(), label_array(1))

@@ -103,7 +103,7 @@ def _split_names(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     pairs = [part.partition(":") for part in value.split(",") if part.strip()]
-    if not all(sep and number.strip().lstrip("-").isdigit() for number, sep, _ in pairs):
+    if not all(sep and number.strip().isdigit() for number, sep, _ in pairs):
         raise ValueError("write VALUE:NAME pairs, such as 1:liver,2:tumor")
     return {int(number): name.strip() for number, _, name in pairs}
 

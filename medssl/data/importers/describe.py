@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,10 @@ from medssl.errors import MedSSLError
 
 if TYPE_CHECKING:
     from medssl.data.importers.write import CaseWriter
+
+
+PLACEHOLDER = "structure"
+"""Label 1 of a dataset without any label: dataset.json may not be without one."""
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -48,21 +52,26 @@ def case_id(item: Mapping[str, Any]) -> str:
     return Path(item["image"]).name.removesuffix(".nii.gz")
 
 
-def describe_dataset(plan: Plan, settings: ImportSettings, writer: CaseWriter) -> dict[str, Any]:
-    """Return the content of dataset.json."""
+def label_names(plan: Plan, found: Iterable[int]) -> dict[str, str]:
+    """Return ``labels`` of dataset.json; values without a declared name are named by number."""
     names = plan.labels
     if names is None:
-        values = sorted(writer.values - {0, plan.ignore_value})
-        names = {value: f"label {value}" for value in values}
-    if not set(names) - {0}:
-        writer.warnings.append(
-            "no scan has a label: dataset.json declares the placeholder 'structure' (1); join the "
-            "scans to a labeled dataset with data.unlabeled in a recipe, or add labels"
-        )
-        names = {1: "structure"}
+        names = {v: f"label {v}" for v in sorted(found) if v not in (0, plan.ignore_value)}
+        names = names or {1: PLACEHOLDER}
     labels = {str(v): n for v, n in sorted({0: "background", **names}.items())}
     if plan.ignore_value is not None:
         labels[str(plan.ignore_value)] = "ignore"
+    return labels
+
+
+def describe_dataset(plan: Plan, settings: ImportSettings, writer: CaseWriter) -> dict[str, Any]:
+    """Return the content of dataset.json."""
+    labels = label_names(plan, writer.values)
+    if labels.get("1") == PLACEHOLDER:
+        writer.warnings.append(
+            f"no scan has a label: dataset.json declares the placeholder '{PLACEHOLDER}' (1); join "
+            "the scans to a labeled dataset with data.unlabeled in a recipe, or add labels"
+        )
     items = writer.items
     return {
         "name": settings.name or plan.name,

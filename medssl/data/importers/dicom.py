@@ -43,10 +43,13 @@ from medssl.data.importers.dicom_series import (
     find_series,
     read_series,
 )
+from medssl.data.importers.pairing import LABEL_WORDS
 from medssl.errors import MedSSLError
 
 MODALITIES = {"MR": "MRI", "PT": "PET"}
 """DICOM's codes where the Decathlon uses another word."""
+
+_LABEL_NAME = re.compile("|".join(LABEL_WORDS), re.IGNORECASE)
 
 
 class DicomSettings(ImportSettings):
@@ -199,6 +202,9 @@ def _match_labels(
         grids |= {p: grid_of(p) for p in files if p not in grids}
         fitting = [p for p in files if turn_onto(*grids[p], one) is not None]
         if len(fitting) > 1:
+            # A converted copy of the image often lies beside its label.
+            fitting = [p for p in fitting if _LABEL_NAME.search(p.name)] or fitting
+        if len(fitting) > 1:
             raise MedSSLError(
                 f"{len(fitting)} files could be the label of {describe(one.headers[0])}: "
                 + ", ".join(p.name for p in fitting[:4]),
@@ -251,7 +257,9 @@ def _reader(
     settings: DicomSettings,
 ) -> Callable[[], ImportedCase]:
     def read() -> ImportedCase:
+        image = read_series(series)
         label: np.ndarray | None = None
+        warnings: tuple[str, ...] = ()
         sources = [h.path for h in series.headers]
         if labels.segmentations:
             ordered = settings.labels is not None
@@ -259,18 +267,22 @@ def _reader(
             sources += [h.path for h in labels.segmentations]
         elif labels.file is not None:
             label = read_label(labels.file, series)
+            if np.array_equal(label, image):
+                label = None
+                warnings = (f"{labels.file.name} is the image itself, not its label",)
             sources.append(labels.file)
         meta: dict[str, Any] = {}
         if settings.keep_patient_id:
             meta["series"] = series.text("SeriesDescription")
         return ImportedCase(
             case_id,
-            read_series(series),
+            image,
             series.affine,
             label,
             patient=patient,
             meta=meta,
             sources=tuple(sources),
+            warnings=warnings,
         )
 
     return read

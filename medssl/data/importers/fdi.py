@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from pydantic import Field
 
-from medssl.data.importers.base import ImportedCase
+from medssl.data.importers.base import ImportedCase, ImportSettings
 from medssl.data.importers.pairing import Pair
 from medssl.data.volume import count_values
 from medssl.errors import MedSSLError
@@ -22,6 +23,17 @@ PULP_OFFSET = 100
 
 TOOTH_NAMES: Mapping[int, str] = {code: f"tooth {code}" for code in TEETH}
 PULP_NAMES: Mapping[int, str] = {code + PULP_OFFSET: f"pulp {code}" for code in TEETH}
+
+
+class TeethSettings(ImportSettings):
+    """Options of formats with numbered teeth."""
+
+    check_anatomy: bool = Field(
+        True, description="stop where a header contradicts the teeth (up, right, front)"
+    )
+    mirror: str = Field(
+        "", pattern="^[RAS]{0,3}$", description="world axes that the headers have the wrong way"
+    )
 
 
 def check_teeth(case: ImportedCase, pair: Pair, *, anatomy: bool) -> None:

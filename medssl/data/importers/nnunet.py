@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -39,10 +40,10 @@ class NNUNet(Importer):
         test_labels = {split_name(p.name)[0]: p for p in image_files(dataset.root / "labelsTs")}
         training = [*dataset.training, *dataset.unlabeled]
         reads = [partial(_read, case, dataset, case.label, "training") for case in training]
-        reads += [
-            partial(_read, case, dataset, case.label or test_labels.get(case.id), "test")
-            for case in dataset.test
-        ]
+        for case in dataset.test:
+            stem = re.sub(r"_\d{4}$", "", split_name(case.images[0].name)[0])
+            label = case.label or test_labels.get(case.id) or test_labels.get(stem)
+            reads.append(partial(_read, case, dataset, label, "test"))
         return Plan(
             name=dataset.name,
             modality=dataset.modality,

@@ -78,7 +78,7 @@ LAYOUTS = (
     ),
     Layout("other h5", r"(?:.*/)?(?P<id>[^/]+)\.h5", None, "image", None, "1,1,1"),
 )
-"""In order: the first whose pattern matches every file of a source describes it."""
+"""In order: the first whose pattern matches a file describes the source."""
 
 
 class SSL4MISSettings(ImportSettings):
@@ -114,7 +114,7 @@ class SSL4MIS(Importer):
         files = [p for p in files if not p.name.startswith(".")]
         if not files or any(p.suffix != ".h5" for p in files):
             raise refuse_format(source, "ssl4mis", "a folder with .h5 files (keys image, label)")
-        layout = _layout([p.relative_to(base).as_posix() for p in files])
+        layout = _layout([p.relative_to(base).as_posix() for p in files], base)
         axes = settings.axes or layout.axes
         if axes is None:
             raise MedSSLError(
@@ -143,8 +143,17 @@ class SSL4MIS(Importer):
         )
 
 
-def _layout(names: Sequence[str]) -> Layout:
-    return next(x for x in LAYOUTS if all(re.fullmatch(x.pattern, n) for n in names))
+def _layout(names: Sequence[str], base: Path) -> Layout:
+    """Return the first layout that describes any file; it must describe all of them."""
+    layout = next(x for x in LAYOUTS if any(re.fullmatch(x.pattern, n) for n in names))
+    strange = [n for n in names if not re.fullmatch(layout.pattern, n)]
+    if strange:
+        raise MedSSLError(
+            f"the source looks like {layout.name}, but {len(strange)} do not (first: {strange[0]})",
+            where=base / strange[0],
+            fix="take those files away, or name a folder with files of one kind",
+        )
+    return layout
 
 
 def _volumes(files: Sequence[Path], base: Path, layout: Layout) -> dict[str, list[Path]]:

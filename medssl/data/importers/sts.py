@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from medssl.data.importers.base import ImportedCase, Importer, ImportSettings, Plan, register
-from medssl.data.importers.fdi import TOOTH_NAMES, check_teeth, mirror_case
+from medssl.data.importers.base import ImportedCase, Importer, Plan, register
+from medssl.data.importers.fdi import TOOTH_NAMES, TeethSettings, check_teeth, mirror_case
 from medssl.data.importers.pairing import Pair, find_pairs
 from medssl.data.importers.sitk import held_back_note, read_pair
 from medssl.data.importers.sources import refuse_format
@@ -29,7 +29,7 @@ TASKS = {
 }
 
 
-class STSSettings(ImportSettings):
+class STSSettings(TeethSettings):
     """Options of ``sts``."""
 
     task: Literal["binary", "fdi", "roots"] | None = Field(
@@ -39,12 +39,6 @@ class STSSettings(ImportSettings):
     )
     value_1: Literal["refuse", "background", "ignore"] = Field(
         "refuse", description="fdi: what to do with the stray value 1 of some scans"
-    )
-    check_anatomy: bool = Field(
-        True, description="fdi: stop where a header contradicts the teeth (up, right, front)"
-    )
-    mirror: str = Field(
-        "", pattern="^[RAS]{0,3}$", description="world axes that the headers have the wrong way"
     )
 
 

@@ -15,13 +15,18 @@ from medssl.data.decathlon_header import read_json
 from medssl.data.importers.base import (
     ImportedCase,
     Importer,
-    ImportSettings,
     Plan,
     Spacing,
     register,
     safe_id,
 )
-from medssl.data.importers.fdi import PULP_NAMES, TOOTH_NAMES, check_teeth, mirror_case
+from medssl.data.importers.fdi import (
+    PULP_NAMES,
+    TOOTH_NAMES,
+    TeethSettings,
+    check_teeth,
+    mirror_case,
+)
 from medssl.data.importers.pairing import Pair, find_pairs
 from medssl.data.importers.sitk import read_pair
 from medssl.data.importers.sources import (
@@ -58,7 +63,7 @@ VERSION_3 = {
 _GROUP = re.compile(r"ToothFairy\d(?P<group>[FPS])_", re.I)
 
 
-class ToothFairySettings(ImportSettings):
+class ToothFairySettings(TeethSettings):
     """Options of ``toothfairy``."""
 
     version: Literal["1", "2", "3"] | None = Field(None, description="none: found by the files")
@@ -72,12 +77,6 @@ class ToothFairySettings(ImportSettings):
         "ignore",
         description="version 1, sparse annotation: slices without any become the ignore label, or "
         "the scan counts as unlabeled",
-    )
-    check_anatomy: bool = Field(
-        True, description="stop where a header contradicts the teeth (up, right, front)"
-    )
-    mirror: str = Field(
-        "", pattern="^[RAS]{0,3}$", description="world axes that the headers have the wrong way"
     )
 
 

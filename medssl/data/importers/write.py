@@ -13,12 +13,14 @@ import numpy as np
 
 from medssl import __version__
 from medssl.data.case import Case, LabelMap
+from medssl.data.decathlon_header import parse_labels
 from medssl.data.folder_writing import all_or_nothing, write_nifti
 from medssl.data.importers.base import ImportedCase, ImportSettings, Plan
 from medssl.data.importers.checked import CheckedCase, check_imported
 from medssl.data.importers.describe import (
     check_dataset,
     describe_dataset,
+    label_names,
     list_splits,
     write_json,
 )
@@ -157,7 +159,7 @@ class CaseWriter:
             patient = match[1] if match is not None and match[1] else patient
         if patient is not None:
             item["patient"] = patient
-        item |= {k: str(v) for k, v in case.meta.items()}
+        item |= {k: str(v) for k, v in case.meta.items() if k not in item}
         role = case.split if case.split == "test" or checked.label is not None else "unlabeled"
         self.items[role].append(item)
         self.values |= checked.values
@@ -177,6 +179,9 @@ class CaseWriter:
         named = {} if self.plan.anonymous else {"name": self._name(path)}
         return named | {"sha256": self._hash(path)}
 
+    def _relative(self, text: str) -> str:
+        return "" if self.plan.anonymous else text.replace(str(self.source), self.source.name)
+
     def _name(self, path: Path) -> str:
         base = self.source if self.source.is_dir() else self.source.parent
         return path.relative_to(base).as_posix() if path.is_relative_to(base) else path.name
@@ -188,14 +193,16 @@ class CaseWriter:
         return self._hashes[path]
 
     def provenance(self, origin: Mapping[str, Any]) -> dict[str, Any]:
-        """Return where every case came from, without any absolute path."""
-        hide = self.plan.anonymous
+        """Return where every case came from, without any absolute path.
+
+        Of an anonymous source not even the names of files, which notes may contain.
+        """
         return {
             "medssl": __version__,
             **origin,
-            "source": "" if hide else self.source.name,
-            "notes": [] if hide else list(self.plan.notes),
-            "skipped": dict.fromkeys(self.skipped, "") if hide else self.skipped,
+            "source": "" if self.plan.anonymous else self.source.name,
+            "notes": [self._relative(note) for note in self.plan.notes],
+            "skipped": {name: self._relative(why) for name, why in self.skipped.items()},
             "cases": self.records,
         }
 
@@ -247,6 +254,9 @@ def write_dataset(
             where=dataset,
             fix="name a new folder, or empty this one",
         )
+    if plan.labels is not None:
+        # Names that dataset.json cannot hold are refused before hours are spent.
+        parse_labels({"labels": label_names(plan, ())}, source)
     try:
         with all_or_nothing(dataset) as building:
             writer = CaseWriter(building, source, plan, settings)
