@@ -184,6 +184,8 @@ def test_series_of_one_folder_become_cases_or_are_chosen(tmp_path: Path) -> None
     pairs = [(c["image"], c["patient"]) for c in info["unlabeled"]]
     assert [p for _, p in pairs] == ["p001", "p001", "p002"]
     assert "1 files are copies" in result.notes[0]
+    assert "1 files are called DICOM but are not" in result.notes[1]
+    assert [c["series_number"] for c in info["unlabeled"]] == ["3", "4", "1"]
     for options in ({"series": "VENOUS"}, {"series": "4"}):
         info, image, _ = run(tmp_path / "in", tmp_path, **options)
         assert len(info["unlabeled"]) == 1
@@ -230,7 +232,9 @@ def blocks() -> dict[str, np.ndarray]:
     return {"Tumor": tumor, "Liver": liver}
 
 
-def write_segmentation(path: Path, images: list, masks: dict[str, np.ndarray]) -> None:
+def write_segmentation(
+    path: Path, images: list, masks: dict[str, np.ndarray], kind: str = "BINARY"
+) -> None:
     """Write a DICOM-SEG with highdicom, which leaves empty frames out."""
     hd = pytest.importorskip("highdicom")
     from pydicom.sr.codedict import codes
@@ -248,7 +252,7 @@ def write_segmentation(path: Path, images: list, masks: dict[str, np.ndarray]) -
     segmentation = hd.seg.Segmentation(
         source_images=images,
         pixel_array=np.stack(list(masks.values()), axis=-1),
-        segmentation_type="BINARY",
+        segmentation_type=kind,
         segment_descriptions=described,
         series_instance_uid=uid("seg"),
         series_number=9,
@@ -262,14 +266,15 @@ def write_segmentation(path: Path, images: list, masks: dict[str, np.ndarray]) -
     segmentation.save_as(path)
 
 
-def test_dicom_seg_lands_on_the_image(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
+def test_dicom_seg_lands_on_the_image(tmp_path: Path, kind: str) -> None:
     orientation, normal = oblique()
     names = ["d", "a.dcm", "f", "b", "e", "c"]
     images = write_series(
         tmp_path / "in", voxels(), orientation=orientation, step=2.0 * normal, names=names
     )
     masks = blocks()
-    write_segmentation(tmp_path / "in" / "seg.dcm", images, masks)
+    write_segmentation(tmp_path / "in" / "seg.dcm", images, masks, kind)
     info, _, _ = run(tmp_path / "in", tmp_path)
     assert info["labels"] == {"0": "background", "1": "Liver", "2": "Tumor"}
     expected = 1 * masks["Liver"] + 2 * masks["Tumor"]
@@ -294,6 +299,13 @@ def test_overlapping_segments_are_refused_or_ordered(tmp_path: Path) -> None:
     assert "no segmentation has a segment named 'spleen'" in refusal_after(
         tmp_path, labels="1:spleen"
     )
+
+
+def test_fractional_segmentation_is_refused(tmp_path: Path) -> None:
+    images = write_series(tmp_path / "in", voxels())
+    masks = {name: mask.astype(np.float64) for name, mask in blocks().items()}
+    write_segmentation(tmp_path / "in" / "seg.dcm", images, masks, "FRACTIONAL")
+    assert "of type FRACTIONAL: probabilities" in refusal(tmp_path / "in", tmp_path)
 
 
 def test_segmentation_of_another_grid_is_refused(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from oct_files import (
     write_vol,
 )
 
+from medssl.data.images import read_image
 from medssl.data.importers import import_dataset
 from medssl.data.importers.oct_scan import layer_labels, nominal_affine
 from medssl.errors import MedSSLError
@@ -72,6 +73,8 @@ def assert_volume(
     assert np.allclose(image.header.get_zooms(), spacing, rtol=1e-6)
     assert nib.aff2axcodes(image.affine) == ("L", "S" if upward else "I", "P")
     assert int(image.header["sform_code"]) == 2
+    read = read_image(image.get_filename(), spatial_unit="um")
+    assert np.allclose(read.affine, image.affine, atol=1e-4)
     middle = (np.array(image.shape) - 1) / 2
     assert np.allclose(image.affine @ [*middle, 1], [0, 0, 0, 1], atol=1e-3)
 

@@ -271,7 +271,7 @@ def _reader(
                 label = None
                 warnings = (f"{labels.file.name} is the image itself, not its label",)
             sources.append(labels.file)
-        meta: dict[str, Any] = {}
+        meta = {"series_number": series.text("SeriesNumber")}
         if settings.keep_patient_id:
             meta["series"] = series.text("SeriesDescription")
         return ImportedCase(
@@ -280,7 +280,7 @@ def _reader(
             series.affine,
             label,
             patient=patient,
-            meta=meta,
+            meta={k: v for k, v in meta.items() if v},
             sources=tuple(sources),
             warnings=warnings,
         )

@@ -83,11 +83,13 @@ def find_series(source: Path, *, min_slices: int) -> Found:
     """
     pydicom = optional_module("pydicom", EXTRA)
     groups: dict[tuple[str, str], list[Header]] = defaultdict(list)
-    segmentations, copies, uids, other = [], 0, set(), 0
+    segmentations, uids = [], set()
+    copies = other = unreadable = 0
     for path in looking_at(dicom_candidates(source), "reading DICOM headers"):
         try:
             data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=TAGS)
         except (pydicom.errors.InvalidDicomError, OSError):
+            unreadable += path.suffix.lower() in (".dcm", ".dicom", ".ima")
             continue
         header = Header(path, data)
         uid = header.text("SOPInstanceUID")
@@ -105,6 +107,8 @@ def find_series(source: Path, *, min_slices: int) -> Found:
     notes = []
     if copies:
         notes.append(f"{copies} files are copies of others (same SOPInstanceUID) and were ignored")
+    if unreadable:
+        notes.append(f"{unreadable} files are called DICOM but are not, or lack its file header")
     if other:
         notes.append(f"{other} DICOM files hold no image (reports, contours, plans)")
     found = []

@@ -33,7 +33,14 @@ from medssl.data.importers.base import (
 )
 from medssl.data.importers.dicom_series import dicom_candidates
 from medssl.data.importers.oct_dicom import is_opt, read_opt
-from medssl.data.importers.oct_heidelberg import EXTRA, e2e_series, read_e2e, read_vol, vol_pattern
+from medssl.data.importers.oct_heidelberg import (
+    EXTRA,
+    e2e_series,
+    read_e2e,
+    read_vol,
+    require_e2e_spacing,
+    vol_pattern,
+)
 from medssl.data.importers.oct_raw import read_bioptigen, read_zeiss, zeiss_size
 from medssl.data.importers.oct_scan import (
     IGNORE,
@@ -166,6 +173,8 @@ def _find(source: Path, settings: OctSettings, notes: list[str]) -> list[_Task]:
         elif ending == ".e2e":
             numbers, left_out = e2e_series(path)
             notes += left_out
+            if numbers:
+                require_e2e_spacing(path, settings.lateral_um, settings.bscan_um)
             for number in numbers:
                 add("e2e", path, read_e2e, number, settings.lateral_um, settings.bscan_um)
         elif ending == ".fda":

@@ -125,13 +125,11 @@ def _open_e2e(path: Path) -> Any:
         raise _unreadable(path, error) from error
 
 
-def read_e2e(path: Path, number: int, lateral_um: float | None, bscan_um: float | None) -> OctScan:
-    """Read one series of an .e2e file.
-
-    The file holds the axial spacing alone; the two others are the user's to give.
+def require_e2e_spacing(path: Path, lateral_um: float | None, bscan_um: float | None) -> None:
+    """Ask for what an .e2e file does not hold.
 
     Raises:
-        MedSSLError: a spacing is missing, or the series is damaged.
+        MedSSLError: a spacing is missing.
     """
     if lateral_um is None or bscan_um is None:
         raise MedSSLError(
@@ -139,6 +137,19 @@ def read_e2e(path: Path, number: int, lateral_um: float | None, bscan_um: float 
             where=path,
             fix="take it from the viewer: --option lateral_um=11.5 --option bscan_um=120",
         )
+
+
+def read_e2e(path: Path, number: int, lateral_um: float, bscan_um: float) -> OctScan:
+    """Read one series of an .e2e file.
+
+    Args:
+        number: index of the series in the file; see :func:`e2e_series`.
+        lateral_um: distance of A-scans; the file holds the axial spacing alone.
+        bscan_um: distance of B-scans.
+
+    Raises:
+        MedSSLError: the series is damaged, or its B-scans stand upright.
+    """
     with _open_e2e(path) as reader:
         series = reader.series[number]
         try:
