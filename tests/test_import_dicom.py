@@ -91,6 +91,22 @@ def test_oblique_series_in_shuffled_files(tmp_path: Path) -> None:
         assert array[i, j, k] == stored[k, j, i] * 0.5 - 1000
 
 
+def test_rounded_direction_cosines_keep_the_spacing(tmp_path: Path) -> None:
+    orientation, normal = oblique()
+    rounded = [round(v, 2) for v in orientation]
+    write_series(tmp_path / "in", voxels(), orientation=rounded, step=2.5 * normal)
+    _, image, _ = run(tmp_path / "in", tmp_path)
+    written = sitk.ReadImage(image.get_filename())  # refuses sheared axes
+    assert np.allclose(written.GetSpacing(), (0.6, 0.8, 2.5), atol=1e-6)
+    assert np.allclose(written.GetDirection(), np.transpose(axes(orientation)).ravel(), atol=0.01)
+
+
+def axes(orientation: list[float]) -> np.ndarray:
+    """Return the directions of columns, rows and slices as rows of a matrix."""
+    row, column = np.array(orientation[:3]), np.array(orientation[3:])
+    return np.stack([row, column, np.cross(row, column)])
+
+
 def test_sitk_sees_the_same_image_in_the_written_file(tmp_path: Path) -> None:
     orientation, normal = oblique()
     write_series(tmp_path / "in", voxels(), orientation=orientation, step=2 * normal)
@@ -150,6 +166,7 @@ def test_nothing_written_names_the_patient(tmp_path: Path) -> None:
         ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "it is a localizer"),
         ({"min": 7}, "it has 6 slices (min_slices is 7)"),
         ({"Modality": "OPT"}, "use `medssl import oct`"),
+        ({"orientation": (1, 0, 0, 0.1, 0.995, 0)}, "not two perpendicular unit vectors"),
     ],
 )
 def test_what_is_no_volume_is_named(tmp_path: Path, changes: dict, says: str) -> None:

@@ -38,18 +38,38 @@ def slice_grid(
         UnusableError: slices share a position, are missing, are not evenly spaced, or are sheared.
     """
     row, column = np.array(orientation[:3], float), np.array(orientation[3:], float)
-    normal = np.cross(row, column)
-    if abs(np.linalg.norm(normal) - 1) > 1e-3:
+    lengths = np.linalg.norm([row, column], axis=1)
+    # Some writers round the cosines to two or three digits.
+    if np.abs(lengths - 1).max() > 0.01 or abs(row @ column) > 0.01:
         raise UnusableError("its ImageOrientationPatient is not two perpendicular unit vectors")
+    row, column = row / lengths[0], column / lengths[1]
+    normal = np.cross(row, column)
+    normal /= np.linalg.norm(normal)
     depth = positions @ normal
     order = np.argsort(depth, kind="stable")
     depth, positions = depth[order], positions[order]
-    gaps = np.diff(depth)
-    gap = float(np.median(gaps))
+    step = _even_step(positions, np.diff(depth))
+    shear = np.degrees(np.arccos(np.clip(step @ normal / np.linalg.norm(step), -1, 1)))
+    if shear > 0.5:
+        raise UnusableError(f"its slices are sheared by {shear:.1f} degrees (a tilted gantry)")
+    # Rounded cosines leave a small shear, which ITK refuses to read; the positions are exact.
+    normal = step / np.linalg.norm(step)
+    row = row - (row @ normal) * normal
+    row /= np.linalg.norm(row)
+    column = np.cross(normal, row)
+    affine = np.eye(4)
+    affine[:3, 0], affine[:3, 1] = row * float(spacing[1]), column * float(spacing[0])
+    affine[:3, 2], affine[:3, 3] = step, positions[0]
+    return order, LPS_TO_RAS @ affine
+
+
+def _even_step(positions: np.ndarray, gaps: np.ndarray) -> np.ndarray:
+    """Return the vector from slice to slice, or say why there is no such vector."""
+    count, gap = len(positions), float(np.median(gaps))
     if gaps.min() < 1e-3:
         same = int(np.count_nonzero(gaps < 1e-3))
         raise UnusableError(
-            f"{same} of {len(depth)} slices share their position with another: several echoes, "
+            f"{same} of {count} slices share their position with another: several echoes, "
             "phases or time points (4D)"
         )
     wide = np.flatnonzero(gaps > 1.5 * gap)
@@ -57,21 +77,15 @@ def slice_grid(
         lost = int(np.rint(gaps[wide] / gap).sum() - wide.size)
         raise UnusableError(
             f"about {lost} slices are missing, the first {_mm(gaps[wide[0]])} mm wide hole after "
-            f"slice {wide[0] + 1} of {len(depth)} (slices are {_mm(gap)} mm apart)"
+            f"slice {wide[0] + 1} of {count} (slices are {_mm(gap)} mm apart)"
         )
-    step = (positions[-1] - positions[0]) / (len(depth) - 1)
-    off = np.linalg.norm(positions - positions[0] - np.arange(len(depth))[:, None] * step, axis=1)
+    step = (positions[-1] - positions[0]) / (count - 1)
+    off = np.linalg.norm(positions - positions[0] - np.arange(count)[:, None] * step, axis=1)
     if off.max() > UNEVEN * gap:
         raise UnusableError(
             f"its slices are unevenly spaced ({_mm(gaps.min())} to {_mm(gaps.max())} mm)"
         )
-    shear = np.degrees(np.arccos(np.clip(step @ normal / np.linalg.norm(step), -1, 1)))
-    if shear > 0.5:
-        raise UnusableError(f"its slices are sheared by {shear:.1f} degrees (a tilted gantry)")
-    affine = np.eye(4)
-    affine[:3, 0], affine[:3, 1] = row * float(spacing[1]), column * float(spacing[0])
-    affine[:3, 2], affine[:3, 3] = step, positions[0]
-    return order, LPS_TO_RAS @ affine
+    return step
 
 
 def _mm(value: float) -> str:
