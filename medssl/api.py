@@ -10,6 +10,7 @@ from medssl.bundle.export import ExportResult, export
 from medssl.bundle.load import is_bundle, load_bundle
 from medssl.bundle.verify import Verification, verify_bundle
 from medssl.data.decathlon import read_dataset
+from medssl.data.importers import ImportResult, import_dataset
 from medssl.errors import MedSSLError
 from medssl.evaluation.case_metrics import evaluate_case
 from medssl.evaluation.folders import evaluate_folders
@@ -26,6 +27,7 @@ from medssl.training.state import Stopped
 
 __all__ = [
     "ExportResult",
+    "ImportResult",
     "LoadedRun",
     "MedSSLError",
     "Stopped",
@@ -37,6 +39,7 @@ __all__ = [
     "evaluate_case",
     "evaluate_run",
     "export",
+    "import_dataset",
     "load_ensemble",
     "load_recipe",
     "load_run",

@@ -14,27 +14,20 @@ from medssl import __version__
 from medssl.cli import running
 
 # isort: split
-from medssl.cli import (  # help lists commands in this order
+# Help lists the commands in the order in which these modules are imported.
+from medssl.cli import (
     bundles,
     comparing,
     datasets,
+    importing,
     listing,
     reporting,
 )
 from medssl.cli.console import app, err, out
 from medssl.errors import MedSSLError
 
-__all__ = [
-    "app",
-    "bundles",
-    "comparing",
-    "datasets",
-    "listing",
-    "main",
-    "reporting",
-    "run",
-    "running",
-]
+GROUPS = (running, comparing, datasets, importing, reporting, bundles, listing)
+"""The modules whose import registers the commands."""
 
 
 def _print_version(asked: bool) -> None:

@@ -6,23 +6,18 @@ there is to choose from is in :mod:`medssl.data.phantom_kinds`.
 
 from __future__ import annotations
 
-import contextlib
-import gzip
 import hashlib
-import io
 import json
-import os
-import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from medssl.data.folder_writing import all_or_nothing, write_nifti
 from medssl.data.phantom_kinds import KINDS, PhantomKind, PhantomOptions, phantom_options
 from medssl.data.phantom_parts import Scan
 from medssl.errors import MedSSLError
@@ -83,7 +78,7 @@ def write_phantom(
                 where=out,
                 fix="choose another folder, or empty this one",
             )
-        with _all_or_nothing(out) as building:
+        with all_or_nothing(out) as building:
             _write_dataset(building, options, on_progress)
     except OSError as error:
         raise MedSSLError(
@@ -142,36 +137,6 @@ def is_intact(folder: Path) -> bool:
         return False
 
 
-@contextlib.contextmanager
-def _all_or_nothing(out: Path) -> Iterator[Path]:
-    """Yield a folder whose content becomes that of ``out`` on success and vanishes on failure."""
-    fresh = not out.exists()
-    created = [p for p in out.parents if not p.exists()]
-    # On the same file system as its destination, so that moving is renaming.
-    building = (out.parent if fresh else out) / f".{out.name}-{secrets.token_hex(4)}.partial"
-    moved: list[Path] = []
-    try:
-        building.parent.mkdir(parents=True, exist_ok=True)
-        building.mkdir()
-        yield building
-        if fresh:
-            os.rename(building, out)
-            return
-        # An empty folder the user made stays his own (it may be a mount point): fill it.
-        for item in sorted(building.iterdir(), key=lambda p: p.is_file()):
-            moved.append(out / item.name)
-            os.rename(item, moved[-1])
-        building.rmdir()
-    except BaseException:
-        for leftover in [building, *moved]:
-            shutil.rmtree(leftover, ignore_errors=True)
-            leftover.unlink(missing_ok=True) if leftover.is_file() else None
-        for parent in created:
-            with contextlib.suppress(OSError):
-                parent.rmdir()
-        raise
-
-
 def _write_dataset(folder: Path, options: PhantomOptions, on_progress: OnProgress | None) -> None:
     """Write all images, labels, dataset.json and phantom.json into an existing folder."""
     kind = KINDS[options.kind]
@@ -195,7 +160,7 @@ def _write_dataset(folder: Path, options: PhantomOptions, on_progress: OnProgres
             if labels is not None:
                 files[f"{labels}/{name}"] = scan.label
             for path, array in files.items():
-                sizes[path] = _write_nifti(folder / path, array, scan.affine, kind.spatial_unit)
+                sizes[path] = write_nifti(folder / path, array, scan.affine, kind.spatial_unit)
             ids[role].append(case)
             cases[case] = {"role": role, **_describe(scan, kind)}
             if on_progress is not None:
@@ -237,19 +202,3 @@ def _dataset_json(
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def _write_nifti(
-    path: Path, array: NDArray[Any], affine: NDArray[np.float64], spatial_unit: str
-) -> int:
-    """Write a compressed NIfTI without the time of day in it; return its size in bytes."""
-    image = nib.Nifti1Image(array, affine)
-    image.set_qform(affine, code=1)
-    image.set_sform(affine, code=1)
-    image.header.set_xyzt_units({"mm": "mm", "um": "micron"}[spatial_unit])
-    buffer = io.BytesIO()
-    with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, compresslevel=6, mtime=0) as stream:
-        stream.write(image.to_bytes())
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(buffer.getvalue())
-    return len(buffer.getvalue())
