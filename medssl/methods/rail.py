@@ -28,7 +28,8 @@ work by the same formulas, which nobody published). ``corrected`` (default) diff
   * the learning rate follows the iteration; the code freezes it during a turn;
   * the first term is 5 % and the ramp 40 % of a group's iterations, for budgets of any size;
   * the teacher predicts in eval mode, once per iteration and for unlabeled patches alone, and
-    averages buffers too; the code's has dropout, keeps its own buffers, and runs twice on all.
+    averages buffers too; the code's has dropout, keeps its own buffers, and runs twice on all;
+  * teachers start as copies; the code's have weights of their own until their first update.
 Both: the inactive students predict without gradients, which changes no number and saves time and
 memory (their BatchNorm statistics move, as in the code). Voxels labeled 255 do not count. A
 probability ensemble of all four students predicts, as in the code. Not here: the code's ensemble

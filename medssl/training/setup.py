@@ -222,7 +222,7 @@ def sampler_factory(
             stream: PatchSampler(
                 cases[stream],
                 patch=training.patch,
-                batch_size=sizes[stream],
+                batch_size=stage.batch_sizes.get(stream, sizes[stream]),
                 seed=recipe.seed,
                 stream=f"{stage.name}/{stream}",
                 foreground_fraction=0.0 if stream == "unlabeled" else training.foreground_fraction,
