@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from medssl.data.case import LabelMap
 from medssl.data.preprocess import Prepared, preprocess_image
+from medssl.data.region import Region
 from medssl.errors import MedSSLError
 from medssl.inference.postprocess import argmax_classes, keep_largest_components
 from medssl.inference.sliding_window import WindowProgress, slice_by_slice, sliding_window
@@ -58,13 +59,21 @@ class Prediction:
         if self.probabilities is None:
             raise ValueError("predict with keep_probabilities=True")
         one = self.probabilities[index : index + 1].numpy()
-        return self.prepared.restore_probabilities(one)[0]
+        # Outside of a region of interest all is background.
+        return self.prepared.restore_probabilities(one, outside=float(index == 0))[0]
 
     def save_probabilities(self, paths: Mapping[int, Path]) -> None:
         """Write the probability maps of classes (index to path), one at a time."""
         for index, path in paths.items():
             values = self.probability_map(index)
             write_map(values, path, affine=self.affine, reference=self.reference)
+
+
+class Regions(Protocol):
+    """Finds the region of interest of a scan: :class:`medssl.inference.regions.RegionFinder`."""
+
+    def find(self, files: Sequence[Path]) -> Region:
+        """Return the region of a scan, given by one file per channel."""
 
 
 @contextmanager
@@ -94,6 +103,7 @@ class Predictor:
         precision: of the forward pass; softmax and blending are always float32.
         in_channels: image channels the network takes, where known; a wrong image is then refused
             before it is predicted.
+        regions: what finds the region of interest of a file; outside of it is background.
 
     Raises:
         MedSSLError: the inference settings contradict the patch.
@@ -110,6 +120,7 @@ class Predictor:
         device: torch.device,
         precision: Precision = "fp32",
         in_channels: int | None = None,
+        regions: Regions | None = None,
     ) -> None:
         self.device = torch.device(device)
         self.model = model.to(self.device)
@@ -119,6 +130,7 @@ class Predictor:
         self.inference = inference
         self.precision = precision
         self.in_channels = in_channels
+        self.regions = regions
         _check_stride(inference.stride, self.patch)
 
     @property
@@ -186,6 +198,8 @@ class Predictor:
         files = (Path(paths),) if isinstance(paths, str | Path) else tuple(map(Path, paths))
         try:
             prepared = preprocess_image(files, self.spec)
+            if self.regions is not None:
+                prepared = self.regions.find(files).crop(prepared)
             probabilities = self.probabilities(prepared.image, progress=progress)
             classes = prepared.restore(self._decide(probabilities))
         except MedSSLError as error:
