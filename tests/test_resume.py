@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import small_recipe, write_dataset, write_recipe
+from helpers import crash_after, small_recipe, write_dataset, write_recipe
 
 from medssl import api, cli, experiment
 from medssl.methods import REGISTRY
@@ -61,19 +61,6 @@ def assert_same_state(one: Any, other: Any, where: str = "") -> None:
         assert torch.equal(one, other), where
     else:
         assert one == other, where
-
-
-def crash_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """Make the engine die in its ``steps``-th optimizer step, after the weights changed."""
-    step, done = Engine._step, []
-
-    def dying(self: Engine, *arguments: Any) -> None:
-        step(self, *arguments)
-        done.append(1)
-        if len(done) == steps:
-            raise RuntimeError("power cut")
-
-    monkeypatch.setattr(Engine, "_step", dying)
 
 
 @pytest.mark.parametrize("method", sorted(REGISTRY))

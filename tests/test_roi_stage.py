@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from helpers import small_recipe, write_dataset, write_recipe
+from helpers import crash_after, small_recipe, write_dataset, write_recipe
 from torch import Tensor, nn
 
 from medssl import api, experiment
@@ -25,7 +25,6 @@ from medssl.recipe import load_recipe
 from medssl.recipe_schema import DataSpec, InferenceSettings, RoiSettings
 from medssl.roi_stage import check_coarse, describe_regions
 from medssl.runs import load_run
-from medssl.training.engine import Engine
 from medssl.training.progress import Display
 from medssl.training.setup import _case_dice
 
@@ -287,17 +286,9 @@ def test_a_run_keeps_to_its_regions_and_carries_the_coarse_run(
     assert np.array_equal(nib.load(result.path).dataobj, nib.load(expected).dataobj)
 
     # A run that died goes on with the copy it keeps.
-    step, done = Engine._step, []
-
-    def dying(self: Engine, *arguments: Any) -> None:
-        step(self, *arguments)
-        done.append(1)
-        if len(done) == 5:
-            raise RuntimeError("power cut")
-
     shutil.copytree(coarse, moved)
     with monkeypatch.context() as patch:
-        patch.setattr(Engine, "_step", dying)
+        crash_after(patch, 5)
         with pytest.raises(RuntimeError, match="power cut"):
             api.train(recipe, output=tmp_path / "again")
     shutil.rmtree(moved)
