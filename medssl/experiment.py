@@ -107,9 +107,9 @@ def train(
     save_recipe(loaded.recipe, run.recipe)
     save_splits(splits, run.splits)
     run.write_manifest(**environment(where, how), **_description(loaded, dataset, splits, method))
-    if loaded.recipe.data.roi is not None:
-        keep_regions(run, loaded.recipe.data.roi, data.regions)
     with _recorded(run, where):
+        if loaded.recipe.data.roi is not None:
+            keep_regions(run, loaded.recipe.data.roi, data.regions)
         _announce(loaded, data.splits, run, where, how, display)
         speed_up(where)
         Engine(

@@ -76,12 +76,13 @@ def _copy_coarse(coarse: RunFolder, target: Path) -> None:
         save_checkpoint(kept, RunFolder(temporary).last)
         os.replace(temporary, target)
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise MedSSLError(
             f"the coarse run cannot be copied: {error.strerror or error}",
             where=target,
             fix="free some space, or choose another --output",
         ) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def open_finder(
