@@ -28,6 +28,21 @@ Selection = int | list[str] | SplitFile | None
 """How cases are chosen: a number of patients, ids of cases or patients, or a list in a file."""
 
 
+class RoiSettings(Strict):
+    """Work inside a box around what a coarse run finds, in every scan and from no label."""
+
+    run: str = Field(description="folder of the coarse run")
+    margin_mm: float = Field(10.0, ge=0, description="added to the box on all sides")
+    labels: list[int] | None = Field(
+        None, description="label values of the coarse run that count; null: all its structures"
+    )
+    pieces: Literal["largest", "all"] = Field(
+        "largest", description="which connected pieces of them, taken together, count"
+    )
+    min_volume_mm3: float = Field(0.0, ge=0, description="of a piece, where pieces is all")
+    closing_mm: float = Field(0.0, ge=0, description="gaps up to twice this do not divide pieces")
+
+
 class DataSettings(Strict):
     """Which cases are used, and as what."""
 
@@ -45,7 +60,15 @@ class DataSettings(Strict):
         None, description="regular expression; its first group is the patient of a case id"
     )
     split_seed: int = Field(0, description="seed of the patient shuffle behind numbers above")
+    roi: RoiSettings | None = Field(
+        None, description="crop every scan to a region of interest: a coarse run, or settings"
+    )
     cache: str | None = Field(None, description="folder of the preprocessing cache")
+
+    @field_validator("roi", mode="before")
+    @classmethod
+    def _run_alone(cls, value: Any) -> Any:
+        return {"run": value} if isinstance(value, str) else value
 
     @field_validator("labeled", "validation", "test")
     @classmethod

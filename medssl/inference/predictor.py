@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from medssl.data.case import LabelMap
 from medssl.data.preprocess import preprocess_image
+from medssl.data.region import Region
 from medssl.errors import MedSSLError
 from medssl.inference.blocks import Block, probability_blocks
 from medssl.inference.mirror import MirrorMean
@@ -53,6 +54,13 @@ def column_size(
     return None if sizes == list(shape[1:]) else tuple(sizes)
 
 
+class Regions(Protocol):
+    """Finds the region of interest of a scan: :class:`medssl.inference.regions.RegionFinder`."""
+
+    def find(self, files: Sequence[Path]) -> Region:
+        """Return the region of a scan, given by one file per channel."""
+
+
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Put a model in evaluation mode, and every module of it back as it was afterwards."""
@@ -80,6 +88,7 @@ class Predictor:
         precision: of the forward pass; softmax and blending are always float32.
         in_channels: image channels the network takes, where known; a wrong image is then refused
             before it is predicted.
+        regions: what finds the region of interest of a file; outside of it is background.
 
     Raises:
         MedSSLError: the inference settings contradict the patch.
@@ -96,6 +105,7 @@ class Predictor:
         device: torch.device,
         precision: Precision = "fp32",
         in_channels: int | None = None,
+        regions: Regions | None = None,
     ) -> None:
         self.device = torch.device(device)
         self.spec = spec
@@ -105,6 +115,7 @@ class Predictor:
         self.precision = precision
         self.in_channels = in_channels
         self.model = (self._mirrored(model) if inference.tta else model).to(self.device)
+        self.regions = regions
         _check_stride(inference.stride, self.patch)
 
     def _mirrored(self, model: nn.Module) -> MirrorMean:
@@ -234,6 +245,8 @@ class Predictor:
         files = (Path(paths),) if isinstance(paths, str | Path) else tuple(map(Path, paths))
         try:
             prepared = preprocess_image(files, self.spec)
+            if self.regions is not None:
+                prepared = self.regions.find(files).crop(prepared)
             decision = self.decide(
                 prepared.image, probabilities=keep_probabilities, entropy=entropy, progress=progress
             )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,14 @@ from medssl.data.case import CachedCase, Case, Dataset, LabelMap
 from medssl.data.decathlon import read_dataset
 from medssl.data.integrity import check_training_set
 from medssl.data.phantom import ensure_phantom, phantom_options
+from medssl.data.region import Region
 from medssl.data.sampling import PatchSampler
 from medssl.data.split import Splits, make_splits
 from medssl.data.volume import UnreadableError, open_volume
 from medssl.errors import MedSSLError
 from medssl.evaluation.overlap import confusion_matrix, dice_per_class
 from medssl.inference.predictor import Predictor
+from medssl.inference.regions import RegionFinder
 from medssl.methods import get_method
 from medssl.methods.base import Method, Settings, Stage
 from medssl.networks import build_network
@@ -44,6 +46,7 @@ class TrainingData:
     labeled: tuple[CachedCase, ...]
     unlabeled: tuple[CachedCase, ...]
     validation: tuple[CachedCase, ...]
+    regions: Mapping[str, Region] = field(default_factory=dict)
 
 
 def cache_root(recipe: Recipe) -> Path:
@@ -116,9 +119,16 @@ def _check_native_spacing(recipe: Recipe, splits: Splits) -> None:
 
 
 def prepare_cases(
-    recipe: Recipe, dataset: Dataset, splits: Splits, display: Display
+    recipe: Recipe,
+    dataset: Dataset,
+    splits: Splits,
+    display: Display,
+    *,
+    finder: RegionFinder | None = None,
 ) -> TrainingData:
     """Check every file that training will read, then preprocess what is not in the cache yet.
+
+    With a finder, every case is cropped to its region of interest, for which no label is read.
 
     Raises:
         MedSSLError: an unreadable or inconsistent file, or a patch that does not suit the volumes.
@@ -132,7 +142,13 @@ def prepare_cases(
     uses_unlabeled = get_method(recipe.method.name).uses_unlabeled
     unlabeled = splits.unlabeled if uses_unlabeled else ()
     wanted = (*splits.labeled, *unlabeled, *splits.validation)
-    cache = CaseCache(cache_root(recipe), recipe.spec, dataset.labels)
+    regions: dict[str, Region] = {}
+    if finder is not None:
+        with display.counting("finding regions of interest", len(wanted)) as done:
+            for case in wanted:
+                regions[case.id] = finder.find(case.images)
+                done(case.id)
+    cache = CaseCache(cache_root(recipe), recipe.spec, dataset.labels, regions=regions)
     with display.counting("preprocessing", len(wanted)) as done:
         cached = cache.prepare(wanted, on_progress=done)
     data = TrainingData(
@@ -141,6 +157,7 @@ def prepare_cases(
         labeled=tuple(cached[c.id] for c in splits.labeled),
         unlabeled=tuple(cached[c.id] for c in unlabeled),
         validation=tuple(cached[c.id] for c in splits.validation),
+        regions=regions,
     )
     _check_patch_against(data, recipe)
     return data
@@ -222,7 +239,7 @@ def sampler_factory(
             stream: PatchSampler(
                 cases[stream],
                 patch=training.patch,
-                batch_size=sizes[stream],
+                batch_size=stage.batch_sizes.get(stream, sizes[stream]),
                 seed=recipe.seed,
                 stream=f"{stage.name}/{stream}",
                 foreground_fraction=0.0 if stream == "unlabeled" else training.foreground_fraction,
@@ -272,6 +289,8 @@ def _case_dice(predictor: Predictor, case: CachedCase, labels: LabelMap) -> np.n
     image = torch.from_numpy(np.array(case.image, dtype=np.float32))
     classes = predictor.classes(image)
     matrix = confusion_matrix(classes, np.asarray(case.label), labels.num_classes)
+    if case.outside:
+        matrix[:, 0] += case.outside  # there all is called background
     return np.asarray(dice_per_class(matrix))[1:]
 
 
