@@ -1,8 +1,8 @@
 """Read images of any supported format and bring them to the grid and intensities of a data spec.
 
-The order is fixed: read, normalize intensities, orient, resample, resize. Intensities come first so
-that their statistics are those of the acquired voxels, whatever the grid (as in the literature,
-where volumes are normalized once and resized later).
+The order is fixed: read, normalize intensities, align slices, orient, resample, resize. Intensities
+come first so that their statistics are those of the acquired voxels, whatever the grid (as in the
+literature, where volumes are normalized once and resized later).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from monai.transforms import (
     ScaleIntensityRangePercentilesd,
 )
 
+from medssl.data.align import AlignSlicesd, SliceShifts
 from medssl.data.case import Case
 from medssl.data.geometry import Grid, PerImaged, make_grid, resize_transforms, spacing_transforms
 from medssl.data.images import NIFTI, check_grid, read_image, read_images, with_affine
@@ -168,6 +169,10 @@ def _intensity_transforms(rule: Intensity) -> list[Callable[..., Any]]:
     return [ScaleIntensityRangePercentilesd(keys, lower, upper, 0.0, 1.0, True, channel_wise=True)]
 
 
+def _align_transforms(spec: DataSpec, keys: list[str]) -> list[Callable[..., Any]]:
+    return [AlignSlicesd(keys, spec=spec)] if spec.align_slices else []
+
+
 def image_transforms(spec: DataSpec, *, with_label: bool) -> Compose:
     """Return the whole preprocessing as MONAI dictionary transforms.
 
@@ -179,6 +184,7 @@ def image_transforms(spec: DataSpec, *, with_label: bool) -> Compose:
         [
             ReadImaged(keys, spatial_unit=spec.spatial_unit),
             *_intensity_transforms(spec.intensity),
+            *_align_transforms(spec, keys),
             *spacing_transforms(spec, keys),
             *resize_transforms(spec, keys),
         ]
@@ -198,6 +204,8 @@ class Prepared:
         header: a copy of the NIfTI header of the (first) file, None for other formats. An image
             written with it and ``native_affine`` has the same sform, qform and units.
         pad_value: what to pad the image with where it is smaller than a patch.
+        grid: how the prepared voxels lie in the file.
+        shifts: how the slices were moved before, if the spec aligns them.
     """
 
     image: torch.Tensor
@@ -208,17 +216,21 @@ class Prepared:
     header: nib.Nifti1Header | None
     pad_value: float
     grid: Grid
+    shifts: SliceShifts | None = None
 
     def restore(self, classes: np.ndarray) -> np.ndarray:
         """Bring a label map ``(X, Y, Z)`` back to the file's grid (nearest, same dtype)."""
         self._check(classes.shape)
-        return self.grid.restore(np.asarray(classes), order=0)
+        return self._restore(np.asarray(classes), order=0)
 
     def restore_probabilities(self, volumes: np.ndarray) -> np.ndarray:
         """Bring ``(K, X, Y, Z)`` back to the file's grid (linear, float32)."""
         self._check(volumes.shape[1:])
-        restored = (self.grid.restore(np.asarray(v, np.float32), order=1) for v in volumes)
-        return np.stack(list(restored))
+        return np.stack([self._restore(np.asarray(v, np.float32), order=1) for v in volumes])
+
+    def _restore(self, volume: np.ndarray, *, order: int) -> np.ndarray:
+        volume = self.grid.restore(volume, order=order)
+        return volume if self.shifts is None else self.shifts.undo(volume)
 
     def _check(self, shape: Sequence[int]) -> None:
         if tuple(shape) != self.grid.shape:
@@ -265,6 +277,8 @@ def _preprocess(
     keys = [str(key) for key in data]
     try:
         data = Compose(_intensity_transforms(spec.intensity))(data)
+        data = Compose(_align_transforms(spec, keys))(data)
+        aligned = data["image"]
         data = Compose(spacing_transforms(spec, keys))(data)
         spaced = data["image"]
         data = Compose(resize_transforms(spec, keys))(data)
@@ -275,7 +289,7 @@ def _preprocess(
             where=paths[0],
             fix="check orientation, spacing and resize of the data spec against the image",
         ) from error
-    grid = make_grid(native, spaced, data["image"], spec)
+    grid = make_grid(aligned, spaced, data["image"], spec)
     image = data["image"].as_tensor().float().contiguous()
     prepared = Prepared(
         image=image,
@@ -286,6 +300,7 @@ def _preprocess(
         header=_nifti_header(paths[0]),
         pad_value=float(image.min()),
         grid=grid,
+        shifts=aligned.meta.get("slice_shifts"),
     )
     return prepared, None if label is None else data["label"].as_tensor()[0].numpy()
 

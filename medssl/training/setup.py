@@ -17,6 +17,7 @@ from medssl.data.augment import Augmenter
 from medssl.data.cache import CaseCache, default_cache_root
 from medssl.data.case import CachedCase, Case, Dataset, LabelMap
 from medssl.data.decathlon import read_dataset
+from medssl.data.images import unit_factor
 from medssl.data.integrity import check_training_set
 from medssl.data.phantom import ensure_phantom, phantom_options
 from medssl.data.sampling import PatchSampler
@@ -102,6 +103,7 @@ def _check_native_spacing(recipe: Recipe, splits: Splits) -> None:
     image = splits.labeled[0].images[0]
     try:
         affine = open_volume(image).affine
+        affine = affine * unit_factor(image, affine, spatial_unit=recipe.spec.spatial_unit)
     except UnreadableError:
         return  # the check of all files says it better
     if recipe.spec.orientation:
