@@ -20,6 +20,7 @@ from medssl.data.decathlon import read_dataset
 from medssl.data.integrity import check_training_set
 from medssl.data.phantom import ensure_phantom, phantom_options
 from medssl.data.sampling import PatchSampler
+from medssl.data.sides import class_pairs, side_axis
 from medssl.data.split import Splits, make_splits
 from medssl.data.volume import UnreadableError, open_volume
 from medssl.errors import MedSSLError
@@ -87,6 +88,7 @@ def plan_cases(recipe: Recipe, display: Display) -> tuple[Dataset, Splits]:
     for note in splits.notes:
         display.say(f"note: {note}")
     _check_native_spacing(recipe, splits)
+    make_augmenter(recipe, dataset, splits)  # refuses labels of which one side is missing
     return dataset, splits
 
 
@@ -95,7 +97,7 @@ def _check_native_spacing(recipe: Recipe, splits: Splits) -> None:
 
     A recipe alone cannot say whether native voxels suit a method that turns volumes around.
     """
-    if recipe.spec.spacing != "native" or not splits.labeled:
+    if not splits.labeled or (recipe.spec.spacing != "native" and None not in recipe.spec.spacing):
         return
     image = splits.labeled[0].images[0]
     try:
@@ -105,6 +107,9 @@ def _check_native_spacing(recipe: Recipe, splits: Splits) -> None:
     if recipe.spec.orientation:
         affine = affine[:, [*np.argsort(io_orientation(affine)[:, 0]).astype(int), 3]]
     spacing = [round(float(v), 4) for v in np.linalg.norm(affine[:3, :3], axis=0)]
+    if recipe.spec.spacing != "native":
+        wanted = zip(recipe.spec.spacing, spacing, strict=True)
+        spacing = [own if target is None else target for target, own in wanted]
     spec = recipe.spec.model_copy(update={"spacing": spacing})
     method = get_method(recipe.method.name)
     settings = method.Settings.model_validate(recipe.method.options)
@@ -191,25 +196,36 @@ def create_method(recipe: Recipe, settings: Settings, *, num_classes: int, chann
     )
 
 
+def make_augmenter(recipe: Recipe, dataset: Dataset, splits: Splits) -> Augmenter:
+    """Return the augmentation of a run, which exchanges left and right labels when it mirrors.
+
+    Raises:
+        MedSSLError: the dataset's labels do not go with the spec's left and right pairs.
+    """
+    training, spec = recipe.training, recipe.spec
+    axis = side_axis(spec, splits.labeled) if spec.label_pairs else 0
+    in_patch = training.spatial_dims == 3 or axis != spec.slice_axis
+    pairs = class_pairs(
+        spec,
+        dataset.labels,
+        mirrored=training.augment.flip and axis in spec.flip_axes and in_patch,
+        where=dataset.root / "dataset.json",
+    )
+    return Augmenter(
+        training.augment,
+        spec,
+        spatial_dims=training.spatial_dims,
+        label_pairs=pairs,
+        side_axis=axis,
+    )
+
+
 def sampler_factory(
     recipe: Recipe, data: TrainingData, *, strong: bool
 ) -> Callable[[Stage], dict[str, PatchSampler]]:
     """Return a function that makes the patch samplers of a stage."""
-    training, spec, labels = recipe.training, recipe.spec, data.dataset.labels
-    index = {value: i for i, value in enumerate(labels.values)}
-    undeclared = sorted({v for pair in spec.label_pairs for v in pair} - index.keys())
-    if undeclared:
-        raise MedSSLError(
-            f"the data spec's label_pairs name {undeclared}, which the dataset does not declare",
-            where=data.dataset.root / "dataset.json",
-            fix="override spec.label_pairs with the dataset's own left and right labels",
-        )
-    augmenter = Augmenter(
-        training.augment,
-        spec,
-        spatial_dims=training.spatial_dims,
-        label_pairs=[[index[a], index[b]] for a, b in spec.label_pairs],
-    )
+    training, spec = recipe.training, recipe.spec
+    augmenter = make_augmenter(recipe, data.dataset, data.splits)
     cases = {"labeled": data.labeled, "unlabeled": data.unlabeled, "masks": data.labeled}
     sizes = {
         "labeled": training.labeled_batch,
