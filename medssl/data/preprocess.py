@@ -24,6 +24,7 @@ from monai.transforms import (
     ScaleIntensityRanged,
     ScaleIntensityRangePercentilesd,
 )
+from scipy import ndimage
 
 from medssl.data.align import AlignSlicesd, SliceShifts
 from medssl.data.case import Case
@@ -124,6 +125,11 @@ class PercentileZscored(PerImaged):
         if self.exclude == "none" or value is None:
             return None
         outside = channel == value
+        if self.exclude == "padding" and value > channel.min():
+            # Tissue may have the same value: padding reaches the border of the volume.
+            pieces, _ = ndimage.label(outside)
+            border = [np.take(pieces, [0, -1], axis=a).ravel() for a in range(pieces.ndim)]
+            outside = np.isin(pieces, np.setdiff1d(np.concatenate(border), [0]))
         return None if outside.all() or not outside.any() else outside
 
 
