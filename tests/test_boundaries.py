@@ -60,6 +60,13 @@ def test_mean_and_largest_error_over_a_scans() -> None:
     assert measured(stray, layers(5, 10, 12))[1]["max_um"] == 4
 
 
+def test_an_island_in_the_choroid_moves_a_boundary_by_its_own_size() -> None:
+    stray = layers(5, 10, 12)
+    stray[..., 18] = 1
+    rows = measured(stray, layers(5, 10, 12))
+    assert [r["bias_um"] for r in rows] == [0, 4, 4]
+
+
 def test_a_layer_that_fills_the_rest_has_no_lower_boundary() -> None:
     rows = measured(layers(5, 10, 20), layers(6, 10, 20))
     assert [r["name"] for r in rows] == ["top of inner", "top of outer"]
