@@ -16,9 +16,9 @@ from scipy import ndimage
 
 from medssl.data.case import Case
 from medssl.data.geometry import CornerNearestd
+from medssl.data.intensity import padding_value
 from medssl.data.preprocess import (
     image_transforms,
-    padding_value,
     preprocess_case,
     preprocess_image,
     read_image,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,11 @@ from medssl.data.phantom_kinds import KINDS
 from medssl.data.sides import class_pairs, side_axis
 from medssl.data.spec import load_spec
 from medssl.errors import MedSSLError
-from medssl.recipe import resolve
+from medssl.experiment import train
+from medssl.recipe import resolve, save_recipe
 from medssl.recipe_schema import AugmentSettings, DataSpec
 from medssl.training.progress import Display
-from medssl.training.setup import make_augmenter, plan_cases
+from medssl.training.setup import make_augmenter, plan_cases, prepare_cases
 
 FDI = load_spec("cbct_fdi")
 WHERE = Path("dataset.json")
@@ -142,3 +145,33 @@ def test_half_a_pair_stops_before_any_work(tmp_path: Path) -> None:
     off = recipe.training.augment.model_copy(update={"flip": False})
     training = recipe.training.model_copy(update={"augment": off})
     plan_cases(recipe.model_copy(update={"training": training}), Display(quiet=True))
+
+
+def test_predictions_return_to_fdi_numbers(tmp_path: Path) -> None:
+    recipe = fdi_recipe(tmp_path, spacing="native")
+    root = Path(recipe.data.root)
+    path = tmp_path / "recipe.yaml"
+    save_recipe(recipe, path)
+    run = train(path, output=tmp_path / "run", device="cpu").path
+    names = json.loads((root / "dataset.json").read_text())["labels"]
+    declared = {int(value) for value in names}
+    with (run / "evaluation" / "test" / "cases.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {int(row["label"]) for row in rows} == declared - {0}
+    for file in (run / "predictions" / "test").glob("*.nii.gz"):
+        assert set(np.unique(np.asanyarray(nib.load(file).dataobj)).tolist()) <= declared
+
+
+def test_an_undeclared_number_stops_training_with_case_and_voxels(tmp_path: Path) -> None:
+    recipe = fdi_recipe(tmp_path)
+    path = Path(recipe.data.root) / "labelsTr" / "cbct_002.nii.gz"
+    image = nib.load(path)
+    label = np.asanyarray(image.dataobj).copy()
+    label[0, 0, :3] = 60  # a deciduous quadrant that does not exist
+    nib.save(nib.Nifti1Image(label, image.affine, image.header), path)
+    display = Display(quiet=True)
+    with pytest.raises(MedSSLError) as caught:
+        prepare_cases(recipe, *plan_cases(recipe, display), display)
+    message = str(caught.value)
+    assert "60 (3 voxels)" in message
+    assert "cbct_002" in message
