@@ -56,16 +56,14 @@ def test_half_a_pair_is_refused_where_sides_are_mirrored() -> None:
     assert pairs_of(labels_of(11, 12, 22), mirrored=False) == [(2, 3)]
 
 
-def test_structures_named_left_and_right_need_a_pair() -> None:
-    names = {3: "Left inferior canal", 4: "right inferior canal"}
-    with pytest.raises(MedSSLError, match="labels 3 and 4 are a left and a right structure"):
-        pairs_of(labels_of(3, 4, 11, 21, names=names))
+def test_structures_named_left_and_right_are_pairs_where_a_spec_has_pairs() -> None:
+    names = {3: "Left inferior canal", 4: "right inferior canal", 5: "left sinus", 11: "tooth"}
+    assert pairs_of(labels_of(3, 4, 5, 11, 21, names=names)) == [(4, 5), (1, 2)]
     more = FDI.model_copy(update={"label_pairs": [*FDI.label_pairs, [4, 3]]})
-    assert pairs_of(labels_of(3, 4, 11, 21, names=names), spec=more) == [(3, 4), (2, 1)]
-    assert pairs_of(labels_of(3, 4, names=names), mirrored=False) == []
-    # A spec without pairs does not care (the ventricles in cine MR), nor does a lone side.
-    assert pairs_of(labels_of(3, 4, names=names), spec=load_spec("mr_cardiac")) == []
-    assert pairs_of(labels_of(3, names={3: "left atrium"})) == []
+    assert pairs_of(labels_of(3, 4, names=names), spec=more) == [(2, 1)]
+    # In cine MR, the left ventricle is no mirror image of the right one.
+    ventricles = labels_of(1, 2, names={1: "left ventricle", 2: "right ventricle"})
+    assert pairs_of(ventricles, spec=load_spec("mr_cardiac")) == []
 
 
 def test_the_axis_of_the_sides(tmp_path: Path) -> None:
