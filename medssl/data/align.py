@@ -6,6 +6,7 @@ retina some voxels higher or lower. A network with 3D kernels sees steps instead
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -152,15 +153,17 @@ def estimate_shifts(volume: np.ndarray, *, depth_axis: int, slice_axis: int) -> 
     limit = int(MAX_SHIFT_SHARE * depth)
     if count < 3 or limit < 1:
         return np.zeros(count, dtype=int)
-    spectra = [_Edges(s.reshape(depth, -1), limit=2 * limit) for s in slices]
     rows, differences = [], []
-    for lag in range(1, min(MAX_LAG, count - 1) + 1):
-        for index in range(lag, count):
-            distance, weight = spectra[index - lag].distance_to(spectra[index])
+    earlier: deque[_Edges] = deque(maxlen=MAX_LAG)  # latest first
+    for index in range(count):
+        edges = _Edges(slices[index].reshape(depth, -1), limit=2 * limit)
+        for lag, other in enumerate(earlier, start=1):
+            distance, weight = other.distance_to(edges)
             row = np.zeros(count)
             row[index], row[index - lag] = weight, -weight
             rows.append(row)
             differences.append(-distance * weight)
+        earlier.appendleft(edges)
     # The fit of smallest norm: the mean is free, and so is a B-scan that fits nowhere.
     chain = np.linalg.lstsq(np.stack(rows), np.array(differences), rcond=1e-6)[0]
     where = np.arange(count)
