@@ -101,8 +101,11 @@ def spacing_transforms(spec: DataSpec, keys: list[str]) -> list[Callable[..., An
         steps.append(Orientationd(keys, axcodes=spec.orientation, labels=None))
     if spec.spacing != "native":
         mode = ["bilinear", "nearest"][: len(keys)]
-        kind = FineSpacingd if min(spec.spacing) < FINE_SPACING else Spacingd
-        steps.append(kind(keys, pixdim=spec.spacing, mode=mode, dtype=np.float32))
+        fine = any(v is not None and v < FINE_SPACING for v in spec.spacing)
+        kind = FineSpacingd if fine else Spacingd
+        # A spacing that is not positive keeps the image's own.
+        pixdim = [-1.0 if v is None else v for v in spec.spacing]
+        steps.append(kind(keys, pixdim=pixdim, mode=mode, dtype=np.float32))
     return steps
 
 
@@ -195,7 +198,7 @@ def make_grid(native: MetaTensor, spaced: MetaTensor, final: MetaTensor, spec: D
     """Collect the geometry of one run of the preprocessing.
 
     Args:
-        native: the image as read.
+        native: the image as read, its slices aligned.
         spaced: the image after `spacing_transforms`.
         final: the image after `resize_transforms`.
         spec: the data spec behind them.

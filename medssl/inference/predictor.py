@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from medssl.data.case import LabelMap
 from medssl.data.preprocess import preprocess_image
 from medssl.data.region import Region
+from medssl.data.sides import class_pairs
+from medssl.data.spec import axis_along
 from medssl.errors import MedSSLError
 from medssl.inference.blocks import Block, probability_blocks
 from medssl.inference.mirror import MirrorMean
@@ -127,9 +129,16 @@ class Predictor:
                 f"data spec {self.spec.name!r} allows no axis to be mirrored",
                 fix="predict without --tta, or set spec.flip_axes where mirroring is anatomy",
             )
-        index = {value: i for i, value in enumerate(self.label_map.values)}
-        pairs = [(index[a], index[b]) for a, b in self.spec.label_pairs]
-        return MirrorMean(model, axes, swap_axis=0 if 0 in volume else None, pairs=pairs)
+        pairs = class_pairs(self.spec, self.label_map, mirrored=True, where=Path(self.spec.name))
+        side = axis_along(self.spec, "R")
+        if pairs and side is None:
+            raise MedSSLError(
+                f"data spec {self.spec.name!r} keeps stored axes, so it is not known which one to "
+                "mirror for left and right to be exchanged",
+                fix="predict without --tta, or set spec.orientation to RAS",
+            )
+        swap = volume.index(side) if side in volume else None
+        return MirrorMean(model, axes, swap_axis=swap, pairs=pairs)
 
     @property
     def largest_component(self) -> bool:
