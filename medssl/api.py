@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from medssl.checking import CheckResult, check
 from medssl.data.decathlon import read_dataset
 from medssl.errors import MedSSLError
 from medssl.evaluation.case_metrics import evaluate_case
@@ -21,11 +22,13 @@ from medssl.training.progress import Display
 from medssl.training.state import Stopped
 
 __all__ = [
+    "CheckResult",
     "LoadedRun",
     "MedSSLError",
     "Stopped",
     "SweepResult",
     "TrainResult",
+    "check",
     "compare",
     "evaluate",
     "evaluate_case",
