@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from medssl.data.checks.facts import CaseFacts
 from medssl.data.checks.run import CheckReport
 from medssl.report.check_table import describe_memory, relative, verdict
-from medssl.report.preview import COLORS
+from medssl.report.thumbnails import structure_color
 
 MAX_PICTURES = 400
 """So many cases are drawn, those with problems first: a page must open in a browser."""
@@ -56,6 +56,7 @@ def render_check(
         problems=rows,
         summary=_summary(report),
         structures=_structures(report),
+        unit=dataset.spatial_unit.replace("um", "µm"),
         shifts=[_shift(s.to_json()) for s in report.shifts],
         cases=cases[:MAX_PICTURES],
         left_out=max(0, len(cases) - MAX_PICTURES),
@@ -146,7 +147,6 @@ def _cases(report: CheckReport) -> list[dict[str, Any]]:
     problems: dict[str, list[str]] = defaultdict(list)
     for p in report.problems:
         problems[p.case].append(p.severity)
-    values = report.dataset.labels.values
     drawn = [f for f in report.facts if f.picture is not None or problems[f.case.id]]
 
     def rank(facts: CaseFacts) -> int:
@@ -159,9 +159,7 @@ def _cases(report: CheckReport) -> list[dict[str, Any]]:
             "worst": min(problems[f.case.id], key=lambda s: _ORDER[s], default=""),
             "picture": base64.b64encode(f.picture).decode() if f.picture else "",
             "details": _details(f),
-            "legend": [(COLORS[n % len(COLORS)], v) for n, v in enumerate(sorted(f.structures))][
-                : len(values)
-            ],
+            "legend": [(structure_color(v), v) for v in sorted(f.structures)],
         }
         for f in sorted(drawn, key=rank)
     ]

@@ -28,7 +28,7 @@ def format_problems(report: CheckReport) -> Table:
     table.add_column("fix", overflow="fold", ratio=5)
     for group in group_problems(report.problems):
         for problem in group[:SHOWN]:
-            fix = problem.fix + (" [--repair does]" if report.is_repairable(problem) else "")
+            fix = problem.fix + (" (--repair does it)" if report.is_repairable(problem) else "")
             table.add_row(
                 Text(problem.severity, style=STYLES[problem.severity]),
                 Text(relative(problem.file, report.dataset.root)),
@@ -75,7 +75,11 @@ def describe_memory(report: CheckReport) -> str:
     if need is None:
         return "no image could be read"
     return (
-        f"preprocessing needs about {need.ram_gb:.2g} GB of memory ({need.free_ram_gb:.0f} free; "
-        f"largest case: {need.case}) and {need.cache_gb:.2g} GB of disk "
-        f"({need.free_disk_gb:.0f} free)"
+        f"preprocessing needs about {_gigabytes(need.ram_gb)} of memory ({need.free_ram_gb:.0f} GB "
+        f"free; largest case: {need.case}) and {_gigabytes(need.cache_gb)} of disk "
+        f"({need.free_disk_gb:.0f} GB free)"
     )
+
+
+def _gigabytes(value: float) -> str:
+    return f"{value:.1f} GB" if value >= 1 else f"{max(1, round(1000 * value))} MB"

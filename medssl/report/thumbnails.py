@@ -66,13 +66,18 @@ def _resized(plane: np.ndarray, size: tuple[int, int], *, nearest: bool = False)
     return np.asarray(Image.fromarray(np.ascontiguousarray(plane.T[::-1])).resize(size, how))
 
 
+def structure_color(value: int) -> str:
+    """Return the color of a label value, the same in every picture."""
+    return COLORS[(value - 1) % len(COLORS)]
+
+
 def _outline(colored: np.ndarray, plane: np.ndarray, size: tuple[int, int]) -> None:
     """Draw the borders of each structure into a picture, in place."""
     whole = np.rint(np.nan_to_num(plane)).astype(np.int32)
-    for number, value in enumerate(v for v in np.unique(whole)[:40] if v != 0):
+    for value in (int(v) for v in np.unique(whole)[:100] if v > 0):
         inside = _resized((whole == value).astype(np.uint8), size, nearest=True) > 0
         border = inside & ~ndimage.binary_erosion(inside)
-        colored[border] = ImageColor.getrgb(COLORS[number % len(COLORS)])
+        colored[border] = ImageColor.getrgb(structure_color(value))
 
 
 def _side_by_side(planes: list[np.ndarray]) -> bytes:

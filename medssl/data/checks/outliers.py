@@ -14,8 +14,12 @@ from medssl.data.problem import Problem
 MIN_CASES = 6
 """Fewer cases have no usual."""
 
-RARE = 0.2
+RARE = 0.1
 """An orientation of a smaller share of the cases is an exception rather than a mixture."""
+
+ROUGHER = 1.5
+SMOOTHER = 2.5
+"""Factors, as logarithms to base 2; finer voxels of the same anatomy are smoother by nature."""
 
 
 def robust_scores(values: np.ndarray, floor: float) -> np.ndarray:
@@ -48,31 +52,29 @@ def outlier_problems(
 
 def _orientations(facts: Sequence[CaseFacts]) -> Iterator[Problem]:
     counts = Counter(f.axes for f in facts)
-    if len(counts) < 2:
-        return
-    usual, most = counts.most_common(1)[0]
-    listed = ", ".join(f"{axes} {n}" for axes, n in counts.most_common())
-    if len(facts) < MIN_CASES or most < (1 - RARE) * len(facts):
-        yield Problem(
-            "note",
-            next(f for f in facts if f.axes != usual).case.images[0],
-            f"the axes are stored in different orders: {listed}",
-            "nothing to do where spec.orientation is set (as RAS): cases are turned alike",
-            "orientation",
-        )
-        return
+    usual, most = counts.most_common(1)[0] if counts else ("", 0)
+    limit = max(1, int(RARE * len(facts))) if len(facts) >= MIN_CASES else 0
     for f in facts:
-        if f.axes != usual:
+        if counts[f.axes] <= limit and f.axes != usual:
             yield Problem(
                 "warning",
                 f.case.images[0],
-                f"the axes point to {f.axes}, in the other cases to {usual} ({most} of "
-                f"{len(facts)})",
+                f"the axes point to {f.axes}; usual here is {usual} ({most} of {len(facts)} cases)",
                 "look whether it lies as its header says; if so, set spec.orientation, which turns "
                 "all cases alike; else mend the header",
                 "orientation",
                 f.case.id,
             )
+    mixed = [axes for axes, n in counts.most_common() if n > limit]
+    if len(mixed) > 1:
+        yield Problem(
+            "note",
+            next(f for f in facts if f.axes == mixed[1]).case.images[0],
+            "the axes are stored in different orders: "
+            + ", ".join(f"{counts[axes]} cases {axes}" for axes in mixed),
+            "nothing to do where spec.orientation is set (as RAS): cases are turned alike",
+            "orientation",
+        )
 
 
 def _spacings(facts: Sequence[CaseFacts]) -> Iterator[Problem]:
@@ -149,7 +151,7 @@ def _textures(facts: Sequence[CaseFacts]) -> Iterator[Problem]:
     apart = table - np.median(table, axis=0)
     for f, score, far in zip(facts, scores, apart, strict=True):
         k = int(np.argmax(np.abs(score)))
-        if abs(score[k]) > 8 and abs(far[k]) > 1.5:
+        if abs(score[k]) > 5 and (far[k] > ROUGHER or far[k] < -SMOOTHER):
             word = "rougher (noise?)" if far[k] > 0 else "smoother (blurred, or padded?)"
             yield Problem(
                 "warning",
