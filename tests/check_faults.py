@@ -350,6 +350,11 @@ def unlike_unlabeled(d: Folder, k: int) -> Found:
     return Found("shift", path, "warning")
 
 
+def mirrored_label(d: Folder, k: int) -> Found:
+    """Mirror a label front to back; only where structures keep their place is that seen."""
+    return Found("label_place", edit(d.label(k), lambda x: x[:, ::-1]), "warning")
+
+
 FAULTS = (
     *(truncated_image, damaged_label, missing_label, pointer_instead_of_image),
     *(few_nan, frame_of_nan, constant_image, second_channel),

@@ -244,6 +244,7 @@ def test_channels_are_put_on_the_first(folder: Folder, tmp_path: Path) -> None:
         edit(folder.root / second, lambda x: x * 2 + 1)
         item["image"] = [item["image"], second]
     info["unlabeled"] = info["test"] = []
+    shutil.rmtree(folder.root / "imagesUn")
     folder.save()
     path = folder.root / info["training"][0]["image"][1]
     image = nib.load(path)

@@ -14,7 +14,7 @@ from medssl.data.problem import Problem
 MIN_CASES = 6
 """Fewer cases have no usual."""
 
-RARE = 0.1
+RARE = 0.05
 """An orientation of a smaller share of the cases is an exception rather than a mixture."""
 
 ROUGHER = 1.5
@@ -27,6 +27,17 @@ def robust_scores(values: np.ndarray, floor: float) -> np.ndarray:
     center = np.median(values, axis=0)
     spread = np.maximum(1.4826 * np.median(np.abs(values - center), axis=0), floor)
     return (values - center) / spread
+
+
+def stand_alone(values: np.ndarray) -> np.ndarray:
+    """Tell for each entry of ``(N, F)`` whether the column's next value is far from it.
+
+    Far is half of its own distance from the median. The tail of a broad distribution and the
+    smaller of two groups do not stand alone, however narrow the middle is.
+    """
+    apart = np.abs(values[:, None] - values[None])
+    apart[np.arange(len(values)), np.arange(len(values))] = np.inf
+    return apart.min(axis=1) > 0.5 * np.abs(values - np.median(values, axis=0))
 
 
 def outlier_problems(
@@ -53,7 +64,7 @@ def outlier_problems(
 def _orientations(facts: Sequence[CaseFacts]) -> Iterator[Problem]:
     counts = Counter(f.axes for f in facts)
     usual, most = counts.most_common(1)[0] if counts else ("", 0)
-    limit = max(1, int(RARE * len(facts))) if len(facts) >= MIN_CASES else 0
+    limit = int(RARE * len(facts))
     for f in facts:
         if counts[f.axes] <= limit and f.axes != usual:
             yield Problem(
@@ -109,7 +120,7 @@ def _histograms(facts: Sequence[CaseFacts]) -> Iterator[Problem]:
     width = np.maximum(levels[:, 6:] - levels[:, :1], 1e-12)
     table = (levels[:, 1:6] - levels[:, :1]) / width
     scores = robust_scores(table, 0.03)
-    apart = np.abs(table - np.median(table, axis=0))
+    apart = np.abs(table - np.median(table, axis=0)) * stand_alone(table)
     for f, score, far in zip(facts, scores, apart, strict=True):
         k = int(np.argmax(far))
         if far[k] > 0.3 and abs(score[k]) > 8:
@@ -148,7 +159,7 @@ def _hounsfield(facts: Sequence[CaseFacts]) -> Iterator[Problem]:
 def _textures(facts: Sequence[CaseFacts]) -> Iterator[Problem]:
     table = np.log2(np.maximum([f.rough for f in facts], 1e-4))
     scores = robust_scores(table, 0.25)
-    apart = table - np.median(table, axis=0)
+    apart = (table - np.median(table, axis=0)) * stand_alone(table)
     for f, score, far in zip(facts, scores, apart, strict=True):
         k = int(np.argmax(np.abs(score)))
         if abs(score[k]) > 5 and (far[k] > ROUGHER or far[k] < -SMOOTHER):
@@ -200,7 +211,8 @@ def _structures(facts: Sequence[CaseFacts], value: int, name: str) -> Iterator[P
     size = robust_scores(logs, 0.25)
     centers = np.array([_upright_center(f, value) for f in have])
     place = robust_scores(centers, 0.02)
-    moved = np.abs(centers - np.median(centers, axis=0))
+    moved = np.abs(centers - np.median(centers, axis=0)) * stand_alone(centers)
+    size *= stand_alone(logs[:, None])[:, 0]
     for f, score, log, away, far in zip(have, size, logs, place, moved, strict=True):
         assert f.case.label is not None
         if abs(score) > 6 and abs(log - np.median(logs)) > 3:
@@ -214,7 +226,7 @@ def _structures(facts: Sequence[CaseFacts], value: int, name: str) -> Iterator[P
                 f.case.id,
             )
         k = int(np.argmax(far))
-        if (far[k] > 0.15 and away[k] > 8) or (far[k] > 0.15 and away[k] < -8):
+        if far[k] > 0.25 and abs(away[k]) > 8:
             axis = ("left-right", "front-back", "up-down")[k]
             yield Problem(
                 "warning",
