@@ -239,8 +239,8 @@ def test_command_with_repair(
     text = capsys.readouterr().out
     assert code == 2
     assert "imagesTr/mr_002.nii.gz: 4 voxels get the value of the nearest voxel" in text
-    assert "not repaired, error: imagesTr/mr_001.nii.gz" in text
-    assert "not repaired, error: labelsTr/mr_003.nii.gz" in text
+    assert "not repaired: imagesTr/mr_001.nii.gz" in text
+    assert "not repaired: labelsTr/mr_003.nii.gz" in text
 
 
 def test_refusals_before_any_work(tmp_path: Path) -> None:

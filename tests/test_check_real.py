@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from check_faults import FAULTS, Folder, Found, mirrored_label
+from check_faults import FAULTS, REPAIRABLE, Folder, Found, mirrored_label
 
+from medssl.checking import check
 from medssl.data.checks.run import CheckReport, check_dataset
 from medssl.data.decathlon import read_dataset
 from medssl.data.problem import Problem
@@ -88,3 +89,19 @@ def test_all_faults_are_found_at_once(shared_data: Path, tmp_path: Path, name: s
         for path in (folder.image(k), folder.label(k), folder.image(k + 1), folder.label(k + 1))
     }
     assert {p.file for p in serious(report)} <= touched
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Task04_Hippocampus", "Task101_ACDC"])
+def test_repaired_copy_of_a_real_folder_passes(
+    shared_data: Path, tmp_path: Path, name: str
+) -> None:
+    folder = copy_of(shared_data / name, tmp_path / "data")
+    info = folder.info
+    info["training"], info["unlabeled"] = info["training"][:20], info["unlabeled"][:8]
+    folder.save()
+    planted = [plant(folder, number) for number, plant in enumerate(REPAIRABLE)]
+    result = check(folder.root, repair=tmp_path / "copy")
+    assert {p.file for p in serious(result.report)} == {f.file for f in planted}
+    assert result.repaired is not None
+    assert serious(result.repaired) == []

@@ -45,10 +45,9 @@ def check(
         for line in result.repairs:
             out.print(f"  {line}", highlight=False, markup=False)
         for problem in copy.problems:
-            if problem.severity != "note":
+            if problem.severity == "error":
                 name = relative(problem.file, copy.dataset.root)
-                text = f"  not repaired, {problem.severity}: {name}: {problem.what}"
-                out.print(text, highlight=False, markup=False)
+                out.print(f"  not repaired: {name}: {problem.what}", highlight=False, markup=False)
         out.print(verdict(copy), highlight=False, markup=False)
     for path in (json_file, html_file):
         if path is not None:

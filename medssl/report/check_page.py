@@ -66,7 +66,7 @@ def render_check(
 
 
 def _repaired(report: CheckReport) -> dict[str, Any]:
-    remaining = [p for p in report.problems if p.severity != "note"]
+    remaining = [p for p in report.problems if p.severity == "error"]
     return {
         "root": str(report.dataset.root),
         "verdict": verdict(report),

@@ -45,7 +45,7 @@ def _fix(first: CaseFacts, second: CaseFacts) -> str:
     if first.role != second.role and "test" in (first.role, second.role):
         return "take one out of dataset.json: a test on scans that were trained on means nothing"
     if second.role == "unlabeled" and first.role != "test":
-        return "take it out of dataset.json (--repair leaves it out of the copy)"
+        return "take it out of dataset.json"
     return "take one out of dataset.json, or make them one patient so that no split parts them"
 
 

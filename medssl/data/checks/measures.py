@@ -23,8 +23,9 @@ def voxel_hash(volumes: Sequence[np.ndarray]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for data in volumes:
         digest.update(str(data.shape).encode())
-        # -0.0 and 0.0 are one value but two patterns of bits.
-        digest.update(np.ascontiguousarray(data, np.float32) + np.float32(0))
+        for plane in data:
+            # -0.0 and 0.0 are one value but two patterns of bits.
+            digest.update(np.ascontiguousarray(plane, np.float32) + np.float32(0))
     return digest.hexdigest()
 
 

@@ -17,6 +17,9 @@ MIN_CASES = 6
 RARE = 0.05
 """An orientation of a smaller share of the cases is an exception rather than a mixture."""
 
+COMPANY = 0.02
+"""Share of the cases that may be wrong in the same way and still be outliers."""
+
 ROUGHER = 1.5
 SMOOTHER = 2.5
 """Factors, as logarithms to base 2; finer voxels of the same anatomy are smoother by nature."""
@@ -30,23 +33,26 @@ def robust_scores(values: np.ndarray, floor: float) -> np.ndarray:
 
 
 def stand_alone(values: np.ndarray) -> np.ndarray:
-    """Tell for each entry of ``(N, F)`` whether the column's next value is far from it.
+    """Tell for each entry of ``(N, F)`` whether the column's other values are far from it.
 
-    Far is half of its own distance from the median. The tail of a broad distribution and the
-    smaller of two groups do not stand alone, however narrow the middle is.
+    Far is half of its own distance from the median; 2 % of the cases may share its company. The
+    tail of a broad distribution and the smaller of two groups do not stand alone, however narrow
+    the middle is.
     """
     apart = np.abs(values[:, None] - values[None])
     apart[np.arange(len(values)), np.arange(len(values))] = np.inf
-    return apart.min(axis=1) > 0.5 * np.abs(values - np.median(values, axis=0))
+    nearest = np.sort(apart, axis=1)[:, int(COMPANY * len(values))]
+    return nearest > 0.5 * np.abs(values - np.median(values, axis=0))
 
 
 def outlier_problems(
-    facts: Sequence[CaseFacts], labels: LabelMap, *, has_unit: bool
+    facts: Sequence[CaseFacts], labels: LabelMap, *, has_unit: bool, unit: str = "mm"
 ) -> list[Problem]:
     """Compare each case with all others.
 
     Args:
         has_unit: intensities mean the same in every scan (CT in Hounsfield units).
+        unit: of the spacing.
     """
     read = [f for f in facts if f.shape]
     levels = [f for f in read if f.levels]
@@ -56,8 +62,9 @@ def outlier_problems(
         found += _textures(levels)
     if len(levels) > 1 and not has_unit:
         found += _scales(levels)
+    measured = [f for f in read if f.structures and not _is_broken(f)]
     for value, name in zip(labels.values[1:], labels.names[1:], strict=True):
-        found += _structures([f for f in read if f.structures], value, name)
+        found += _structures(measured, value, name, unit)
     return found
 
 
@@ -161,7 +168,7 @@ def _textures(facts: Sequence[CaseFacts]) -> Iterator[Problem]:
     scores = robust_scores(table, 0.25)
     apart = (table - np.median(table, axis=0)) * stand_alone(table)
     for f, score, far in zip(facts, scores, apart, strict=True):
-        k = int(np.argmax(np.abs(score)))
+        k = int(np.argmax(np.abs(far)))
         if abs(score[k]) > 5 and (far[k] > ROUGHER or far[k] < -SMOOTHER):
             word = "rougher (noise?)" if far[k] > 0 else "smoother (blurred, or padded?)"
             yield Problem(
@@ -188,7 +195,12 @@ def _scales(facts: Sequence[CaseFacts]) -> Iterator[Problem]:
         )
 
 
-def _structures(facts: Sequence[CaseFacts], value: int, name: str) -> Iterator[Problem]:
+def _is_broken(facts: CaseFacts) -> bool:
+    """Tell whether the label has an error already, so that its measures would mislead."""
+    return any(p.severity == "error" and p.file == facts.case.label for p in facts.problems)
+
+
+def _structures(facts: Sequence[CaseFacts], value: int, name: str, unit: str) -> Iterator[Problem]:
     """Compare one structure's size and place between cases."""
     if len(facts) < MIN_CASES:
         return
@@ -219,7 +231,7 @@ def _structures(facts: Sequence[CaseFacts], value: int, name: str) -> Iterator[P
             yield Problem(
                 "warning",
                 f.case.label,
-                f"label {value} ({name}) has {2**log:.4g} mm3 or um3, usual here are "
+                f"label {value} ({name}) has {2**log:.4g} {unit}3, usual here are "
                 f"{2 ** np.median(logs):.4g}",
                 "look whether part of it is missing or something else carries its value",
                 "label_size",

@@ -75,6 +75,10 @@ def _repeated(facts: CaseFacts) -> tuple[int, list[int]]:
     return axis, slices
 
 
+def _planes(number: int) -> str:
+    return "1 plane" if number == 1 else f"{number} planes"
+
+
 def _label_problems(facts: CaseFacts, labels: LabelMap) -> Iterator[Problem]:
     path, case = facts.case.label, facts.case.id
     if path is None:
@@ -97,7 +101,7 @@ def _label_problems(facts: CaseFacts, labels: LabelMap) -> Iterator[Problem]:
             yield Problem(
                 "warning",
                 path,
-                f"label {value} ({names[value]}) fills {len(planes)} planes across axis {axis} "
+                f"label {value} ({names[value]}) fills {_planes(len(planes))} across axis {axis} "
                 f"almost whole (index {listed})",
                 f"look at plane {first}: erase it if it is no anatomy",
                 "full_plane",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import psutil
 
 from medssl.data.cache import default_cache_root
@@ -27,9 +30,9 @@ from medssl.recipe_schema import DataSpec
 
 _ORDER = {"error": 0, "warning": 1, "note": 2}
 
-INFLATION = 8
-"""Bytes in memory per byte of the largest file, about: gzip shrinks images by half or more, and
-float copies double what was stored."""
+INFLATION = 16
+"""Bytes in memory per byte of the largest file, about: gzip shrinks images to a half or a third, and
+float copies of what was stored are twice as large."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,9 @@ def check_dataset(
     problems = [p for f in facts for p in (*f.problems, *case_problems(f, dataset.labels))]
     problems += list_problems(dataset)
     problems += duplicate_problems(facts)
-    problems += outlier_problems(facts, dataset.labels, has_unit=has_unit)
+    problems += outlier_problems(
+        facts, dataset.labels, has_unit=has_unit, unit=dataset.spatial_unit
+    )
     if cbct:
         problems += offset_problems(facts)
     labeled = [f for f in facts if f.role == "labeled"]
@@ -171,13 +176,25 @@ def _workers(dataset: Dataset) -> int:
     return max(1, min(os.cpu_count() or 1, 8, fitting))
 
 
+@contextmanager
+def _quiet_nibabel() -> Iterator[None]:
+    """Keep nibabel from printing about headers that are reported anyway."""
+    logger = nib.imageglobals.logger
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def _read_all(dataset: Dataset, painter: Painter | None, workers: int) -> Iterator[CaseFacts]:
     """Read cases in threads, in order, never more at once than there are workers.
 
     Threads, since decompression and array arithmetic leave the interpreter free.
     """
     todo = iter(_roles(dataset))
-    with ThreadPoolExecutor(workers) as pool:
+    with _quiet_nibabel(), ThreadPoolExecutor(workers) as pool:
         waiting: list[Future[CaseFacts]] = []
         try:
             while True:

@@ -147,9 +147,9 @@ def shift_problems(shift: Shift, files: dict[str, Any]) -> list[Problem]:
         files: image file of each case id.
     """
     severity = "warning" if shift.group == "unlabeled" else "note"
-    listed = ", ".join(f"{name} ({value:.1f})" for name, value in shift.cases[:5])
     found = []
     if shift.stands_out:
+        listed = ", ".join(f"{name} ({value:.1f})" for name, value in shift.cases[:5])
         why = ", ".join(f"{n} {v:+.1f}" for n, v in shift.differs[:3])
         found.append(
             Problem(
@@ -164,6 +164,7 @@ def shift_problems(shift: Shift, files: dict[str, Any]) -> list[Problem]:
             )
         )
         return found
+    usual = shift.cases[len(shift.cases) // 2][1]
     for name, value in shift.cases:
         if value > FAR:
             found.append(
@@ -171,7 +172,7 @@ def shift_problems(shift: Shift, files: dict[str, Any]) -> list[Problem]:
                     severity,
                     files[name],
                     f"this {shift.group} case looks unlike the labeled ones: {value:.1f} spreads "
-                    f"from them (the others: {listed})",
+                    f"from them (half of the {shift.group} cases: less than {usual:.1f})",
                     "look at it; take it out if it is of another kind",
                     "shift",
                     name,
