@@ -31,8 +31,8 @@ from medssl.recipe_schema import DataSpec
 _ORDER = {"error": 0, "warning": 1, "note": 2}
 
 INFLATION = 16
-"""Bytes in memory per byte of the largest file, about: gzip shrinks images to a half or a third, and
-float copies of what was stored are twice as large."""
+"""Bytes in memory per byte of the largest file, about: gzip shrinks images to a half or a third,
+and float copies of what was stored are twice as large."""
 
 
 @dataclass(frozen=True)
