@@ -127,6 +127,7 @@ def test_mixed_offsets_of_cbct(tmp_path: Path) -> None:
     report = check_dataset(read_dataset(root))
     offsets = [p for p in report.problems if p.check == "offset"]
     assert [p.file.name for p in offsets] == ["c2.nii.gz"]
+    assert "about 0 in 1 cases (c2), at about -1000 in 4" in offsets[0].what
 
 
 def test_hounsfield_outlier(tmp_path: Path) -> None:

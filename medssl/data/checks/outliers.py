@@ -9,6 +9,7 @@ import numpy as np
 
 from medssl.data.case import LabelMap
 from medssl.data.checks.facts import CaseFacts
+from medssl.data.checks.teeth import tooth_values
 from medssl.data.problem import Problem
 
 MIN_CASES = 6
@@ -63,8 +64,11 @@ def outlier_problems(
     if len(levels) > 1 and not has_unit:
         found += _scales(levels)
     measured = [f for f in read if f.structures and not _is_broken(f)]
+    may_lack = tooth_values(labels)  # people lose teeth
     for value, name in zip(labels.values[1:], labels.names[1:], strict=True):
         found += _structures(measured, value, name, unit)
+        if value not in may_lack:
+            found += _absent(measured, value, name)
     return found
 
 
@@ -200,22 +204,25 @@ def _is_broken(facts: CaseFacts) -> bool:
     return any(p.severity == "error" and p.file == facts.case.label for p in facts.problems)
 
 
-def _structures(facts: Sequence[CaseFacts], value: int, name: str, unit: str) -> Iterator[Problem]:
-    """Compare one structure's size and place between cases."""
-    if len(facts) < MIN_CASES:
-        return
-    have = [f for f in facts if value in f.structures]
+def _absent(facts: Sequence[CaseFacts], value: int, name: str) -> Iterator[Problem]:
+    """Find the one case that lacks a structure which all others have."""
     lack = [f for f in facts if value not in f.structures]
-    if len(lack) == 1 and len(have) >= 10:
+    others = len(facts) - len(lack)
+    if len(lack) == 1 and others >= 10:
         assert lack[0].case.label is not None
         yield Problem(
             "warning",
             lack[0].case.label,
-            f"label {value} ({name}) is absent, while all {len(have)} other cases have it",
+            f"label {value} ({name}) is absent, while all {others} other cases have it",
             "annotate it, unless it is absent in the patient",
             "absent",
             lack[0].case.id,
         )
+
+
+def _structures(facts: Sequence[CaseFacts], value: int, name: str, unit: str) -> Iterator[Problem]:
+    """Compare one structure's size and place between cases."""
+    have = [f for f in facts if value in f.structures]
     if len(have) < MIN_CASES:
         return
     volumes = np.array([f.structures[value].voxels * float(np.prod(f.spacing)) for f in have])

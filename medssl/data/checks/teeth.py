@@ -154,22 +154,23 @@ def _anatomy(
 
 
 def offset_problems(facts: Sequence[CaseFacts]) -> list[Problem]:
-    """Find scans whose intensities start elsewhere: CBCT has no calibrated zero."""
+    """Tell where intensities start elsewhere in some scans: CBCT has no calibrated zero."""
     read = [f for f in facts if f.levels]
     with_air = [f for f in read if f.levels[0] < -500]
     without = [f for f in read if f.levels[0] > -200]
     if not with_air or not without:
         return []
     fewer, more = sorted((with_air, without), key=len)
+    starts = [np.median([f.levels[0] for f in group]) for group in (fewer, more)]
+    listed = ", ".join(f.case.id for f in fewer[:5]) + (", ..." if len(fewer) > 5 else "")
     return [
         Problem(
             "warning",
-            f.case.images[0],
-            f"the intensities start at {f.levels[0]:.0f}, in {len(more)} other cases at about "
-            f"{np.median([o.levels[0] for o in more]):.0f}: offsets are mixed",
+            fewer[0].case.images[0],
+            f"offsets are mixed: intensities start at about {starts[0]:.0f} in {len(fewer)} cases "
+            f"({listed}), at about {starts[1]:.0f} in {len(more)}",
             "normalize per volume (spec.intensity.rule zscore or percentile), never by one window",
             "offset",
-            f.case.id,
+            fewer[0].case.id,
         )
-        for f in fewer
     ]
