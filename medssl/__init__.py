@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 __all__ = [
     "MedSSLError",
     "__version__",
+    "check",
     "compare",
     "evaluate",
     "evaluate_run",
@@ -29,6 +30,7 @@ __all__ = [
 if TYPE_CHECKING:
     from medssl.api import (
         MedSSLError,
+        check,
         compare,
         evaluate,
         evaluate_run,

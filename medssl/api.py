@@ -9,6 +9,7 @@ from typing import Any
 from medssl.bundle.export import ExportResult, export
 from medssl.bundle.load import is_bundle, load_bundle
 from medssl.bundle.verify import Verification, verify_bundle
+from medssl.checking import CheckResult, check
 from medssl.data.decathlon import read_dataset
 from medssl.data.importers import ImportResult, import_dataset
 from medssl.errors import MedSSLError
@@ -26,6 +27,7 @@ from medssl.training.progress import Display
 from medssl.training.state import Stopped
 
 __all__ = [
+    "CheckResult",
     "ExportResult",
     "ImportResult",
     "LoadedRun",
@@ -34,6 +36,7 @@ __all__ = [
     "SweepResult",
     "TrainResult",
     "Verification",
+    "check",
     "compare",
     "evaluate",
     "evaluate_case",
