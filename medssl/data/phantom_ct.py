@@ -114,16 +114,16 @@ def _paint_trunk(
     wall = np.abs(cavity - muscle / 2) - 1.6
     band = np.sin((points[2] + 0.35 * np.abs(points[1])) * np.float32(2 * np.pi / 17) + 1.0)
     upper = -8 - points[2] + 0.3 * np.abs(points[0])
-    canvas.paint(np.maximum(np.maximum(wall, 5 * (0.55 - band)), upper), 420.0)
+    canvas.paint(np.maximum(np.maximum(wall, 5 * (0.55 - band)), upper), 700.0)
     canvas.paint(cavity, FAT + 8 * parts.smooth_field(rng, canvas.label.shape, (1, 1, 0.7)))
     for side in (-1, 1):  # psoas and back muscles
         canvas.paint(_column(points, (side * 12, -21), (7.5, 7)), tissue["muscle"])
         canvas.paint(_column(points, (side * 11, -33), (10, 5)), tissue["muscle"])
-    canvas.paint(_column(points, (0, -21), (9, 7.5)), 480.0)
+    canvas.paint(_column(points, (0, -21), (9, 7.5)), 800.0)
     canvas.paint(_column(points, (0, -21), (7.5, 6)), float(rng.uniform(150, 230)))
-    canvas.paint(_column(points, (0, -31), (5.5, 4.5)), 480.0)
+    canvas.paint(_column(points, (0, -31), (5.5, 4.5)), 800.0)
     canvas.paint(_column(points, (0, -31), (3.5, 2.7)), 25.0)
-    canvas.paint(np.maximum(_column(points, (0, -37), (2, 5)), points[2] % 14 - 9), 400.0)
+    canvas.paint(np.maximum(_column(points, (0, -37), (2, 5)), points[2] % 14 - 9), 650.0)
     return cavity
 
 
