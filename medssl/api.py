@@ -97,21 +97,24 @@ def evaluate(
     """Measure a folder of predictions against a folder of references of the same names.
 
     Args:
-        dataset_json: a ``dataset.json`` that names the labels; else every value found is one.
+        dataset_json: a ``dataset.json`` that names the labels and the unit of distances; else
+            every value found is a label, and distances are in mm.
+        nsd_tolerance: surface tolerance, in that unit.
 
     Raises:
         MedSSLError: missing predictions, mismatched grids, unreadable files.
     """
     display = display or Display(quiet=True)
-    label_map = read_dataset(dataset_json.parent).labels if dataset_json else None
+    dataset = read_dataset(dataset_json.parent) if dataset_json else None
     with display.counting("measuring", sum(1 for _ in reference.glob("*"))) as done:
         rows = evaluate_folders(
             predictions,
             reference,
-            label_map=label_map,
+            label_map=dataset.labels if dataset else None,
             nsd_tolerance=nsd_tolerance,
             voxel_metrics=voxel_metrics,
             on_progress=done,
+            unit=dataset.spatial_unit if dataset else "mm",
         )
     summary = summarize(rows, nsd_tolerance=nsd_tolerance)
     try:

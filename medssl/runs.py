@@ -9,9 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from medssl.data.align import deeper, depth_and_slices
 from medssl.data.case import Case, LabelMap
 from medssl.data.split import load_splits
 from medssl.errors import MedSSLError
+from medssl.evaluation.boundaries import (
+    evaluate_boundaries,
+    summarize_boundaries,
+    write_boundaries_csv,
+)
 from medssl.evaluation.case_metrics import evaluate_case
 from medssl.evaluation.folders import read_label
 from medssl.evaluation.summary import summarize, write_cases_csv, write_summary_json
@@ -159,14 +165,17 @@ def evaluate_run(
         )
     paths = {r.case_id: r.path for r in results if r.path}
     with display.counting(f"measuring {split}", len(cases)) as done:
-        rows = _measure(run, cases, paths, done)
-    summary = summarize(
-        rows, patients={c.id: c.patient for c in cases}, nsd_tolerance=_tolerance(run.recipe)
-    )
+        rows, boundaries = _measure(run, cases, paths, done)
+    patients = {c.id: c.patient for c in cases}
+    summary = summarize(rows, patients=patients, nsd_tolerance=_tolerance(run.recipe))
     summary |= {"split": split, "checkpoint": run.checkpoint, "run": run.recipe.name}
     folder = run.folder.evaluation(name or split)
     folder.mkdir(parents=True, exist_ok=True)
     write_cases_csv(rows, folder / "cases.csv")
+    if boundaries:
+        unit = run.recipe.spec.spatial_unit
+        summary["boundaries"] = summarize_boundaries(boundaries, patients, unit=unit)
+        write_boundaries_csv(boundaries, folder / "boundaries.csv", unit=unit)
     write_summary_json(summary, folder / "summary.json")
     return summary
 
@@ -176,18 +185,28 @@ def _measure(
     cases: Sequence[Case],
     predictions: dict[str, Path],
     done: Callable[[str], None],
-) -> list[dict[str, Any]]:
-    """Compare each written prediction with its reference, as a reader of the files would."""
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Compare each written prediction with its reference, as a reader of the files would.
+
+    Returns:
+        The rows of structures, and those of boundaries if the data spec asks for them.
+    """
     rows: list[dict[str, Any]] = []
+    boundaries: list[dict[str, Any]] = []
     settings, spec = run.recipe.evaluation, run.recipe.spec
     for case in cases:
         assert case.label is not None
-        reference, affine = read_label(case.label)
+        reference, affine = read_label(case.label, unit=spec.spatial_unit)
         prediction, _ = read_label(predictions[case.id])
+        truth = run.label_map.to_classes(reference)
+        guess = run.label_map.to_classes(prediction)
+        spacing = np.linalg.norm(affine[:3, :3], axis=0).tolist()
+        if "boundaries" in spec.metrics:
+            boundaries += _boundaries(run, case, guess, truth, affine)
         rows += evaluate_case(
-            run.label_map.to_classes(prediction),
-            run.label_map.to_classes(reference),
-            spacing=np.linalg.norm(affine[:3, :3], axis=0).tolist(),
+            guess,
+            truth,
+            spacing=spacing,
             label_map=run.label_map,
             case_id=case.id,
             nsd_tolerance=_tolerance(run.recipe),
@@ -195,7 +214,32 @@ def _measure(
             voxel_metrics=settings.voxel_metrics,
         )
         done(case.id)
-    return rows
+    return rows, boundaries
+
+
+def _boundaries(
+    run: LoadedRun, case: Case, prediction: np.ndarray, reference: np.ndarray, affine: np.ndarray
+) -> list[dict[str, Any]]:
+    """Measure the boundaries of one case on its file's own grid."""
+    spec = run.recipe.spec
+    try:
+        depth, _ = depth_and_slices(spec, affine)
+        return evaluate_boundaries(
+            prediction,
+            reference,
+            depth_axis=depth,
+            direction=deeper(spec, affine),
+            spacing=float(np.linalg.norm(affine[:3, depth])),
+            label_map=run.label_map,
+            case_id=case.id,
+            unit=spec.spatial_unit,
+        )
+    except ValueError as error:
+        raise MedSSLError(
+            str(error),
+            where=case.label,
+            fix="use labels that count up with depth, or set spec.metrics to []",
+        ) from None
 
 
 def _tolerance(recipe: Recipe) -> float:

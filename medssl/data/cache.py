@@ -35,6 +35,8 @@ PREPROCESSING_VERSION = 1
 MAX_CLASS_INDICES = 20_000
 SPEC_FIELDS = {"spatial_unit", "orientation", "spacing", "resize", "resize_mode", "intensity"}
 """Fields of the data spec that change the arrays; the others concern training and evaluation."""
+ALIGN_FIELDS = {"align_slices", "depth_direction", "slice_axis"}
+"""Fields that change them too, where slices are aligned."""
 FLOAT16_MAX = 65504.0
 DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 """What reading a damaged entry raises."""
@@ -67,9 +69,10 @@ class CaseCache:
             MedSSLError: a file of the case is missing.
         """
         files = [_fingerprint(path) for path in case.images]
+        fields = SPEC_FIELDS | (ALIGN_FIELDS if self.spec.align_slices else set())
         content: dict[str, Any] = {
             "version": PREPROCESSING_VERSION,
-            "spec": self.spec.model_dump(mode="json", include=SPEC_FIELDS),
+            "spec": self.spec.model_dump(mode="json", include=fields),
             "images": files,
         }
         if case.label is not None:

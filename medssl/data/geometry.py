@@ -181,7 +181,7 @@ def make_grid(native: MetaTensor, spaced: MetaTensor, final: MetaTensor, spec: D
     """Collect the geometry of one run of the preprocessing.
 
     Args:
-        native: the image as read.
+        native: the image as read, its slices aligned.
         spaced: the image after `spacing_transforms`.
         final: the image after `resize_transforms`.
         spec: the data spec behind them.

@@ -126,6 +126,19 @@ def _itk_affine(image: sitk.Image | sitk.ImageFileReader) -> np.ndarray:
     return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine  # ITK's world is LPS
 
 
+def unit_factor(path: str | Path, affine: np.ndarray, *, spatial_unit: str) -> float:
+    """Return what to multiply a file's affine with to get it in a unit.
+
+    Args:
+        path: the file; the header of a NIfTI names its unit, other formats are in mm.
+        affine: ``(4, 4)`` as in the file.
+        spatial_unit: ``mm`` or ``um``.
+    """
+    nifti = str(path).lower().endswith(NIFTI)
+    micrometers = nifti and nib.load(path).header.get_xyzt_units()[0] == "micron"
+    return _unit_factor(affine, micrometers=micrometers, spatial_unit=spatial_unit)
+
+
 def _unit_factor(affine: np.ndarray, *, micrometers: bool, spatial_unit: str) -> float:
     """Return what to multiply a file's affine with to get the spec's unit."""
     if spatial_unit == "mm":
