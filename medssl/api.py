@@ -13,6 +13,7 @@ from medssl.evaluation.folders import evaluate_folders
 from medssl.evaluation.summary import summarize, write_cases_csv, write_summary_json
 from medssl.experiment import TrainResult, train
 from medssl.inference.folder import PredictionResult, find_images, predict_files
+from medssl.planning.planner import Plan, plan
 from medssl.recipe import load_recipe
 from medssl.report.compare import compare
 from medssl.report.sweep import SweepResult, sweep
@@ -23,6 +24,7 @@ from medssl.training.state import Stopped
 __all__ = [
     "LoadedRun",
     "MedSSLError",
+    "Plan",
     "Stopped",
     "SweepResult",
     "TrainResult",
@@ -32,6 +34,7 @@ __all__ = [
     "evaluate_run",
     "load_recipe",
     "load_run",
+    "plan",
     "predict",
     "sweep",
     "train",

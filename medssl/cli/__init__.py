@@ -14,11 +14,11 @@ from medssl import __version__
 from medssl.cli import running
 
 # isort: split
-from medssl.cli import comparing, datasets, listing  # help lists commands in this order
+from medssl.cli import comparing, datasets, listing, planning  # help lists commands in this order
 from medssl.cli.console import app, err, out
 from medssl.errors import MedSSLError
 
-__all__ = ["app", "comparing", "datasets", "listing", "main", "run", "running"]
+__all__ = ["app", "comparing", "datasets", "listing", "main", "planning", "run", "running"]
 
 
 def _print_version(asked: bool) -> None:
