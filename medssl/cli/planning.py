@@ -51,7 +51,7 @@ def plan(
         highlight=False,
         markup=False,
     )
-    out.print(f"memory: about {result.memory / 2**30:.1f} GiB", highlight=False)
+    out.print(f"memory: about {result.memory / 2**30:.1f} GiB, as measured here", highlight=False)
     if result.seconds:
         hours = result.seconds * result.loaded.recipe.training.iterations / 3600
         out.print(

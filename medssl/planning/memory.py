@@ -28,8 +28,8 @@ from medssl.training.optimization import build_optimizer
 from medssl.training.precision import autocast
 from medssl.training.setup import create_method
 
-CUDA_FIXED = 0.7 * 2**30
-"""Bytes that a CUDA process holds before its first tensor: context and libraries."""
+PROCESS_BYTES = {"cpu": 0.6 * 2**30, "cuda": 0.7 * 2**30}
+"""Bytes in use before the first tensor: on a CPU Python and its libraries, on a card CUDA's."""
 
 SLACK = 1.15
 """Workspace of convolutions and gaps between blocks of memory, as a factor of what is counted."""
@@ -57,10 +57,10 @@ class Footprint:
     per_voxel: float
     seconds_per_voxel: float = 0.0
 
-    def bytes(self, patch: Sequence[int], *, cuda: bool) -> float:
-        """Return the memory that training needs on the device."""
+    def bytes(self, patch: Sequence[int], device: str) -> float:
+        """Return the memory that training needs on a ``cpu`` or ``cuda`` device."""
         step = self.constant + self.per_voxel * math.prod(patch)
-        return self.fixed + SLACK * step + (CUDA_FIXED if cuda else 0.0)
+        return self.fixed + SLACK * step + PROCESS_BYTES[device]
 
 
 class LiveBytes(TorchDispatchMode):

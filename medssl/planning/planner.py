@@ -161,7 +161,7 @@ def make_plan(
     while True:
         patch = draft.loaded.recipe.training.patch
         step = footprint(draft)
-        need = step.bytes(patch, cuda=order.device == "cuda")
+        need = step.bytes(patch, order.device)
         if need <= limit:
             break
         if batch > least:
