@@ -164,6 +164,8 @@ def test_unknown_spec_and_keys(tmp_path: Path) -> None:
         ({"align_slices": True}, "depth_direction says along which axis"),
         ({"metrics": ["boundaries"]}, "depth_direction says along which axis"),
         ({"rotate_planes": [[1, 2]], "modality": "OCT"}, "without axis 2: B-scans"),
+        ({"spacing": [10, 4, 100], "modality": "OCT"}, "null for axis 2: between two B-scans"),
+        ({"resize": [64, 64, 32], "modality": "OCT"}, "null for axis 2: between two B-scans"),
         ({"flip_axes": [1], "depth_direction": "P", "modality": "OCT"}, "without the depth"),
         ({"intensity": {"exclude": "zero"}}, "exclude belongs to rule"),
         ({"intensity": {"rule": "percentile_zscore", "nonzero": True}}, "exclude: zero"),

@@ -22,9 +22,11 @@ from medssl.recipe_schema import DataSpec
 
 MAX_SHIFT_SHARE = 0.125
 """No B-scan is shifted by more of the depth than this."""
-MIN_CORRELATION = 0.3
-"""Neighbors that correlate less, for instance beside a blink, are left as they lie."""
-_SMOOTHING = 1.5  # voxels of depth; speckle differs from B-scan to B-scan
+MAX_LAG = 3
+"""B-scans this far apart are compared."""
+MIN_CORRELATION = 0.1
+"""B-scans whose edges correlate less, for instance beside a blink, are not compared."""
+_SMOOTHING = 1.0  # voxels; speckle differs from B-scan to B-scan
 
 
 @dataclass(frozen=True)
@@ -133,9 +135,9 @@ def _world_axis(letter: str) -> int:
 def estimate_shifts(volume: np.ndarray, *, depth_axis: int, slice_axis: int) -> np.ndarray:
     """Estimate how far to move each B-scan along depth so that neighbors fit.
 
-    Neighbors are compared by cross-correlation along depth, summed over their columns; the shifts
-    add up from B-scan to B-scan. What of their sum is a straight line stays: a retina may be
-    tilted.
+    B-scans up to three apart are compared by cross-correlation along depth, summed over their
+    columns, and one shift per B-scan is fitted to all these differences, each weighed by its
+    correlation. What of the shifts is a straight line stays: a retina may be tilted.
 
     Args:
         volume: ``(X, Y, Z)``, one channel.
@@ -145,19 +147,22 @@ def estimate_shifts(volume: np.ndarray, *, depth_axis: int, slice_axis: int) -> 
     Returns:
         One whole number per B-scan, the smallest of them 0.
     """
-    slices = np.moveaxis(volume, (slice_axis, depth_axis), (0, 1)).astype(np.float32)
-    slices = slices.reshape(*slices.shape[:2], -1)
+    slices = np.moveaxis(volume, (slice_axis, depth_axis), (0, 1))
     count, depth = slices.shape[:2]
     limit = int(MAX_SHIFT_SHARE * depth)
     if count < 3 or limit < 1:
         return np.zeros(count, dtype=int)
-    steps = np.zeros(count)
-    last = _prepared(slices[0])
-    for index in range(1, count):
-        this = _prepared(slices[index])
-        steps[index] = _best_shift(last, this, limit)
-        last = this
-    chain = -np.cumsum(steps)
+    spectra = [_Edges(s.reshape(depth, -1), limit=2 * limit) for s in slices]
+    rows, differences = [], []
+    for lag in range(1, min(MAX_LAG, count - 1) + 1):
+        for index in range(lag, count):
+            distance, weight = spectra[index - lag].distance_to(spectra[index])
+            row = np.zeros(count)
+            row[index], row[index - lag] = weight, -weight
+            rows.append(row)
+            differences.append(-distance * weight)
+    # The fit of smallest norm: the mean is free, and so is a B-scan that fits nowhere.
+    chain = np.linalg.lstsq(np.stack(rows), np.array(differences), rcond=1e-6)[0]
     where = np.arange(count)
     residual = chain - np.polyval(np.polyfit(where, chain, 1), where)
     residual = np.clip(residual - np.median(residual), -limit, limit)
@@ -165,21 +170,35 @@ def estimate_shifts(volume: np.ndarray, *, depth_axis: int, slice_axis: int) -> 
     return shifts - shifts.min()
 
 
-def _prepared(slice_: np.ndarray) -> np.ndarray:
-    """Smooth ``(depth, columns)`` along depth and give every column the mean 0."""
-    smooth = ndimage.gaussian_filter1d(slice_, _SMOOTHING, axis=0, mode="nearest")
-    return smooth - smooth.mean(axis=0)
+class _Edges:
+    """The edges along depth of one B-scan ``(depth, columns)``, as a spectrum.
 
+    Edges, because boundaries tell the depth and brightness differs from B-scan to B-scan.
+    """
 
-def _best_shift(first: np.ndarray, second: np.ndarray, limit: int) -> int:
-    """Return by how many voxels the second B-scan lies deeper than the first."""
-    depth = first.shape[0]
-    size = fft.next_fast_len(depth + limit, real=True)
-    spectra = [fft.rfft(s, size, axis=0) for s in (first, second)]
-    correlation = fft.irfft((spectra[0].conj() * spectra[1]).sum(axis=1), size)
-    candidates = np.arange(-limit, limit + 1)
-    overlap = depth - np.abs(candidates)
-    scores = correlation[candidates] * depth / overlap
-    scale = float(np.sqrt((first**2).sum() * (second**2).sum()))
-    best = int(scores.argmax())
-    return int(candidates[best]) if scores[best] > MIN_CORRELATION * scale else 0
+    def __init__(self, slice_: np.ndarray, *, limit: int) -> None:
+        self.depth, self.limit = slice_.shape[0], limit
+        edges = ndimage.gaussian_filter1d(
+            slice_.astype(np.float32), _SMOOTHING, axis=0, order=1, mode="nearest"
+        )
+        edges = ndimage.gaussian_filter1d(edges, _SMOOTHING, axis=1, mode="nearest")
+        self.norm = float(np.sqrt((edges**2).sum()))
+        self.size = fft.next_fast_len(self.depth + limit, real=True)
+        self.spectrum = fft.rfft(edges, self.size, axis=0)
+
+    def distance_to(self, other: _Edges) -> tuple[float, float]:
+        """Return by how many voxels the other lies deeper, and the weight of that: 0 to 1."""
+        product = (self.spectrum.conj() * other.spectrum).sum(axis=1)
+        candidates = np.arange(-self.limit, self.limit + 1)
+        overlap = self.depth / (self.depth - np.abs(candidates))
+        scores = fft.irfft(product, self.size)[candidates] * overlap
+        best = int(scores.argmax())
+        correlation = float(scores[best]) / max(self.norm * other.norm, 1e-12)
+        if correlation < MIN_CORRELATION:
+            return 0.0, 0.0
+        if not 0 < best < len(scores) - 1:
+            return float(candidates[best]), min(correlation, 1.0)
+        left, middle, right = (float(v) for v in scores[best - 1 : best + 2])
+        bend = left - 2 * middle + right
+        top = 0.5 * (left - right) / bend if bend < 0 else 0.0
+        return float(candidates[best]) + top, min(correlation, 1.0)

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from medssl.data.phantom_kinds import KINDS, PhantomKind, PhantomOptions, phantom_options
 from medssl.errors import MedSSLError
 
-PHANTOM_VERSION = 1
+PHANTOM_VERSION = 2
 """Raise it whenever the same options give other voxels: cached phantoms are then made anew."""
 
 OnProgress = Callable[[str], None]

@@ -57,14 +57,14 @@ def class_pairs(
 
     Args:
         spec: its `label_pairs` are pairs of label values. A pair that is not declared at all is
-            left out: a dataset need not have every tooth.
+            left out: a dataset need not have every tooth. Where there are any, structures whose
+            names differ in the word left or right alone are pairs too.
         labels: of the dataset.
         mirrored: whether training mirrors left to right; only then are missing partners refused.
         where: the file that declares the labels.
 
     Raises:
-        MedSSLError: only one side of a pair is declared, or structures named left and right are
-            no pair of the spec.
+        MedSSLError: only one side of a pair is declared.
     """
     index = {value: i for i, value in enumerate(labels.values)}
     declared = [pair for pair in spec.label_pairs if set(pair) <= index.keys()]
@@ -78,15 +78,9 @@ def class_pairs(
             where=where,
             fix=f"declare {lack} too (it may occur nowhere), or set training.augment.flip to false",
         )
-    if mirrored and spec.label_pairs:
-        missing = [p for p in _named_pairs(labels) if sorted(p) not in map(sorted, declared)]
-        if missing:
-            raise MedSSLError(
-                f"labels {missing[0][0]} and {missing[0][1]} are a left and a right structure by "
-                f"name, but no pair of data spec '{spec.name}'",
-                where=where,
-                fix="add them to spec.label_pairs, or set training.augment.flip to false",
-            )
+    if spec.label_pairs:
+        taken = {value for pair in declared for value in pair}
+        declared += [pair for pair in _named_pairs(labels) if not taken & set(pair)]
     return [(index[a], index[b]) for a, b in declared]
 
 

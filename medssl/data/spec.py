@@ -150,6 +150,14 @@ def check_spec(spec: DataSpec, *, where: Path | str) -> None:
                     f"without axis {spec.slice_axis}: B-scans lie along it, far apart, and turning "
                     "it into another axis invents anatomy",
                 )
+        for field in ("spacing", "resize"):
+            value = getattr(spec, field)
+            if isinstance(value, list) and value[spec.slice_axis] is not None:
+                refuse(
+                    field,
+                    f"null for axis {spec.slice_axis}: between two B-scans nothing was scanned, "
+                    "and resampling would invent it",
+                )
         if depth_axis(spec) in spec.flip_axes:
             refuse("flip_axes", "without the depth: a retina upside down does not exist")
     flat = [value for pair in spec.label_pairs for value in pair]

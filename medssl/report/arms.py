@@ -26,7 +26,7 @@ from medssl.training.run_folder import STATUS_FINISHED, RunFolder, open_run
 VOXEL_METRICS = ("hd95_medpy_vox", "asd_medpy_vox")
 
 _NOT_THE_EXPERIMENT = {
-    "spec": ("name", "modality", "refuse", "nsd_tolerance"),
+    "spec": ("name", "modality", "refuse", "warn", "nsd_tolerance", "metrics"),
     "training": ("precision", "workers", "log_every", "checkpoint_every"),
     "inference": ("window_batch",),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import nn
 
 from medssl.data.augment import Augmenter
 from medssl.data.cache import CaseCache, default_cache_root
-from medssl.data.case import CachedCase, Case, Dataset, LabelMap
+from medssl.data.case import IGNORE_INDEX, CachedCase, Case, Dataset, LabelMap
 from medssl.data.decathlon import read_dataset
 from medssl.data.images import unit_factor
 from medssl.data.integrity import check_training_set
@@ -142,15 +142,45 @@ def prepare_cases(
     cache = CaseCache(cache_root(recipe), recipe.spec, dataset.labels)
     with display.counting("preprocessing", len(wanted)) as done:
         cached = cache.prepare(wanted, on_progress=done)
+    labeled = tuple(cached[c.id] for c in splits.labeled)
+    images = tuple(cached[c.id] for c in unlabeled)
+    if uses_unlabeled:
+        images += _partly_annotated(labeled, dataset, display)
+        if not images:
+            raise MedSSLError(
+                "the method learns from unlabeled images but there are none: every label is "
+                "annotated throughout",
+                where=dataset.root,
+                fix="lower data.labeled so that some labels are hidden, put images into imagesUn/, "
+                "or set method to supervised",
+            )
     data = TrainingData(
         dataset,
         splits,
-        labeled=tuple(cached[c.id] for c in splits.labeled),
-        unlabeled=tuple(cached[c.id] for c in unlabeled),
+        labeled=labeled,
+        unlabeled=images,
         validation=tuple(cached[c.id] for c in splits.validation),
     )
     _check_patch_against(data, recipe)
     return data
+
+
+def _partly_annotated(
+    labeled: Sequence[CachedCase], dataset: Dataset, display: Display
+) -> tuple[CachedCase, ...]:
+    """Return the labeled cases with voxels that nobody annotated, without their labels.
+
+    What is not annotated of them is unlabeled data like any other.
+    """
+    if dataset.labels.ignore_value is None:
+        return ()
+    partly = [c for c in labeled if c.label is not None and (c.label == IGNORE_INDEX).any()]
+    if partly:
+        display.say(
+            f"note: {len(partly)} labeled cases are annotated in part; their images also serve as "
+            "unlabeled ones"
+        )
+    return tuple(replace(case, label=None, class_indices={}) for case in partly)
 
 
 def _all(splits: Splits) -> Sequence[Case]:
@@ -248,6 +278,7 @@ def sampler_factory(
                 augment=augmenter,
                 strong=strong and stream == "unlabeled",
                 labels_only=stream == "masks",
+                sparse=data.dataset.labels.ignore_value is not None,
             )
             for stream in stage.streams
         }
