@@ -119,7 +119,7 @@ def _spacing(
 ) -> tuple[Spacing | None, str]:
     """Return ``spec.spacing`` (None: the spec's own) and the reason."""
     unit, median = spec.spatial_unit, np.median(sizes, axis=0)
-    ratio, coarse = float(median.max() / median.min()), int(median.argmax())
+    coarse, ratio = _coarse(median, spec)
     if cubes and COMPARABLE < ratio <= CUBE_SPACING_LIMIT:
         side = float(f"{np.prod(median) ** (1 / 3):.2g}")
         return [side] * 3, f"{unit}; cubes, as the method looks at the scan from several sides"
@@ -131,7 +131,8 @@ def _spacing(
             return None, f"{unit}; usual for this kind of scan, and near yours"
     chosen: list[float | None] = [float(f"{v:.3g}") for v in median]
     slices = float(np.median(shapes, axis=0)[coarse])
-    if ratio >= ANISOTROPIC and (spec.modality == "OCT" or slices < FEW_SLICES or ratio > APART):
+    apart = ratio >= ANISOTROPIC and (slices < FEW_SLICES or ratio > APART)
+    if apart or spec.modality == "OCT":
         chosen[coarse] = None
         what = "B-scans" if spec.modality == "OCT" else "slices"
         return chosen, f"{unit}; pixels: the median; {what} stay, nothing was scanned in between"
@@ -142,12 +143,17 @@ def _spacing(
     return chosen, reason
 
 
+def _coarse(voxel: np.ndarray, spec: DataSpec) -> tuple[int, float]:
+    """Return the axis of the longest voxel side (OCT: across B-scans), and its anisotropy."""
+    axis = spec.slice_axis if spec.modality == "OCT" else int(voxel.argmax())
+    return axis, float(voxel[axis] / voxel.min())
+
+
 def _slices(
     voxel: np.ndarray, shape: np.ndarray, spec: DataSpec, *, cubes: bool
 ) -> tuple[int | None, str]:
     """Return the axis across slices that are to be trained one by one, or None, and the reason."""
-    coarse = int(voxel.argmax())
-    ratio = float(voxel.max() / voxel.min())
+    coarse, ratio = _coarse(voxel, spec)
     # A volume of one slice is a picture, whatever its header says of the distance to the next.
     flat = int(shape.argmin()) if shape.min() < LEAST_VOXELS else None
     if flat is not None:
