@@ -183,6 +183,7 @@ def test_a_patch_of_given_factors_may_be_a_cube():
         ("LGE-MRI", ("left atrium",), "mr_atrium"),
         ("FLAIR", ("edema", "non-enhancing tumor", "enhancing tumor"), "mr_brain"),
         ("T2", ("prostate",), "mr"),
+        ("MRI", ("myocardium", "aorta"), "mr"),  # not in thick slices: a whole heart
         ("CT", ("pancreas", "cancer"), "ct_pancreas"),
         ("CT", ("liver", "tumour"), "ct_liver"),
         ("CT", ("liver", "spleen", "pancreas"), "ct_abdomen"),
@@ -193,7 +194,8 @@ def test_a_patch_of_given_factors_may_be_a_cube():
     ],
 )
 def test_spec_is_guessed_from_modality_and_structures(modality, names, expected):
-    guess = guess_spec(found(modality=modality, names=names), list_specs())
+    spacing = (1.5, 1.5, 8.0) if expected == "mr_cardiac" else (1.0, 1.0, 1.0)
+    guess = guess_spec(found(spacing=spacing, modality=modality, names=names), list_specs())
     assert guess.name == expected
     assert modality in guess.sentence
     assert guess.sentence.startswith("a guess")
@@ -307,6 +309,15 @@ def test_cine_is_planned_in_slices_and_pieces_are_kept():
     assert len(draft.loaded.recipe.training.patch) == 2
     assert draft.loaded.settings.largest_component == "off"
     assert not draft.loaded.warnings
+
+
+def test_left_and_right_structures_are_exchanged_where_scans_are_mirrored():
+    names = ("Left hippocampus", "right hippocampus", "right_amygdala", "left_amygdala", "csf")
+    draft = make_draft(found(names=names), ROLES, order(), SpecGuess("mr_brain", "the test"))
+    assert draft.loaded.recipe.spec.label_pairs == [[1, 2], [4, 3]]
+    for spec, sides in (("mr", names), ("mr_brain", ("left ventricle", "right ventricle"))):
+        draft = make_draft(found(names=sides), ROLES, order(), SpecGuess(spec, "the test"))
+        assert draft.loaded.recipe.spec.label_pairs == []
 
 
 def test_micrometers_on_a_spec_of_millimeters_change_unit_and_tolerance():

@@ -169,17 +169,26 @@ def _read(case: Case, labels: LabelMap, unit: str) -> _Reading:
         return _Reading(scan, {}, {}, (), ())
     label = read_image(case.label, spatial_unit="um" if unit == "um" else "mm")
     check_grid(label, image, path=case.label, reference=case.images[0])
-    classes = np.rint(label.as_tensor()[0].numpy()).astype(np.int64)
-    voxels, pieces = {}, {}
-    for value in labels.values[1:]:
-        mask = classes == value
-        voxels[value] = int(mask.sum())
-        pieces[value] = count_pieces(mask)
-    marked = np.isin(classes, labels.values[1:])
-    values = image.as_tensor()[0].numpy()
-    return _Reading(
-        scan, voxels, pieces, _percentiles(values[marked]), _percentiles(values[~marked])
-    )
+    classes = np.rint(label.as_tensor()[0].numpy()).astype(np.int32).clip(min=0)
+    counts = np.bincount(classes.ravel(), minlength=max(labels.values) + 1)
+    boxes = ndimage.find_objects(classes, max_label=max(labels.values))
+    voxels = {v: int(counts[v]) for v in labels.values[1:]}
+    pieces = {
+        v: count_pieces(classes[box] == v) if (box := boxes[v - 1]) else 0
+        for v in labels.values[1:]
+    }
+    is_structure = np.zeros(len(counts), dtype=bool)
+    is_structure[list(labels.values[1:])] = True
+    marked = is_structure[classes].ravel()
+    values = image.as_tensor()[0].numpy().ravel()
+    inside, outside = values[_some(marked)], values[_some(~marked)]
+    return _Reading(scan, voxels, pieces, _percentiles(inside), _percentiles(outside))
+
+
+def _some(mask: np.ndarray) -> np.ndarray:
+    """Return indices of at most about ``VOXELS_PER_CASE`` voxels of a mask, evenly spread."""
+    indices = np.flatnonzero(mask)
+    return indices[:: max(1, len(indices) // VOXELS_PER_CASE)]
 
 
 def scan_of(image: MetaTensor) -> Scan:
@@ -196,17 +205,11 @@ def scan_of(image: MetaTensor) -> Scan:
 
 def count_pieces(mask: np.ndarray) -> int:
     """Count the connected pieces of ``(X, Y, Z)`` that make up at least 1 % of it."""
-    boxes = ndimage.find_objects(mask.astype(np.uint8))
-    if not boxes:
-        return 0
-    numbered, _ = ndimage.label(mask[boxes[0]], structure=np.ones((3, 3, 3)))
-    sizes = np.bincount(numbered.ravel())[1:]
+    numbered, found = ndimage.label(mask, structure=np.ones((3, 3, 3)))
+    sizes = np.bincount(numbered.ravel(), minlength=found + 1)[1:]
     return int((sizes >= PIECE_SHARE * sizes.sum()).sum())
 
 
 def _percentiles(values: np.ndarray) -> tuple[float, ...]:
-    if not len(values):
-        return ()
-    step = max(1, len(values) // VOXELS_PER_CASE)
-    finite = values[::step][np.isfinite(values[::step])]
+    finite = values[np.isfinite(values)]
     return tuple(float(v) for v in np.percentile(finite, PERCENTILES)) if len(finite) else ()

@@ -179,8 +179,11 @@ def _spec(lines: Lines, found: Fingerprint, spec: DataSpec, guess: SpecGuess, gr
         lines.note(f"intensity: {reason}", indent=2)
     else:
         lines.add("intensity", intensity, reason, indent=2)
-    flips = choices.flips_words(spec)
-    lines.note(f"mirroring: {flips}", indent=2)
+    pairs = choices.side_pairs(found, spec)
+    if pairs:
+        words = "left and right structures, exchanged where a scan is mirrored"
+        lines.add("label_pairs", pairs, words, indent=2)
+    lines.note(f"mirroring: {choices.flips_words(spec)}", indent=2)
 
 
 def header(

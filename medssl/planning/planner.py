@@ -99,6 +99,8 @@ def plan(
             "the file exists", where=output, fix="remove it, or give another --output"
         )
     kind_of_method = get_method(method)
+    if spec is not None:
+        load_spec(spec)  # says at once if there is none
     order = _order(str(dataset), method, memory, device, kind)
     data = _open(order, display)
     roles = _roles(data, order, labeled)
@@ -110,7 +112,6 @@ def plan(
     if spec is None:
         guess = guess_spec(found, list_specs())
     else:
-        load_spec(spec)  # says at once if there is none
         guess = SpecGuess(spec, "as you asked", asked=True)
     precision = "fp32" if order.device == "cpu" else "bf16"
 

@@ -59,7 +59,7 @@ def _reasons(
     if validation:
         second = f"of the {training} labeled patients: they choose the best moment of training"
     else:
-        second = f"with {training} labeled patients, each is worth more in training"
+        second = f"none: with {training} labeled patients, each is worth more in training"
     if test:
         third = "patients never seen in training: only they tell how good the result is"
     else:

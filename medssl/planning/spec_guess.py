@@ -6,7 +6,10 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
+import numpy as np
+
 from medssl.data.fingerprint import Fingerprint
+from medssl.planning.grid import ANISOTROPIC
 
 FDI_CODES = frozenset(10 * q + t for q in (1, 2, 3, 4) for t in range(1, 9))
 """Two-digit tooth numbers: quadrant, then tooth counted from the midline."""
@@ -39,15 +42,22 @@ class _Rule:
     only: str = ""
     """If set, every structure must match this one too."""
 
+    thick_slices: bool = False
+    """Only for voxels that are much longer one way."""
+
 
 _BY_STRUCTURES: dict[str, tuple[_Rule, ...]] = {
     "MR": (
         _Rule("mr_hippocampus", ("hippocamp",)),
         _Rule("mr_hippocampus", ("anterior", "posterior"), "anterior|posterior"),
         _Rule("mr_atrium", (r"atri(um|a|al)\b",), "atri|scar|wall|cavity"),
-        _Rule("mr_cardiac", ("myocard|\\bmyo\\b",)),
-        _Rule("mr_cardiac", (r"right ventricle|\brv\b", r"left ventricle|\blv\b")),
-        _Rule("mr_brain", ("brain|edema|oedema|enhancing|(white|gr[ae]y) matter|csf|lesion",)),
+        _Rule("mr_cardiac", (r"myocard|\bmyo\b",), thick_slices=True),
+        _Rule(
+            "mr_cardiac",
+            (r"right ventricle|\brv\b", r"left ventricle|\blv\b"),
+            thick_slices=True,
+        ),
+        _Rule("mr_brain", ("brain|edema|oedema|enhancing|(white|gr[ae]y) matter|csf",)),
         _Rule("mr_phantom", (r"^arc$", "^wall$", "^node$")),
     ),
     "CT": (
@@ -120,6 +130,8 @@ def guess_spec(found: Fingerprint, available: Collection[str]) -> SpecGuess:
     names = [s.name.lower() for s in found.structures]
     for where, texts in (("structures", names), ("dataset", [found.name.lower()])):
         for rule in _BY_STRUCTURES[kind]:
+            if rule.thick_slices and not _thick_slices(found):
+                continue
             if rule.spec in available and _fits(rule, texts, names):
                 shown = ", ".join(s.name for s in found.structures[:3])
                 more = ", ..." if len(names) > 3 else ""
@@ -129,6 +141,11 @@ def guess_spec(found: Fingerprint, available: Collection[str]) -> SpecGuess:
         if name in available:
             return SpecGuess(name, f"{because}; nothing more special is known")
     return SpecGuess(sorted(available)[0], f"{because}; no spec of this modality is known")
+
+
+def _thick_slices(found: Fingerprint) -> bool:
+    ratios = [max(s.spacing) / min(s.spacing) for s in found.scans]
+    return bool(ratios) and float(np.median(ratios)) >= ANISOTROPIC
 
 
 def _fits(rule: _Rule, texts: list[str], names: list[str]) -> bool:

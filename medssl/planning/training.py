@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -192,6 +193,24 @@ def choose_intensity(found: Fingerprint, spec: DataSpec) -> tuple[dict[str, Any]
         "the scanner's values are not calibrated",
         "none": "as stored",
     }[rule.rule]
+
+
+def side_pairs(found: Fingerprint, spec: DataSpec) -> list[list[int]]:
+    """Return pairs of label values whose names differ by left and right alone.
+
+    Only where the spec mirrors left-right and knows of no pairs: a mirrored scan would teach the
+    wrong names. The chambers of a heart are not mirror images of each other.
+    """
+    code = spec.orientation
+    if spec.label_pairs or code is None or not any(code[a] in "RL" for a in spec.flip_axes):
+        return []
+    values = {s.name.lower(): s.value for s in found.structures}
+    pairs = []
+    for name, value in values.items():
+        other = values.get(re.sub(r"(?<![a-z])left(?![a-z])", "right", name), value)
+        if other != value and not re.search(r"atri|(?<!lateral )ventric", name):
+            pairs.append([value, other])
+    return pairs
 
 
 def flips_words(spec: DataSpec) -> str:
