@@ -18,6 +18,7 @@ from medssl.evaluation.folders import evaluate_folders
 from medssl.evaluation.summary import summarize, write_cases_csv, write_summary_json
 from medssl.experiment import TrainResult, train
 from medssl.inference.folder import PredictionResult, find_images, predict_files
+from medssl.planning.planner import Plan, plan
 from medssl.recipe import load_recipe
 from medssl.report.compare import compare
 from medssl.report.page import report
@@ -32,6 +33,7 @@ __all__ = [
     "ImportResult",
     "LoadedRun",
     "MedSSLError",
+    "Plan",
     "Stopped",
     "SweepResult",
     "TrainResult",
@@ -46,6 +48,7 @@ __all__ = [
     "load_ensemble",
     "load_recipe",
     "load_run",
+    "plan",
     "predict",
     "report",
     "sweep",

@@ -22,12 +22,13 @@ from medssl.cli import (
     datasets,
     importing,
     listing,
+    planning,
     reporting,
 )
 from medssl.cli.console import app, err, out
 from medssl.errors import MedSSLError
 
-GROUPS = (running, comparing, checking, datasets, importing, reporting, bundles, listing)
+GROUPS = (running, comparing, checking, planning, datasets, importing, reporting, bundles, listing)
 """The modules whose import registers the commands."""
 
 
