@@ -80,6 +80,7 @@ from medssl.ops.pseudo_labels import hard_labels
 DICE = DiceVariant(background=False)
 THRESHOLDS = (0.5, 0.7, 0.9, 0.95, float("inf"))
 """What the actions mean; the last drops the class."""
+DROP = len(THRESHOLDS) - 1
 FIXED = {"always_0.5": 0, "always_0.95": 3}
 HIDDEN = 32
 SCALE_DECAY = 0.99
@@ -225,9 +226,12 @@ class PseudoSupervisor(StudentTeacher):
             probs = torch.softmax(self.teacher(unlabeled.image).float(), dim=1)
         logits = self.student(unlabeled.image)
         with torch.no_grad():
-            description = ops.describe(probs, hard_labels(logits.detach()))
+            seen = hard_labels(logits.detach())
+            description = ops.describe(probs, seen)
             actions = self.choose(description, progress, terms)
             target = ops.keep_confident(probs, self.thresholds[actions])
+            if self.rules.drop == "class":
+                target = ops.leave_out(target, seen, actions == DROP)
             self._describe_labels(probs, target, terms)
         del probs
         unsupervised = segmentation_loss(logits, target, self.rules.loss)
@@ -246,6 +250,10 @@ class PseudoSupervisor(StudentTeacher):
         self._remember(slot, description, actions, improvement, terms)
         yield weight * _carry(unsupervised.detach(), list(self.student.parameters()), gradients)
 
+    def action_logits(self, description: Tensor) -> Tensor:
+        """Return what actions are drawn from, ``(B, F)`` to logits ``(B, C, 5)``."""
+        return ops.with_floor(self.policy(description), self.rules.floor)
+
     @torch.no_grad()
     def choose(
         self, description: Tensor, progress: Progress, terms: dict[str, Tensor] | None = None
@@ -255,7 +263,7 @@ class PseudoSupervisor(StudentTeacher):
         All randomness beside dropout is here: ``progress.rng("thresholds")`` draws a uniform number
         per patch and class.
         """
-        logits = self.policy(description)
+        logits = self.action_logits(description)
         if self.settings.selection in FIXED:
             fixed = FIXED[self.settings.selection]
             return torch.full(logits.shape[:2], fixed, device=logits.device)
@@ -267,7 +275,7 @@ class PseudoSupervisor(StudentTeacher):
         if terms is not None:
             most = ops.entropy(torch.zeros_like(logits))
             terms["policy/entropy"] = (ops.entropy(logits) / most).mean()
-            terms["policy/dropped"] = (actions == len(THRESHOLDS) - 1).float().mean()
+            terms["policy/dropped"] = (actions == DROP).float().mean()
         return actions
 
     @staticmethod
@@ -355,7 +363,7 @@ class PseudoSupervisor(StudentTeacher):
         expected = self.baseline[0] / self.baseline[1] if rules.advantage == "baseline" else None
         advantage = ops.advantages(returns, expected)
         parameters = list(self.policy.parameters())
-        logits = self.policy(self.descriptions.flatten(0, 1))
+        logits = self.action_logits(self.descriptions.flatten(0, 1))
         log_prob = ops.joint_log_prob(logits, self.actions.flatten(0, 1))
         # A reward belongs to the whole batch; each of its patches has an equal share.
         per_reward = (log_prob.view_as(self.shares) * self.shares).sum(1)
