@@ -36,6 +36,7 @@ from medssl.training.run_folder import (
 from medssl.training.setup import (
     create_method,
     loader_workers,
+    make_diagnosis,
     make_validator,
     plan_cases,
     prepare_cases,
@@ -110,6 +111,7 @@ def train(
             loaded.recipe,
             samplers=sampler_factory(loaded.recipe, data, strong=method.uses_strong_view),
             validate=make_validator(loaded.recipe, data, device=where, precision=how),
+            diagnose=make_diagnosis(loaded.recipe, data, device=where, precision=how),
             run=run,
             device=where,
             precision=how,
