@@ -18,7 +18,11 @@ Presets. ``official`` follows the published code; its network needs ``grid``, th
     instead of four, which learn in fewer iterations;
   * skip connections (``skips``). Trained on 4 hippocampus masks for 250 iterations, an autoencoder
     without them cannot even copy: clean masks of other patients come back with a Dice of 0.76,
-    corrupted ones of 0.87 with 0.75. With them it is 0.97, and 0.87 before and after;
+    corrupted ones of 0.87 with 0.75. With them it is 0.97, and 0.87 before and after.
+    A teacher's errors are repaired by neither (0.806 before; 0.723 and 0.805 after). Without skips
+    they are ranked better over all voxels (AUROC 0.959 against 0.950; 0.963 after 1000
+    iterations, when clean masks come back with 0.83), but worse within the predicted structures
+    (0.746 against 0.788);
   * U adds up the two distances of the teacher's hard segmentation, from q and from p (``apart``).
     In (q - p)^2 they cancel: where q is as blurred as p is unsure, the voxel counts as certain. U
     found the errors of a trained teacher worse than its lack of confidence alone (area under
