@@ -316,8 +316,9 @@ class PseudoSupervisor(StudentTeacher):
         norm = torch.stack([g.norm() for g in gradients]).norm()
         length = self.settings.virtual_lr * (1 / (norm + 1e-12)).clamp(max=1.0)
         # In place and back: torch.func.functional_call leaves the moved weights in a network that
-        # registers a module under two names, as DynUNet does.
-        parameters = list(self.student.parameters())
+        # registers a module under two names, as DynUNet does. Through `data`, since autograd must
+        # not take weights for changed that are back when it needs them.
+        parameters = [p.data for p in self.student.parameters()]
         kept = [p.clone() for p in parameters]
         self.student.eval()
         try:
