@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from medssl.data.case import LabelMap
 from medssl.errors import MedSSLError
-from medssl.inference.folder import find_images, predict_files
+from medssl.inference.folder import predict_files
+from medssl.inference.inputs import find_images
 from medssl.inference.mirror import MirrorMean
 from medssl.inference.postprocess import keep_largest_components
 from medssl.inference.prediction import normalized_entropy

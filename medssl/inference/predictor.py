@@ -11,9 +11,11 @@ from typing import Literal
 
 import numpy as np
 import torch
+from monai.data import MetaTensor
 from torch import Tensor, nn
 
 from medssl.data.case import LabelMap
+from medssl.data.images import read_images
 from medssl.data.preprocess import preprocess_image
 from medssl.errors import MedSSLError
 from medssl.inference.blocks import Block, probability_blocks
@@ -232,8 +234,37 @@ class Predictor:
             MedSSLError: the image cannot be read or predicted; names the file.
         """
         files = (Path(paths),) if isinstance(paths, str | Path) else tuple(map(Path, paths))
+        image = read_images(files, spatial_unit=self.spec.spatial_unit)
+        return self.predict_image(
+            image,
+            reference=files[0],
+            keep_probabilities=keep_probabilities,
+            entropy=entropy,
+            progress=progress,
+        )
+
+    def predict_image(
+        self,
+        image: MetaTensor,
+        *,
+        reference: Path | None = None,
+        keep_probabilities: bool = False,
+        entropy: bool = False,
+        progress: WindowProgress | None = None,
+    ) -> Prediction:
+        """Segment one image in memory, on its own grid.
+
+        Args:
+            image: as from :func:`medssl.data.images.read_image` or ``make_image``.
+            reference: the file whose header tells the geometry of what is written, where there
+                is one; otherwise the image's affine does.
+            keep_probabilities, entropy, progress: see :meth:`predict_file`.
+
+        Raises:
+            MedSSLError: the image cannot be predicted; names its source.
+        """
         try:
-            prepared = preprocess_image(files, self.spec)
+            prepared = preprocess_image(image, self.spec)
             decision = self.decide(
                 prepared.image, probabilities=keep_probabilities, entropy=entropy, progress=progress
             )
@@ -241,11 +272,11 @@ class Predictor:
         except MedSSLError as error:
             if error.where is not None:
                 raise
-            raise MedSSLError(error.what, where=files[0], fix=error.fix) from error
+            raise MedSSLError(error.what, where=image.meta["files"][0], fix=error.fix) from error
         return Prediction(
             values=self.label_map.to_values(classes),
             affine=np.asarray(prepared.native_affine, dtype=np.float64),
-            reference=files[0],
+            reference=reference,
             prepared=prepared,
             probabilities=decision.probabilities,
             entropy=decision.entropy,
@@ -280,9 +311,11 @@ class Predictor:
 
 
 def _wrong_channels(expected: int, got: int) -> MedSSLError:
+    fix = "give one file per channel, named CASE_0000, CASE_0001, ..., or one multi-channel file"
+    if got > expected:
+        fix = f"keep the {expected} it was trained on; split a time series into one file each"
     return MedSSLError(
-        f"the network takes {expected} image channel(s), this image has {got}",
-        fix="give one file per channel, named CASE_0000, CASE_0001, ..., or one multi-channel file",
+        f"the network takes {expected} image channel(s), this image has {got}", fix=fix
     )
 
 
