@@ -171,6 +171,25 @@ def test_series_that_an_anonymizer_has_thinned_out(tmp_path: Path) -> None:
     assert pydicom.dcmread(segment(tmp_path / "ct", tmp_path / "out", ".dcm")).PatientID == ""
 
 
+def test_series_without_uids_is_named_before_it_is_predicted(tmp_path: Path) -> None:
+    write_series(tmp_path / "ct", stored()[0])
+    for path in (tmp_path / "ct").iterdir():
+        data = pydicom.dcmread(path)
+        data.SOPInstanceUID = data.SeriesInstanceUID = ""
+        data.save_as(path)
+    items, _ = find_cases([tmp_path / "ct"])
+    windows: list[int] = []
+    [result] = predict_files(
+        predictor(), items, tmp_path / "out", suffix=".dcm", on_window=lambda *n: windows.append(1)
+    )
+    assert (
+        "series 1 'series a' in folder ct has no SOPInstanceUID, SeriesInstanceUID" in result.error
+    )
+    assert not windows
+    [result] = predict_files(predictor(), items, tmp_path / "out")
+    assert result.error is None
+
+
 def test_series_that_cannot_carry_a_segmentation_is_named(tmp_path: Path) -> None:
     write_series(tmp_path / "ct", stored()[0], PatientSex="X")
     write_series(tmp_path / "ct", stored()[0], series="good", SeriesNumber=2)

@@ -28,6 +28,11 @@ _MAY_BE_EMPTY = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
     *("AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
 )
+# How a segmentation says which images it belongs to, and where it lies.
+_REFERENCES = (
+    *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"),
+    "FrameOfReferenceUID",
+)
 _NOT_ABNORMAL = ("Background", "Normal")
 _SYNONYMS = {"tumor": "neoplasm", "tumour": "neoplasm"}
 
@@ -137,6 +142,14 @@ def _sources(series: Series) -> list[Any]:
     sources = [pydicom.dcmread(h.path, stop_before_pixels=True) for h in series.headers]
     gap = float(np.linalg.norm(series.affine[:3, 2]))
     for data in sources:
+        missing = [keyword for keyword in _REFERENCES if not data.get(keyword)]
+        if missing:
+            raise MedSSLError(
+                f"{describe(series.headers[0])} has no {', '.join(missing)}: a segmentation could "
+                "not refer to it",
+                where=data.filename,
+                fix="export the series with its UIDs, or choose another --format, such as nii.gz",
+            )
         for keyword in _MAY_BE_EMPTY:
             if keyword not in data:
                 setattr(data, keyword, "")
