@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 __all__ = [
     "MedSSLError",
     "__version__",
+    "check",
     "compare",
     "evaluate",
     "evaluate_run",
@@ -19,6 +20,7 @@ __all__ = [
     "import_dataset",
     "load_recipe",
     "load_run",
+    "plan",
     "predict",
     "report",
     "sweep",
@@ -29,6 +31,7 @@ __all__ = [
 if TYPE_CHECKING:
     from medssl.api import (
         MedSSLError,
+        check,
         compare,
         evaluate,
         evaluate_run,
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
         import_dataset,
         load_recipe,
         load_run,
+        plan,
         predict,
         report,
         sweep,

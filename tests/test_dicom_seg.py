@@ -23,7 +23,8 @@ from medssl.inference.dicom_seg import check_names
 from medssl.inference.folder import predict_files
 from medssl.inference.inputs import find_cases
 from medssl.inference.predictor import Predictor
-from medssl.recipe_schema import DataSpec, InferenceSettings
+from medssl.inference.regions import RegionFinder
+from medssl.recipe_schema import DataSpec, InferenceSettings, RoiSettings
 
 pytest.importorskip("highdicom")
 import pydicom
@@ -199,6 +200,29 @@ def test_series_that_cannot_carry_a_segmentation_is_named(tmp_path: Path) -> Non
     assert "'X'" in bad.error
     assert good.path.name == "ct_s2.dcm"
     assert os.listdir(tmp_path / "out") == ["ct_s2.dcm"]
+
+
+def test_a_series_is_predicted_inside_its_region_of_interest(tmp_path: Path) -> None:
+    """The coarse run gets the voxels of the series too, and its box does not outlive a slice."""
+    image, truth = stored()
+    write_series(tmp_path / "ct", image)
+    fine = predictor()
+    fine.regions = RegionFinder(
+        predictor(),
+        RoiSettings(run="coarse", margin_mm=0.0, labels=[500], pieces="all"),
+        folder=tmp_path,
+        patch=(1, 1, 1),
+        cache=tmp_path / "cache",
+    )
+    items, _ = find_cases([tmp_path / "ct"])
+    [result] = predict_files(fine, items, tmp_path / "out")
+    assert result.error is None
+    inside = np.zeros(SHAPE, bool)
+    inside[2:5, 2:9, 1:7] = True  # what holds both pieces of label 500, in whole voxels
+    assert ((truth == 5) & ~inside).any()
+    found = np.asarray(nib.load(result.path).dataobj).T
+    assert np.array_equal(found, np.where(inside, truth, 0))
+    assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
 def test_maps_beside_a_segmentation_are_nifti(tmp_path: Path) -> None:

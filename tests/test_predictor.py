@@ -19,7 +19,8 @@ from medssl.inference.inputs import find_images
 from medssl.inference.mirror import MirrorMean
 from medssl.inference.postprocess import keep_largest_components
 from medssl.inference.prediction import normalized_entropy
-from medssl.inference.predictor import Predictor, column_size
+from medssl.inference.predictor import Predictor
+from medssl.inference.windows import column_size
 from medssl.recipe_schema import DataSpec, InferenceSettings
 
 SHAPE = (26, 22, 12)

@@ -17,16 +17,18 @@ from medssl.cli import running
 # Help lists the commands in the order in which these modules are imported.
 from medssl.cli import (
     bundles,
+    checking,
     comparing,
     datasets,
     importing,
     listing,
+    planning,
     reporting,
 )
 from medssl.cli.console import app, err, out
 from medssl.errors import MedSSLError
 
-GROUPS = (running, comparing, datasets, importing, reporting, bundles, listing)
+GROUPS = (running, comparing, checking, planning, datasets, importing, reporting, bundles, listing)
 """The modules whose import registers the commands."""
 
 

@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 
 from medssl.data.folder_writing import all_or_nothing, write_nifti
 from medssl.data.phantom_kinds import KINDS, PhantomKind, PhantomOptions, phantom_options
-from medssl.data.phantom_parts import Scan
 from medssl.errors import MedSSLError
 
-PHANTOM_VERSION = 1
+PHANTOM_VERSION = 2
 """Raise it whenever the same options give other voxels: cached phantoms are then made anew."""
 
 OnProgress = Callable[[str], None]
@@ -32,6 +31,7 @@ def write_phantom(
     out: Path,
     *,
     kind: str = "mr",
+    labels: str | None = None,
     labeled: int = 40,
     unlabeled: int = 8,
     test: int = 4,
@@ -44,11 +44,12 @@ def write_phantom(
 
     The same options give the same bytes. Case k looks the same however many others there are.
     ``phantom.json`` beside ``dataset.json`` lists the true voxels of every structure, unlabeled
-    cases included, and the settings each case was drawn with.
+    cases included, volumes that follow from a formula, and the settings each case was drawn with.
 
     Args:
         out: a folder that does not exist or is empty.
-        kind, labeled, unlabeled, test, validation, seed, shape: see :class:`PhantomOptions`.
+        kind, labels, labeled, unlabeled, test, validation, seed, shape: see
+            :class:`PhantomOptions`.
         on_progress: called with each case's id when it is written.
 
     Returns:
@@ -61,6 +62,7 @@ def write_phantom(
     options = phantom_options(
         {
             "kind": kind,
+            "labels": labels,
             "labeled": labeled,
             "unlabeled": unlabeled,
             "test": test,
@@ -141,6 +143,7 @@ def _write_dataset(folder: Path, options: PhantomOptions, on_progress: OnProgres
     """Write all images, labels, dataset.json and phantom.json into an existing folder."""
     kind = KINDS[options.kind]
     shape = options.shape or kind.shape
+    choice = options.labels or next(iter(kind.choices))
     places = {
         "training": (options.labeled, "imagesTr", "labelsTr"),
         "validation": (options.validation, "imagesTr", "labelsTr"),
@@ -157,27 +160,37 @@ def _write_dataset(folder: Path, options: PhantomOptions, on_progress: OnProgres
             case = f"{options.kind}_{len(cases) + 1:03d}"
             name = f"{case}.nii.gz"
             files: dict[str, NDArray[Any]] = {f"{images}/{name}": scan.image}
+            label = scan.others.get(choice, scan.label)
             if labels is not None:
-                files[f"{labels}/{name}"] = scan.label
+                files[f"{labels}/{name}"] = label
             for path, array in files.items():
-                sizes[path] = write_nifti(folder / path, array, scan.affine, kind.spatial_unit)
+                sizes[path] = write_nifti(
+                    folder / path,
+                    array,
+                    scan.affine,
+                    kind.spatial_unit,
+                    code=1 if kind.in_patient else 2,
+                )
             ids[role].append(case)
-            cases[case] = {"role": role, **_describe(scan, kind)}
+            voxels = _count(label, kind.choices[choice])
+            analytic = {name: v for name, v in scan.analytic.items() if name in voxels}
+            cases[case] = {"role": role, "voxels": voxels, "settings": scan.settings}
+            if analytic:
+                cases[case][f"analytic_{kind.spatial_unit}3"] = analytic
             if on_progress is not None:
                 on_progress(case)
-    _write_json(folder / "dataset.json", _dataset_json(options, kind, ids))
+    _write_json(folder / "dataset.json", _dataset_json(options, kind, choice, ids))
     record = {"version": PHANTOM_VERSION, "options": asdict(options)}
     _write_json(folder / "phantom.json", {**record, **ids, "cases": cases, "files": sizes})
 
 
-def _describe(scan: Scan, kind: PhantomKind) -> dict[str, Any]:
-    counts = np.bincount(scan.label.ravel(), minlength=max(kind.labels) + 1)
-    voxels = {name: int(counts[value]) for value, name in kind.labels.items() if value}
-    return {"voxels": voxels, "settings": scan.settings}
+def _count(label: NDArray[np.uint8], names: Mapping[int, str]) -> dict[str, int]:
+    counts = np.bincount(label.ravel(), minlength=max(names) + 1)
+    return {name: int(counts[value]) for value, name in names.items() if value}
 
 
 def _dataset_json(
-    options: PhantomOptions, kind: PhantomKind, ids: dict[str, list[str]]
+    options: PhantomOptions, kind: PhantomKind, choice: str, ids: dict[str, list[str]]
 ) -> dict[str, Any]:
     training = ids["training"] + ids["validation"]
     return {
@@ -189,7 +202,7 @@ def _dataset_json(
         "tensorImageSize": "3D",
         "spatialUnit": kind.spatial_unit,
         "modality": {"0": kind.modality},
-        "labels": {str(value): name for value, name in kind.labels.items()},
+        "labels": {str(value): name for value, name in kind.choices[choice].items()},
         "numTraining": len(training),
         "numTest": len(ids["test"]),
         "training": [

@@ -54,7 +54,8 @@ def evaluate_folders(
         voxel_metrics: see `evaluate_case`.
         patients: patient of each case; kept in the rows for `summarize`.
         on_progress: called with each case id before it is evaluated.
-        unit: unit of the files' spacing, part of the column names.
+        unit: ``mm`` or ``um``, of all distances and part of the column names. Files in the other
+            unit are converted.
         legacy_zero: see `evaluate_case`.
 
     Returns:
@@ -71,8 +72,8 @@ def evaluate_folders(
     for case_id, (prediction_path, reference_path) in pairs.items():
         if on_progress is not None:
             on_progress(case_id)
-        predicted, predicted_affine = read_label(prediction_path)
-        truth, affine = read_label(reference_path)
+        predicted, predicted_affine = read_label(prediction_path, unit=unit)
+        truth, affine = read_label(reference_path, unit=unit)
         check_same_grid(
             case_id, (prediction_path, predicted, predicted_affine), (reference_path, truth, affine)
         )

@@ -49,7 +49,8 @@ class Prediction:
         if self.probabilities is None:
             raise ValueError("predict with keep_probabilities=True")
         one = self.probabilities[index : index + 1].numpy()
-        return self.prepared.restore_probabilities(one)[0]
+        # Outside of a region of interest all is background.
+        return self.prepared.restore_probabilities(one, outside=float(index == 0))[0]
 
     def save_probabilities(self, paths: Mapping[int, Path]) -> None:
         """Write the probability maps of classes (index to path), one at a time."""

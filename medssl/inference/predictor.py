@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -17,13 +16,16 @@ from torch import Tensor, nn
 from medssl.data.case import LabelMap
 from medssl.data.images import read_images
 from medssl.data.preprocess import preprocess_image
+from medssl.data.region import Region
+from medssl.data.sides import class_pairs
+from medssl.data.spec import axis_along
 from medssl.errors import MedSSLError
 from medssl.inference.blocks import Block, probability_blocks
 from medssl.inference.mirror import MirrorMean
 from medssl.inference.postprocess import argmax_classes, keep_largest_components
 from medssl.inference.prediction import Decision, Prediction, normalized_entropy
 from medssl.inference.sliding_window import as_slices
-from medssl.inference.windows import Empty, WindowProgress, stride_from_overlap
+from medssl.inference.windows import Empty, WindowProgress, column_size, stride_from_overlap
 from medssl.recipe_schema import DataSpec, InferenceSettings
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -32,27 +34,11 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _CHANNELS = re.compile(r"to have (\d+) channels, but got (\d+) channels")
 
 
-def column_size(
-    shape: Sequence[int], patch: Sequence[int], classes: int, budget: float
-) -> tuple[int, ...] | None:
-    """Return how wide columns may be, along all axes but the first, to fit a memory budget.
+class Regions(Protocol):
+    """Finds the region of interest of a scan: :class:`medssl.inference.regions.RegionFinder`."""
 
-    In memory at a time are the sum over ``patch[0]`` rows and the block taken from it. A column is
-    never narrower than the patch, for then there would be more windows, not less memory.
-
-    Args:
-        shape, patch: of the volume and of a window.
-        budget: bytes.
-
-    Returns:
-        Voxels per axis, or None if the volume need not be cut.
-    """
-    voxels = budget / (2 * 4 * (classes + 1) * patch[0])
-    sizes = list(shape[1:])
-    for axis, least in enumerate(patch[1:]):
-        others = math.prod(sizes[:axis] + sizes[axis + 1 :])
-        sizes[axis] = min(sizes[axis], max(int(voxels // others), least))
-    return None if sizes == list(shape[1:]) else tuple(sizes)
+    def find(self, files: Sequence[Path], image: MetaTensor | None = None) -> Region:
+        """Return the region of a scan: its files, and its voxels if the files are no images."""
 
 
 @contextmanager
@@ -82,6 +68,7 @@ class Predictor:
         precision: of the forward pass; softmax and blending are always float32.
         in_channels: image channels the network takes, where known; a wrong image is then refused
             before it is predicted.
+        regions: what finds the region of interest of a scan; outside of it is background.
 
     Raises:
         MedSSLError: the inference settings contradict the patch.
@@ -98,6 +85,7 @@ class Predictor:
         device: torch.device,
         precision: Precision = "fp32",
         in_channels: int | None = None,
+        regions: Regions | None = None,
     ) -> None:
         self.device = torch.device(device)
         self.spec = spec
@@ -107,6 +95,7 @@ class Predictor:
         self.precision = precision
         self.in_channels = in_channels
         self.model = (self._mirrored(model) if inference.tta else model).to(self.device)
+        self.regions = regions
         _check_stride(inference.stride, self.patch)
 
     def _mirrored(self, model: nn.Module) -> MirrorMean:
@@ -118,9 +107,16 @@ class Predictor:
                 f"data spec {self.spec.name!r} allows no axis to be mirrored",
                 fix="predict without --tta, or set spec.flip_axes where mirroring is anatomy",
             )
-        index = {value: i for i, value in enumerate(self.label_map.values)}
-        pairs = [(index[a], index[b]) for a, b in self.spec.label_pairs]
-        return MirrorMean(model, axes, swap_axis=0 if 0 in volume else None, pairs=pairs)
+        pairs = class_pairs(self.spec, self.label_map, mirrored=True, where=Path(self.spec.name))
+        side = axis_along(self.spec, "R")
+        if pairs and side is None:
+            raise MedSSLError(
+                f"data spec {self.spec.name!r} keeps stored axes, so it is not known which one to "
+                "mirror for left and right to be exchanged",
+                fix="predict without --tta, or set spec.orientation to RAS",
+            )
+        swap = volume.index(side) if side in volume else None
+        return MirrorMean(model, axes, swap_axis=swap, pairs=pairs)
 
     @property
     def largest_component(self) -> bool:
@@ -265,6 +261,10 @@ class Predictor:
         """
         try:
             prepared = preprocess_image(image, self.spec)
+            if self.regions is not None:
+                files = tuple(map(Path, image.meta["files"]))
+                region = self.regions.find(files, image if reference is None else None)
+                prepared = region.crop(prepared)
             decision = self.decide(
                 prepared.image, probabilities=keep_probabilities, entropy=entropy, progress=progress
             )

@@ -84,8 +84,10 @@ class Stage:
         name: as used in the recipe's ``training.stages``.
         iterations: length of the stage.
         streams: which of ``labeled``, ``unlabeled`` and ``masks`` it draws.
-        carry_optimizer: start with the previous stage's optimizer state instead of a fresh one.
+        carry_optimizer: start with the previous stage's optimizer state instead of a fresh one;
+            with ``start_from_best``, the one that was saved with those weights.
         start_from_best: start from the best checkpoint of the previous stage if it has one.
+        batch_sizes: items per batch of a stream, where it is not the recipe's number.
     """
 
     name: str
@@ -93,6 +95,7 @@ class Stage:
     streams: tuple[str, ...] = ("labeled", "unlabeled")
     carry_optimizer: bool = False
     start_from_best: bool = False
+    batch_sizes: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -180,6 +183,20 @@ class Method(nn.Module):
 
     def after_step(self, progress: Progress) -> None:
         """Act after the optimizer step, for instance update a teacher."""
+
+    def diagnose(self, image: Tensor, label: Tensor, progress: Progress) -> dict[str, Tensor]:
+        """Measure, where the truth is known, what the method's claim rests on; log terms by name.
+
+        The engine calls it at every validation with the same patches of validation cases, without
+        gradients, every module in eval mode, and torch's generator seeded and put back afterwards:
+        nothing here can change training. NaN stands for what the patches cannot tell.
+
+        Args:
+            image: ``(B, C, *spatial)``.
+            label: ``(B, *spatial)``; 255 is not annotated.
+            progress: where training stands.
+        """
+        return {}
 
     def predictor(self) -> nn.Module:
         """Return the module that validates, predicts and is exported: image in, logits out."""

@@ -83,7 +83,8 @@ def draw_case(
     present = [v for v in names if v and ((labels == v).any() or (predicted == v).any())]
     for axis, plane in enumerate(PLANES):
         other = tuple(a for a in range(3) if a != axis)
-        index = int(np.argmax(((labels > 0) | (predicted > 0)).sum(axis=other)))
+        shown = np.isin(labels, present) | np.isin(predicted, present)
+        index = int(np.argmax(shown.sum(axis=other)))
         axes = figure.add_subplot(1, 3, axis + 1)
         cut = [np.take(x, index, axis=axis).T for x in (intensity, labels, predicted)]
         ratio = spacing[other[1]] / spacing[other[0]]

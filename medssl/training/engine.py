@@ -47,6 +47,7 @@ class Engine:
         samplers: makes the patch samplers of a stage.
         validate: returns the mean foreground Dice of a predictor on the validation cases, or None
             when there are none.
+        diagnose: returns what the method says about itself on validation cases; None for nothing.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Engine:
         *,
         samplers: SamplerFactory,
         validate: Callable[[torch.nn.Module], float] | None,
+        diagnose: Callable[[Method, Progress], dict[str, float]] | None = None,
         run: RunFolder,
         device: torch.device,
         precision: str,
@@ -64,7 +66,7 @@ class Engine:
     ) -> None:
         self.method = method.to(device)
         self.recipe, self.training = recipe, recipe.training
-        self.samplers, self.validate = samplers, validate
+        self.samplers, self.validate, self.diagnose = samplers, validate, diagnose
         self.run, self.device, self.precision = run, device, precision
         self.workers, self.display = workers, display
         self.stages = method.stages(self.training.iterations)
@@ -173,6 +175,7 @@ class Engine:
         """Prepare networks and optimizers, fresh, carried over, or from a checkpoint."""
         stage = self.stages[index]
         state = self.state
+        earlier = {k: o.state_dict() for k, o in self.optimizers.items()}
         if saved is None:
             state.stage, state.iteration, state.ended = index, 0, False
             state.best, state.stale = None, 0
@@ -181,6 +184,7 @@ class Engine:
                 path = self.run.best(previous)
                 best = load_checkpoint(path, map_location=self.device)
                 load_weights(self.method, best["method_state"], path)
+                earlier = best.get("optimizers", earlier)
                 self.display.say(f"{stage.name}: starts from the best weights of {previous}")
             torch.manual_seed(
                 torch_seed(Progress(stage.name, -1, stage.iterations, self.recipe.seed))
@@ -194,7 +198,6 @@ class Engine:
         if saved is None and override and override.reuse:
             self._reuse(stage, Path(override.reuse))
         settings = (override and override.optimizer) or self.training.optimizer
-        earlier = {k: o.state_dict() for k, o in self.optimizers.items()}
         self.optimizers = {
             key: build_optimizer(parameters, settings, self.device)
             for key, parameters in self.method.trainable(stage.name).items()
@@ -274,18 +277,24 @@ class Engine:
         state = self.state
         started = time.perf_counter()
         dice = self.validate(self.method.predictor())
+        progress = Progress(stage.name, state.iteration - 1, stage.iterations, self.recipe.seed)
+        terms = self.diagnose(self.method, progress) if self.diagnose else {}
         self.method.train()
         better = state.best is None or dice > state.best
         state.stale = 0 if better else state.stale + 1
         if better:
             state.best = dice
-            last = state.stage == len(self.stages) - 1
+            following = self.stages[state.stage + 1 : state.stage + 2]
+            content = {"method_state": self.method.state_dict(), "dice": dice}
+            if any(s.carry_optimizer for s in following):
+                # Momentum belongs to the weights it was gathered on.
+                content["optimizers"] = {k: o.state_dict() for k, o in self.optimizers.items()}
             save_checkpoint(
-                {**self._identity(), "method_state": self.method.state_dict(), "dice": dice},
-                self.run.best(None if last else stage.name),
+                {**self._identity(), **content},
+                self.run.best(stage.name if following else None),
             )
         seconds = time.perf_counter() - started
-        self.records.validation(stage.name, state, dice, seconds, best=better)
+        self.records.validation(stage.name, state, dice, seconds, best=better, terms=terms)
         self._log.restart_clock()
 
     # ------------------------------------------------------------------ survival

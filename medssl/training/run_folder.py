@@ -39,6 +39,7 @@ class RunFolder:
         self.tensorboard = path / "tensorboard"
         self.checkpoints = path / "checkpoints"
         self.preview = path / "preview"
+        self.roi = path / "roi"
 
     @property
     def last(self) -> Path:

@@ -221,9 +221,8 @@ def series_image(series: Series, *, spatial_unit: Literal["mm", "um"] = "mm") ->
         MedSSLError: a file is damaged or its compression is not supported.
     """
     voxels = np.ascontiguousarray(read_series(series), dtype=np.float32)
-    return make_image(
-        voxels[None], series.affine, source=series.headers[0].path, spatial_unit=spatial_unit
-    )
+    files = [header.path for header in series.headers]
+    return make_image(voxels[None], series.affine, files=files, spatial_unit=spatial_unit)
 
 
 def _read_frames(series: Series) -> np.ndarray:
