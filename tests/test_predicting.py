@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 - its usual name
-from helpers import blob_case, small_recipe, write_dataset, write_recipe
+from helpers import blob_case, small_recipe, write_dataset, write_itk, write_recipe
 
 from medssl import api, cli
 
@@ -96,13 +96,7 @@ def test_itk_sees_image_and_prediction_in_one_place(
         image.set_qform(affine, code=0 if code == "sform" else 1)
         nib.save(image, source)
     else:
-        lps = np.diag([-1, -1, 1, 1]) @ affine
-        spacing = np.linalg.norm(lps[:3, :3], axis=0)
-        itk = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
-        itk.SetSpacing(spacing.tolist())
-        itk.SetOrigin(lps[:3, 3].tolist())
-        itk.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
-        sitk.WriteImage(itk, str(source))
+        write_itk(source, array, affine)
     seen = sitk.ReadImage(str(source))
     for name in ("nii.gz", "nii", "nrrd", "mha"):
         [result] = api.predict(run, [source], tmp_path / "out", device="cpu", format=name)
