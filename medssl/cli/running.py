@@ -58,7 +58,7 @@ def train(
 def predict(
     ctx: typer.Context,
     source: Annotated[Path, typer.Argument(help="run folder or bundle")],
-    images: Annotated[list[Path], typer.Argument(help="image files or folders")],
+    images: Annotated[list[Path], typer.Argument(help="image files or folders, DICOM too")],
     output: Output,
     checkpoint: Checkpoint = "auto",
     ensemble: Annotated[
@@ -74,6 +74,9 @@ def predict(
     uncertainty: Annotated[
         bool, typer.Option("--uncertainty", help="also write entropy maps, 0 (sure) to 1")
     ] = False,
+    format: Annotated[  # noqa: A002 - what the option is called
+        str, typer.Option(help="nii.gz, nii, nrrd, mha, or dicom-seg for DICOM series")
+    ] = "nii.gz",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="predict again what is there")
     ] = False,
@@ -95,13 +98,21 @@ def predict(
         tta=tta,
         probabilities=probabilities,
         uncertainty=uncertainty,
+        format=format,
         overwrite=overwrite,
         display=display_of(ctx),
     )
     failed = [r for r in results if r.error]
-    out.print(f"{len(results) - len(failed)} predictions in {output}", highlight=False)
+    there = sum(r.skipped for r in results)
+    already = f" ({there} of them were there)" if there else ""
+    out.print(f"{len(results) - len(failed)} predictions in {output}{already}", highlight=False)
     for result in failed:
-        err.print(f"failed: {result.case_id}: {result.error}", highlight=False, markup=False)
+        err.print(
+            f"failed: {result.case_id}: {result.error}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
     if failed:
         raise typer.Exit(1)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,9 +10,11 @@ from typing import Literal, Protocol
 
 import numpy as np
 import torch
+from monai.data import MetaTensor
 from torch import Tensor, nn
 
 from medssl.data.case import LabelMap
+from medssl.data.images import read_images
 from medssl.data.preprocess import preprocess_image
 from medssl.data.region import Region
 from medssl.data.sides import class_pairs
@@ -24,7 +25,7 @@ from medssl.inference.mirror import MirrorMean
 from medssl.inference.postprocess import argmax_classes, keep_largest_components
 from medssl.inference.prediction import Decision, Prediction, normalized_entropy
 from medssl.inference.sliding_window import as_slices
-from medssl.inference.windows import Empty, WindowProgress, stride_from_overlap
+from medssl.inference.windows import Empty, WindowProgress, column_size, stride_from_overlap
 from medssl.recipe_schema import DataSpec, InferenceSettings
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -33,34 +34,11 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _CHANNELS = re.compile(r"to have (\d+) channels, but got (\d+) channels")
 
 
-def column_size(
-    shape: Sequence[int], patch: Sequence[int], classes: int, budget: float
-) -> tuple[int, ...] | None:
-    """Return how wide columns may be, along all axes but the first, to fit a memory budget.
-
-    In memory at a time are the sum over ``patch[0]`` rows and the block taken from it. A column is
-    never narrower than the patch, for then there would be more windows, not less memory.
-
-    Args:
-        shape, patch: of the volume and of a window.
-        budget: bytes.
-
-    Returns:
-        Voxels per axis, or None if the volume need not be cut.
-    """
-    voxels = budget / (2 * 4 * (classes + 1) * patch[0])
-    sizes = list(shape[1:])
-    for axis, least in enumerate(patch[1:]):
-        others = math.prod(sizes[:axis] + sizes[axis + 1 :])
-        sizes[axis] = min(sizes[axis], max(int(voxels // others), least))
-    return None if sizes == list(shape[1:]) else tuple(sizes)
-
-
 class Regions(Protocol):
     """Finds the region of interest of a scan: :class:`medssl.inference.regions.RegionFinder`."""
 
-    def find(self, files: Sequence[Path]) -> Region:
-        """Return the region of a scan, given by one file per channel."""
+    def find(self, files: Sequence[Path], image: MetaTensor | None = None) -> Region:
+        """Return the region of a scan: its files, and its voxels if the files are no images."""
 
 
 @contextmanager
@@ -90,7 +68,7 @@ class Predictor:
         precision: of the forward pass; softmax and blending are always float32.
         in_channels: image channels the network takes, where known; a wrong image is then refused
             before it is predicted.
-        regions: what finds the region of interest of a file; outside of it is background.
+        regions: what finds the region of interest of a scan; outside of it is background.
 
     Raises:
         MedSSLError: the inference settings contradict the patch.
@@ -252,10 +230,41 @@ class Predictor:
             MedSSLError: the image cannot be read or predicted; names the file.
         """
         files = (Path(paths),) if isinstance(paths, str | Path) else tuple(map(Path, paths))
+        image = read_images(files, spatial_unit=self.spec.spatial_unit)
+        return self.predict_image(
+            image,
+            reference=files[0],
+            keep_probabilities=keep_probabilities,
+            entropy=entropy,
+            progress=progress,
+        )
+
+    def predict_image(
+        self,
+        image: MetaTensor,
+        *,
+        reference: Path | None = None,
+        keep_probabilities: bool = False,
+        entropy: bool = False,
+        progress: WindowProgress | None = None,
+    ) -> Prediction:
+        """Segment one image in memory, on its own grid.
+
+        Args:
+            image: as from :func:`medssl.data.images.read_image` or ``make_image``.
+            reference: the file whose header tells the geometry of what is written, where there
+                is one; otherwise the image's affine does.
+            keep_probabilities, entropy, progress: see :meth:`predict_file`.
+
+        Raises:
+            MedSSLError: the image cannot be predicted; names its source.
+        """
         try:
-            prepared = preprocess_image(files, self.spec)
+            prepared = preprocess_image(image, self.spec)
             if self.regions is not None:
-                prepared = self.regions.find(files).crop(prepared)
+                files = tuple(map(Path, image.meta["files"]))
+                region = self.regions.find(files, image if reference is None else None)
+                prepared = region.crop(prepared)
             decision = self.decide(
                 prepared.image, probabilities=keep_probabilities, entropy=entropy, progress=progress
             )
@@ -263,11 +272,11 @@ class Predictor:
         except MedSSLError as error:
             if error.where is not None:
                 raise
-            raise MedSSLError(error.what, where=files[0], fix=error.fix) from error
+            raise MedSSLError(error.what, where=image.meta["files"][0], fix=error.fix) from error
         return Prediction(
             values=self.label_map.to_values(classes),
             affine=np.asarray(prepared.native_affine, dtype=np.float64),
-            reference=files[0],
+            reference=reference,
             prepared=prepared,
             probabilities=decision.probabilities,
             entropy=decision.entropy,
@@ -302,9 +311,11 @@ class Predictor:
 
 
 def _wrong_channels(expected: int, got: int) -> MedSSLError:
+    fix = "give one file per channel, named CASE_0000, CASE_0001, ..., or one multi-channel file"
+    if got > expected:
+        fix = f"keep the {expected} it was trained on; split a time series into one file each"
     return MedSSLError(
-        f"the network takes {expected} image channel(s), this image has {got}",
-        fix="give one file per channel, named CASE_0000, CASE_0001, ..., or one multi-channel file",
+        f"the network takes {expected} image channel(s), this image has {got}", fix=fix
     )
 
 
