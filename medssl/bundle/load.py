@@ -42,7 +42,7 @@ def load_bundle(
     where = path / "configs" / "metadata.json"
     try:
         metadata = json.loads(where.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise MedSSLError(
             f"the bundle's metadata cannot be read: {error}", where=where, fix="copy it again"
         ) from None
@@ -60,7 +60,9 @@ def load_bundle(
         patch = tuple(int(n) for n in entry["patch"])
         channels = int(entry["channels"])
         model = rebuild(entry["model"])
-    except (KeyError, TypeError, ValueError) as error:
+    except MedSSLError:
+        raise
+    except Exception as error:  # anything may stand where a number or a name belongs
         raise MedSSLError(
             f"the bundle's description is damaged ({type(error).__name__})",
             where=where,
