@@ -14,6 +14,7 @@ import numpy as np
 from medssl import __version__
 from medssl.data.case import LabelMap
 from medssl.data.importers.base import optional_module
+from medssl.data.importers.dicom_files import read_dicom
 from medssl.data.importers.dicom_geometry import LPS_TO_RAS
 from medssl.data.importers.dicom_series import Series, describe
 from medssl.errors import MedSSLError
@@ -138,8 +139,7 @@ def _segmentation(series: Series, classes: np.ndarray, labels: LabelMap) -> Any:
 
 def _sources(series: Series) -> list[Any]:
     """Read the source's elements without its pixels, and add empty ones where DICOM allows it."""
-    pydicom = optional_module("pydicom", EXTRA)
-    sources = [pydicom.dcmread(h.path, stop_before_pixels=True) for h in series.headers]
+    sources = [read_dicom(h.path, EXTRA, stop_before_pixels=True) for h in series.headers]
     gap = float(np.linalg.norm(series.affine[:3, 2]))
     for data in sources:
         missing = [keyword for keyword in _REFERENCES if not data.get(keyword)]
