@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 __all__ = [
     "MedSSLError",
     "__version__",
+    "calibrate",
     "compare",
     "evaluate",
     "evaluate_run",
@@ -27,6 +28,7 @@ __all__ = [
 if TYPE_CHECKING:
     from medssl.api import (
         MedSSLError,
+        calibrate,
         compare,
         evaluate,
         evaluate_run,

@@ -16,9 +16,11 @@ from medssl.evaluation.folders import evaluate_folders
 from medssl.evaluation.summary import summarize, write_cases_csv, write_summary_json
 from medssl.experiment import TrainResult, train
 from medssl.inference.folder import PredictionResult, find_images, predict_files
+from medssl.inference.tables import write_tables
 from medssl.recipe import load_recipe
 from medssl.report.compare import compare
 from medssl.report.sweep import SweepResult, sweep
+from medssl.run_calibration import calibrate
 from medssl.runs import LoadedRun, evaluate_run, load_ensemble, load_run
 from medssl.training.progress import Display
 from medssl.training.state import Stopped
@@ -31,6 +33,7 @@ __all__ = [
     "SweepResult",
     "TrainResult",
     "Verification",
+    "calibrate",
     "compare",
     "evaluate",
     "evaluate_case",
@@ -59,6 +62,7 @@ def predict(
     tta: bool | None = None,
     probabilities: bool = False,
     uncertainty: bool = False,
+    calibrated: bool = True,
     overwrite: bool = False,
     display: Display | None = None,
 ) -> list[PredictionResult]:
@@ -72,7 +76,9 @@ def predict(
         largest_component: keep the largest piece of each structure; None: as the recipe says.
         tta: average over mirror images; None: as the recipe says.
         probabilities: also write each structure's probability map.
-        uncertainty: also write the normalized entropy: 0 is sure, 1 a mere guess.
+        uncertainty: also write the normalized entropy (0 is sure, 1 a mere guess), ``volumes.csv``
+            and ``quality.csv``.
+        calibrated: make them with the temperature of `calibrate`, where there is one.
         overwrite: predict again what is already there.
 
     Raises:
@@ -90,10 +96,14 @@ def predict(
     if is_bundle(source) and not ensemble:
         predictor = load_bundle(source, **choices)
     else:
-        runs = [source, *ensemble]
-        predictor = load_ensemble(runs, checkpoint=checkpoint, **choices).predictor
+        run = load_ensemble([source, *ensemble], checkpoint=checkpoint, **choices)
+        predictor = run.predictor
+        if calibrated and (probabilities or uncertainty) and (other := run.use_calibration()):
+            display.say(f"note: calibration.json is left out: it is for {other}")
+    if not calibrated:
+        predictor.calibration = None
     with display.counting_parts("predicting", len(items)) as (done, window):
-        return predict_files(
+        results = predict_files(
             predictor,
             items,
             output,
@@ -102,7 +112,11 @@ def predict(
             skip_existing=not overwrite,
             probabilities=probabilities,
             uncertainty=uncertainty,
+            assess=uncertainty,
         )
+    if uncertainty:
+        write_tables(output, predictor.calibration)
+    return results
 
 
 def evaluate(

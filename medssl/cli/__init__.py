@@ -14,11 +14,24 @@ from medssl import __version__
 from medssl.cli import running
 
 # isort: split
-from medssl.cli import bundles, comparing, datasets, listing  # help lists commands in this order
+from medssl.cli import uncertain  # help lists commands in this order
+
+# isort: split
+from medssl.cli import bundles, comparing, datasets, listing
 from medssl.cli.console import app, err, out
 from medssl.errors import MedSSLError
 
-__all__ = ["app", "bundles", "comparing", "datasets", "listing", "main", "run", "running"]
+__all__ = [
+    "app",
+    "bundles",
+    "comparing",
+    "datasets",
+    "listing",
+    "main",
+    "run",
+    "running",
+    "uncertain",
+]
 
 
 def _print_version(asked: bool) -> None:

@@ -72,8 +72,12 @@ def predict(
         bool, typer.Option("--probabilities", help="also write probability maps")
     ] = False,
     uncertainty: Annotated[
-        bool, typer.Option("--uncertainty", help="also write entropy maps, 0 (sure) to 1")
+        bool,
+        typer.Option("--uncertainty", help="also write entropy maps (0 is sure), volumes, quality"),
     ] = False,
+    calibration: Annotated[
+        bool, typer.Option(help="use what `medssl calibrate` found, where it was run")
+    ] = True,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="predict again what is there")
     ] = False,
@@ -95,6 +99,7 @@ def predict(
         tta=tta,
         probabilities=probabilities,
         uncertainty=uncertainty,
+        calibrated=calibration,
         overwrite=overwrite,
         display=display_of(ctx),
     )

@@ -7,7 +7,8 @@ Pure functions on samples of voxels. ``medssl calibrate`` writes what they give 
     predictor      what was calibrated: checkpoint, tta, largest_component, members, weights (one
                    SHA-256 of the checkpoint file per run of the ensemble)
     cases_from     "validation", "test" or "named cases"
-    n_cases, n_patients, voxels
+    n_cases, n_patients
+    voxels         number of voxels looked at
     region         in words: which voxels count
     temperature    T; probabilities become p^(1/T), normalized
     ece            definition (in words), bins, before, after, level, and before_low, before_high,
@@ -19,8 +20,8 @@ Pure functions on samples of voxels. ``medssl calibrate`` writes what they give 
                    accuracy (means in the bin; null where it is empty)
     quality        definition (in words), spearman, low, high, level, n, n_patients; structures:
                    name -> spearman, low, high, n; cases: a list of case, patient, quality, dice
-    volume         unit ("mm3" or "um3"), level, n; structures: name -> low_factor, high_factor
-                   (times the predicted volume: the interval; null: unbounded), n
+    volume         name -> low_factor, high_factor (times the predicted volume: the interval),
+                   level (share of true volumes inside), n
     reference      what images and predictions of the calibration cases look like; see
                    :mod:`medssl.inference.unlike`
     held_out       null, or the same figures on other cases that nothing was fitted on: cases_from,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from medssl.errors import MedSSLError
 from medssl.inference.predictor import Predictor
+from medssl.inference.tables import assessment_file, read_assessment, write_assessment
 from medssl.inference.windows import WindowProgress
 from medssl.inference.writer import IMAGE_SUFFIXES, image_suffix
 
@@ -84,6 +86,7 @@ def predict_files(
     suffix: str = ".nii.gz",
     probabilities: bool = False,
     uncertainty: bool = False,
+    assess: bool = False,
     skip_existing: bool = False,
     on_progress: CaseProgress | None = None,
     on_window: CaseWindowProgress | None = None,
@@ -99,6 +102,7 @@ def predict_files(
         suffix: file format, see :func:`medssl.inference.writer.write_label`.
         probabilities: also write ``probabilities/CASE_STRUCTURE.nii.gz``, one per structure.
         uncertainty: also write ``uncertainty/CASE.nii.gz``, the normalized entropy.
+        assess: also write ``uncertainty/CASE.json``, see :class:`Assessment`.
         skip_existing: leave out cases whose files are there. Files are written whole or not at
             all, so a second call finishes what the first one left.
         on_progress: called after each case.
@@ -111,11 +115,13 @@ def predict_files(
         MedSSLError: the folder cannot be made, or predictions would overwrite images.
     """
     output = Path(output)
-    jobs = [_plan(predictor, item, output, suffix, probabilities, uncertainty) for item in items]
+    jobs = [
+        _plan(predictor, item, output, suffix, probabilities, uncertainty, assess) for item in items
+    ]
     _check_output(output, jobs)
     results: list[PredictionResult] = []
     for job in jobs:
-        if skip_existing and all(path.is_file() for path in job.targets):
+        if skip_existing and job.is_done(predictor.temperature):
             results.append(PredictionResult(job.case_id, job.label, None, 0.0, skipped=True))
         else:
             progress = None if on_window is None else partial(on_window, job.case_id)
@@ -134,11 +140,21 @@ class _Job:
     label: Path
     maps: dict[int, Path]
     entropy: Path | None = None
+    assessment: Path | None = None
 
     @property
     def targets(self) -> tuple[Path, ...]:
-        unsure = () if self.entropy is None else (self.entropy,)
-        return (*self.maps.values(), *unsure, self.label)
+        others = (path for path in (self.entropy, self.assessment) if path is not None)
+        return (*self.maps.values(), *others, self.label)
+
+    def is_done(self, temperature: float) -> bool:
+        """Tell whether every file is there, and the assessment is of this temperature."""
+        if not all(path.is_file() for path in self.targets):
+            return False
+        if self.assessment is None:
+            return True
+        found = read_assessment(self.assessment)
+        return found is not None and math.isclose(found.temperature, temperature, rel_tol=1e-9)
 
 
 def _plan(
@@ -148,6 +164,7 @@ def _plan(
     suffix: str,
     probabilities: bool,
     uncertainty: bool,
+    assess: bool,
 ) -> _Job:
     case_id, files = item
     names = list(enumerate(predictor.label_map.names))[1:] if probabilities else []
@@ -157,7 +174,8 @@ def _plan(
         for index, name in names
     }
     entropy = output / "uncertainty" / f"{case_id}{suffix}" if uncertainty else None
-    return _Job(case_id, tuple(files), output / f"{case_id}{suffix}", maps, entropy)
+    facts = assessment_file(output, case_id) if assess else None
+    return _Job(case_id, tuple(files), output / f"{case_id}{suffix}", maps, entropy, facts)
 
 
 def _predict_one(
@@ -170,11 +188,14 @@ def _predict_one(
             job.files,
             keep_probabilities=bool(job.maps),
             entropy=job.entropy is not None,
+            assess=job.assessment is not None,
             progress=progress,
         )
         prediction.save_probabilities(job.maps)
         if job.entropy is not None:
             prediction.save_entropy(job.entropy)
+        if job.assessment is not None and prediction.assessment is not None:
+            write_assessment(prediction.assessment, job.assessment)
         path = prediction.save(job.label)
     except MedSSLError as error:
         message = str(error)

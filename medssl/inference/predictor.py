@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -14,43 +14,24 @@ import torch
 from torch import Tensor, nn
 
 from medssl.data.case import LabelMap
-from medssl.data.preprocess import preprocess_image
+from medssl.data.preprocess import Prepared, preprocess_image
 from medssl.errors import MedSSLError
-from medssl.inference.blocks import Block, probability_blocks
+from medssl.inference.assess import Assessment, Tally, assess_prediction
+from medssl.inference.blocks import Block, column_size, probability_blocks
+from medssl.inference.calibration import Calibration
 from medssl.inference.mirror import MirrorMean
 from medssl.inference.postprocess import argmax_classes, keep_largest_components
 from medssl.inference.prediction import Decision, Prediction, normalized_entropy
 from medssl.inference.sliding_window import as_slices
 from medssl.inference.windows import Empty, WindowProgress, stride_from_overlap
+from medssl.networks.ensemble import HasMembers, SideBySide
+from medssl.ops.uncertainty import tempered
 from medssl.recipe_schema import DataSpec, InferenceSettings
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # How PyTorch says that a convolution got an image of another number of channels.
 _CHANNELS = re.compile(r"to have (\d+) channels, but got (\d+) channels")
-
-
-def column_size(
-    shape: Sequence[int], patch: Sequence[int], classes: int, budget: float
-) -> tuple[int, ...] | None:
-    """Return how wide columns may be, along all axes but the first, to fit a memory budget.
-
-    In memory at a time are the sum over ``patch[0]`` rows and the block taken from it. A column is
-    never narrower than the patch, for then there would be more windows, not less memory.
-
-    Args:
-        shape, patch: of the volume and of a window.
-        budget: bytes.
-
-    Returns:
-        Voxels per axis, or None if the volume need not be cut.
-    """
-    voxels = budget / (2 * 4 * (classes + 1) * patch[0])
-    sizes = list(shape[1:])
-    for axis, least in enumerate(patch[1:]):
-        others = math.prod(sizes[:axis] + sizes[axis + 1 :])
-        sizes[axis] = min(sizes[axis], max(int(voxels // others), least))
-    return None if sizes == list(shape[1:]) else tuple(sizes)
 
 
 @contextmanager
@@ -81,6 +62,10 @@ class Predictor:
         in_channels: image channels the network takes, where known; a wrong image is then refused
             before it is predicted.
 
+    Attributes:
+        calibration: makes probability and entropy maps calibrated, and says how far volumes can be
+            off; None: they are the network's own. Label maps do not depend on it.
+
     Raises:
         MedSSLError: the inference settings contradict the patch.
     """
@@ -104,6 +89,7 @@ class Predictor:
         self.inference = inference
         self.precision = precision
         self.in_channels = in_channels
+        self.calibration: Calibration | None = None
         self.model = (self._mirrored(model) if inference.tta else model).to(self.device)
         _check_stride(inference.stride, self.patch)
 
@@ -126,8 +112,18 @@ class Predictor:
         choice = self.inference.largest_component
         return self.spec.largest_component if choice is None else choice
 
+    @property
+    def temperature(self) -> float:
+        """The temperature of the calibration; 1 without one."""
+        return 1.0 if self.calibration is None else self.calibration.temperature
+
+    @property
+    def members(self) -> int:
+        """How many networks or mirror images are averaged; 1 for a single network."""
+        return self.model.count if isinstance(self.model, HasMembers) else 1
+
     def blocks(self, image: Tensor, *, progress: WindowProgress | None = None) -> Iterator[Block]:
-        """Yield class probabilities block by block; see :func:`probability_blocks`.
+        """Yield the network's class probabilities block by block; see :func:`probability_blocks`.
 
         However large the image and however many the classes, about ``inference.memory_gb`` of host
         memory is used at a time.
@@ -140,13 +136,33 @@ class Predictor:
             MedSSLError: the image has other channels than the network takes, the network gives
                 other classes than the dataset has or values that are not finite, or memory ran out.
         """
+        return self._blocks(image, self.model, 1, progress)
+
+    def member_blocks(
+        self, image: Tensor, *, progress: WindowProgress | None = None
+    ) -> Iterator[Block]:
+        """Yield the probabilities ``(members, K, *block)`` of every member by itself.
+
+        Takes as much memory at a time as the mean alone, in more and narrower columns.
+
+        Args and errors: see :meth:`blocks`.
+        """
+        count = self.members
+        model = SideBySide(self.model) if count > 1 else self.model
+        for where, block in self._blocks(image, model, count, progress):
+            yield where, block.unflatten(0, (count, -1)).mul_(count)
+
+    def _blocks(
+        self, image: Tensor, model: nn.Module, members: int, progress: WindowProgress | None
+    ) -> Iterator[Block]:
         self._check_channels(image.shape[0])
-        settings, predict, patch = self.inference, self._logits, self.patch
+        classes = members * self.label_map.num_classes
+        predict = partial(self._logits, model=model, expected=classes)
+        settings, patch = self.inference, self.patch
         stride = settings.stride or stride_from_overlap(patch, settings.overlap)
         if len(patch) == 2:
             predict, patch, stride = as_slices(predict, patch, stride, self.spec.slice_axis)
         lowest = float(image.min())
-        classes = self.label_map.num_classes
         with evaluation_mode(self.model):
             for where, block in probability_blocks(
                 image,
@@ -188,6 +204,7 @@ class Predictor:
         *,
         probabilities: bool = False,
         entropy: bool = False,
+        assess: bool = False,
         progress: WindowProgress | None = None,
     ) -> Decision:
         """Return the class of each voxel and, if asked for, how sure the network is.
@@ -196,21 +213,33 @@ class Predictor:
             image: preprocessed image ``(C, X, Y, Z)``.
             probabilities: keep all class probabilities; costs four bytes per class and voxel.
             entropy: also return the entropy of each voxel.
+            assess: also return the sums that volumes and expected Dice are made from.
             progress: called with the windows done and their total.
         """
-        shape = tuple(image.shape[1:])
+        shape, count = tuple(image.shape[1:]), self.label_map.num_classes
         classes = np.empty(shape, dtype=np.uint8)
         unsure = np.empty(shape, dtype=np.float32) if entropy else None
-        kept = torch.empty(self.label_map.num_classes, *shape) if probabilities else None
-        for where, block in self.blocks(image, progress=progress):
+        kept = torch.empty(count, *shape) if probabilities else None
+        members = self.members if assess else 1
+        tally = Tally(shape, count, members) if assess else None
+        read = self.member_blocks if members > 1 else self.blocks
+        for where, found in read(image, progress=progress):
+            block = found.mean(dim=0) if members > 1 else found
             classes[where] = argmax_classes(block)
+            calibrated = tempered(block, self.temperature)
             if unsure is not None:
-                unsure[where] = normalized_entropy(block).numpy()
+                unsure[where] = normalized_entropy(calibrated).numpy()
             if kept is not None:
-                kept[(slice(None), *where)] = block
+                kept[(slice(None), *where)] = calibrated
+            if tally is not None:
+                each = found if members > 1 else None
+                tally.add(where, block, calibrated, classes[where], each)
         if self.largest_component:
             classes = keep_largest_components(classes)
-        return Decision(classes, kept, unsure)
+        findings = None
+        if tally is not None:
+            findings = tally.finish(classes, largest_component=self.largest_component)
+        return Decision(classes, kept, unsure, findings)
 
     def predict_file(
         self,
@@ -218,6 +247,7 @@ class Predictor:
         *,
         keep_probabilities: bool = False,
         entropy: bool = False,
+        assess: bool = False,
         progress: WindowProgress | None = None,
     ) -> Prediction:
         """Segment one image on disk, on its own grid.
@@ -226,6 +256,7 @@ class Predictor:
             paths: the image, or one file per channel.
             keep_probabilities: return the class probabilities too.
             entropy: return the entropy too.
+            assess: return volumes, expected Dice and features too.
             progress: called with the windows done and their total.
 
         Raises:
@@ -235,7 +266,11 @@ class Predictor:
         try:
             prepared = preprocess_image(files, self.spec)
             decision = self.decide(
-                prepared.image, probabilities=keep_probabilities, entropy=entropy, progress=progress
+                prepared.image,
+                probabilities=keep_probabilities,
+                entropy=entropy,
+                assess=assess,
+                progress=progress,
             )
             classes = prepared.restore(decision.classes)
         except MedSSLError as error:
@@ -249,13 +284,27 @@ class Predictor:
             prepared=prepared,
             probabilities=decision.probabilities,
             entropy=decision.entropy,
+            assessment=self._assess(prepared, decision, classes) if assess else None,
         )
 
-    def _logits(self, windows: Tensor) -> Tensor:
+    def _assess(self, prepared: Prepared, decision: Decision, native: np.ndarray) -> Assessment:
+        """Describe a prediction: ``native`` is its label map, in classes, on the file's grid."""
+        assert decision.findings is not None
+        return assess_prediction(
+            prepared,
+            decision.classes,
+            decision.findings,
+            native,
+            label_map=self.label_map,
+            unit=self.spec.spatial_unit,
+            temperature=self.temperature,
+        )
+
+    def _logits(self, windows: Tensor, model: nn.Module, expected: int) -> Tensor:
         dtype = _AUTOCAST.get(self.precision)
         try:
             with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
-                logits = self.model(windows)
+                logits = model(windows)
         except torch.OutOfMemoryError as error:
             raise MedSSLError(
                 f"{windows.shape[0]} windows of {self.patch} voxels do not fit into the memory "
@@ -266,7 +315,6 @@ class Predictor:
             if found := _CHANNELS.search(str(error)):
                 raise _wrong_channels(int(found[1]), int(found[2])) from error
             raise
-        expected = self.label_map.num_classes
         if logits.shape[1] != expected:
             raise MedSSLError(
                 f"the network gives {logits.shape[1]} classes, the label map has {expected}",

@@ -39,6 +39,7 @@ class RunFolder:
         self.tensorboard = path / "tensorboard"
         self.checkpoints = path / "checkpoints"
         self.preview = path / "preview"
+        self.calibration = path / "calibration.json"
 
     @property
     def last(self) -> Path:

@@ -1,0 +1,56 @@
+"""Commands about how far predictions can be believed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medssl.cli.console import Checkpoint, Device, Precision, app, display_of, out
+
+Ensemble = Annotated[
+    list[Path] | None, typer.Option(help="one more run to average with; may be repeated")
+]
+Largest = Annotated[bool | None, typer.Option(help="keep the largest piece of each structure")]
+Mirrors = Annotated[bool | None, typer.Option(help="average over mirror images")]
+
+
+@app.command()
+def calibrate(
+    ctx: typer.Context,
+    run: Annotated[Path, typer.Argument(help="run folder")],
+    split: Annotated[str, typer.Option(help="cases to calibrate on: validation")] = "validation",
+    cases: Annotated[
+        str | None,
+        typer.Option(help="instead: ids of labeled cases, a,b,c or a file with one per line"),
+    ] = None,
+    check: Annotated[
+        str | None, typer.Option(help="also measure the result on this split, usually test")
+    ] = None,
+    checkpoint: Checkpoint = "auto",
+    ensemble: Ensemble = None,
+    largest_component: Largest = None,
+    tta: Mirrors = None,
+    device: Device = "auto",
+    precision: Precision = None,
+) -> None:
+    """Make a run's probabilities honest, and learn how far its volumes and scores can be off."""
+    from medssl import api
+    from medssl.run_calibration import format_calibration, read_case_ids
+
+    found = api.calibrate(
+        run,
+        split=split,
+        cases=read_case_ids(cases) if cases is not None else (),
+        check=check,
+        checkpoint=checkpoint,
+        ensemble=ensemble or (),
+        largest_component=largest_component,
+        tta=tta,
+        device=device,
+        precision=precision or "auto",
+        display=display_of(ctx),
+    )
+    out.print(format_calibration(found), highlight=False, markup=False)
+    out.print(f"written: {run / 'calibration.json'}; predict and triage use it", highlight=False)
