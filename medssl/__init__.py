@@ -22,6 +22,7 @@ __all__ = [
     "predict",
     "sweep",
     "train",
+    "triage",
     "verify_bundle",
 ]
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         predict,
         sweep,
         train,
+        triage,
         verify_bundle,
     )
 

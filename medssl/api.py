@@ -21,6 +21,7 @@ from medssl.recipe import load_recipe
 from medssl.report.compare import compare
 from medssl.report.sweep import SweepResult, sweep
 from medssl.run_calibration import calibrate
+from medssl.run_triage import Triage, triage
 from medssl.runs import LoadedRun, evaluate_run, load_ensemble, load_run
 from medssl.training.progress import Display
 from medssl.training.state import Stopped
@@ -32,6 +33,7 @@ __all__ = [
     "Stopped",
     "SweepResult",
     "TrainResult",
+    "Triage",
     "Verification",
     "calibrate",
     "compare",
@@ -45,6 +47,7 @@ __all__ = [
     "predict",
     "sweep",
     "train",
+    "triage",
     "verify_bundle",
 ]
 

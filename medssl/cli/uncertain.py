@@ -54,3 +54,50 @@ def calibrate(
     )
     out.print(format_calibration(found), highlight=False, markup=False)
     out.print(f"written: {run / 'calibration.json'}; predict and triage use it", highlight=False)
+
+
+@app.command()
+def triage(
+    ctx: typer.Context,
+    source: Annotated[Path, typer.Argument(help="calibrated run folder, or a bundle of one")],
+    images: Annotated[
+        list[Path], typer.Option("--input", "-i", help="folder or image; may be repeated")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="CSV to write; predictions go beside it")
+    ] = None,
+    show: Annotated[int, typer.Option(min=0, help="lines to print; all are in the CSV")] = 10,
+    checkpoint: Checkpoint = "auto",
+    ensemble: Ensemble = None,
+    largest_component: Largest = None,
+    tta: Mirrors = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="predict again what is there")
+    ] = False,
+    device: Device = "auto",
+    precision: Precision = None,
+) -> None:
+    """Rank images to review or annotate next, and say why; strange ones come first."""
+    from medssl import api
+
+    found = api.triage(
+        source,
+        images,
+        output,
+        checkpoint=checkpoint,
+        ensemble=ensemble or (),
+        largest_component=largest_component,
+        tta=tta,
+        device=device,
+        precision=precision or "auto",
+        overwrite=overwrite,
+        display=display_of(ctx),
+    )
+    for place, line in enumerate(found.ranked[:show], start=1):
+        out.print(f"{place:3d}  {line.case}: {line.why}", highlight=False, markup=False)
+    if len(found.ranked) > show:
+        out.print(f"     and {len(found.ranked) - show} more", highlight=False)
+    out.print(f"written: {found.path}; predictions: {found.predictions}", highlight=False)
+    if found.failed:
+        err.print(f"{found.failed} images could not be predicted", highlight=False)
+        raise typer.Exit(1)

@@ -86,7 +86,7 @@ def voxel_figures(
             },
         },
         "nll": {
-            name: float(np.average(values, weights=counts))
+            name: float(np.average(values, weights=[c for c in counts if c]))
             for name, values in zip(("before", "after"), means, strict=True)
         },
         "structures": structures,
