@@ -114,7 +114,8 @@ def triage(
 
 
 def _rank(predictor: Predictor, results: Sequence[PredictionResult], folder: Path) -> list[Ranked]:
-    assert predictor.calibration is not None and predictor.calibration.reference is not None
+    assert predictor.calibration is not None
+    assert predictor.calibration.reference is not None
     failed = [
         Ranked(
             r.case_id, "failed", math.nan, math.nan, "", f"not predicted: {r.error.splitlines()[0]}"

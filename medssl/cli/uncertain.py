@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medssl.cli.console import Checkpoint, Device, Precision, app, display_of, out
+from medssl.cli.console import Checkpoint, Device, Precision, app, display_of, err, out
 
 Ensemble = Annotated[
     list[Path] | None, typer.Option(help="one more run to average with; may be repeated")
@@ -52,7 +52,7 @@ def calibrate(
         precision=precision or "auto",
         display=display_of(ctx),
     )
-    out.print(format_calibration(found), highlight=False, markup=False)
+    out.print(format_calibration(found), highlight=False, markup=False, soft_wrap=True)
     out.print(f"written: {run / 'calibration.json'}; predict and triage use it", highlight=False)
 
 
@@ -94,7 +94,8 @@ def triage(
         display=display_of(ctx),
     )
     for place, line in enumerate(found.ranked[:show], start=1):
-        out.print(f"{place:3d}  {line.case}: {line.why}", highlight=False, markup=False)
+        text = f"{place:3d}  {line.case}: {line.why}"
+        out.print(text, highlight=False, markup=False, soft_wrap=True)
     if len(found.ranked) > show:
         out.print(f"     and {len(found.ranked) - show} more", highlight=False)
     out.print(f"written: {found.path}; predictions: {found.predictions}", highlight=False)

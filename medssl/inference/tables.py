@@ -76,8 +76,9 @@ def volume_rows(
     """Return a row of ``volumes.csv`` per structure."""
     unit = f"{assessment.unit}3"
     rows = []
+    usual = not is_unlike(assessment, calibration)
     for structure in assessment.structures:
-        (low, high), how = volume_interval(structure, calibration)
+        (low, high), how = volume_interval(structure, calibration, usual=usual)
         rows.append(
             {
                 "case": case_id,
@@ -93,17 +94,22 @@ def volume_rows(
 
 
 def volume_interval(
-    structure: StructureFindings, calibration: Calibration | None
+    structure: StructureFindings, calibration: Calibration | None, *, usual: bool = True
 ) -> tuple[tuple[float, float], str]:
     """Return an interval of a structure's volume and how it was made; NaN where there is none.
 
     Errors seen on calibration cases come first, since only they say how often the truth lies
     inside. Members of an ensemble share their mistakes; their range is given without a promise.
+
+    Args:
+        usual: False for a case unlike the calibration cases, whose errors say nothing about it.
     """
     none = (math.nan, math.nan)
     if structure.volume <= 0:
         return none, "not found"
     error = None if calibration is None else calibration.volumes.get(structure.name)
+    if error is not None and not usual:
+        return none, "no interval: the case is unlike the calibration cases"
     if error is not None:
         ends = (structure.volume * error.low_factor, structure.volume * error.high_factor)
         return ends, f"{error.level:.0%} of true volumes, from {error.n} calibration cases"
@@ -111,6 +117,12 @@ def volume_interval(
         volumes = structure.member_volumes
         return (min(volumes), max(volumes)), f"range of {len(volumes)} members, no promise"
     return none, "no interval: run medssl calibrate, or predict with --ensemble or --tta"
+
+
+def is_unlike(assessment: Assessment, calibration: Calibration | None) -> bool:
+    """Tell whether a case is unlike the calibration cases; never so without a calibration."""
+    reference = None if calibration is None else calibration.reference
+    return reference is not None and reference.score(assessment.features) > reference.threshold
 
 
 def quality_row(
@@ -122,10 +134,9 @@ def quality_row(
         row[f"expected_dice_{structure.name}"] = _or_nan(structure.expected_dice)
     reference = None if calibration is None else calibration.reference
     if reference is not None:
-        unlike = reference.score(assessment.features)
-        flagged = unlike > reference.threshold
+        flagged = is_unlike(assessment, calibration)
         row |= {
-            "unlike": unlike,
+            "unlike": reference.score(assessment.features),
             "flag": "unlike" if flagged else "",
             "why": reference.reason(assessment.features) if flagged else "",
         }

@@ -131,7 +131,8 @@ def _unsure(case: Assessment, place: int, total: int) -> str:
     if not known:
         return "no structure was found"
     worst = min(known, key=lambda s: s.expected_dice or 0.0)
-    text = f"expected Dice {_quality(case):.2f}, {_ordinal(place)} lowest of {total}"
+    nth = "" if place == 1 else f"{_ordinal(place)} "
+    text = f"expected Dice {_quality(case):.2f}, {nth}lowest of {total}"
     if len(case.structures) > 1:
         text += f"; least sure of {worst.name} ({worst.expected_dice:.2f})"
     return text

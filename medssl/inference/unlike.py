@@ -77,7 +77,7 @@ class Reference:
         if name.startswith(("volume of", "size along")):  # kept as logarithms
             shift = 1.0 if name.startswith("volume") else 0.0
             value, low, high = (math.exp(v) - shift for v in (value, low, high))
-        return f"{name} is {value:.3g}, in the calibration cases {low:.3g} to {high:.3g}"
+        return f"{name} is {value:.4g}, in the calibration cases {low:.4g} to {high:.4g}"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the content for calibration.json."""
