@@ -9,7 +9,9 @@ from typing import Any
 from medssl.bundle.export import ExportResult, export
 from medssl.bundle.load import is_bundle, load_bundle
 from medssl.bundle.verify import Verification, verify_bundle
+from medssl.checking import CheckResult, check
 from medssl.data.decathlon import read_dataset
+from medssl.data.importers import ImportResult, import_dataset
 from medssl.errors import MedSSLError
 from medssl.evaluation.case_metrics import evaluate_case
 from medssl.evaluation.folders import evaluate_folders
@@ -19,6 +21,7 @@ from medssl.inference.folder import PredictionResult, find_images, predict_files
 from medssl.inference.tables import write_tables
 from medssl.recipe import load_recipe
 from medssl.report.compare import compare
+from medssl.report.page import report
 from medssl.report.sweep import SweepResult, sweep
 from medssl.run_calibration import calibrate
 from medssl.run_triage import Triage, triage
@@ -27,7 +30,9 @@ from medssl.training.progress import Display
 from medssl.training.state import Stopped
 
 __all__ = [
+    "CheckResult",
     "ExportResult",
+    "ImportResult",
     "LoadedRun",
     "MedSSLError",
     "Stopped",
@@ -36,15 +41,18 @@ __all__ = [
     "Triage",
     "Verification",
     "calibrate",
+    "check",
     "compare",
     "evaluate",
     "evaluate_case",
     "evaluate_run",
     "export",
+    "import_dataset",
     "load_ensemble",
     "load_recipe",
     "load_run",
     "predict",
+    "report",
     "sweep",
     "train",
     "triage",
@@ -135,21 +143,24 @@ def evaluate(
     """Measure a folder of predictions against a folder of references of the same names.
 
     Args:
-        dataset_json: a ``dataset.json`` that names the labels; else every value found is one.
+        dataset_json: a ``dataset.json`` that names the labels and the unit of distances; else
+            every value found is a label, and distances are in mm.
+        nsd_tolerance: surface tolerance, in that unit.
 
     Raises:
         MedSSLError: missing predictions, mismatched grids, unreadable files.
     """
     display = display or Display(quiet=True)
-    label_map = read_dataset(dataset_json.parent).labels if dataset_json else None
+    dataset = read_dataset(dataset_json.parent) if dataset_json else None
     with display.counting("measuring", sum(1 for _ in reference.glob("*"))) as done:
         rows = evaluate_folders(
             predictions,
             reference,
-            label_map=label_map,
+            label_map=dataset.labels if dataset else None,
             nsd_tolerance=nsd_tolerance,
             voxel_metrics=voxel_metrics,
             on_progress=done,
+            unit=dataset.spatial_unit if dataset else "mm",
         )
     summary = summarize(rows, nsd_tolerance=nsd_tolerance)
     try:

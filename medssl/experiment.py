@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from medssl.errors import MedSSLError, located
 from medssl.methods.base import Method
 from medssl.recipe import LoadedRecipe, load_recipe, save_recipe
 from medssl.report.preview import write_previews
-from medssl.runs import evaluate_run
+from medssl.roi_stage import check_coarse, describe_regions, keep_regions, open_finder
+from medssl.runs import LoadedRun, evaluate_run, load_run
 from medssl.training.engine import Engine
 from medssl.training.precision import resolve_device, resolve_precision, speed_up
 from medssl.training.progress import Display
@@ -34,6 +36,8 @@ from medssl.training.run_folder import (
     log_to_file,
 )
 from medssl.training.setup import (
+    TrainingData,
+    cache_root,
     create_method,
     loader_workers,
     make_validator,
@@ -91,7 +95,8 @@ def train(
         dataset, splits = plan_cases(loaded.recipe, display)
     if resume:
         _same_experiment(loaded, run, split_hash(splits))
-    data = prepare_cases(loaded.recipe, dataset, splits, display)
+    load = partial(load_run, device=device, precision=how)
+    data = _prepare(loaded, run if resume else None, load, dataset, splits, display)
     method = create_method(
         loaded.recipe,
         loaded.settings,
@@ -103,6 +108,8 @@ def train(
     save_splits(splits, run.splits)
     run.write_manifest(**environment(where, how), **_description(loaded, dataset, splits, method))
     with _recorded(run, where):
+        if loaded.recipe.data.roi is not None:
+            keep_regions(run, loaded.recipe.data.roi, data.regions)
         _announce(loaded, data.splits, run, where, how, display)
         speed_up(where)
         Engine(
@@ -121,6 +128,28 @@ def train(
         seconds = time.time() - started
         run.write_manifest(status=STATUS_FINISHED, wall_seconds=seconds)
     return TrainResult(run.path, summaries, seconds)
+
+
+def _prepare(
+    loaded: LoadedRecipe,
+    run: RunFolder | None,
+    load: Callable[[Path], LoadedRun],
+    dataset: Dataset,
+    splits: Splits,
+    display: Display,
+) -> TrainingData:
+    """Preprocess the cases, cropped to regions of interest if the recipe has a coarse run."""
+    recipe = loaded.recipe
+    with located(loaded.source):
+        finder = open_finder(recipe, run, load, cache=cache_root(recipe) / "regions")
+        if finder is not None:
+            check_coarse(finder, dataset, splits, display)
+    data = prepare_cases(recipe, dataset, splits, display, finder=finder)
+    if finder is not None:
+        with located(loaded.source):
+            for line in describe_regions(data.regions, data.labeled, dataset.labels.names):
+                display.say(line)
+    return data
 
 
 @contextmanager
@@ -191,6 +220,7 @@ def _same_experiment(loaded: LoadedRecipe, run: RunFolder, splits: str) -> None:
         ("seed", before.seed, now.seed),
         ("spec", before.spec.model_dump(), now.spec.model_dump()),
         ("training.patch", before.training.patch, now.training.patch),
+        ("data.roi", before.data.model_dump()["roi"], now.data.model_dump()["roi"]),
     ):
         if old != new:
             if isinstance(old, dict) and isinstance(new, dict):

@@ -28,6 +28,13 @@ from medssl.settings_io import (
 
 logger = logging.getLogger(__name__)
 
+SAVED_SPEC_FIELDS = {
+    *("modality", "spatial_unit", "orientation", "spacing", "resize", "resize_mode", "intensity"),
+    *("slice_axis", "flip_axes", "rot90_planes", "rotate_planes", "label_pairs"),
+    *("nsd_tolerance", "refuse", "largest_component"),
+}
+"""A section `spec` with all of these is a whole spec; runs of every version have saved them."""
+
 
 @dataclass(frozen=True)
 class LoadedRecipe:
@@ -137,7 +144,9 @@ def resolve(data: Mapping[str, Any], *, path: Path, lines: Lines | None = None) 
             method.Settings, recipe.method.options, where=path, lines=lines, prefix=("method",)
         )
         _refuse_contradictions(recipe, settings, path)
-    warnings = tuple(_idle_settings(recipe) + method.warn_recipe(settings, recipe))
+    warnings = tuple(
+        _idle_settings(recipe) + method.warn_recipe(settings, recipe) + _spec_warning(recipe)
+    )
     return LoadedRecipe(recipe, settings, path, warnings)
 
 
@@ -154,7 +163,7 @@ def _resolve_spec(value: Any, *, path: Path, lines: Lines | None) -> DataSpec:
     name = str(value.get("name", "custom"))
     own = {k[1:]: n for k, n in (lines or {}).items() if k[:1] == ("spec",)}
     # A saved recipe holds every field of its spec, which may have been a file of the user's.
-    if name == "custom" or len(fields) == len(DataSpec.model_fields) - 1:
+    if name == "custom" or fields.keys() >= SAVED_SPEC_FIELDS:
         spec = validate_settings(DataSpec, value, where=path, lines=lines, prefix=("spec",))
         check_spec(spec, where=path)
         return spec
@@ -172,6 +181,13 @@ def _refuse_contradictions(recipe: Recipe, settings: Settings, path: Path) -> No
             fix="choose another method; `medssl methods` lists them",
         )
     check_patch(recipe.network.name, training.patch, recipe.network.options)
+    if recipe.data.roi is not None and recipe.spec.align_slices:
+        raise MedSSLError(
+            "data.roi finds its boxes in scans as they are stored, but spec.align_slices moves "
+            "their slices",
+            where=path,
+            fix="set spec.align_slices to false, or leave data.roi out",
+        )
     if recipe.inference.stride and len(recipe.inference.stride) != training.spatial_dims:
         raise MedSSLError(
             f"inference.stride has {len(recipe.inference.stride)} numbers but training.patch has "
@@ -208,6 +224,14 @@ def _refuse_contradictions(recipe: Recipe, settings: Settings, path: Path) -> No
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise MedSSLError(problems[0] + more, where=path, fix="change one of the two settings")
+
+
+def _spec_warning(recipe: Recipe) -> list[str]:
+    """Return what the data spec warns of the recipe's method."""
+    reason = recipe.spec.warn.get(recipe.method.name)
+    if reason is None:
+        return []
+    return [f"method {recipe.method.name!r} on {recipe.spec.name!r} data: {reason}"]
 
 
 def stages_of(recipe: Recipe, settings: Settings) -> list[Any]:

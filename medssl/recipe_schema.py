@@ -28,6 +28,21 @@ Selection = int | list[str] | SplitFile | None
 """How cases are chosen: a number of patients, ids of cases or patients, or a list in a file."""
 
 
+class RoiSettings(Strict):
+    """Work inside a box around what a coarse run finds, in every scan and from no label."""
+
+    run: str = Field(description="folder of the coarse run")
+    margin_mm: float = Field(10.0, ge=0, description="added to the box on all sides")
+    labels: list[int] | None = Field(
+        None, description="label values of the coarse run that count; null: all its structures"
+    )
+    pieces: Literal["largest", "all"] = Field(
+        "largest", description="which connected pieces of them, taken together, count"
+    )
+    min_volume_mm3: float = Field(0.0, ge=0, description="of a piece, where pieces is all")
+    closing_mm: float = Field(0.0, ge=0, description="gaps up to twice this do not divide pieces")
+
+
 class DataSettings(Strict):
     """Which cases are used, and as what."""
 
@@ -45,7 +60,15 @@ class DataSettings(Strict):
         None, description="regular expression; its first group is the patient of a case id"
     )
     split_seed: int = Field(0, description="seed of the patient shuffle behind numbers above")
+    roi: RoiSettings | None = Field(
+        None, description="crop every scan to a region of interest: a coarse run, or settings"
+    )
     cache: str | None = Field(None, description="folder of the preprocessing cache")
+
+    @field_validator("roi", mode="before")
+    @classmethod
+    def _run_alone(cls, value: Any) -> Any:
+        return {"run": value} if isinstance(value, str) else value
 
     @field_validator("labeled", "validation", "test")
     @classmethod
@@ -58,17 +81,29 @@ class DataSettings(Strict):
 class Intensity(Strict):
     """How raw intensities become network input."""
 
-    rule: Literal["zscore", "minmax", "percentile", "window", "none"] = Field(
-        "zscore", description="zscore per volume, minmax to [0, 1], percentile or window to [0, 1]"
+    rule: Literal["zscore", "minmax", "percentile", "percentile_zscore", "window", "none"] = Field(
+        "zscore",
+        description="zscore per volume, minmax to [0, 1], percentile or window to [0, 1]; "
+        "percentile_zscore clips between two percentiles, then zscore",
     )
     lower: float | None = Field(None, description="window: lower value; percentile: lower percent")
     upper: float | None = Field(None, description="window: upper value; percentile: upper percent")
     nonzero: bool = Field(False, description="statistics over non-zero voxels only")
+    exclude: Literal["none", "zero", "padding"] = Field(
+        "none",
+        description="percentile_zscore: voxels left out of the statistics, exact zeros or the one "
+        "value that surrounds the scanned field",
+    )
 
     @model_validator(mode="after")
     def _bounds(self) -> Intensity:
         if self.rule == "window" and (self.lower is None or self.upper is None):
             raise ValueError("rule 'window' needs lower and upper")
+        clips = self.rule == "percentile_zscore"
+        if self.exclude != "none" and not clips:
+            raise ValueError(f"exclude belongs to rule 'percentile_zscore', not {self.rule!r}")
+        if self.nonzero and clips:
+            raise ValueError("rule 'percentile_zscore' takes exclude: zero instead of nonzero")
         if self.lower is not None and self.upper is not None and self.lower >= self.upper:
             raise ValueError(f"lower ({self.lower:g}) must be below upper ({self.upper:g})")
         return self
@@ -81,8 +116,9 @@ class DataSpec(Strict):
     modality: str = Field("MR", description="MR, CT, CBCT or OCT")
     spatial_unit: Literal["mm", "um"] = Field("mm", description="unit of spacing and distances")
     orientation: str | None = Field("RAS", description="axis codes images are turned to, or null")
-    spacing: Literal["native"] | list[float] = Field(
-        "native", description="target spacing in the spatial unit, or native"
+    spacing: Literal["native"] | list[float | None] = Field(
+        "native",
+        description="target spacing in the spatial unit (null keeps an axis as it is), or native",
     )
     resize: list[int | None] | None = Field(
         None, description="resize to so many voxels per axis (null keeps an axis)"
@@ -100,11 +136,26 @@ class DataSpec(Strict):
         default_factory=list, description="planes in which small rotations make sense"
     )
     label_pairs: list[list[int]] = Field(
-        default_factory=list, description="label values to swap when axis 0 is mirrored"
+        default_factory=list,
+        description="left and right label values, exchanged when the left-right axis is mirrored",
+    )
+    depth_direction: str | None = Field(
+        None,
+        description="axis code the depth of OCT grows to: P where scans are seen from in front",
+    )
+    align_slices: bool = Field(
+        False, description="undo the shifts along depth between slices before training"
+    )
+    metrics: list[Literal["boundaries"]] = Field(
+        default_factory=list,
+        description="boundaries: error of each boundary of ordered layers along the depth",
     )
     nsd_tolerance: float = Field(2.0, gt=0, description="surface tolerance in the spatial unit")
     refuse: dict[str, str] = Field(
         default_factory=dict, description="methods that make no sense here, and why"
+    )
+    warn: dict[str, str] = Field(
+        default_factory=dict, description="methods to be used with care here, and why"
     )
     largest_component: bool = Field(False, description="structures are one piece each")
 

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 
 from medssl import __version__
-from medssl.data.case import IGNORE_INDEX, Case, Dataset
+from medssl.calibration_cases import choose_cases
+from medssl.data.case import IGNORE_INDEX, Case
 from medssl.data.preprocess import preprocess_case
-from medssl.data.selection import Pool, named_cases
-from medssl.data.split import Splits, load_splits
-from medssl.errors import MedSSLError, located
+from medssl.errors import MedSSLError
 from medssl.evaluation import calibration as ece
 from medssl.evaluation.calibration_figures import Sample, voxel_figures
 from medssl.evaluation.calibration_sample import region_near, sample_blocks
+from medssl.evaluation.folders import to_classes
 from medssl.evaluation.label_files import read_label
 from medssl.evaluation.overlap import confusion_matrix, dice_per_class
 from medssl.evaluation.quality import rank_correlation, volume_factors
@@ -28,7 +28,6 @@ from medssl.inference.calibration import FORMAT, Calibration
 from medssl.inference.unlike import learn_reference
 from medssl.runs import LoadedRun, load_ensemble
 from medssl.training.progress import Display
-from medssl.training.setup import open_dataset
 
 MARGIN = 2
 VOXELS_PER_CASE = 20_000
@@ -111,23 +110,7 @@ def calibrate(
         device=device,
         precision=precision,
     )
-    dataset = open_dataset(loaded.recipe)
-    splits = load_splits(loaded.folder.splits, dataset)
-    if cases:
-        chosen = _named(cases, loaded, dataset, splits)
-    else:
-        chosen = _split(splits, split, loaded, ("validation",))
-    held_out = _split(splits, check, loaded, ("test", "validation")) if check else []
-    if check == split and not cases:
-        raise MedSSLError(
-            f"{split} cases cannot check what was fitted on them", fix="use --check test"
-        )
-    if len({c.patient for c in chosen}) < 2:
-        raise MedSSLError(
-            "calibration needs the cases of at least two patients, better twenty or more",
-            where=loaded.folder.splits,
-            fix="name more with --cases",
-        )
+    chosen, held_out = choose_cases(loaded, split=split, named=cases, check=check)
     loaded.predictor.calibration = None
     samples = _sample(loaded, chosen, display)
     temperature = ece.fit_temperature(
@@ -161,63 +144,6 @@ def calibrate(
     return found
 
 
-def read_case_ids(text: str) -> list[str]:
-    """Read ids separated by commas, or the lines of a text file.
-
-    Raises:
-        MedSSLError: the file cannot be read or names nothing.
-    """
-    path = Path(text)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else text.split(",")
-    except (OSError, UnicodeDecodeError) as error:
-        raise MedSSLError(
-            f"the list of cases cannot be read: {error}", where=path, fix="write one id per line"
-        ) from None
-    ids = [line.strip() for line in lines if line.strip()]
-    if not ids:
-        raise MedSSLError("names no case", where=text or "--cases", fix="write one id per line")
-    return ids
-
-
-def _split(splits: Splits, name: str, loaded: LoadedRun, allowed: Sequence[str]) -> list[Case]:
-    if name not in allowed:
-        raise MedSSLError(
-            f"{name!r} is no split to use here",
-            fix=f"use {' or '.join(allowed)}, or name cases with --cases",
-        )
-    found = sorted(getattr(splits, name), key=lambda c: c.id)
-    if not found:
-        raise MedSSLError(
-            f"the run has no {name} cases",
-            where=loaded.folder.splits,
-            fix="name labeled cases that it was neither trained nor tested on with --cases"
-            if name == "validation"
-            else f"leave out --check {name}",
-        )
-    return found
-
-
-def _named(names: Sequence[str], loaded: LoadedRun, dataset: Dataset, splits: Splits) -> list[Case]:
-    """Find the named cases, and refuse those that would flatter or spoil the test."""
-    pool = Pool.of(dataset, loaded.recipe.data.split_seed)
-    with located("--cases"):
-        found = named_cases(list(names), "validation", dataset, pool) or []
-    for role, why in (
-        ("labeled", "the run learned from its label, so it is too sure of it"),
-        ("test", "test cases decide nothing"),
-    ):
-        patients = {c.patient for c in getattr(splits, role)}
-        wrong = [c.id for c in found if c.patient in patients]
-        if wrong:
-            raise MedSSLError(
-                f"case '{wrong[0]}' cannot calibrate: {why} ({len(wrong)} such cases)",
-                where=loaded.folder.splits,
-                fix="name other labeled cases with --cases",
-            )
-    return sorted(found, key=lambda c: c.id)
-
-
 def _sample(loaded: LoadedRun, cases: Sequence[Case], display: Display) -> list[Sample]:
     """Predict cases and keep voxels of the region, at most so many per case and in all."""
     limit = min(VOXELS_PER_CASE, max(VOXELS // len(cases), 1000))
@@ -226,7 +152,12 @@ def _sample(loaded: LoadedRun, cases: Sequence[Case], display: Display) -> list[
         for number, case in enumerate(cases):
             prepared, values = preprocess_case(case, loaded.recipe.spec)
             assert values is not None
-            reference = loaded.label_map.to_classes(values)
+            assert case.label is not None
+            reference = to_classes(values, loaded.label_map, case.label)
+            if loaded.regions is not None:
+                prepared = loaded.regions.find(case.images).crop(prepared)
+            if prepared.box is not None:
+                reference = reference[tuple(slice(a, b) for a, b in prepared.box)]
             blocks = loaded.predictor.blocks(
                 prepared.image, progress=lambda n, total, name=case.id: window(name, n, total)
             )
@@ -240,9 +171,9 @@ def _sample(loaded: LoadedRun, cases: Sequence[Case], display: Display) -> list[
             logs = np.log(np.maximum(probs, torch.finfo(torch.float32).tiny))
             out.append(Sample(logs, labels))
             done(case.id)
-    if not any(len(s.labels) for s in out):
+    if len({c.patient for c, s in zip(cases, out, strict=True) if len(s.labels)}) < 2:
         raise MedSSLError(
-            "no voxel of these cases is near a structure",
+            "fewer than two patients of these have a voxel near a structure",
             where=loaded.folder.splits,
             fix="calibrate on cases that show the structures",
         )
@@ -265,7 +196,7 @@ def _judge(loaded: LoadedRun, cases: Sequence[Case], display: Display) -> list[J
             values, _ = read_label(case.label)
             confusion = confusion_matrix(
                 labels.to_classes(prediction.values),
-                labels.to_classes(values),
+                to_classes(values, labels, case.label),
                 labels.num_classes,
                 IGNORE_INDEX,
             )

@@ -5,23 +5,32 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from medssl.data.align import deeper, depth_and_slices
 from medssl.data.case import Case, LabelMap
 from medssl.data.split import load_splits
 from medssl.errors import MedSSLError
+from medssl.evaluation.boundaries import (
+    evaluate_boundaries,
+    summarize_boundaries,
+    write_boundaries_csv,
+)
 from medssl.evaluation.case_metrics import evaluate_case
 from medssl.evaluation.folders import read_label
 from medssl.evaluation.summary import summarize, write_cases_csv, write_summary_json
 from medssl.inference.calibration import Calibrated, read_calibration
 from medssl.inference.folder import predict_files
 from medssl.inference.predictor import Predictor
+from medssl.inference.regions import RegionFinder
 from medssl.networks.ensemble import Ensemble
 from medssl.recipe import load_recipe
 from medssl.recipe_schema import Recipe
+from medssl.roi_stage import open_finder, record_regions
 from medssl.training.checkpoint import load_checkpoint, load_weights
 from medssl.training.precision import resolve_device, resolve_precision
 from medssl.training.progress import Display
@@ -39,6 +48,7 @@ class LoadedRun:
     predictor: Predictor
     checkpoint: str
     channels: int
+    regions: RegionFinder | None = None
     weights: tuple[Path, ...] = ()
     """Checkpoint file of each run that predicts."""
 
@@ -117,6 +127,7 @@ def load_run(
     file = folder.best() if chosen == "best" else folder.last
     state = load_checkpoint(file, map_location="cpu", method=recipe.method.name)
     load_weights(method, state["method_state"], file)
+    regions = open_finder(recipe, folder, partial(load_run, device=device, precision=precision))
     predictor = Predictor(
         method.predictor(),
         spec=recipe.spec,
@@ -126,8 +137,9 @@ def load_run(
         device=where,
         precision=resolve_precision(precision, where),
         in_channels=channels,
+        regions=regions,
     )
-    return LoadedRun(folder, recipe, label_map, predictor, chosen, channels, (file,))
+    return LoadedRun(folder, recipe, label_map, predictor, chosen, channels, regions, (file,))
 
 
 def _sha256(path: Path) -> str:
@@ -247,14 +259,21 @@ def evaluate_run(
         )
     paths = {r.case_id: r.path for r in results if r.path}
     with display.counting(f"measuring {split}", len(cases)) as done:
-        rows = _measure(run, cases, paths, done)
-    summary = summarize(
-        rows, patients={c.id: c.patient for c in cases}, nsd_tolerance=_tolerance(run.recipe)
-    )
+        rows, boundaries = _measure(run, cases, paths, done)
+    patients = {c.id: c.patient for c in cases}
+    summary = summarize(rows, patients=patients, nsd_tolerance=_tolerance(run.recipe))
     summary |= {"split": split, "checkpoint": run.checkpoint, "run": run.recipe.name}
     folder = run.folder.evaluation(name or split)
     folder.mkdir(parents=True, exist_ok=True)
+    if run.regions is not None:
+        regions = {c.id: run.regions.find(c.images) for c in cases}
+        record_regions(regions, folder / "roi.json")
+        summary["regions_not_found"] = sorted(k for k, r in regions.items() if not r.found)
     write_cases_csv(rows, folder / "cases.csv")
+    if boundaries:
+        unit = run.recipe.spec.spatial_unit
+        summary["boundaries"] = summarize_boundaries(boundaries, patients, unit=unit)
+        write_boundaries_csv(boundaries, folder / "boundaries.csv", unit=unit)
     write_summary_json(summary, folder / "summary.json")
     return summary
 
@@ -264,18 +283,28 @@ def _measure(
     cases: Sequence[Case],
     predictions: dict[str, Path],
     done: Callable[[str], None],
-) -> list[dict[str, Any]]:
-    """Compare each written prediction with its reference, as a reader of the files would."""
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Compare each written prediction with its reference, as a reader of the files would.
+
+    Returns:
+        The rows of structures, and those of boundaries if the data spec asks for them.
+    """
     rows: list[dict[str, Any]] = []
+    boundaries: list[dict[str, Any]] = []
     settings, spec = run.recipe.evaluation, run.recipe.spec
     for case in cases:
         assert case.label is not None
-        reference, affine = read_label(case.label)
+        reference, affine = read_label(case.label, unit=spec.spatial_unit)
         prediction, _ = read_label(predictions[case.id])
+        truth = run.label_map.to_classes(reference)
+        guess = run.label_map.to_classes(prediction)
+        spacing = np.linalg.norm(affine[:3, :3], axis=0).tolist()
+        if "boundaries" in spec.metrics:
+            boundaries += _boundaries(run, case, guess, truth, affine)
         rows += evaluate_case(
-            run.label_map.to_classes(prediction),
-            run.label_map.to_classes(reference),
-            spacing=np.linalg.norm(affine[:3, :3], axis=0).tolist(),
+            guess,
+            truth,
+            spacing=spacing,
             label_map=run.label_map,
             case_id=case.id,
             nsd_tolerance=_tolerance(run.recipe),
@@ -283,7 +312,32 @@ def _measure(
             voxel_metrics=settings.voxel_metrics,
         )
         done(case.id)
-    return rows
+    return rows, boundaries
+
+
+def _boundaries(
+    run: LoadedRun, case: Case, prediction: np.ndarray, reference: np.ndarray, affine: np.ndarray
+) -> list[dict[str, Any]]:
+    """Measure the boundaries of one case on its file's own grid."""
+    spec = run.recipe.spec
+    try:
+        depth, _ = depth_and_slices(spec, affine)
+        return evaluate_boundaries(
+            prediction,
+            reference,
+            depth_axis=depth,
+            direction=deeper(spec, affine),
+            spacing=float(np.linalg.norm(affine[:3, depth])),
+            label_map=run.label_map,
+            case_id=case.id,
+            unit=spec.spatial_unit,
+        )
+    except ValueError as error:
+        raise MedSSLError(
+            str(error),
+            where=case.label,
+            fix="use labels that count up with depth, or set spec.metrics to []",
+        ) from None
 
 
 def _tolerance(recipe: Recipe) -> float:

@@ -8,7 +8,10 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pytest
 import yaml
+
+from medssl.training.engine import Engine
 
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
 
@@ -91,3 +94,16 @@ def write_recipe(path: Path, recipe: dict[str, Any]) -> Path:
     """Write a recipe as YAML."""
     path.write_text(yaml.safe_dump(recipe, sort_keys=False))
     return path
+
+
+def crash_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """Make the engine die in its ``steps``-th optimizer step, after the weights changed."""
+    step, done = Engine._step, []
+
+    def dying(self: Engine, *arguments: Any) -> None:
+        step(self, *arguments)
+        done.append(1)
+        if len(done) == steps:
+            raise RuntimeError("power cut")
+
+    monkeypatch.setattr(Engine, "_step", dying)

@@ -311,8 +311,10 @@ def test_stages_read_masks_then_images():
     first, second = make().stages(1000)
     assert first.streams == ("masks",)
     assert (first.iterations, second.iterations) == (250, 750)
+    assert first.batch_sizes == {}
     first, second = make(preset="official").stages(58_000)
     assert (first.iterations, second.iterations) == (50_000, 8000)
+    assert first.batch_sizes == {"masks": 4}
     (only,) = make(control="uniform", autoencoder_fraction=0).stages(100)
     assert only.name == "guided"
 

@@ -190,15 +190,23 @@ def test_three_official_steps(variant, dims, classes):
 
 
 @pytest.mark.parametrize(("variant", "dims", "classes"), CASES)
-def test_official_pretraining_loss(variant, dims, classes):
+def test_official_pretraining_steps(variant, dims, classes):
     method = make(variant, dims, classes)
     student = copy.deepcopy(method.student).train()
-    batch, progress = data(dims, classes), Progress("pretrain", 4, 10, seed=5)
-    torch.manual_seed(0)
-    ours = method.training_step(Batch(batch.labeled, None), progress).loss
-    torch.manual_seed(0)
-    theirs = literal_pretrain_loss(student, batch, progress, variant)
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=0)
+    ours, theirs = sgd(method.student), sgd(student)
+    for i in range(3):
+        batch, progress = data(dims, classes, seed=i), Progress("pretrain", i, 10, seed=5)
+        torch.manual_seed(i)
+        loss = method.training_step(Batch(batch.labeled, None), progress).loss
+        torch.manual_seed(i)
+        expected = literal_pretrain_loss(student, batch, progress, variant)
+        torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+        for optimizer, value in ((ours, loss), (theirs, expected)):
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+        method.after_step(progress)
+        assert_same_state(method.student, student)
 
 
 # ----------------------------------------------------------------------------- the rest of it

@@ -121,6 +121,22 @@ def test_paths_logging_and_numbers_of_workers_make_no_other_experiment(tmp_path:
     assert api.compare([first, second])["same_experiment"]
 
 
+def test_regions_of_interest_make_another_experiment_whatever_run_found_them(
+    tmp_path: Path,
+) -> None:
+    def region(name: str, shift: float, **roi: Any) -> Path:
+        seed = len(list(tmp_path.iterdir()))
+        return write_run(tmp_path / name, dice(shift), seed=seed, changes={"data": {"roi": roi}})
+
+    plain = write_run(tmp_path / "plain", dice(), seed=0)
+    first, second = region("first", 0.0, run="runs/a"), region("second", 0.02, run="runs/b")
+    wide = region("wide", 0.0, run="runs/a", margin_mm=20)
+    assert api.compare([first, second])["same_experiment"]
+    assert not api.compare([first, plain])["same_experiment"]
+    names = [arm["name"] for arm in api.compare([first, wide])["arms"]]
+    assert names == [f"supervised (data.roi=margin_mm {n})" for n in ("10.0", "20.0")]
+
+
 def test_two_levels_of_resampling_over_runs_and_patients(tmp_path: Path) -> None:
     shifts = {("supervised", 0): 0.0, ("supervised", 1): 0.03, ("bcp", 0): 0.02, ("bcp", 1): 0.05}
     runs, values = [], {}

@@ -14,7 +14,7 @@ from medssl.networks import build_network
 from medssl.ops.components import largest_components
 from medssl.ops.ema import ema_update
 from medssl.ops.losses import DiceVariant, copy_paste_loss, dice_ce_loss, region_terms
-from medssl.ops.mixing import box_mask, draw_box, mix
+from medssl.ops.mixing import box_mask, box_size, draw_box, mix
 
 ACDC = DiceVariant(smooth=1e-10)
 ACDC_BEFORE_FIX = DiceVariant(smooth=1e-10, legacy_background=True)
@@ -75,6 +75,29 @@ def test_02_other_patches_get_the_whole_box_that_the_published_code_loses(checks
     for row in checks["02_mask_3d"]["la_bug_patch_48_48_32"]:
         mask = box_mask((48, 48, 32), draw((48, 48, 32), row["legacy_seed"]))
         assert int((~mask).sum()) == row["zeros_expected"] != row["zeros"]
+
+
+def published_box(rng, patch=(48, 48, 32)):
+    """Box of the published code, which places it in 112 x 112 x 80 whatever the patch."""
+    box = []
+    for n, size, side in zip((112, 112, 80), box_size(patch, 2 / 3), patch, strict=True):
+        start = rng.randint(0, n - size)
+        box.append((min(start, side), min(start + size, side)))
+    return None if any(a == b for a, b in box) else tuple(box)
+
+
+def test_02_what_the_published_code_does_with_other_patches(checks):
+    entry = checks["02_mask_3d"]
+    for row in entry["la_bug_patch_48_48_32"]:
+        box = published_box(np.random.RandomState(row["legacy_seed"]))
+        assert box == (row["box"] and as_box(row["box"]))
+        assert (0 if box is None else np.prod([b - a for a, b in box])) == row["zeros"]
+    truth = entry["la_bug_summary"]
+    rng = np.random.RandomState(truth["legacy_seed"])
+    boxes = [published_box(rng) for _ in range(truth["draws"])]
+    whole = [b is not None and [y - x for x, y in b] == [32, 32, 21] for b in boxes]
+    assert boxes.count(None) / len(boxes) == pytest.approx(truth["empty_box_fraction"])
+    assert sum(whole) / len(boxes) == pytest.approx(truth["full_box_fraction"])
 
 
 # --------------------------------------------------------------------------- 03, 04: losses

@@ -15,7 +15,9 @@ from decathlon_files import SHAPE, image_array, label_array, make_dataset, write
 
 from medssl.data.case import Case, Dataset, LabelMap
 from medssl.data.decathlon import read_dataset
-from medssl.data.integrity import Problem, check_case, check_training_set, grid_distance
+from medssl.data.grids import grid_distance
+from medssl.data.integrity import check_case, check_training_set
+from medssl.data.problem import Problem
 from medssl.data.split import make_splits
 from medssl.data.volume import count_values, open_volume
 from medssl.errors import MedSSLError

@@ -283,6 +283,55 @@ def test_ignored_voxels_do_not_enter_the_labeled_loss(name, settings, dims):
         torch.testing.assert_close(terms[0], terms[1])
 
 
+@ALL
+@DIMS
+def test_patches_without_any_annotation_teach_nothing_by_their_labels(name, settings, dims):
+    method = make(name, settings, dims=dims)
+    for stage in method.stages(BUDGET):
+        method.start_stage(stage.name)
+        batch = make_batch(method, stage)
+        labeled, masks = batch.labeled, batch.masks
+        if labeled is not None:
+            labeled = LabeledBatch(labeled.image, torch.full_like(labeled.label, 255))
+        if masks is not None:
+            masks = torch.full_like(masks, 255)
+        blank = Batch(labeled, batch.unlabeled, masks=masks)
+        total, output = step(method, stage, 1, optimizers(method, stage), blank)
+        assert torch.isfinite(total)
+        for term in ("loss/labeled", "loss/reconstruction"):
+            assert output.terms.get(term, torch.zeros(())) == 0, term
+        assert all(torch.isfinite(value) for value in output.terms.values())
+        assert all(torch.isfinite(p).all() for p in method.parameters())
+
+
+@ALL
+@DIMS
+def test_which_voxels_are_annotated_decides_and_not_how_many(name, settings, dims):
+    """The labeled loss of a half that is annotated is that of the half alone."""
+    method = make(name, settings, dims=dims, network=pointwise_network)
+    half = SHAPES[dims][0] // 2
+    for stage in method.stages(BUDGET):
+        method.start_stage(stage.name)
+        if tuple(stage.streams) != ("labeled",):
+            continue
+        if get_method(name) is get_method("bcp"):
+            continue  # what is mixed depends on the patch's size
+        batch = make_batch(method, stage)
+        label = batch.labeled.label.clone()
+        label[:, half:] = 255
+        alone = LabeledBatch(batch.labeled.image[:, :, :half], batch.labeled.label[:, :half])
+        terms = []
+        for each in (LabeledBatch(batch.labeled.image, label), alone):
+            twin = copy.deepcopy(method)
+            torch.manual_seed(0)
+            progress = Progress(stage.name, 1, stage.iterations, seed=7)
+            output = twin.training_step(Batch(each, None), progress)
+            for _ in output.losses():
+                pass
+            terms.append(output.terms["loss/labeled"])
+        torch.testing.assert_close(terms[0], terms[1])
+
+
 # ------------------------------------------------------------------------------------ precision
 
 
@@ -290,6 +339,10 @@ def test_ignored_voxels_do_not_enter_the_labeled_loss(name, settings, dims):
 @DIMS
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_losses_are_finite_float32_under_autocast(name, settings, dims, dtype):
+    if name == "anatomical" and dims == 3:
+        # On a CPU, PyTorch 2.13 computes the bfloat16 weight gradient of a 3D convolution from
+        # memory it never wrote, where features have sides of two voxels. Four levels leave one.
+        settings = {**settings, "levels": 4}
     method = make(name, settings, dims=dims)
     for stage in method.stages(BUDGET):
         method.start_stage(stage.name)

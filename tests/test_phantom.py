@@ -297,7 +297,7 @@ def test_wrong_options_are_refused(tmp_path: Path, options: dict, what: str, fix
 
 
 def test_options_fill_in_defaults() -> None:
-    assert phantom_options({"seed": 3}) == PhantomOptions(seed=3, shape=(56, 56, 28))
+    assert phantom_options({"seed": 3}) == PhantomOptions(seed=3, shape=(56, 56, 28), labels="all")
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from scipy import ndimage
 
 from medssl.data.case import Case
 from medssl.data.geometry import CornerNearestd
+from medssl.data.intensity import padding_value
 from medssl.data.preprocess import (
     image_transforms,
     preprocess_case,
@@ -244,7 +245,9 @@ def test_nearest_resize_equals_the_literature(golden: Any) -> None:
     values = np.random.default_rng(52).random((37, 53)).astype(np.float32)
     large = zoomed(values, (64, 64))
     assert large.sum(dtype=np.float64) == pytest.approx(truth["zoom_float"]["up_sum"], rel=1e-6)
-    np.testing.assert_array_equal(zoomed(large, (37, 53)), values)
+    down = zoomed(large, (37, 53))
+    assert (down == values).mean() == truth["zoom_float"]["down_equal_fraction"]
+    assert down.sum(dtype=np.float64) == pytest.approx(truth["zoom_float"]["down_sum"], rel=1e-6)
 
 
 def test_nearest_resize_equals_scipy() -> None:
@@ -290,9 +293,62 @@ def test_intensity_rules(tmp_path: Path) -> None:
     np.testing.assert_allclose(out, expected, atol=1e-4)
 
 
+def test_percentile_zscore(tmp_path: Path) -> None:
+    array = volume((20, 20, 20)).astype(np.float32)
+    out = intensities(tmp_path, array, rule="percentile_zscore", lower=5, upper=95)[0]
+    clipped = np.clip(array, *np.percentile(array, [5, 95]))
+    np.testing.assert_allclose(out, (clipped - clipped.mean()) / clipped.std(), atol=1e-4)
+    # What was not scanned takes no part and becomes the lowest value.
+    array[:6] = 0
+    inside = array != 0
+    out = intensities(tmp_path, array, rule="percentile_zscore", exclude="zero")[0]
+    assert abs(out[inside].mean()) < 1e-4
+    assert abs(out[inside].std() - 1) < 1e-4
+    assert (out[~inside] == out.min()).all()
+    other = np.where(inside, array, 0) * 3 + 500 * inside  # another scanner, the same scan
+    twin = intensities(tmp_path, other, rule="percentile_zscore", exclude="zero")[0]
+    np.testing.assert_allclose(twin, out, atol=1e-3)
+
+
+def outside_neighbor(outside: np.ndarray) -> np.ndarray:
+    return ndimage.binary_dilation(outside, iterations=1)
+
+
+def test_padding_around_a_cylindrical_field(tmp_path: Path) -> None:
+    x, y = np.meshgrid(np.arange(24) - 11.5, np.arange(24) - 11.5, indexing="ij")
+    outside = np.broadcast_to((x**2 + y**2 > 11.8**2)[..., None], (24, 24, 10))
+    array = np.where(outside, -1000, volume((24, 24, 10)))
+    assert padding_value(array) == -1000
+    assert padding_value(volume((24, 24, 10))) is None
+    assert padding_value(array[:, :, :1]) == -1000
+    rule = {"rule": "percentile_zscore", "exclude": "padding"}
+    out = intensities(tmp_path, array.astype(np.int16), **rule)[0]
+    assert abs(out[~outside].mean()) < 1e-4
+    assert (out[outside] == out.min()).all()
+    padded = np.where(outside, 0, volume((24, 24, 10)))  # another value of the same padding
+    twin = intensities(tmp_path, padded.astype(np.int16), **rule)[0]
+    scanned = ~outside & ~((padded == 0) & outside_neighbor(outside))
+    np.testing.assert_allclose(twin[scanned], out[scanned], atol=0.02)
+
+
+def test_an_axis_without_spacing_is_kept(tmp_path: Path) -> None:
+    array = volume((12, 7, 30))
+    affine = make_affine(np.array([[-11.7, 0, 0], [0, 0, -3.9], [0, 123.0, 0]]), (5, 6, 7))
+    path = write(tmp_path / "oct.nii.gz", array, affine)
+    spec = DataSpec(spatial_unit="um", spacing=[11.7, 3.0, None], **PLAIN)
+    prepared = preprocess_image(path, spec)
+    # Depth (now axis 1) has more voxels; the B-scans, now last, are untouched.
+    assert prepared.image.shape == (1, 12, round(29 * 3.9 / 3.0) + 1, 7)
+    steps = np.linalg.norm(prepared.affine[:3, :3], axis=0)
+    np.testing.assert_allclose(steps, [11.7, 3.0, 123.0], rtol=1e-5)
+    np.testing.assert_array_equal(prepared.restore(prepared.image[0].numpy()).shape, array.shape)
+    whole = preprocess_image(path, spec.model_copy(update={"spacing": [None, None, None]}))
+    np.testing.assert_array_equal(whole.restore(whole.image[0].numpy()), array)
+
+
 @pytest.mark.filterwarnings("ignore:Divide by zero")
 def test_constant_image_stays_finite(tmp_path: Path) -> None:
-    for rule in ("zscore", "minmax", "percentile"):
+    for rule in ("zscore", "minmax", "percentile", "percentile_zscore"):
         out = intensities(tmp_path, np.full((4, 4, 4), 7, np.int16), rule=rule)
         assert np.isfinite(out).all()
 

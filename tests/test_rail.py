@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import small_recipe, write_dataset, write_recipe
+from helpers import crash_after, small_recipe, write_dataset, write_recipe
 from torch import Tensor, nn
 
 from medssl import api
@@ -25,7 +25,6 @@ from medssl.networks.ensemble import Ensemble
 from medssl.recipe import find_recipe, load_recipe, resolve
 from medssl.recipe_schema import ScheduleSettings
 from medssl.training.checkpoint import load_checkpoint
-from medssl.training.engine import Engine
 from medssl.training.optimization import learning_rate
 
 SHAPE = (6, 5, 4)
@@ -497,16 +496,8 @@ def test_official_turns_through_the_engine_survive_a_crash(
     newest = [1] * 2 + [3] * 4 + [5] * 4
     assert rates == pytest.approx([learning_rate(i, loaded, 0.01, schedule) for i in newest])
 
-    step, done = Engine._step, []
-
-    def dying(self: Engine, *arguments: Any) -> None:
-        step(self, *arguments)
-        done.append(1)
-        if len(done) == 5:
-            raise RuntimeError("power cut")
-
     with monkeypatch.context() as patch:
-        patch.setattr(Engine, "_step", dying)
+        crash_after(patch, 5)
         with pytest.raises(RuntimeError, match="power cut"):
             api.train(recipe, output=tmp_path / "run")
     api.train(recipe, output=tmp_path / "run", resume=True)

@@ -16,7 +16,7 @@ from medssl.ops.regions import (
     uniform_penalty,
     voxel_kl,
 )
-from medssl.ops.roi import close_gaps, remove_small_components, roi_box
+from medssl.ops.roi import close_gaps, grow_box, remove_small_components, roi_box
 
 
 def test_disagreement_is_everywhere_for_the_best() -> None:
@@ -130,3 +130,20 @@ def test_pieces_close_by_count_as_one() -> None:
     joined = roi_box(mask, spacing_mm=(1, 1), margin_mm=0, min_volume_mm3=60, closing_mm=2)
     assert apart == ((5, 12), (5, 12))
     assert joined == ((5, 21), (5, 12))
+
+
+def test_the_largest_piece_alone() -> None:
+    mask = block((40, 20), (2, 8), (2, 8)) | block((40, 20), (20, 30), (5, 15))
+    both = roi_box(mask, spacing_mm=(1, 1), margin_mm=1)
+    assert both == ((1, 31), (1, 16))
+    one = roi_box(mask, spacing_mm=(1, 1), margin_mm=1, largest=True)
+    assert one == ((19, 31), (4, 16))
+    # The margin ends where the volume ends.
+    assert roi_box(mask, spacing_mm=(1, 1), margin_mm=100, largest=True) == ((0, 40), (0, 20))
+
+
+def test_a_box_grows_inside_the_volume() -> None:
+    shape = (30, 30, 30)
+    assert grow_box(((10, 14), (0, 3), (27, 30)), (8, 8, 8), shape) == ((8, 16), (0, 8), (22, 30))
+    assert grow_box(((10, 20), (10, 13), (1, 2)), (8, 4, 1), shape) == ((10, 20), (10, 14), (1, 2))
+    assert grow_box(((2, 3), (0, 5), (0, 5)), (40, 2, 5), (30, 5, 5)) == ((0, 30), (0, 5), (0, 5))

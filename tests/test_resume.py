@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -14,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import small_recipe, write_dataset, write_recipe
+from helpers import crash_after, small_recipe, write_dataset, write_recipe
 
-from medssl import api, cli
+from medssl import api, cli, experiment
 from medssl.methods import REGISTRY
 from medssl.training.checkpoint import load_checkpoint
 from medssl.training.engine import Engine
@@ -60,19 +61,6 @@ def assert_same_state(one: Any, other: Any, where: str = "") -> None:
         assert torch.equal(one, other), where
     else:
         assert one == other, where
-
-
-def crash_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """Make the engine die in its ``steps``-th optimizer step, after the weights changed."""
-    step, done = Engine._step, []
-
-    def dying(self: Engine, *arguments: Any) -> None:
-        step(self, *arguments)
-        done.append(1)
-        if len(done) == steps:
-            raise RuntimeError("power cut")
-
-    monkeypatch.setattr(Engine, "_step", dying)
 
 
 @pytest.mark.parametrize("method", sorted(REGISTRY))
@@ -214,3 +202,46 @@ def test_kill_nine_from_outside(world: tuple[Path, Path], tmp_path: Path) -> Non
     process.wait(timeout=60)
     subprocess.run(command(run, "--resume"), check=True, timeout=300)
     assert_same_state(weights(whole), weights(run))
+
+
+def test_carried_momentum_is_that_of_the_best_weights(
+    world: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BCP's code goes on in stage 2 with the optimizer it saved beside the best weights."""
+    recipe = recipe_file(
+        world,
+        tmp_path,
+        "bcp",
+        data={"validation": 1},
+        method={
+            "name": "bcp",
+            "preset": "official",
+            "variant": "acdc",
+            "pretrain_fraction": 0.5,
+        },
+        training={"optimizer": {"name": "sgd"}, "validate_every": 2},
+    )
+    scores, seen = iter([0.9, 0.1, 0.2, 0.3]), {}
+    start, end = Engine._start_stage, Engine._end_stage
+
+    def note(name: str, engine: Engine) -> None:
+        seen[name] = {k: copy.deepcopy(o.state_dict()) for k, o in engine.optimizers.items()}
+
+    def starting(self: Engine, index: int, saved: Any) -> None:
+        start(self, index, saved)
+        note(f"start {index}", self)
+
+    def ending(self: Engine, stage: Any) -> None:
+        note(f"end {self.state.stage}", self)
+        end(self, stage)
+
+    monkeypatch.setattr(experiment, "make_validator", lambda *_, **__: lambda _m: next(scores))
+    monkeypatch.setattr(Engine, "_start_stage", starting)
+    monkeypatch.setattr(Engine, "_end_stage", ending)
+    run = api.train(recipe, output=tmp_path / "run").path
+    best = load_checkpoint(run / "checkpoints" / "best-pretrain.pt")
+    assert best["dice"] == 0.9
+    carried, last = seen["start 1"]["student"]["state"], seen["end 0"]["student"]["state"]
+    assert_same_state(carried, best["optimizers"]["student"]["state"])
+    assert not torch.equal(carried[0]["momentum_buffer"], last[0]["momentum_buffer"])
+    assert "optimizers" not in load_checkpoint(run / "checkpoints" / "best.pt")

@@ -11,6 +11,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from medssl.inference.blocks import RollingMean, probability_blocks
+from medssl.inference.postprocess import keep_largest_components
 from medssl.inference.sliding_window import slice_by_slice, sliding_window
 from medssl.inference.windows import (
     Empty,
@@ -96,7 +97,9 @@ def test_golden_left_atrium_protocol(golden) -> None:
     assert counts == [(3, truth["windows"]), (4, truth["windows"])]
     assert list(score.shape) == truth["output_shape"]
     assert int((score > 0.5).sum()) == truth["label_sum"]
-    assert np.array_equal(score > 0.5, mean.argmax(0).numpy() == 1)
+    classes = mean.argmax(0).numpy().astype(np.uint8)
+    assert np.array_equal(score > 0.5, classes == 1) == truth["both_channels_equal"]
+    assert int(keep_largest_components(classes).sum()) == truth["largest_cc_voxels"]
     assert score.mean(dtype=np.float64) == pytest.approx(truth["score_mean"], rel=1e-6)
     for where, value in truth["score_sample"].items():
         index = tuple(int(i) for i in where.strip("[]").split(","))

@@ -6,13 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import small_recipe, write_recipe
 
 import medssl
 from medssl.data.shipped import shipped_folder
-from medssl.data.spec import list_specs, load_spec, spec_files
+from medssl.data.spec import axis_along, depth_axis, list_specs, load_spec, spec_files
 from medssl.errors import MedSSLError
+from medssl.methods import list_methods
+from medssl.recipe import SAVED_SPEC_FIELDS, LoadedRecipe, load_recipe
 
-EXPECTED = {"ct", "mr", "mr_atrium", "mr_cardiac", "mr_hippocampus", "mr_phantom"}
+EXPECTED = {
+    *("ct", "ct_abdomen", "ct_pancreas", "ct_liver", "cbct_tooth", "cbct_fdi"),
+    *("mr", "mr_atrium", "mr_brain", "mr_cardiac", "mr_hippocampus", "mr_phantom"),
+    *("oct_fluid", "oct_layers"),
+}
 
 
 def refused(*expected: str, name: str = "mr", overrides: dict[str, Any] | None = None) -> str:
@@ -50,6 +57,64 @@ def test_facts_of_the_shipped_specs() -> None:
     assert load_spec("mr_hippocampus").flip_axes == [0]
     assert (ct.modality, ct.intensity.lower, ct.intensity.upper) == ("CT", -160, 240)
     assert load_spec("mr_atrium").intensity.rule == "zscore"
+
+
+def test_facts_of_cbct() -> None:
+    for name in ("cbct_tooth", "cbct_fdi"):
+        spec = load_spec(name)
+        assert (spec.intensity.rule, spec.intensity.exclude) == ("percentile_zscore", "padding")
+        assert (spec.spacing, spec.flip_axes) == ([0.3, 0.3, 0.3], [0])
+    pairs = load_spec("cbct_fdi").label_pairs
+    teeth = sorted(v for pair in pairs for v in pair if v < 100)
+    assert teeth == [q * 10 + n for q in (1, 2, 3, 4) for n in range(1, 9)]
+    # Upper right is 1, upper left 2, lower left 3, lower right 4; the tooth keeps its number.
+    assert all({a // 10 % 10, b // 10 % 10} in ({1, 2}, {3, 4}) for a, b in pairs if a % 100 > 10)
+    assert all(a % 10 == b % 10 and a // 100 == b // 100 for a, b in pairs if a % 100 > 10)
+    assert load_spec("cbct_tooth").label_pairs == []
+
+
+@pytest.mark.parametrize("name", ["oct_fluid", "oct_layers"])
+def test_facts_of_oct(name: str) -> None:
+    spec = load_spec(name)
+    assert (spec.spatial_unit, spec.orientation, spec.slice_axis) == ("um", "RAS", 2)
+    assert (spec.depth_direction, depth_axis(spec), spec.align_slices) == ("P", 1, False)
+    assert (spec.flip_axes, spec.rotate_planes) == ([0], [[0, 1]])
+    assert (spec.intensity.rule, spec.intensity.exclude) == ("percentile_zscore", "zero")
+    assert set(spec.refuse) == {"umct"}
+    assert (spec.metrics == ["boundaries"]) == (name == "oct_layers")
+
+
+def test_refusals_and_warnings_name_methods_that_exist() -> None:
+    for name in spec_files():
+        spec = load_spec(name)
+        assert {*spec.refuse, *spec.warn} <= set(list_methods()), name
+
+
+def test_axis_along() -> None:
+    assert [axis_along(load_spec("mr", {"orientation": "PIR"}), c) for c in "RAS"] == [2, 0, 1]
+    assert axis_along(load_spec("mr", {"orientation": None}), "R") is None
+
+
+def recipe_of(tmp_path: Path, spec: Any, method: str) -> LoadedRecipe:
+    recipe = small_recipe(tmp_path, tmp_path, method={"name": method})
+    network = {"name": "unet", "channels": [4, 8], "strides": [2], "dropout": 0.1}
+    return load_recipe(
+        write_recipe(tmp_path / "recipe.yaml", {**recipe, "spec": spec, "network": network})
+    )
+
+
+def test_refused_and_warned_methods(tmp_path: Path) -> None:
+    with pytest.raises(MedSSLError, match="'umct' makes no sense on 'oct_fluid' data: its views"):
+        recipe_of(tmp_path, "oct_fluid", "umct")
+    warnings = recipe_of(tmp_path, "cbct_fdi", "bcp").warnings
+    assert any("'bcp' on 'cbct_fdi' data: a pasted box" in w for w in warnings)
+    assert not any("cbct_fdi" in w for w in recipe_of(tmp_path, "cbct_fdi", "supervised").warnings)
+
+
+def test_a_whole_spec_saved_by_an_earlier_version_is_read(tmp_path: Path) -> None:
+    saved = {k: v for k, v in load_spec("ct").model_dump().items() if k in SAVED_SPEC_FIELDS}
+    recipe = recipe_of(tmp_path, {**saved, "name": "no_longer_there"}, "supervised").recipe
+    assert (recipe.spec.name, recipe.spec.intensity.upper) == ("no_longer_there", 240)
 
 
 def test_load_by_path(tmp_path: Path) -> None:
@@ -94,6 +159,16 @@ def test_unknown_spec_and_keys(tmp_path: Path) -> None:
         ({"flip_axes": [3]}, "a list of axes 0, 1, 2"),
         ({"rot90_planes": [[0, 0]]}, "two different axes"),
         ({"rotate_planes": [[0, 1, 2]]}, "two different axes"),
+        ({"spacing": [1, None, -1]}, "null for an axis that is kept"),
+        ({"depth_direction": "X"}, "one letter of R, L, A, P, S, I"),
+        ({"align_slices": True}, "depth_direction says along which axis"),
+        ({"metrics": ["boundaries"]}, "depth_direction says along which axis"),
+        ({"rotate_planes": [[1, 2]], "modality": "OCT"}, "without axis 2: B-scans"),
+        ({"spacing": [10, 4, 100], "modality": "OCT"}, "null for axis 2: between two B-scans"),
+        ({"resize": [64, 64, 32], "modality": "OCT"}, "null for axis 2: between two B-scans"),
+        ({"flip_axes": [1], "depth_direction": "P", "modality": "OCT"}, "without the depth"),
+        ({"intensity": {"exclude": "zero"}}, "exclude belongs to rule"),
+        ({"intensity": {"rule": "percentile_zscore", "nonzero": True}}, "exclude: zero"),
         ({"label_pairs": [[1, 2], [2, 3]]}, "one pair only"),
         ({"label_pairs": [[1]]}, "pairs of label values"),
         ({"intensity": {"lower": 300}}, "must be below upper"),

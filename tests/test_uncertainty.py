@@ -241,12 +241,12 @@ def test_the_file_holds_what_is_promised(calibrated: tuple[Path, Path, dict]) ->
     assert 0.1 < written["temperature"] < 10
     assert (written["n_cases"], written["cases_from"]) == (6, "named cases")
     assert written["ece"]["bins"] == len(written["reliability"]["after"]) == 15
-    voxels = [sum(b["voxels"] for b in written["reliability"][k]) for k in ("before", "after")]
+    voxels = [sum(b["count"] for b in written["reliability"][k]) for k in ("before", "after")]
     assert voxels == [written["voxels"]] * 2
     gaps = [
-        b["voxels"] * abs(b["accuracy"] - b["confidence"])
+        b["count"] * abs(b["accuracy"] - b["confidence"])
         for b in written["reliability"]["before"]
-        if b["voxels"]
+        if b["count"]
     ]
     assert sum(gaps) / voxels[0] == pytest.approx(written["ece"]["before"])
     assert written["nll"]["after"] < written["nll"]["before"] + 0.01
@@ -357,7 +357,7 @@ def test_a_calibration_for_something_else_is_left_out(
 
 
 def test_cases_that_would_flatter_are_refused(calibrated: tuple[Path, Path, dict]) -> None:
-    run, _, _ = calibrated
+    run, _, found = calibrated
     splits = json.loads((run / "splits.json").read_text())
     before = (run / "calibration.json").read_bytes()
     for role, reason in (("labeled", "learned from its label"), ("test", "decide nothing")):
@@ -365,8 +365,9 @@ def test_cases_that_would_flatter_are_refused(calibrated: tuple[Path, Path, dict
             api.calibrate(run, cases=splits[role])
     with pytest.raises(MedSSLError, match="no validation cases"):
         api.calibrate(run)
+    free = found["quality"]["cases"][0]["case"]
     with pytest.raises(MedSSLError, match="two patients"):
-        api.calibrate(run, cases=["case_00"] if "case_00" not in splits["labeled"] else ["case_12"])
+        api.calibrate(run, cases=[free])
     with pytest.raises(MedSSLError, match="neither a case nor a patient"):
         api.calibrate(run, cases=["nobody"])
     assert (run / "calibration.json").read_bytes() == before

@@ -68,7 +68,8 @@ def _data(contents: Contents) -> str:
     spacing = (
         "each image's own voxels"
         if spec.spacing == "native"
-        else f"{' x '.join(f'{v:g}' for v in spec.spacing)} {spec.spatial_unit}"
+        else " x ".join("as stored" if v is None else f"{v:g}" for v in spec.spacing)
+        + f" {spec.spatial_unit}"
     )
     rule = spec.intensity
     bounds = "" if rule.lower is None else f" from {rule.lower:g} to {rule.upper:g}"

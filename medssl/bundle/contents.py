@@ -8,6 +8,7 @@ from typing import Any
 
 from medssl.bundle.model_tree import Tree, describe
 from medssl.data.case import LabelMap
+from medssl.errors import MedSSLError
 from medssl.inference.calibration import portable
 from medssl.recipe_schema import DataSpec, InferenceSettings
 from medssl.runs import LoadedRun
@@ -51,7 +52,17 @@ class Contents:
 
 
 def contents_of(run: LoadedRun, summary: dict[str, Any] | None) -> Contents:
-    """Collect what of a run goes into its bundle."""
+    """Collect what of a run goes into its bundle.
+
+    Raises:
+        MedSSLError: the run works inside regions of interest.
+    """
+    if run.regions is not None:
+        raise MedSSLError(
+            "a bundle cannot express that the run works inside a region another run finds",
+            where=run.folder.path,
+            fix="use `medssl predict RUN` for this run, or train one without data.roi",
+        )
     recipe = run.recipe
     manifest = run.folder.read_manifest()
     name = "".join(c if c.isascii() and c.isalnum() else "_" for c in recipe.name)

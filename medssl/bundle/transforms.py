@@ -90,6 +90,8 @@ def spatial_transforms(spec: DataSpec, keys: Sequence[str]) -> list[Config]:
     """
     if spec.spatial_unit != "mm":
         raise _inexpressible("a dataset in micrometers")
+    if spec.align_slices:
+        raise _inexpressible("the alignment of slices")
     names = list(keys)
     out: list[Config] = []
     if spec.orientation is not None:

@@ -14,24 +14,22 @@ from medssl import __version__
 from medssl.cli import running
 
 # isort: split
-from medssl.cli import uncertain  # help lists commands in this order
-
-# isort: split
-from medssl.cli import bundles, comparing, datasets, listing
+# Help lists the commands in the order in which these modules are imported.
+from medssl.cli import (
+    bundles,
+    checking,
+    comparing,
+    datasets,
+    importing,
+    listing,
+    reporting,
+    uncertain,
+)
 from medssl.cli.console import app, err, out
 from medssl.errors import MedSSLError
 
-__all__ = [
-    "app",
-    "bundles",
-    "comparing",
-    "datasets",
-    "listing",
-    "main",
-    "run",
-    "running",
-    "uncertain",
-]
+GROUPS = (running, comparing, checking, datasets, importing, uncertain, reporting, bundles, listing)
+"""The modules whose import registers the commands."""
 
 
 def _print_version(asked: bool) -> None:

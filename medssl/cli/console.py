@@ -47,3 +47,7 @@ def show_summary(summary: dict[str, Any]) -> None:
     table.caption, caption = None, table.caption
     out.print(table)
     out.print(caption, style="dim", highlight=False, markup=False)
+    if "boundaries" in summary:
+        from medssl.evaluation.boundaries import format_boundaries
+
+        out.print(format_boundaries(summary))

@@ -14,14 +14,17 @@ from medssl.cli.console import app, display_of, out
 def phantom(
     ctx: typer.Context,
     output: Annotated[Path, typer.Argument(help="folder to write")],
-    kind: Annotated[str, typer.Option(help="kind of data")] = "mr",
+    kind: Annotated[str, typer.Option(help="mr, ct, cbct or oct")] = "mr",
+    labels: Annotated[
+        str | None, typer.Option(help="cbct: fdi or binary; oct: fluid or layers")
+    ] = None,
     seed: Annotated[int, typer.Option(help="seed")] = 0,
 ) -> None:
     """Write the built-in synthetic dataset for inspection."""
     from medssl.data.phantom import phantom_options, write_phantom
 
-    options = phantom_options({"kind": kind, "seed": seed})
+    options = phantom_options({"kind": kind, "labels": labels, "seed": seed})
     total = options.labeled + options.validation + options.unlabeled + options.test
     with display_of(ctx).counting("writing the phantom", total) as done:
-        path = write_phantom(output, kind=kind, seed=seed, on_progress=done)
+        path = write_phantom(output, kind=kind, labels=labels, seed=seed, on_progress=done)
     out.print(f"phantom dataset: {path}", highlight=False)

@@ -120,7 +120,7 @@ def evaluate(
     split: Annotated[str, typer.Option(help="of a run: test or validation")] = "test",
     checkpoint: Checkpoint = "auto",
     dataset: Annotated[Path | None, typer.Option(help="a dataset.json that names labels")] = None,
-    tolerance: Annotated[float, typer.Option(help="surface tolerance of NSD, mm")] = 2.0,
+    tolerance: Annotated[float, typer.Option(help="surface tolerance of NSD (mm or um)")] = 2.0,
     voxel_metrics: Annotated[
         bool, typer.Option("--voxel-metrics", help="add the literature's voxel metrics")
     ] = False,

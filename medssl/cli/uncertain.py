@@ -37,7 +37,8 @@ def calibrate(
 ) -> None:
     """Make a run's probabilities honest, and learn how far its volumes and scores can be off."""
     from medssl import api
-    from medssl.run_calibration import format_calibration, read_case_ids
+    from medssl.calibration_cases import read_case_ids
+    from medssl.run_calibration import format_calibration
 
     found = api.calibrate(
         run,

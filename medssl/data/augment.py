@@ -77,7 +77,8 @@ class Augmenter:
         spec: which axes and planes may be touched.
         spatial_dims: 2 for slices across ``spec.slice_axis``: what would move that axis is left
             out. 3 for volumes.
-        label_pairs: pairs of class indices to swap when axis 0 is mirrored.
+        label_pairs: pairs of class indices to swap when ``side_axis`` is mirrored.
+        side_axis: the axis from the patient's left to the right.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Augmenter:
         *,
         spatial_dims: int,
         label_pairs: Sequence[Sequence[int]] = (),
+        side_axis: int = 0,
     ) -> None:
         self.settings = settings
         axes = [a for a in range(3) if spatial_dims == 3 or a != spec.slice_axis]
@@ -102,6 +104,7 @@ class Augmenter:
         for a, b in label_pairs:
             self.swapped[[a, b]] = b, a
         self.swaps = bool(label_pairs)
+        self.side_axis = side_axis
 
     def draw_geometry(self, rng: np.random.Generator) -> Geometry:
         """Draw a spatial transform."""
@@ -136,12 +139,20 @@ class Augmenter:
         target = None
         if label is not None:
             label = geometry.move(label, first_axis=0)
-            if self.swaps and 0 in geometry.flips:
+            if self.swaps and self._mirrors_sides(geometry):
                 label = self.swapped[label]
             target = torch.from_numpy(np.array(label, order="C"))
         if geometry.matrix is not None:
             return ops.warp(moved, target, geometry.matrix)
         return moved, target
+
+    def _mirrors_sides(self, geometry: Geometry) -> bool:
+        """Return whether a geometry exchanges left and right: it mirrors, after its turns."""
+        axis = self.side_axis
+        for a, b, quarters in geometry.turns:
+            if quarters % 2 and axis in (a, b):
+                axis = b if axis == a else a
+        return axis in geometry.flips
 
     def weak(self, image: Tensor, rng: np.random.Generator) -> Tensor:
         """Change intensities as the settings' ``intensity_probability`` says."""

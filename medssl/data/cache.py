@@ -25,6 +25,7 @@ import numpy as np
 
 from medssl.data.case import IGNORE_INDEX, CachedCase, Case, LabelMap
 from medssl.data.preprocess import preprocess_case
+from medssl.data.region import Region
 from medssl.errors import MedSSLError
 from medssl.recipe_schema import DataSpec
 
@@ -35,6 +36,8 @@ PREPROCESSING_VERSION = 1
 MAX_CLASS_INDICES = 20_000
 SPEC_FIELDS = {"spatial_unit", "orientation", "spacing", "resize", "resize_mode", "intensity"}
 """Fields of the data spec that change the arrays; the others concern training and evaluation."""
+ALIGN_FIELDS = {"align_slices", "depth_direction", "slice_axis"}
+"""Fields that change them too, where slices are aligned."""
 FLOAT16_MAX = 65504.0
 DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 """What reading a damaged entry raises."""
@@ -53,12 +56,21 @@ class CaseCache:
             processes.
         spec: the data spec.
         label_map: translates label values to class indices.
+        regions: by case id, the part of a case that is kept; other cases are kept whole.
     """
 
-    def __init__(self, root: Path, spec: DataSpec, label_map: LabelMap) -> None:
+    def __init__(
+        self,
+        root: Path,
+        spec: DataSpec,
+        label_map: LabelMap,
+        *,
+        regions: Mapping[str, Region] | None = None,
+    ) -> None:
         self.root = Path(root).expanduser()
         self.spec = spec
         self.label_map = label_map
+        self.regions = regions or {}
 
     def key(self, case: Case) -> str:
         """Return the name of a case's entry.
@@ -67,14 +79,17 @@ class CaseCache:
             MedSSLError: a file of the case is missing.
         """
         files = [_fingerprint(path) for path in case.images]
+        fields = SPEC_FIELDS | (ALIGN_FIELDS if self.spec.align_slices else set())
         content: dict[str, Any] = {
             "version": PREPROCESSING_VERSION,
-            "spec": self.spec.model_dump(mode="json", include=SPEC_FIELDS),
+            "spec": self.spec.model_dump(mode="json", include=fields),
             "images": files,
         }
         if case.label is not None:
             content["label"] = _fingerprint(case.label)
             content["values"] = [self.label_map.values, self.label_map.ignore_value]
+        if case.id in self.regions:
+            content["region"] = self.regions[case.id].key
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def prepare(
@@ -118,6 +133,9 @@ class CaseCache:
 
     def _preprocess(self, case: Case) -> dict[str, np.ndarray]:
         prepared, values = preprocess_case(case, self.spec)
+        region = self.regions.get(case.id)
+        if region is not None:
+            prepared = region.crop(prepared)
         image = prepared.image.numpy()
         largest = float(np.abs(image).max())
         if largest > FLOAT16_MAX:
@@ -130,13 +148,18 @@ class CaseCache:
         arrays = {"image": image.astype(np.float16)}
         if values is not None:
             try:
-                arrays["label"] = self.label_map.to_classes(values)
+                label = self.label_map.to_classes(values)
             except ValueError as error:
                 raise MedSSLError(
                     str(error),
                     where=case.label,
                     fix="declare the values under `labels` in dataset.json, or correct the label",
                 ) from error
+            arrays["label"] = label
+            if prepared.box is not None:
+                inside = label[tuple(slice(a, b) for a, b in prepared.box)].copy()
+                whole, kept = (_count(x, self.label_map.num_classes) for x in (label, inside))
+                arrays["label"], arrays["outside"] = inside, whole - kept
         return arrays
 
     def _store(self, folder: Path, case: Case, arrays: dict[str, np.ndarray]) -> None:
@@ -229,6 +252,8 @@ def _open(folder: Path, case: Case) -> CachedCase:
     """Open an entry; what is missing, truncated or inconsistent raises."""
     meta = json.loads((folder / "meta.json").read_text())
     names = ["image"] if case.label is None else ["image", "label"]
+    if "outside" in meta and case.label is not None:
+        names.append("outside")
     arrays = {}
     for name in names:
         array = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
@@ -239,7 +264,13 @@ def _open(folder: Path, case: Case) -> CachedCase:
     if case.label is not None:
         with np.load(folder / "indices.npz", allow_pickle=False) as stored:
             indices = {int(name): stored[name] for name in stored.files}
-    return CachedCase(case.id, case.patient, arrays["image"], arrays.get("label"), indices)
+    outside = tuple(int(n) for n in arrays.get("outside", ()))
+    return CachedCase(case.id, case.patient, arrays["image"], arrays.get("label"), indices, outside)
+
+
+def _count(label: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return the voxels of each class."""
+    return np.bincount(label.ravel(), minlength=256)[:num_classes]
 
 
 def _allow_open_files(wanted: int) -> None:

@@ -109,6 +109,7 @@ class CachedCase:
         label: ``(X, Y, Z)`` uint8 class indices, or None for an unlabeled case.
         class_indices: for each class present, flat voxel indices into ``(X, Y, Z)`` (a bounded,
             seeded subset for large structures); empty for an unlabeled case.
+        outside: voxels of each class that a region of interest left out; empty without one.
     """
 
     id: str
@@ -116,6 +117,7 @@ class CachedCase:
     image: np.ndarray
     label: np.ndarray | None
     class_indices: dict[int, np.ndarray]
+    outside: tuple[int, ...] = ()
 
     @property
     def shape(self) -> Sequence[int]:

@@ -35,7 +35,11 @@ LAYOUT = (
 
 
 def read_dataset(
-    root: Path, *, extra_unlabeled: Sequence[str] = (), patient_pattern: str | None = None
+    root: Path,
+    *,
+    extra_unlabeled: Sequence[str] = (),
+    patient_pattern: str | None = None,
+    keep_missing: bool = False,
 ) -> Dataset:
     """Read a dataset folder; nothing is opened but dataset.json.
 
@@ -49,6 +53,7 @@ def read_dataset(
         patient_pattern: regular expression searched in each case id; its first group is the
             patient. Without one, an item's ``patient`` or ``subject`` key, then the frames of
             names such as ``patient012_frame01``, then the case id itself.
+        keep_missing: keep cases whose listed files do not exist, for a check that reports them.
 
     Raises:
         MedSSLError: there is no dataset, dataset.json cannot be understood, or listed files do not
@@ -68,7 +73,8 @@ def read_dataset(
         unlabeled += group_channels(list_images(folder), len(modality) or 1)
     for text in extra_unlabeled:
         unlabeled += _extra_items(root, text, len(modality) or 1)
-    _refuse_missing(reader)
+    if not keep_missing:
+        _refuse_missing(reader)
     _note_ghosts(reader)
 
     registry = CaseRegistry(where, patient_pattern)

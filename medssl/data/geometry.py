@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +17,7 @@ from nibabel import orientations
 from scipy import ndimage
 
 from medssl.data.images import with_affine
+from medssl.ops.mixing import Box
 from medssl.recipe_schema import DataSpec
 
 FINE_SPACING = 0.1
@@ -98,8 +101,11 @@ def spacing_transforms(spec: DataSpec, keys: list[str]) -> list[Callable[..., An
         steps.append(Orientationd(keys, axcodes=spec.orientation, labels=None))
     if spec.spacing != "native":
         mode = ["bilinear", "nearest"][: len(keys)]
-        kind = FineSpacingd if min(spec.spacing) < FINE_SPACING else Spacingd
-        steps.append(kind(keys, pixdim=spec.spacing, mode=mode, dtype=np.float32))
+        fine = any(v is not None and v < FINE_SPACING for v in spec.spacing)
+        kind = FineSpacingd if fine else Spacingd
+        # A spacing that is not positive keeps the image's own.
+        pixdim = [-1.0 if v is None else v for v in spec.spacing]
+        steps.append(kind(keys, pixdim=pixdim, mode=mode, dtype=np.float32))
     return steps
 
 
@@ -152,6 +158,20 @@ class Grid:
             out[axis, axis], out[axis, 3] = self._resize_step(axis)
         return out if self.to_spaced is None else np.round(out @ self.to_spaced, 9)
 
+    def prepared_box(self, box: Box) -> Box:
+        """Return the smallest box of prepared voxels that covers a box of the file's voxels."""
+        matrix = self.matrix()
+        if self.backward is not None:
+            matrix = matrix @ orientations.inv_ornt_aff(self.backward, self.oriented_shape)
+        corners = np.array(list(itertools.product(*box))) - 0.5  # outer faces of the voxels
+        moved = corners @ matrix[:3, :3].T + matrix[:3, 3]
+        out = []
+        for low, high, n in zip(moved.min(0), moved.max(0), self.shape, strict=True):
+            start = min(max(math.floor(low + 0.5 + 1e-6), 0), n - 1)
+            stop = min(max(math.ceil(high + 0.5 - 1e-6), start + 1), n)
+            out.append((start, stop))
+        return tuple(out)
+
     def restore(self, volume: np.ndarray, *, order: int) -> np.ndarray:
         """Sample ``(X, Y, Z)`` at the file's voxels, nearest (order 0) or linear (order 1)."""
         matrix = self.matrix()
@@ -178,7 +198,7 @@ def make_grid(native: MetaTensor, spaced: MetaTensor, final: MetaTensor, spec: D
     """Collect the geometry of one run of the preprocessing.
 
     Args:
-        native: the image as read.
+        native: the image as read, its slices aligned.
         spaced: the image after `spacing_transforms`.
         final: the image after `resize_transforms`.
         spec: the data spec behind them.

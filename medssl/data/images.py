@@ -90,13 +90,53 @@ def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray, bool]:
         array = array[None]
     if array.ndim != 4 or array.size == 0:
         raise ValueError(f"size {image.GetSize()} is neither a volume nor a volume with channels")
-    axes = min(spatial, 3)
-    direction = np.reshape(image.GetDirection(), (spatial, spatial))[:axes, :axes]
+    return np.ascontiguousarray(array.transpose(0, 3, 2, 1)), _itk_affine(image), False
+
+
+def read_affine(path: str | Path) -> np.ndarray:
+    """Return the ``(4, 4)`` affine of an image file to RAS, in the file's own unit; reads no voxel.
+
+    Raises:
+        MedSSLError: the file is missing or damaged.
+    """
+    path = Path(path)
+    try:
+        if path.name.lower().endswith(NIFTI):
+            return np.asarray(nib.load(path).affine, dtype=np.float64)
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+        return _itk_affine(reader)
+    except Exception as error:  # the libraries raise anything at all for a damaged file
+        reason = " ".join(str(error).split())[:160]
+        raise MedSSLError(
+            f"the image's header cannot be read ({type(error).__name__}: {reason})",
+            where=path,
+            fix="copy the file again from its source, or remove the case from dataset.json",
+        ) from error
+
+
+def _itk_affine(image: sitk.Image | sitk.ImageFileReader) -> np.ndarray:
+    dims = image.GetDimension()
+    axes = min(dims, 3)
+    direction = np.reshape(image.GetDirection(), (dims, dims))[:axes, :axes]
     affine = np.eye(4)
     affine[:axes, :axes] = direction * np.asarray(image.GetSpacing()[:axes])
     affine[:axes, 3] = image.GetOrigin()[:axes]
-    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine  # ITK's world is LPS
-    return np.ascontiguousarray(array.transpose(0, 3, 2, 1)), affine, False
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine  # ITK's world is LPS
+
+
+def unit_factor(path: str | Path, affine: np.ndarray, *, spatial_unit: str) -> float:
+    """Return what to multiply a file's affine with to get it in a unit.
+
+    Args:
+        path: the file; the header of a NIfTI names its unit, other formats are in mm.
+        affine: ``(4, 4)`` as in the file.
+        spatial_unit: ``mm`` or ``um``.
+    """
+    nifti = str(path).lower().endswith(NIFTI)
+    micrometers = nifti and nib.load(path).header.get_xyzt_units()[0] == "micron"
+    return _unit_factor(affine, micrometers=micrometers, spatial_unit=spatial_unit)
 
 
 def _unit_factor(affine: np.ndarray, *, micrometers: bool, spatial_unit: str) -> float:

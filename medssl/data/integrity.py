@@ -3,40 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from medssl.data.case import Case, Dataset, LabelMap
+from medssl.data.grids import (
+    GRID_ERROR_VOXELS,
+    GRID_WARNING_VOXELS,
+    describe_difference,
+    grid_distance,
+)
+from medssl.data.problem import Problem
 from medssl.data.split import Splits
 from medssl.data.volume import UnreadableError, Volume, count_values, open_volume
 from medssl.errors import MedSSLError
 
-Severity = Literal["error", "warning"]
-
-GRID_WARNING_VOXELS = 0.05
-GRID_ERROR_VOXELS = 0.5
-"""How far, in voxels, the grids of image and label may lie apart anywhere in the volume.
-
-In voxels and not in mm, so that it means the same for micrometers. Headers rounded to single
-precision stay below the first; above the second, a label voxel lies on another image voxel.
-"""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing wrong with one file, and what to do about it."""
-
-    severity: Severity
-    file: Path
-    what: str
-    fix: str
-
 
 def check_case(
-    case: Case, labels: LabelMap | None, channels: int, *, min_shape: Sequence[int] | None = None
+    case: Case,
+    labels: LabelMap | None,
+    channels: int,
+    *,
+    min_shape: Sequence[int] | None = None,
+    open_file: Callable[[Path], Volume] = open_volume,
 ) -> list[Problem]:
     """Read a case's files to the end and return everything wrong with them.
 
@@ -45,12 +36,13 @@ def check_case(
         labels: the declared label values; None skips the checks of values.
         channels: channels that dataset.json declares.
         min_shape: smallest allowed voxels per axis, if any.
+        open_file: reads one file, or raises UnreadableError.
     """
     problems: list[Problem] = []
     volumes: list[Volume] = []
     for path in case.images:
         try:
-            volume = open_volume(path)
+            volume = open_file(path)
         except UnreadableError as error:
             problems.append(_unreadable(path, error))
             continue
@@ -62,7 +54,7 @@ def check_case(
         problems += _check_size(case.images[0], volumes[0], min_shape)
     if case.label is not None:
         try:
-            label = open_volume(case.label)
+            label = open_file(case.label)
         except UnreadableError as error:
             return [*problems, _unreadable(case.label, error)]
         if volumes:
@@ -72,7 +64,7 @@ def check_case(
 
 
 def _unreadable(path: Path, error: UnreadableError) -> Problem:
-    return Problem("error", path, f"the file {error}", "copy or download it again")
+    return Problem("error", path, f"the file {error}", "copy or download it again", "unreadable")
 
 
 def _check_image(path: Path, volume: Volume) -> Iterator[Problem]:
@@ -83,6 +75,7 @@ def _check_image(path: Path, volume: Volume) -> Iterator[Problem]:
             path,
             f"the image has {data.ndim} dimensions {data.shape}",
             "provide one volume per file: three dimensions, and a fourth only for channels",
+            "dimensions",
         )
         return
     if data.dtype.fields is not None or np.issubdtype(data.dtype, np.complexfloating):
@@ -91,10 +84,13 @@ def _check_image(path: Path, volume: Volume) -> Iterator[Problem]:
             path,
             "the voxels are colors or complex numbers",
             "store each channel as plain numbers",
+            "voxel_type",
         )
         return
     if min(data.shape) < 1:
-        yield Problem("error", path, f"the image is empty {data.shape}", "provide it again")
+        yield Problem(
+            "error", path, f"the image is empty {data.shape}", "provide it again", "constant"
+        )
         return
     if not np.isfinite(volume.affine).all() or min(volume.spacing) <= 0:
         yield Problem(
@@ -102,6 +98,7 @@ def _check_image(path: Path, volume: Volume) -> Iterator[Problem]:
             path,
             "the header's affine is not usable (zero spacing or not a number)",
             "write the right spacing and orientation into the header",
+            "affine",
         )
     yield from _check_values(path, volume)
 
@@ -116,11 +113,12 @@ def _check_values(path: Path, volume: Volume) -> Iterator[Problem]:
                 path,
                 f"{bad} voxels are NaN (not a number) or infinite",
                 "replace them by a number, for instance with numpy.nan_to_num",
+                "not_finite",
             )
             return
     if not all(np.isfinite(volume.scale)) or volume.scale[0] == 0:
         yield Problem(
-            "error", path, f"the header scales voxels by {volume.scale}", "mend scl_slope"
+            "error", path, f"the header scales voxels by {volume.scale}", "mend scl_slope", "scale"
         )
         return
     channels = np.moveaxis(data, 3, 0) if data.ndim == 4 else data[None]
@@ -132,6 +130,7 @@ def _check_values(path: Path, volume: Volume) -> Iterator[Problem]:
                 path,
                 f"{which} is constant: every voxel is {float(channel.flat[0]):g}",
                 "export the image again, or take the case out of dataset.json",
+                "constant",
             )
 
 
@@ -144,6 +143,7 @@ def _check_channels(case: Case, volumes: Sequence[Volume], channels: int) -> Ite
             case.images[0],
             f"the image has {found} channels {first.shape} but dataset.json declares {channels}",
             "mend 'modality' in dataset.json, or the image",
+            "channels",
         )
     for path, volume in zip(case.images[1:], volumes[1:], strict=True):
         yield from _check_pair(path, volume, volumes[0], "channel")
@@ -157,6 +157,7 @@ def _check_size(path: Path, volume: Volume, min_shape: Sequence[int]) -> Iterato
             path,
             f"the image has {_times(shape)} voxels, fewer than {_times(min_shape)}",
             "use a smaller patch, or take the case out of dataset.json",
+            "size",
         )
 
 
@@ -175,6 +176,7 @@ def _check_pair(path: Path, volume: Volume, image: Volume, kind: str) -> Iterato
             path,
             f"the {kind} has {_times(volume.data.shape)} voxels but the image {_times(shape)}",
             f"provide the {kind} on the image's grid",
+            "shape",
         )
         return
     distance = grid_distance(image.affine, volume.affine, shape)
@@ -183,43 +185,24 @@ def _check_pair(path: Path, volume: Volume, image: Volume, kind: str) -> Iterato
     yield Problem(
         "error" if distance > GRID_ERROR_VOXELS else "warning",
         path,
-        f"the {kind} lies up to {distance:.2g} voxels off the image: {_difference(image, volume)}",
+        f"the {kind} lies up to {distance:.2g} voxels off the image: "
+        f"{describe_difference(image, volume)}",
         f"resample the {kind} to the image, or copy the image's affine if the voxels do match",
+        "grid",
     )
-
-
-def grid_distance(first: np.ndarray, second: np.ndarray, shape: Sequence[int]) -> float:
-    """Return how far two affines take a corner of the volume apart, in voxels of the first."""
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape], indexing="ij")).reshape(3, -1)
-    corners = np.vstack([corners, np.ones(corners.shape[1])])
-    if not np.isfinite(second).all() or not np.isfinite(first).all():
-        return float("inf")
-    try:
-        apart = np.linalg.solve(first, second @ corners) - corners
-    except np.linalg.LinAlgError:
-        return float("inf")
-    return float(np.abs(apart[:3]).max())
-
-
-def _difference(image: Volume, other: Volume) -> str:
-    """Describe what differs between two headers in the user's words."""
-    if not np.allclose(image.spacing, other.spacing, rtol=1e-3):
-        return f"spacing {_numbers(other.spacing)} against {_numbers(image.spacing)}"
-    directions = [v.affine[:3, :3] / np.maximum(v.spacing, 1e-12) for v in (image, other)]
-    if not np.allclose(*directions, atol=1e-3):
-        return "the header's axes point another way"
-    return f"origin {_numbers(other.affine[:3, 3])} against {_numbers(image.affine[:3, 3])}"
-
-
-def _numbers(values: Sequence[float] | np.ndarray) -> str:
-    return "(" + ", ".join(f"{v:.4g}" for v in values) + ")"
 
 
 def _check_label(path: Path, label: Volume, labels: LabelMap | None) -> Iterator[Problem]:
     if label.data.size == 0 or labels is None:
         return
     if label.data.dtype.fields is not None or np.issubdtype(label.data.dtype, np.complexfloating):
-        yield Problem("error", path, "the voxels are colors or complex numbers", "store integers")
+        yield Problem(
+            "error",
+            path,
+            "the voxels are colors or complex numbers",
+            "store integers",
+            "voxel_type",
+        )
         return
     slope, offset = label.scale
     counts = {v * slope + offset: n for v, n in count_values(label.data).items()}
@@ -235,6 +218,7 @@ def _check_label(path: Path, label: Volume, labels: LabelMap | None) -> Iterator
             path,
             f"label values not declared in dataset.json: {listed}{more}",
             "declare them under 'labels', or correct the label image",
+            "undeclared",
         )
     elif not any(counts.get(float(v)) for v in labels.values[1:]):
         yield Problem(
@@ -242,6 +226,7 @@ def _check_label(path: Path, label: Volume, labels: LabelMap | None) -> Iterator
             path,
             "the label is empty: no voxel belongs to a structure",
             "annotate the case, or remove its label from dataset.json to use it as unlabeled",
+            "empty_label",
         )
 
 
@@ -274,8 +259,7 @@ def check_training_set(
         found = check_case(case, dataset.labels, len(dataset.modality), min_shape=min_shape)
         if role == "held back":
             found = [
-                replace(p, severity="warning") if p.what.startswith("the label is empty") else p
-                for p in found
+                replace(p, severity="warning") if p.check == "empty_label" else p for p in found
             ]
         problems += found
         if on_progress is not None:

@@ -6,25 +6,19 @@ there is to choose from is in :mod:`medssl.data.phantom_kinds`.
 
 from __future__ import annotations
 
-import contextlib
-import gzip
 import hashlib
-import io
 import json
-import os
-import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from medssl.data.folder_writing import all_or_nothing, write_nifti
 from medssl.data.phantom_kinds import KINDS, PhantomKind, PhantomOptions, phantom_options
-from medssl.data.phantom_parts import Scan
 from medssl.errors import MedSSLError
 
 PHANTOM_VERSION = 1
@@ -37,6 +31,7 @@ def write_phantom(
     out: Path,
     *,
     kind: str = "mr",
+    labels: str | None = None,
     labeled: int = 40,
     unlabeled: int = 8,
     test: int = 4,
@@ -49,11 +44,12 @@ def write_phantom(
 
     The same options give the same bytes. Case k looks the same however many others there are.
     ``phantom.json`` beside ``dataset.json`` lists the true voxels of every structure, unlabeled
-    cases included, and the settings each case was drawn with.
+    cases included, volumes that follow from a formula, and the settings each case was drawn with.
 
     Args:
         out: a folder that does not exist or is empty.
-        kind, labeled, unlabeled, test, validation, seed, shape: see :class:`PhantomOptions`.
+        kind, labels, labeled, unlabeled, test, validation, seed, shape: see
+            :class:`PhantomOptions`.
         on_progress: called with each case's id when it is written.
 
     Returns:
@@ -66,6 +62,7 @@ def write_phantom(
     options = phantom_options(
         {
             "kind": kind,
+            "labels": labels,
             "labeled": labeled,
             "unlabeled": unlabeled,
             "test": test,
@@ -83,7 +80,7 @@ def write_phantom(
                 where=out,
                 fix="choose another folder, or empty this one",
             )
-        with _all_or_nothing(out) as building:
+        with all_or_nothing(out) as building:
             _write_dataset(building, options, on_progress)
     except OSError as error:
         raise MedSSLError(
@@ -142,40 +139,11 @@ def is_intact(folder: Path) -> bool:
         return False
 
 
-@contextlib.contextmanager
-def _all_or_nothing(out: Path) -> Iterator[Path]:
-    """Yield a folder whose content becomes that of ``out`` on success and vanishes on failure."""
-    fresh = not out.exists()
-    created = [p for p in out.parents if not p.exists()]
-    # On the same file system as its destination, so that moving is renaming.
-    building = (out.parent if fresh else out) / f".{out.name}-{secrets.token_hex(4)}.partial"
-    moved: list[Path] = []
-    try:
-        building.parent.mkdir(parents=True, exist_ok=True)
-        building.mkdir()
-        yield building
-        if fresh:
-            os.rename(building, out)
-            return
-        # An empty folder the user made stays his own (it may be a mount point): fill it.
-        for item in sorted(building.iterdir(), key=lambda p: p.is_file()):
-            moved.append(out / item.name)
-            os.rename(item, moved[-1])
-        building.rmdir()
-    except BaseException:
-        for leftover in [building, *moved]:
-            shutil.rmtree(leftover, ignore_errors=True)
-            leftover.unlink(missing_ok=True) if leftover.is_file() else None
-        for parent in created:
-            with contextlib.suppress(OSError):
-                parent.rmdir()
-        raise
-
-
 def _write_dataset(folder: Path, options: PhantomOptions, on_progress: OnProgress | None) -> None:
     """Write all images, labels, dataset.json and phantom.json into an existing folder."""
     kind = KINDS[options.kind]
     shape = options.shape or kind.shape
+    choice = options.labels or next(iter(kind.choices))
     places = {
         "training": (options.labeled, "imagesTr", "labelsTr"),
         "validation": (options.validation, "imagesTr", "labelsTr"),
@@ -192,27 +160,37 @@ def _write_dataset(folder: Path, options: PhantomOptions, on_progress: OnProgres
             case = f"{options.kind}_{len(cases) + 1:03d}"
             name = f"{case}.nii.gz"
             files: dict[str, NDArray[Any]] = {f"{images}/{name}": scan.image}
+            label = scan.others.get(choice, scan.label)
             if labels is not None:
-                files[f"{labels}/{name}"] = scan.label
+                files[f"{labels}/{name}"] = label
             for path, array in files.items():
-                sizes[path] = _write_nifti(folder / path, array, scan.affine, kind.spatial_unit)
+                sizes[path] = write_nifti(
+                    folder / path,
+                    array,
+                    scan.affine,
+                    kind.spatial_unit,
+                    code=1 if kind.in_patient else 2,
+                )
             ids[role].append(case)
-            cases[case] = {"role": role, **_describe(scan, kind)}
+            voxels = _count(label, kind.choices[choice])
+            analytic = {name: v for name, v in scan.analytic.items() if name in voxels}
+            cases[case] = {"role": role, "voxels": voxels, "settings": scan.settings}
+            if analytic:
+                cases[case][f"analytic_{kind.spatial_unit}3"] = analytic
             if on_progress is not None:
                 on_progress(case)
-    _write_json(folder / "dataset.json", _dataset_json(options, kind, ids))
+    _write_json(folder / "dataset.json", _dataset_json(options, kind, choice, ids))
     record = {"version": PHANTOM_VERSION, "options": asdict(options)}
     _write_json(folder / "phantom.json", {**record, **ids, "cases": cases, "files": sizes})
 
 
-def _describe(scan: Scan, kind: PhantomKind) -> dict[str, Any]:
-    counts = np.bincount(scan.label.ravel(), minlength=max(kind.labels) + 1)
-    voxels = {name: int(counts[value]) for value, name in kind.labels.items() if value}
-    return {"voxels": voxels, "settings": scan.settings}
+def _count(label: NDArray[np.uint8], names: Mapping[int, str]) -> dict[str, int]:
+    counts = np.bincount(label.ravel(), minlength=max(names) + 1)
+    return {name: int(counts[value]) for value, name in names.items() if value}
 
 
 def _dataset_json(
-    options: PhantomOptions, kind: PhantomKind, ids: dict[str, list[str]]
+    options: PhantomOptions, kind: PhantomKind, choice: str, ids: dict[str, list[str]]
 ) -> dict[str, Any]:
     training = ids["training"] + ids["validation"]
     return {
@@ -224,7 +202,7 @@ def _dataset_json(
         "tensorImageSize": "3D",
         "spatialUnit": kind.spatial_unit,
         "modality": {"0": kind.modality},
-        "labels": {str(value): name for value, name in kind.labels.items()},
+        "labels": {str(value): name for value, name in kind.choices[choice].items()},
         "numTraining": len(training),
         "numTest": len(ids["test"]),
         "training": [
@@ -237,19 +215,3 @@ def _dataset_json(
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def _write_nifti(
-    path: Path, array: NDArray[Any], affine: NDArray[np.float64], spatial_unit: str
-) -> int:
-    """Write a compressed NIfTI without the time of day in it; return its size in bytes."""
-    image = nib.Nifti1Image(array, affine)
-    image.set_qform(affine, code=1)
-    image.set_sform(affine, code=1)
-    image.header.set_xyzt_units({"mm": "mm", "um": "micron"}[spatial_unit])
-    buffer = io.BytesIO()
-    with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, compresslevel=6, mtime=0) as stream:
-        stream.write(image.to_bytes())
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(buffer.getvalue())
-    return len(buffer.getvalue())

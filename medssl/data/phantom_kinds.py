@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from medssl.data import phantom_mr
+from medssl.data import phantom_cbct, phantom_ct, phantom_mr, phantom_oct
 from medssl.data.phantom_parts import Scan
 from medssl.errors import MedSSLError
 
-MIN_SHAPE = (24, 24, 12)
-"""Below this the smallest structures lose their voxels."""
+Draw = Callable[[np.random.Generator, tuple[int, int, int]], Scan]
 
 
 @dataclass(frozen=True)
@@ -27,21 +26,56 @@ class PhantomKind:
 
     Attributes:
         modality: name of the image channel.
-        labels: label value to name, background 0 included.
+        choices: by the name of a choice of labels, label value to name, background 0 included. The
+            first choice is the default.
         shape: voxels unless the user asks for others.
+        min_shape: below this the smallest structures lose their voxels.
         draw: draws one scan from the case's own generator.
         spatial_unit: ``mm`` or ``um``, also written into the image headers.
+        in_patient: the affine is that of a patient's space (NIfTI form code 1, both forms) and not
+            a nominal one (code 2, sform alone).
     """
 
     modality: str
-    labels: dict[int, str]
+    choices: dict[str, dict[int, str]]
     shape: tuple[int, int, int]
-    draw: Callable[[np.random.Generator, tuple[int, int, int]], Scan]
+    min_shape: tuple[int, int, int]
+    draw: Draw
     spatial_unit: str = "mm"
+    in_patient: bool = True
 
 
 KINDS: dict[str, PhantomKind] = {
-    "mr": PhantomKind("MRI", phantom_mr.LABELS, phantom_mr.SHAPE, phantom_mr.make_mr),
+    "mr": PhantomKind(
+        modality="MRI",
+        choices={"all": phantom_mr.LABELS},
+        shape=phantom_mr.SHAPE,
+        min_shape=phantom_mr.MIN_SHAPE,
+        draw=phantom_mr.make_mr,
+    ),
+    "ct": PhantomKind(
+        modality="CT",
+        choices={"organs": phantom_ct.LABELS},
+        shape=phantom_ct.SHAPE,
+        min_shape=phantom_ct.MIN_SHAPE,
+        draw=phantom_ct.make_ct,
+    ),
+    "cbct": PhantomKind(
+        modality="CBCT",
+        choices={"fdi": phantom_cbct.LABELS, "binary": phantom_cbct.BINARY_LABELS},
+        shape=phantom_cbct.SHAPE,
+        min_shape=phantom_cbct.MIN_SHAPE,
+        draw=phantom_cbct.make_cbct,
+    ),
+    "oct": PhantomKind(
+        modality="OCT",
+        choices={"fluid": phantom_oct.FLUID_LABELS, "layers": phantom_oct.LAYER_LABELS},
+        shape=phantom_oct.SHAPE,
+        min_shape=phantom_oct.MIN_SHAPE,
+        draw=phantom_oct.make_oct,
+        spatial_unit="um",
+        in_patient=False,
+    ),
 }
 
 
@@ -57,6 +91,8 @@ class PhantomOptions:
         validation: more cases with a label file, listed under ``validation`` of phantom.json.
         seed: another seed, other patients.
         shape: voxels per axis; none: the kind's own.
+        labels: what is labeled, where a kind offers a choice (teeth: ``fdi`` or ``binary``; OCT:
+            ``fluid`` or ``layers``); none: the kind's first. The images are the same.
     """
 
     kind: str = "mr"
@@ -66,14 +102,16 @@ class PhantomOptions:
     validation: int = 0
     seed: int = 0
     shape: tuple[int, int, int] | None = None
+    labels: str | None = None
 
 
 def phantom_options(options: Mapping[str, Any]) -> PhantomOptions:
     """Check options and fill in defaults, the kind's shape included.
 
     Raises:
-        MedSSLError: an unknown option or kind (with the nearest known one), a count that is not a
-            whole number of 0 or more, no labeled case, or a shape too small to hold the anatomy.
+        MedSSLError: an unknown option, kind or choice of labels (with the nearest known one), a
+            count that is not a whole number of 0 or more, no labeled case, or a shape too small to
+            hold the anatomy.
     """
     known = [f.name for f in fields(PhantomOptions)]
     for name in options:
@@ -91,8 +129,15 @@ def phantom_options(options: Mapping[str, Any]) -> PhantomOptions:
                 f"phantom option {name!r} is {value!r}",
                 fix=f"give a whole number of {least} or more",
             )
-    shape = KINDS[chosen.kind].shape if chosen.shape is None else chosen.shape
-    return replace(chosen, shape=_checked_shape(shape))
+    kind = KINDS[chosen.kind]
+    labels = next(iter(kind.choices)) if chosen.labels is None else chosen.labels
+    if not isinstance(labels, str) or labels not in kind.choices:
+        raise MedSSLError(
+            f"the {chosen.kind} phantom has no labels {labels!r}",
+            fix=_suggest(str(labels), list(kind.choices)),
+        )
+    shape = kind.shape if chosen.shape is None else chosen.shape
+    return replace(chosen, labels=labels, shape=_checked_shape(shape, kind.min_shape))
 
 
 def _is_whole(value: object) -> bool:
@@ -104,14 +149,14 @@ def _suggest(name: str, known: list[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"use one of: {', '.join(known)}"
 
 
-def _checked_shape(shape: object) -> tuple[int, int, int]:
+def _checked_shape(shape: object, least: tuple[int, int, int]) -> tuple[int, int, int]:
     if (
         not isinstance(shape, tuple | list)
         or len(shape) != 3
-        or not all(_is_whole(v) and v >= low for v, low in zip(shape, MIN_SHAPE, strict=True))
+        or not all(_is_whole(v) and v >= low for v, low in zip(shape, least, strict=True))
     ):
         raise MedSSLError(
             f"phantom option 'shape' is {shape!r}",
-            fix=f"give three whole numbers of at least {MIN_SHAPE} voxels",
+            fix=f"give three whole numbers of at least {least} voxels",
         )
     return (int(shape[0]), int(shape[1]), int(shape[2]))

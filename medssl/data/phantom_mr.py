@@ -20,6 +20,7 @@ from medssl.data.phantom_parts import Array, Canvas, Scan
 LABELS = {0: "background", 1: "arc", 2: "wall", 3: "node"}
 SPACING_MM = (1.0, 1.0, 2.0)
 SHAPE = (56, 56, 28)
+MIN_SHAPE = (24, 24, 12)
 
 # Intensities of two sequences; a case lies somewhere on the line between them.
 _BRIGHT_BLOOD = {"body": 0.38, "fat": 0.80, "arc": 0.70, "wall": 0.62, "blood": 1.00, "node": 0.78}
@@ -67,7 +68,7 @@ def make_mr(rng: np.random.Generator, shape: tuple[int, int, int]) -> Scan:
     _paint_arc(canvas, points, contrast)
     _paint_node(canvas, points, contrast)
     image, scanner = _scan(canvas.image, world, rng)
-    settings: dict[str, float | str] = {
+    settings: dict[str, float | str | list[float]] = {
         "sequence": "dark_blood" if dark else "bright_blood",
         "sequence_mix": round(mix, 4),
         "size": round(size, 4),

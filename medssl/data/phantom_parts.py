@@ -8,7 +8,7 @@ generator that is passed in.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,12 +28,16 @@ class Scan:
         label: ``(X, Y, Z)`` uint8 label values, 0 where nothing is labeled.
         affine: ``(4, 4)`` voxel index to RAS coordinates.
         settings: the drawn parameters worth knowing, for the record.
+        others: the same anatomy labeled otherwise, by the name of the choice of labels.
+        analytic: volumes in cubic length units of structures that have a closed formula.
     """
 
     image: NDArray[np.int16]
     label: NDArray[np.uint8]
     affine: NDArray[np.float64]
-    settings: dict[str, float | str]
+    settings: dict[str, float | str | list[float]]
+    others: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+    analytic: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -191,6 +195,12 @@ class Canvas:
         share = np.clip(0.5 - distance / self.softness, 0, 1)
         self.image += share * (intensity - self.image)
         self.label[distance < 0] = label
+
+    def window(self, box: tuple[slice, ...]) -> Canvas:
+        """Return a part of this canvas; what is painted there is painted here."""
+        part = object.__new__(Canvas)
+        part.image, part.label, part.softness = self.image[box], self.label[box], self.softness
+        return part
 
 
 def smooth_field(

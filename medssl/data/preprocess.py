@@ -1,14 +1,14 @@
 """Read images of any supported format and bring them to the grid and intensities of a data spec.
 
-The order is fixed: read, normalize intensities, orient, resample, resize. Intensities come first so
-that their statistics are those of the acquired voxels, whatever the grid (as in the literature,
-where volumes are normalized once and resized later).
+The order is fixed: read, normalize intensities, align slices, orient, resample, resize. Intensities
+come first so that their statistics are those of the acquired voxels, whatever the grid (as in the
+literature, where volumes are normalized once and resized later).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,25 +16,20 @@ import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import (
-    Compose,
-    MapTransform,
-    NormalizeIntensityd,
-    ScaleIntensityd,
-    ScaleIntensityRanged,
-    ScaleIntensityRangePercentilesd,
-)
+from monai.transforms import Compose, MapTransform
 
+from medssl.data.align import AlignSlicesd, SliceShifts
 from medssl.data.case import Case
-from medssl.data.geometry import Grid, PerImaged, make_grid, resize_transforms, spacing_transforms
+from medssl.data.geometry import Grid, make_grid, resize_transforms, spacing_transforms
 from medssl.data.images import NIFTI, check_grid, read_image, read_images, with_affine
+from medssl.data.intensity import intensity_transforms
 from medssl.errors import MedSSLError
-from medssl.recipe_schema import DataSpec, Intensity
+from medssl.ops.mixing import Box
+from medssl.recipe_schema import DataSpec
 
 __all__ = [
     "Prepared",
     "ReadImaged",
-    "ScaleNonzerod",
     "image_transforms",
     "preprocess_case",
     "preprocess_image",
@@ -59,42 +54,8 @@ class ReadImaged(MapTransform):
         return out
 
 
-class ScaleNonzerod(PerImaged):
-    """Scale each channel to [0, 1] between two percentiles of its non-zero voxels; zero stays."""
-
-    def __init__(self, keys: Sequence[str], *, lower: float, upper: float) -> None:
-        super().__init__(keys, self._scale)
-        self.lower, self.upper = lower, upper
-
-    def _scale(self, image: MetaTensor) -> MetaTensor:
-        out = image.clone()
-        for channel in out.as_tensor():
-            inside = channel != 0
-            if inside.any():
-                low, high = np.percentile(channel[inside].numpy(), [self.lower, self.upper])
-                scaled = (channel[inside] - low) / max(high - low, 1e-8)
-                channel[inside] = scaled.clamp(0, 1).float()
-        return out
-
-
-def _intensity_transforms(rule: Intensity) -> list[Callable[..., Any]]:
-    keys = ["image"]
-    if rule.rule == "none":
-        return []
-    if rule.rule == "zscore":
-        return [NormalizeIntensityd(keys, nonzero=rule.nonzero, channel_wise=True)]
-    if rule.rule == "window":
-        low, high = rule.lower, rule.upper
-        return [ScaleIntensityRanged(keys, low, high, b_min=0.0, b_max=1.0, clip=True)]
-    lower = 0.5 if rule.lower is None else rule.lower
-    upper = 99.5 if rule.upper is None else rule.upper
-    if rule.rule == "minmax":
-        lower, upper = 0.0, 100.0
-    if rule.nonzero:
-        return [ScaleNonzerod(keys, lower=lower, upper=upper)]
-    if rule.rule == "minmax":
-        return [ScaleIntensityd(keys, minv=0.0, maxv=1.0, channel_wise=True)]
-    return [ScaleIntensityRangePercentilesd(keys, lower, upper, 0.0, 1.0, True, channel_wise=True)]
+def _align_transforms(spec: DataSpec, keys: list[str]) -> list[Callable[..., Any]]:
+    return [AlignSlicesd(keys, spec=spec)] if spec.align_slices else []
 
 
 def image_transforms(spec: DataSpec, *, with_label: bool) -> Compose:
@@ -107,7 +68,8 @@ def image_transforms(spec: DataSpec, *, with_label: bool) -> Compose:
     return Compose(
         [
             ReadImaged(keys, spatial_unit=spec.spatial_unit),
-            *_intensity_transforms(spec.intensity),
+            *intensity_transforms(spec.intensity),
+            *_align_transforms(spec, keys),
             *spacing_transforms(spec, keys),
             *resize_transforms(spec, keys),
         ]
@@ -127,6 +89,9 @@ class Prepared:
         header: a copy of the NIfTI header of the (first) file, None for other formats. An image
             written with it and ``native_affine`` has the same sform, qform and units.
         pad_value: what to pad the image with where it is smaller than a patch.
+        grid: how the prepared voxels lie in the file.
+        box: what part of the prepared volume ``image`` is; None: all of it.
+        shifts: how the slices were moved before, if the spec aligns them.
     """
 
     image: torch.Tensor
@@ -137,21 +102,43 @@ class Prepared:
     header: nib.Nifti1Header | None
     pad_value: float
     grid: Grid
+    box: Box | None = None
+    shifts: SliceShifts | None = None
+
+    def crop(self, box: Box) -> Prepared:
+        """Return this image cropped to a box; what is restored is background outside of it."""
+        image = self.image[(slice(None), *(slice(a, b) for a, b in box))].contiguous()
+        return replace(self, image=image, box=box)
 
     def restore(self, classes: np.ndarray) -> np.ndarray:
         """Bring a label map ``(X, Y, Z)`` back to the file's grid (nearest, same dtype)."""
-        self._check(classes.shape)
-        return self.grid.restore(np.asarray(classes), order=0)
+        return self._restore(self._whole(np.asarray(classes)), order=0)
 
-    def restore_probabilities(self, volumes: np.ndarray) -> np.ndarray:
-        """Bring ``(K, X, Y, Z)`` back to the file's grid (linear, float32)."""
-        self._check(volumes.shape[1:])
-        restored = (self.grid.restore(np.asarray(v, np.float32), order=1) for v in volumes)
-        return np.stack(list(restored))
+    def restore_probabilities(self, volumes: np.ndarray, *, outside: float = 0.0) -> np.ndarray:
+        """Bring ``(K, X, Y, Z)`` back to the file's grid (linear, float32).
 
-    def _check(self, shape: Sequence[int]) -> None:
-        if tuple(shape) != self.grid.shape:
-            raise ValueError(f"shape {tuple(shape)}, but the prepared image is {self.grid.shape}")
+        Args:
+            volumes: one map or several.
+            outside: their value outside of the box, if there is one.
+        """
+        whole = (self._whole(np.asarray(v, np.float32), outside) for v in volumes)
+        return np.stack([self._restore(v, order=1) for v in whole])
+
+    def _restore(self, volume: np.ndarray, *, order: int) -> np.ndarray:
+        volume = self.grid.restore(volume, order=order)
+        return volume if self.shifts is None else self.shifts.undo(volume)
+
+    def _whole(self, volume: np.ndarray, outside: float = 0) -> np.ndarray:
+        """Put a volume of the image's shape into the whole prepared volume."""
+        if volume.shape != tuple(self.image.shape[1:]):
+            raise ValueError(
+                f"shape {volume.shape}, but the prepared image is {tuple(self.image.shape[1:])}"
+            )
+        if self.box is None:
+            return volume
+        whole = np.full(self.grid.shape, outside, dtype=volume.dtype)
+        whole[tuple(slice(a, b) for a, b in self.box)] = volume
+        return whole
 
 
 def preprocess_image(paths: str | Path | Sequence[str | Path], spec: DataSpec) -> Prepared:
@@ -193,7 +180,9 @@ def _preprocess(
         data["label"] = _read_label(label, native, image_path=paths[0], spec=spec)
     keys = [str(key) for key in data]
     try:
-        data = Compose(_intensity_transforms(spec.intensity))(data)
+        data = Compose(intensity_transforms(spec.intensity))(data)
+        data = Compose(_align_transforms(spec, keys))(data)
+        aligned = data["image"]
         data = Compose(spacing_transforms(spec, keys))(data)
         spaced = data["image"]
         data = Compose(resize_transforms(spec, keys))(data)
@@ -204,7 +193,7 @@ def _preprocess(
             where=paths[0],
             fix="check orientation, spacing and resize of the data spec against the image",
         ) from error
-    grid = make_grid(native, spaced, data["image"], spec)
+    grid = make_grid(aligned, spaced, data["image"], spec)
     image = data["image"].as_tensor().float().contiguous()
     prepared = Prepared(
         image=image,
@@ -215,6 +204,7 @@ def _preprocess(
         header=_nifti_header(paths[0]),
         pad_value=float(image.min()),
         grid=grid,
+        shifts=aligned.meta.get("slice_shifts"),
     )
     return prepared, None if label is None else data["label"].as_tensor()[0].numpy()
 

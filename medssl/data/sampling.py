@@ -40,6 +40,9 @@ class PatchSampler:
         augment: augmentation, or None for plain crops.
         strong: add the strong view to each batch; needs ``augment``.
         labels_only: deliver labels alone; no image is read.
+        sparse: labels may hold voxels without annotation. Slices without any annotated voxel are
+            then left out, and volumes that are annotated in part are cropped around annotated
+            voxels, so that every labeled patch teaches something.
 
     Raises:
         MedSSLError: there are no cases.
@@ -60,6 +63,7 @@ class PatchSampler:
         augment: Augmenter | None = None,
         strong: bool = False,
         labels_only: bool = False,
+        sparse: bool = False,
     ) -> None:
         if not cases:
             raise MedSSLError(
@@ -87,9 +91,19 @@ class PatchSampler:
         if self.slice_axis is not None:
             size.insert(self.slice_axis, 1)
         self.size = tuple(size)
+        self.sparse = sparse and self.labeled
+        self._slices = self._annotated_slices() if self.sparse and len(patch) == 2 else None
         counts = [1 if self.slice_axis is None else case.shape[slice_axis] for case in cases]
+        if self._slices is not None:
+            counts = [len(slices) for slices in self._slices]
         self._ends = np.cumsum(counts)
+        if not self._ends[-1]:
+            raise MedSSLError(
+                f"no slice of the {len(cases)} labeled cases holds an annotated voxel",
+                fix="choose other labeled cases, or check the ignore value of dataset.json",
+            )
         self._pad_values: dict[int, float] = {}
+        self._partly: dict[int, bool] = {}
 
     @property
     def num_items(self) -> int:
@@ -120,7 +134,7 @@ class PatchSampler:
         case = self.cases[index]
         geometry = Geometry() if self.augment is None else self.augment.draw_geometry(rng)
         size = geometry.source_size(self.size)
-        start = self._start(case, slice_index, size, rng)
+        start = self._start(index, slice_index, size, rng)
         # Padding is labeled background, as in the literature: outside of a scan nothing is shown.
         label = None if case.label is None else _crop(case.label[None], start, size, lambda: 0)[0]
         if self.labels_only:
@@ -162,18 +176,34 @@ class PatchSampler:
         epoch, position = divmod(number, self.num_items)
         item = int(_order(self.seed, self.stream, epoch, self.num_items)[position])
         case = int(np.searchsorted(self._ends, item, side="right"))
-        return case, item - int(self._ends[case - 1] if case else 0)
+        position = item - int(self._ends[case - 1] if case else 0)
+        return case, position if self._slices is None else int(self._slices[case][position])
+
+    def _annotated_slices(self) -> list[np.ndarray]:
+        """Return the indices of the slices that hold an annotated voxel, for each case."""
+        others = tuple(a for a in range(3) if a != self.slice_axis)
+        labels = [np.asarray(case.label) for case in self.cases]
+        return [np.flatnonzero((label != IGNORE_INDEX).any(axis=others)) for label in labels]
+
+    def _is_partly_annotated(self, index: int) -> bool:
+        if index not in self._partly:
+            label = self.cases[index].label
+            self._partly[index] = label is not None and bool((label == IGNORE_INDEX).any())
+        return self._partly[index]
 
     def _start(
         self,
-        case: CachedCase,
+        index: int,
         slice_index: int,
         size: tuple[int, ...],
         rng: np.random.Generator,
     ) -> tuple[int, ...]:
         """Draw the first voxel of the crop; negative where the volume is padded."""
+        case = self.cases[index]
         centered = rng.random() < self.foreground_fraction
-        center = self._foreground_voxel(case, slice_index, rng) if centered else None
+        center = self._voxel(case, slice_index, rng) if centered else None
+        if center is None and self.sparse and self._is_partly_annotated(index):
+            center = self._voxel(case, slice_index, rng, background=True)
         start = []
         for axis, (n, s) in enumerate(zip(case.shape, size, strict=True)):
             uniform = int(rng.integers(max(n - s, 0) + 1))
@@ -187,9 +217,19 @@ class PatchSampler:
                 start.append(min(max(center[axis] - s // 2, 0), n - s))
         return tuple(start)
 
-    def _foreground_voxel(
-        self, case: CachedCase, slice_index: int, rng: np.random.Generator
+    def _voxel(
+        self,
+        case: CachedCase,
+        slice_index: int,
+        rng: np.random.Generator,
+        *,
+        background: bool = False,
     ) -> tuple[int, ...] | None:
+        """Draw a voxel of a random structure, or of the annotated background if there is any.
+
+        Returns:
+            None if there is no such voxel, or no need to center a crop.
+        """
         extra = [n - s for n, s in zip(case.shape, self.size, strict=True)]
         if self.slice_axis is not None:
             extra[self.slice_axis] = 0
@@ -197,12 +237,16 @@ class PatchSampler:
             return None
         shape = list(case.shape)
         if self.slice_axis is None:
-            choices = {c: v for c, v in case.class_indices.items() if c > 0}
+            choices = dict(case.class_indices)
         else:
             plane = np.take(case.label, [slice_index], axis=self.slice_axis)
             shape[self.slice_axis] = 1
             present = np.flatnonzero(np.bincount(plane.ravel(), minlength=1))
-            choices = {int(c): plane for c in present if 0 < c < IGNORE_INDEX}
+            choices = {int(c): plane for c in present if c < IGNORE_INDEX}
+        if background and 0 in choices:
+            choices = {0: choices[0]}
+        elif not background:
+            choices.pop(0, None)
         if not choices:
             return None
         chosen = sorted(choices)[int(rng.integers(len(choices)))]

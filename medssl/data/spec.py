@@ -71,6 +71,22 @@ def merge_overrides(spec: DataSpec, overrides: Mapping[str, Any]) -> dict[str, A
     return merged
 
 
+def axis_along(spec: DataSpec, letter: str) -> int | None:
+    """Return the axis of prepared volumes that an axis code lies on, None if the file decides.
+
+    With ``orientation: RAS``, ``R`` and ``L`` lie on axis 0, ``A`` and ``P`` on axis 1.
+    """
+    if spec.orientation is None:
+        return None
+    pair = next(pair for pair in _AXIS_LETTERS if letter in pair)
+    return next(i for i, code in enumerate(spec.orientation) if code in pair)
+
+
+def depth_axis(spec: DataSpec) -> int | None:
+    """Return the axis of prepared volumes along which the depth is, None where unknown."""
+    return None if spec.depth_direction is None else axis_along(spec, spec.depth_direction)
+
+
 def _find(name_or_path: str) -> Path:
     path = Path(name_or_path).expanduser()
     if path.is_file():
@@ -103,8 +119,14 @@ def check_spec(spec: DataSpec, *, where: Path | str) -> None:
         pairs = [next((pair for pair in _AXIS_LETTERS if c in pair), None) for c in code]
         if len(code) != 3 or None in pairs or len(set(pairs)) != 3:
             refuse("orientation", "three letters such as RAS (one each of R/L, A/P, S/I), or null")
-    if spec.spacing != "native" and (len(spec.spacing) != 3 or min(spec.spacing) <= 0):
-        refuse("spacing", f"native or three positive numbers in {spec.spatial_unit}")
+    if spec.spacing != "native" and (
+        len(spec.spacing) != 3 or any(v is not None and v <= 0 for v in spec.spacing)
+    ):
+        refuse(
+            "spacing",
+            f"native or three positive numbers in {spec.spatial_unit}, null for an axis that is "
+            "kept",
+        )
     if spec.resize is not None and (
         len(spec.resize) != 3 or any(n is not None and n < 1 for n in spec.resize)
     ):
@@ -115,6 +137,29 @@ def check_spec(spec: DataSpec, *, where: Path | str) -> None:
         planes = getattr(spec, field)
         if any(len(set(p)) != 2 or len(p) != 2 or not set(p) <= {0, 1, 2} for p in planes):
             refuse(field, "a list of planes, each two different axes such as [0, 1]")
+    if spec.depth_direction is not None and spec.depth_direction not in tuple("RLAPSI"):
+        refuse("depth_direction", "one letter of R, L, A, P, S, I, or null")
+    for field in ("align_slices", "metrics"):
+        if getattr(spec, field) and spec.depth_direction is None:
+            refuse(field, "left out unless depth_direction says along which axis the depth is")
+    if spec.modality.upper() == "OCT":
+        for field in ("rot90_planes", "rotate_planes"):
+            if any(spec.slice_axis in plane for plane in getattr(spec, field)):
+                refuse(
+                    field,
+                    f"without axis {spec.slice_axis}: B-scans lie along it, far apart, and turning "
+                    "it into another axis invents anatomy",
+                )
+        for field in ("spacing", "resize"):
+            value = getattr(spec, field)
+            if isinstance(value, list) and value[spec.slice_axis] is not None:
+                refuse(
+                    field,
+                    f"null for axis {spec.slice_axis}: between two B-scans nothing was scanned, "
+                    "and resampling would invent it",
+                )
+        if depth_axis(spec) in spec.flip_axes:
+            refuse("flip_axes", "without the depth: a retina upside down does not exist")
     flat = [value for pair in spec.label_pairs for value in pair]
     if any(len(pair) != 2 for pair in spec.label_pairs) or len(flat) != len(set(flat)):
         refuse("label_pairs", "a list of pairs of label values, each value in one pair only")

@@ -185,7 +185,8 @@ def _unlabeled(
     unlabeled = list(found.values())
     if data.unlabeled_limit is not None:
         unlabeled = _limit(unlabeled, data.unlabeled_limit, data.split_seed)
-    if not unlabeled:
+    # What of a labeled image is not annotated is unlabeled too, which its label alone can tell.
+    if not unlabeled and dataset.labels.ignore_value is None:
         raise MedSSLError(
             "the method learns from unlabeled images but there are none"
             + (

@@ -16,8 +16,8 @@ Pure functions on samples of voxels. ``medssl calibrate`` writes what they give 
                    difference_high: bootstrap over patients
     nll            before, after: negative log-likelihood per voxel, in nats
     structures     name -> label, ece_before, ece_after (of that class's own probability)
-    reliability    before, after: a list of bins, each low, high (edges), voxels, confidence,
-                   accuracy (means in the bin; null where it is empty)
+    reliability    before, after: a list of bins, each low, high (edges), count (voxels),
+                   confidence, accuracy (means in the bin; null where it is empty)
     quality        definition (in words), spearman, low, high, level, n, n_patients; structures:
                    name -> spearman, low, high, n; cases: a list of case, patient, quality, dice
     volume         name -> low_factor, high_factor (times the predicted volume: the interval),

@@ -101,7 +101,7 @@ def _curve(sums: np.ndarray) -> list[dict[str, float]]:
         {
             "low": float(edges[i]),
             "high": float(edges[i + 1]),
-            "voxels": int(curve.voxels[i]),
+            "count": int(curve.voxels[i]),
             "confidence": float(curve.confidence[i]),
             "accuracy": float(curve.accuracy[i]),
         }

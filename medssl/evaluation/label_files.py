@@ -10,6 +10,7 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
+from medssl.data.images import unit_factor
 from medssl.errors import MedSSLError
 
 LABEL_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -26,11 +27,12 @@ def case_id_of(path: Path) -> str:
     return path.name[: -len(suffix)] if suffix else path.stem
 
 
-def read_label(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def read_label(path: Path, *, unit: str | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Read a label map in any supported format.
 
     Args:
         path: NIfTI (by nibabel), NRRD or MetaImage (by SimpleITK).
+        unit: ``mm`` or ``um``, of the returned affine; None leaves it in the file's own.
 
     Returns:
         Integer array ``(X, Y, Z)`` (a 2D image has Z = 1) and its 4x4 voxel-to-RAS affine.
@@ -65,6 +67,8 @@ def read_label(path: Path) -> tuple[np.ndarray, np.ndarray]:
             where=path,
             fix="write the file again with the geometry of its image",
         )
+    if unit is not None:
+        affine = np.diag([*[unit_factor(path, affine, spatial_unit=unit)] * 3, 1.0]) @ affine
     return _as_integers(values, path), affine
 
 

@@ -109,7 +109,7 @@ def write_cases_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows([_cell(row[column]) for column in columns] for row in rows)
-    _write_atomic(path, buffer.getvalue())
+    write_text(path, buffer.getvalue())
 
 
 def read_cases_csv(path: Path) -> list[dict[str, Any]]:
@@ -141,7 +141,7 @@ def write_summary_json(summary: Mapping[str, Any], path: Path) -> None:
     Raises:
         MedSSLError: the file cannot be written.
     """
-    _write_atomic(path, json.dumps(_without_nan(summary), indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(_without_nan(summary), indent=2, allow_nan=False) + "\n")
 
 
 def format_table(summary: Mapping[str, Any], *, title: str | None = None) -> Table:
@@ -272,7 +272,12 @@ def _number(value: float | None, digits: int) -> str:
     return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
-def _write_atomic(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all.
+
+    Raises:
+        MedSSLError: the file cannot be written.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

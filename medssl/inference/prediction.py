@@ -51,7 +51,8 @@ class Prediction:
         if self.probabilities is None:
             raise ValueError("predict with keep_probabilities=True")
         one = self.probabilities[index : index + 1].numpy()
-        return self.prepared.restore_probabilities(one)[0]
+        # Outside of a region of interest all is background.
+        return self.prepared.restore_probabilities(one, outside=float(index == 0))[0]
 
     def save_probabilities(self, paths: Mapping[int, Path]) -> None:
         """Write the probability maps of classes (index to path), one at a time."""
@@ -59,15 +60,19 @@ class Prediction:
             values = self.probability_map(index)
             write_map(values, path, affine=self.affine, reference=self.reference)
 
-    def save_entropy(self, path: Path) -> Path:
-        """Write the normalized entropy on the image's own grid: 0 is sure, 1 a mere guess.
+    def entropy_map(self) -> np.ndarray:
+        """Return the normalized entropy on the image's own grid: 0 is sure, 1 a mere guess.
 
         Raises:
             ValueError: the entropy was not kept.
         """
         if self.entropy is None:
             raise ValueError("predict with entropy=True")
-        values = self.prepared.restore_probabilities(self.entropy[None])[0]
+        return self.prepared.restore_probabilities(self.entropy[None])[0]
+
+    def save_entropy(self, path: Path) -> Path:
+        """Write :meth:`entropy_map` as an image."""
+        values = self.entropy_map()
         return write_map(values, path, affine=self.affine, reference=self.reference)
 
 

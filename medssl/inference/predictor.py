@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,10 +13,14 @@ from torch import Tensor, nn
 
 from medssl.data.case import LabelMap
 from medssl.data.preprocess import Prepared, preprocess_image
+from medssl.data.region import Region
+from medssl.data.sides import class_pairs
+from medssl.data.spec import axis_along
 from medssl.errors import MedSSLError
 from medssl.inference.assess import Assessment, Tally, assess_prediction
 from medssl.inference.blocks import Block, column_size, probability_blocks
 from medssl.inference.calibration import Calibration
+from medssl.inference.forward import Precision, evaluation_mode, forward_logits, wrong_channels
 from medssl.inference.mirror import MirrorMean
 from medssl.inference.postprocess import argmax_classes, keep_largest_components
 from medssl.inference.prediction import Decision, Prediction, normalized_entropy
@@ -28,22 +30,12 @@ from medssl.networks.ensemble import HasMembers, SideBySide
 from medssl.ops.uncertainty import tempered
 from medssl.recipe_schema import DataSpec, InferenceSettings
 
-Precision = Literal["fp32", "bf16", "fp16"]
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-# How PyTorch says that a convolution got an image of another number of channels.
-_CHANNELS = re.compile(r"to have (\d+) channels, but got (\d+) channels")
 
+class Regions(Protocol):
+    """Finds the region of interest of a scan: :class:`medssl.inference.regions.RegionFinder`."""
 
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode, and every module of it back as it was afterwards."""
-    flags = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in flags:
-            module.training = training
+    def find(self, files: Sequence[Path]) -> Region:
+        """Return the region of a scan, given by one file per channel."""
 
 
 class Predictor:
@@ -61,6 +53,7 @@ class Predictor:
         precision: of the forward pass; softmax and blending are always float32.
         in_channels: image channels the network takes, where known; a wrong image is then refused
             before it is predicted.
+        regions: what finds the region of interest of a file; outside of it is background.
 
     Attributes:
         calibration: makes probability and entropy maps calibrated, and says how far volumes can be
@@ -81,6 +74,7 @@ class Predictor:
         device: torch.device,
         precision: Precision = "fp32",
         in_channels: int | None = None,
+        regions: Regions | None = None,
     ) -> None:
         self.device = torch.device(device)
         self.spec = spec
@@ -91,6 +85,7 @@ class Predictor:
         self.in_channels = in_channels
         self.calibration: Calibration | None = None
         self.model = (self._mirrored(model) if inference.tta else model).to(self.device)
+        self.regions = regions
         _check_stride(inference.stride, self.patch)
 
     def _mirrored(self, model: nn.Module) -> MirrorMean:
@@ -102,9 +97,16 @@ class Predictor:
                 f"data spec {self.spec.name!r} allows no axis to be mirrored",
                 fix="predict without --tta, or set spec.flip_axes where mirroring is anatomy",
             )
-        index = {value: i for i, value in enumerate(self.label_map.values)}
-        pairs = [(index[a], index[b]) for a, b in self.spec.label_pairs]
-        return MirrorMean(model, axes, swap_axis=0 if 0 in volume else None, pairs=pairs)
+        pairs = class_pairs(self.spec, self.label_map, mirrored=True, where=Path(self.spec.name))
+        side = axis_along(self.spec, "R")
+        if pairs and side is None:
+            raise MedSSLError(
+                f"data spec {self.spec.name!r} keeps stored axes, so it is not known which one to "
+                "mirror for left and right to be exchanged",
+                fix="predict without --tta, or set spec.orientation to RAS",
+            )
+        swap = volume.index(side) if side in volume else None
+        return MirrorMean(model, axes, swap_axis=swap, pairs=pairs)
 
     @property
     def largest_component(self) -> bool:
@@ -157,7 +159,13 @@ class Predictor:
     ) -> Iterator[Block]:
         self._check_channels(image.shape[0])
         classes = members * self.label_map.num_classes
-        predict = partial(self._logits, model=model, expected=classes)
+        predict = partial(
+            forward_logits,
+            model=model,
+            classes=classes,
+            device=self.device,
+            precision=self.precision,
+        )
         settings, patch = self.inference, self.patch
         stride = settings.stride or stride_from_overlap(patch, settings.overlap)
         if len(patch) == 2:
@@ -265,6 +273,8 @@ class Predictor:
         files = (Path(paths),) if isinstance(paths, str | Path) else tuple(map(Path, paths))
         try:
             prepared = preprocess_image(files, self.spec)
+            if self.regions is not None:
+                prepared = self.regions.find(files).crop(prepared)
             decision = self.decide(
                 prepared.image,
                 probabilities=keep_probabilities,
@@ -300,38 +310,9 @@ class Predictor:
             temperature=self.temperature,
         )
 
-    def _logits(self, windows: Tensor, model: nn.Module, expected: int) -> Tensor:
-        dtype = _AUTOCAST.get(self.precision)
-        try:
-            with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
-                logits = model(windows)
-        except torch.OutOfMemoryError as error:
-            raise MedSSLError(
-                f"{windows.shape[0]} windows of {self.patch} voxels do not fit into the memory "
-                f"of {self.device}",
-                fix="lower inference.window_batch, or predict with --device cpu",
-            ) from error
-        except RuntimeError as error:
-            if found := _CHANNELS.search(str(error)):
-                raise _wrong_channels(int(found[1]), int(found[2])) from error
-            raise
-        if logits.shape[1] != expected:
-            raise MedSSLError(
-                f"the network gives {logits.shape[1]} classes, the label map has {expected}",
-                fix="use the label map the network was trained with",
-            )
-        return logits
-
     def _check_channels(self, channels: int) -> None:
         if self.in_channels is not None and channels != self.in_channels:
-            raise _wrong_channels(self.in_channels, channels)
-
-
-def _wrong_channels(expected: int, got: int) -> MedSSLError:
-    return MedSSLError(
-        f"the network takes {expected} image channel(s), this image has {got}",
-        fix="give one file per channel, named CASE_0000, CASE_0001, ..., or one multi-channel file",
-    )
+            raise wrong_channels(self.in_channels, channels)
 
 
 def _check_stride(stride: Sequence[int] | None, patch: tuple[int, ...]) -> None:

@@ -27,9 +27,14 @@ Presets. ``official`` follows the published code; its network needs ``grid``, th
     ``mean_teacher``;
   * teacher and autoencoder on unlabeled patches only, the autoencoder not at all while the
     consistency counts less than 3 % of its final weight; then the weight is 1;
-  * a quarter of the iterations for the autoencoder (official: 50 000 of 58 000);
-  * teacher in eval mode, buffers averaged, smooth ramp over 40 % of the stage, supervised loss not
-    halved, the teacher predicts: all as in ``mean_teacher``.
+  * a quarter of the iterations for the autoencoder (official: 50 000 of 58 000), as many masks per
+    iteration as labeled patches (official: 4), no noise on them, and a learning rate that ends with
+    the stage (official: its cosine is 2 000 iterations longer);
+  * the teacher starts as a copy, in eval mode, buffers averaged, smooth ramp over 40 % of the stage
+    to a weight of 5 (official: 0.1), supervised loss not halved, the teacher predicts: all as in
+    ``mean_teacher``.
+Not here: the code keeps the autoencoder and the student that do best on labeled validation cases;
+the stages here end with their last weights, and ``best`` is the student's.
 
 Controls: ``uniform`` sets w = 1, ``identity`` takes q = the teacher's own hard segmentation, so
 that U is its lack of confidence alone. What ``none`` gains over both is owed to the autoencoder.
@@ -124,12 +129,14 @@ class Anatomical(WeightedTeacher):
 
     def stages(self, iterations: int) -> list[Stage]:
         """Divide the budget as ``autoencoder_fraction`` says; 0 leaves out the first stage."""
-        fraction = resolve(self.settings).autoencoder_fraction
+        rules = resolve(self.settings)
+        fraction = rules.autoencoder_fraction
         if fraction == 0:
             return [Stage("guided", iterations)]
         first = min(max(round(iterations * fraction), 1), iterations - 1)
+        sizes = {} if rules.mask_batch is None else {"masks": rules.mask_batch}
         return [
-            Stage("autoencoder", first, streams=("masks",)),
+            Stage("autoencoder", first, streams=("masks",), batch_sizes=sizes),
             Stage("guided", iterations - first),
         ]
 
@@ -249,11 +256,12 @@ class Anatomical(WeightedTeacher):
             )
         if rules.grid is not None and len(rules.grid) != dims:
             out.append(f"method.grid {list(rules.grid)} needs {dims} numbers, one per patch axis")
-        if training.labeled_batch == 1 and all(n <= 2**rules.levels for n in training.patch):
+        masks = rules.mask_batch or training.labeled_batch
+        if masks == 1 and all(n <= 2**rules.levels for n in training.patch):
             out.append(
                 "method anatomical cannot normalize a batch of one patch that its autoencoder "
                 f"reduces to a single voxel ({training.patch}): use a larger patch or "
-                "training.labeled_batch 2"
+                "method.mask_batch 2"
             )
         return out
 

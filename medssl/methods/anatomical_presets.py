@@ -43,6 +43,9 @@ class AnatomicalSettings(WeightedTeacherSettings):
     output: Literal["sigmoid", "softmax"] | None = Field(
         None, description="of the autoencoder; trained by squared error + Dice, or by CE + Dice"
     )
+    mask_batch: int | None = Field(
+        None, ge=1, description="masks per iteration; corrected: training.labeled_batch"
+    )
     mask_noise: float | None = Field(None, ge=0, description="s.d. of noise on masks, stage 1")
     latent_noise_training: float | None = Field(None, ge=0, description="s.d. on codes, stage 1")
     latent_noise: float | None = Field(None, ge=0, description="s.d. on codes, stage 2")
@@ -74,6 +77,7 @@ class Rules(WeightedTeacherRules):
     init: Literal["default", "uniform"] = "default"
     dae_input: Literal["index", "onehot", "soft"] = "onehot"
     output: Literal["sigmoid", "softmax"] = "softmax"
+    mask_batch: int | None = None
     mask_noise: float = 0.0
     latent_noise_training: float = 0.0
     latent_noise: float = 0.0
@@ -101,6 +105,7 @@ PRESETS = {
         init="uniform",
         dae_input="index",
         output="sigmoid",
+        mask_batch=4,
         mask_noise=0.1,
         latent_noise=0.1,
         corruption="official2d",

@@ -84,8 +84,10 @@ class Stage:
         name: as used in the recipe's ``training.stages``.
         iterations: length of the stage.
         streams: which of ``labeled``, ``unlabeled`` and ``masks`` it draws.
-        carry_optimizer: start with the previous stage's optimizer state instead of a fresh one.
+        carry_optimizer: start with the previous stage's optimizer state instead of a fresh one;
+            with ``start_from_best``, the one that was saved with those weights.
         start_from_best: start from the best checkpoint of the previous stage if it has one.
+        batch_sizes: items per batch of a stream, where it is not the recipe's number.
     """
 
     name: str
@@ -93,6 +95,7 @@ class Stage:
     streams: tuple[str, ...] = ("labeled", "unlabeled")
     carry_optimizer: bool = False
     start_from_best: bool = False
+    batch_sizes: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,11 @@ differs from it as follows:
   * pre-training mixes each labeled image with the next one (``pretrain_pairing: cycle``), so the
     network sees the whole labeled batch and not half as many images; one whole-image Dice + CE;
   * Dice as in ``supervised`` (batch, squared, foreground), so that comparisons are about the data;
-  * a fresh optimizer for stage 2: stage-1 momentum belongs to other weights than the best ones;
+  * a fresh optimizer for stage 2 (official: acdc and pancreas go on with the one saved with the
+    best weights of stage 1, la does not);
   * labeled and unlabeled batches of any size; the smaller one is cycled;
-  * the teacher predicts: the average is the steadier model.
+  * the teacher predicts: the average is the steadier model;
+  * share of pre-training (a quarter), argmax and connectivity (full) as in acdc, for all data.
 Both exclude voxels of ground truth 255 from every region.
 """
 

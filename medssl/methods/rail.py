@@ -28,12 +28,13 @@ work by the same formulas, which nobody published). ``corrected`` (default) diff
   * the learning rate follows the iteration; the code freezes it during a turn;
   * the first term is 5 % and the ramp 40 % of a group's iterations, for budgets of any size;
   * the teacher predicts in eval mode, once per iteration and for unlabeled patches alone, and
-    averages buffers too; the code's has dropout, keeps its own buffers, and runs twice on all.
+    averages buffers too; the code's has dropout, keeps its own buffers, and runs twice on all;
+  * teachers start as copies; the code's have weights of their own until their first update.
 Both: the inactive students predict without gradients, which changes no number and saves time and
 memory (their BatchNorm statistics move, as in the code). Voxels labeled 255 do not count. A
 probability ensemble of all four students predicts, as in the code. Not here: the code's ensemble
-bug at inference (neighboring windows leak into each other) and its region of interest from a second
-network; ``medssl.ops.roi`` has the latter's box, in millimeters.
+bug at inference (neighboring windows leak into each other). Its region of interest from a second
+network, at test time alone, is ``data.roi`` of a recipe here: in millimeters, for training too.
 """
 
 from __future__ import annotations

@@ -19,8 +19,9 @@ whatever the length of the run; ``ramp_fraction`` scales it. ``corrected`` (defa
   * teacher in eval mode and dropout alone switched on for the stochastic passes: BatchNorm makes
     no difference between passes, and the target is not one random draw;
   * BatchNorm buffers averaged as the weights are;
-  * a smooth ramp over 40 % of the run, supervised loss not halved, the teacher predicts: all as in
-    ``mean_teacher``, so that the two differ by the mask alone.
+  * the teacher starts as a copy, a smooth ramp over 40 % of the run to a weight of 5 (official:
+    0.1), supervised loss not halved, the teacher predicts: all as in ``mean_teacher``, so that the
+    two differ by the mask alone.
 """
 
 from __future__ import annotations

@@ -180,7 +180,7 @@ def _geometry(settings: UMCTSettings, recipe: Any, views: Sequence[View]) -> lis
     patch, spacing = recipe.training.patch, recipe.spec.spacing
     override = "or set method.allow_anisotropic: true"
     if not settings.allow_anisotropic:
-        if len(patch) == 3 and isinstance(spacing, list):
+        if len(patch) == 3 and isinstance(spacing, list) and None not in spacing:
             # Only axes that some view exchanges have to be alike.
             pairs = [
                 (a, b) for v in views for a, b in zip(spacing, permuted(spacing, v), strict=True)

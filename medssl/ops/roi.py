@@ -1,8 +1,8 @@
 """A region of interest from a coarse mask: sizes in millimeters, and a way out when all fails.
 
-For large scans with a small structure: segment coarsely, then predict inside the box alone. RAIL's
-published code counts voxels, shortens the box to a multiple of 16 after adding its margin (which
-cuts teeth), and breaks when no component is large enough; none of that is repeated here.
+For large scans with a small structure: segment coarsely, then train and predict inside the box
+alone. RAIL's published code counts voxels, shortens the box to a multiple of 16 after adding its
+margin (which cuts teeth), and breaks when no component is large enough; none of that is repeated.
 """
 
 from __future__ import annotations
@@ -54,12 +54,13 @@ def roi_box(
     margin_mm: float | Sequence[float] = 5.0,
     min_volume_mm3: float = 0.0,
     closing_mm: float = 0.0,
+    largest: bool = False,
     target_shape: Sequence[int] | None = None,
 ) -> Box:
     """Return the box around what a coarse mask shows.
 
     Components below ``min_volume_mm3`` are dropped; if none is left, the largest one counts; if the
-    mask is empty, the box is the whole volume.
+    mask is empty, the box is the whole volume. What a margin adds beyond the volume is cut off.
 
     Args:
         mask: boolean, 2D or 3D, the coarse segmentation.
@@ -67,6 +68,7 @@ def roi_box(
         margin_mm: added on both sides of every axis, or one number per axis.
         min_volume_mm3: smallest component that counts.
         closing_mm: radius within which pieces are joined before they are measured.
+        largest: let the largest component count alone.
         target_shape: shape of the grid the box is for, which covers the same extent as the mask;
             None: the mask's own.
 
@@ -76,8 +78,10 @@ def roi_box(
     """
     shape = tuple(mask.shape if target_shape is None else target_shape)
     joined = close_gaps(mask.astype(bool), spacing_mm, closing_mm)
-    kept = remove_small_components(joined, spacing_mm, min_volume_mm3)
-    if not kept.any():
+    kept = joined
+    if not largest and min_volume_mm3 > 0:
+        kept = remove_small_components(joined, spacing_mm, min_volume_mm3)
+    if largest or not kept.any():
         kept = largest_component(joined)
     if not kept.any():
         return tuple((0, n) for n in shape)
@@ -93,3 +97,20 @@ def roi_box(
         stop = math.ceil((found[-1] + 1 + margin / spacing) * scale - 1e-6)
         box.append((max(start, 0), min(stop, target)))
     return tuple(box)
+
+
+def grow_box(box: Box, least: Sequence[int], shape: Sequence[int]) -> Box:
+    """Grow a box to at least so many voxels per axis, about its center but inside the volume.
+
+    Args:
+        box: ``(start, stop)`` per axis.
+        least: wanted voxels; an axis of the volume that is shorter is taken whole.
+        shape: of the volume.
+    """
+    grown = []
+    for (start, stop), wanted, n in zip(box, least, shape, strict=True):
+        size = min(max(stop - start, wanted), n)
+        first = start - (size - (stop - start)) // 2
+        first = min(max(first, 0), n - size)
+        grown.append((first, first + size))
+    return tuple(grown)

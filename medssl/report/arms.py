@@ -20,13 +20,13 @@ from medssl.errors import MedSSLError
 from medssl.evaluation.summary import read_cases_csv
 from medssl.methods import get_method
 from medssl.recipe import LoadedRecipe, load_recipe
-from medssl.recipe_schema import Recipe
+from medssl.recipe_schema import Recipe, RoiSettings
 from medssl.training.run_folder import STATUS_FINISHED, RunFolder, open_run
 
 VOXEL_METRICS = ("hd95_medpy_vox", "asd_medpy_vox")
 
 _NOT_THE_EXPERIMENT = {
-    "spec": ("name", "modality", "refuse", "nsd_tolerance"),
+    "spec": ("name", "modality", "refuse", "warn", "nsd_tolerance", "metrics"),
     "training": ("precision", "workers", "log_every", "checkpoint_every"),
     "inference": ("window_batch",),
 }
@@ -176,6 +176,7 @@ def describe_experiment(
     flat["data.validation"] = tuple(ids["validation"]) if ids["labeled"] else data["validation"]
     # All images: which of them are unlabeled follows from data.labeled.
     flat["data.unlabeled"] = tuple(sorted(ids["labeled"] + ids["unlabeled"]))
+    flat["data.roi"] = None if recipe.data.roi is None else _region(recipe.data.roi)
     flat["evaluation.checkpoint"] = summary.get("checkpoint", recipe.evaluation.checkpoint)
     idle = list(_VALIDATION_KEYS) if not flat["data.validation"] else []
     if not method.uses_unlabeled:
@@ -183,6 +184,15 @@ def describe_experiment(
     elif not method.uses_strong_view:
         idle.append(_STRONG_KEY)
     return {k: v for k, v in flat.items() if k not in idle}
+
+
+def _region(roi: RoiSettings) -> str:
+    """Return how regions of interest are made, as one setting; which coarse run found them is free.
+
+    Each seed may have its own.
+    """
+    given = {"margin_mm": roi.margin_mm} | roi.model_dump(exclude_defaults=True, exclude={"run"})
+    return ", ".join(f"{key} {value}" for key, value in given.items())
 
 
 def _stages(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import BinaryIO
 
 import nibabel as nib
 import numpy as np
@@ -60,7 +61,7 @@ def draw_case(
     image: Path,
     reference: Path,
     prediction: Path,
-    target: Path,
+    target: Path | BinaryIO,
     *,
     title: str,
     names: dict[int, str],
@@ -72,7 +73,7 @@ def draw_case(
 
     volume = read_image(image)
     affine = np.asarray(volume.affine)
-    intensity, turn = _to_ras(np.asarray(volume[0]), affine)
+    intensity, turn = to_ras(np.asarray(volume[0]), affine)
     labels = turn(read_label(reference)[0])
     predicted = turn(read_label(prediction)[0])
     spacing = np.linalg.norm(affine[:3, :3], axis=0)[turn.order]
@@ -82,7 +83,8 @@ def draw_case(
     present = [v for v in names if v and ((labels == v).any() or (predicted == v).any())]
     for axis, plane in enumerate(PLANES):
         other = tuple(a for a in range(3) if a != axis)
-        index = int(np.argmax(((labels > 0) | (predicted > 0)).sum(axis=other)))
+        shown = np.isin(labels, present) | np.isin(predicted, present)
+        index = int(np.argmax(shown.sum(axis=other)))
         axes = figure.add_subplot(1, 3, axis + 1)
         cut = [np.take(x, index, axis=axis).T for x in (intensity, labels, predicted)]
         ratio = spacing[other[1]] / spacing[other[0]]
@@ -118,6 +120,7 @@ class _Turn:
         return nib.orientations.apply_orientation(array, self.orientation)
 
 
-def _to_ras(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, _Turn]:
+def to_ras(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, _Turn]:
+    """Turn an array to the closest RAS axes; also return what turns others like it."""
     turn = _Turn(affine)
     return turn(array), turn

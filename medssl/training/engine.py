@@ -173,6 +173,7 @@ class Engine:
         """Prepare networks and optimizers, fresh, carried over, or from a checkpoint."""
         stage = self.stages[index]
         state = self.state
+        earlier = {k: o.state_dict() for k, o in self.optimizers.items()}
         if saved is None:
             state.stage, state.iteration, state.ended = index, 0, False
             state.best, state.stale = None, 0
@@ -181,6 +182,7 @@ class Engine:
                 path = self.run.best(previous)
                 best = load_checkpoint(path, map_location=self.device)
                 load_weights(self.method, best["method_state"], path)
+                earlier = best.get("optimizers", earlier)
                 self.display.say(f"{stage.name}: starts from the best weights of {previous}")
             torch.manual_seed(
                 torch_seed(Progress(stage.name, -1, stage.iterations, self.recipe.seed))
@@ -194,7 +196,6 @@ class Engine:
         if saved is None and override and override.reuse:
             self._reuse(stage, Path(override.reuse))
         settings = (override and override.optimizer) or self.training.optimizer
-        earlier = {k: o.state_dict() for k, o in self.optimizers.items()}
         self.optimizers = {
             key: build_optimizer(parameters, settings, self.device)
             for key, parameters in self.method.trainable(stage.name).items()
@@ -279,10 +280,14 @@ class Engine:
         state.stale = 0 if better else state.stale + 1
         if better:
             state.best = dice
-            last = state.stage == len(self.stages) - 1
+            following = self.stages[state.stage + 1 : state.stage + 2]
+            content = {"method_state": self.method.state_dict(), "dice": dice}
+            if any(s.carry_optimizer for s in following):
+                # Momentum belongs to the weights it was gathered on.
+                content["optimizers"] = {k: o.state_dict() for k, o in self.optimizers.items()}
             save_checkpoint(
-                {**self._identity(), "method_state": self.method.state_dict(), "dice": dice},
-                self.run.best(None if last else stage.name),
+                {**self._identity(), **content},
+                self.run.best(stage.name if following else None),
             )
         seconds = time.perf_counter() - started
         self.records.validation(stage.name, state, dice, seconds, best=better)

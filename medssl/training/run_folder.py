@@ -40,6 +40,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.preview = path / "preview"
         self.calibration = path / "calibration.json"
+        self.roi = path / "roi"
 
     @property
     def last(self) -> Path:

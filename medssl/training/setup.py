@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,20 @@ from torch import nn
 
 from medssl.data.augment import Augmenter
 from medssl.data.cache import CaseCache, default_cache_root
-from medssl.data.case import CachedCase, Case, Dataset, LabelMap
+from medssl.data.case import IGNORE_INDEX, CachedCase, Case, Dataset, LabelMap
 from medssl.data.decathlon import read_dataset
+from medssl.data.images import unit_factor
 from medssl.data.integrity import check_training_set
 from medssl.data.phantom import ensure_phantom, phantom_options
+from medssl.data.region import Region
 from medssl.data.sampling import PatchSampler
+from medssl.data.sides import class_pairs, side_axis
 from medssl.data.split import Splits, make_splits
 from medssl.data.volume import UnreadableError, open_volume
 from medssl.errors import MedSSLError
 from medssl.evaluation.overlap import confusion_matrix, dice_per_class
 from medssl.inference.predictor import Predictor
+from medssl.inference.regions import RegionFinder
 from medssl.methods import get_method
 from medssl.methods.base import Method, Settings, Stage
 from medssl.networks import build_network
@@ -44,6 +48,7 @@ class TrainingData:
     labeled: tuple[CachedCase, ...]
     unlabeled: tuple[CachedCase, ...]
     validation: tuple[CachedCase, ...]
+    regions: Mapping[str, Region] = field(default_factory=dict)
 
 
 def cache_root(recipe: Recipe) -> Path:
@@ -87,6 +92,7 @@ def plan_cases(recipe: Recipe, display: Display) -> tuple[Dataset, Splits]:
     for note in splits.notes:
         display.say(f"note: {note}")
     _check_native_spacing(recipe, splits)
+    make_augmenter(recipe, dataset, splits)  # refuses labels of which one side is missing
     return dataset, splits
 
 
@@ -95,16 +101,20 @@ def _check_native_spacing(recipe: Recipe, splits: Splits) -> None:
 
     A recipe alone cannot say whether native voxels suit a method that turns volumes around.
     """
-    if recipe.spec.spacing != "native" or not splits.labeled:
+    if not splits.labeled or (recipe.spec.spacing != "native" and None not in recipe.spec.spacing):
         return
     image = splits.labeled[0].images[0]
     try:
         affine = open_volume(image).affine
+        affine = affine * unit_factor(image, affine, spatial_unit=recipe.spec.spatial_unit)
     except UnreadableError:
         return  # the check of all files says it better
     if recipe.spec.orientation:
         affine = affine[:, [*np.argsort(io_orientation(affine)[:, 0]).astype(int), 3]]
     spacing = [round(float(v), 4) for v in np.linalg.norm(affine[:3, :3], axis=0)]
+    if recipe.spec.spacing != "native":
+        wanted = zip(recipe.spec.spacing, spacing, strict=True)
+        spacing = [own if target is None else target for target, own in wanted]
     spec = recipe.spec.model_copy(update={"spacing": spacing})
     method = get_method(recipe.method.name)
     settings = method.Settings.model_validate(recipe.method.options)
@@ -116,9 +126,16 @@ def _check_native_spacing(recipe: Recipe, splits: Splits) -> None:
 
 
 def prepare_cases(
-    recipe: Recipe, dataset: Dataset, splits: Splits, display: Display
+    recipe: Recipe,
+    dataset: Dataset,
+    splits: Splits,
+    display: Display,
+    *,
+    finder: RegionFinder | None = None,
 ) -> TrainingData:
     """Check every file that training will read, then preprocess what is not in the cache yet.
+
+    With a finder, every case is cropped to its region of interest, for which no label is read.
 
     Raises:
         MedSSLError: an unreadable or inconsistent file, or a patch that does not suit the volumes.
@@ -132,18 +149,55 @@ def prepare_cases(
     uses_unlabeled = get_method(recipe.method.name).uses_unlabeled
     unlabeled = splits.unlabeled if uses_unlabeled else ()
     wanted = (*splits.labeled, *unlabeled, *splits.validation)
-    cache = CaseCache(cache_root(recipe), recipe.spec, dataset.labels)
+    regions: dict[str, Region] = {}
+    if finder is not None:
+        with display.counting("finding regions of interest", len(wanted)) as done:
+            for case in wanted:
+                regions[case.id] = finder.find(case.images)
+                done(case.id)
+    cache = CaseCache(cache_root(recipe), recipe.spec, dataset.labels, regions=regions)
     with display.counting("preprocessing", len(wanted)) as done:
         cached = cache.prepare(wanted, on_progress=done)
+    labeled = tuple(cached[c.id] for c in splits.labeled)
+    images = tuple(cached[c.id] for c in unlabeled)
+    if uses_unlabeled:
+        images += _partly_annotated(labeled, dataset, display)
+        if not images:
+            raise MedSSLError(
+                "the method learns from unlabeled images but there are none: every label is "
+                "annotated throughout",
+                where=dataset.root,
+                fix="lower data.labeled so that some labels are hidden, put images into imagesUn/, "
+                "or set method to supervised",
+            )
     data = TrainingData(
         dataset,
         splits,
-        labeled=tuple(cached[c.id] for c in splits.labeled),
-        unlabeled=tuple(cached[c.id] for c in unlabeled),
+        labeled=labeled,
+        unlabeled=images,
         validation=tuple(cached[c.id] for c in splits.validation),
+        regions=regions,
     )
     _check_patch_against(data, recipe)
     return data
+
+
+def _partly_annotated(
+    labeled: Sequence[CachedCase], dataset: Dataset, display: Display
+) -> tuple[CachedCase, ...]:
+    """Return the labeled cases with voxels that nobody annotated, without their labels.
+
+    What is not annotated of them is unlabeled data like any other.
+    """
+    if dataset.labels.ignore_value is None:
+        return ()
+    partly = [c for c in labeled if c.label is not None and (c.label == IGNORE_INDEX).any()]
+    if partly:
+        display.say(
+            f"note: {len(partly)} labeled cases are annotated in part; their images also serve as "
+            "unlabeled ones"
+        )
+    return tuple(replace(case, label=None, class_indices={}) for case in partly)
 
 
 def _all(splits: Splits) -> Sequence[Case]:
@@ -191,25 +245,36 @@ def create_method(recipe: Recipe, settings: Settings, *, num_classes: int, chann
     )
 
 
+def make_augmenter(recipe: Recipe, dataset: Dataset, splits: Splits) -> Augmenter:
+    """Return the augmentation of a run, which exchanges left and right labels when it mirrors.
+
+    Raises:
+        MedSSLError: the dataset's labels do not go with the spec's left and right pairs.
+    """
+    training, spec = recipe.training, recipe.spec
+    axis = side_axis(spec, splits.labeled) if spec.label_pairs else 0
+    in_patch = training.spatial_dims == 3 or axis != spec.slice_axis
+    pairs = class_pairs(
+        spec,
+        dataset.labels,
+        mirrored=training.augment.flip and axis in spec.flip_axes and in_patch,
+        where=dataset.root / "dataset.json",
+    )
+    return Augmenter(
+        training.augment,
+        spec,
+        spatial_dims=training.spatial_dims,
+        label_pairs=pairs,
+        side_axis=axis,
+    )
+
+
 def sampler_factory(
     recipe: Recipe, data: TrainingData, *, strong: bool
 ) -> Callable[[Stage], dict[str, PatchSampler]]:
     """Return a function that makes the patch samplers of a stage."""
-    training, spec, labels = recipe.training, recipe.spec, data.dataset.labels
-    index = {value: i for i, value in enumerate(labels.values)}
-    undeclared = sorted({v for pair in spec.label_pairs for v in pair} - index.keys())
-    if undeclared:
-        raise MedSSLError(
-            f"the data spec's label_pairs name {undeclared}, which the dataset does not declare",
-            where=data.dataset.root / "dataset.json",
-            fix="override spec.label_pairs with the dataset's own left and right labels",
-        )
-    augmenter = Augmenter(
-        training.augment,
-        spec,
-        spatial_dims=training.spatial_dims,
-        label_pairs=[[index[a], index[b]] for a, b in spec.label_pairs],
-    )
+    training, spec = recipe.training, recipe.spec
+    augmenter = make_augmenter(recipe, data.dataset, data.splits)
     cases = {"labeled": data.labeled, "unlabeled": data.unlabeled, "masks": data.labeled}
     sizes = {
         "labeled": training.labeled_batch,
@@ -222,7 +287,7 @@ def sampler_factory(
             stream: PatchSampler(
                 cases[stream],
                 patch=training.patch,
-                batch_size=sizes[stream],
+                batch_size=stage.batch_sizes.get(stream, sizes[stream]),
                 seed=recipe.seed,
                 stream=f"{stage.name}/{stream}",
                 foreground_fraction=0.0 if stream == "unlabeled" else training.foreground_fraction,
@@ -230,6 +295,7 @@ def sampler_factory(
                 augment=augmenter,
                 strong=strong and stream == "unlabeled",
                 labels_only=stream == "masks",
+                sparse=data.dataset.labels.ignore_value is not None,
             )
             for stream in stage.streams
         }
@@ -272,6 +338,8 @@ def _case_dice(predictor: Predictor, case: CachedCase, labels: LabelMap) -> np.n
     image = torch.from_numpy(np.array(case.image, dtype=np.float32))
     classes = predictor.classes(image)
     matrix = confusion_matrix(classes, np.asarray(case.label), labels.num_classes)
+    if case.outside:
+        matrix[:, 0] += case.outside  # there all is called background
     return np.asarray(dice_per_class(matrix))[1:]
 
 

@@ -1,0 +1,1 @@
+"""Find what is wrong with a dataset before hours are spent on it: one concern per module."""

@@ -1,0 +1,122 @@
+"""Find scans and labels that are there twice, under whatever name, format or intensity scale."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from scipy import ndimage
+
+from medssl.data.checks.facts import CaseFacts
+from medssl.data.checks.measures import THUMBNAIL
+from medssl.data.problem import Problem
+
+NEAR = 0.97
+"""Correlation of thumbnails from which on two scans may be one."""
+
+NEAR_DETAIL = 0.9
+"""Correlation that their fine detail must have, too: heads and hearts are all alike coarsely."""
+
+BLOCK = 512
+
+
+def duplicate_problems(facts: Sequence[CaseFacts]) -> list[Problem]:
+    """Compare every case with every other, across labeled, unlabeled and test cases."""
+    found, exact = _exact(facts)
+    return [*found, *_near(facts, exact), *_labels(facts, exact)]
+
+
+def exact_groups(facts: Sequence[CaseFacts]) -> list[list[CaseFacts]]:
+    """Return the groups of two and more cases whose image voxels are equal."""
+    groups: dict[str, list[CaseFacts]] = defaultdict(list)
+    for f in facts:
+        # Constant images are equal, but that is another fault.
+        if f.image_hash and f.levels:
+            groups[f.image_hash].append(f)
+    return [g for g in groups.values() if len(g) > 1]
+
+
+def _role(facts: CaseFacts) -> str:
+    return f"{facts.role} case '{facts.case.id}'"
+
+
+def _fix(first: CaseFacts, second: CaseFacts) -> str:
+    if first.role != second.role and "test" in (first.role, second.role):
+        return "take one out of dataset.json: a test on scans that were trained on means nothing"
+    if second.role == "unlabeled" and first.role != "test":
+        return "take it out of dataset.json"
+    return "take one out of dataset.json, or make them one patient so that no split parts them"
+
+
+def _exact(facts: Sequence[CaseFacts]) -> tuple[list[Problem], set[tuple[str, str]]]:
+    found, pairs = [], set()
+    for group in exact_groups(facts):
+        first = group[0]
+        pairs |= {(a.case.patient, b.case.patient) for a in group for b in group}
+        for other in group[1:]:
+            found.append(
+                Problem(
+                    "warning",
+                    other.case.images[0],
+                    f"the {_role(other)} has exactly the voxels of the {_role(first)}",
+                    _fix(first, other),
+                    "duplicate",
+                    other.case.id,
+                )
+            )
+    return found, pairs
+
+
+def _near(facts: Sequence[CaseFacts], exact: set[tuple[str, str]]) -> Iterator[Problem]:
+    """Find scans of different patients that are one scan rescaled, resampled or turned."""
+    usable = [f for f in facts if f.thumbnail is not None]
+    if len(usable) < 2:
+        return
+    table = np.stack([f.thumbnail for f in usable if f.thumbnail is not None])
+    detail = np.stack([_detail(t) for t in table])
+    for start in range(0, len(usable), BLOCK):
+        rows = slice(start, start + BLOCK)
+        coarse, fine = table[rows] @ table.T, detail[rows] @ detail.T
+        for i, j in np.argwhere((coarse > NEAR) & (fine > NEAR_DETAIL)):
+            first, other = usable[j], usable[start + i]
+            pair = (first.case.patient, other.case.patient)
+            # Frames of one heart are alike by nature, and so are those of a patient found twice.
+            if j >= start + i or first.case.patient == other.case.patient or pair in exact:
+                continue
+            yield Problem(
+                "warning",
+                other.case.images[0],
+                f"the {_role(other)} is nearly the {_role(first)} (correlation "
+                f"{coarse[i, j]:.4f} at {THUMBNAIL} x {THUMBNAIL} x {THUMBNAIL} voxels)",
+                "if it is one scan, take one out; if one patient, give both items the same "
+                '"patient" in dataset.json',
+                "near_duplicate",
+                other.case.id,
+            )
+
+
+def _detail(flat: np.ndarray) -> np.ndarray:
+    cube = flat.reshape((THUMBNAIL,) * 3)
+    out = (cube - ndimage.uniform_filter(cube, 7, mode="nearest")).ravel()
+    return out / max(float(np.linalg.norm(out)), 1e-12)
+
+
+def _labels(facts: Sequence[CaseFacts], exact: set[tuple[str, str]]) -> Iterator[Problem]:
+    """Find one label map used for two different scans."""
+    seen: dict[str, CaseFacts] = {}
+    for f in facts:
+        if not f.label_hash or not f.structures or f.case.label is None:
+            continue
+        first = seen.setdefault(f.label_hash, f)
+        if first is f or (first.case.patient, f.case.patient) in exact:
+            continue
+        assert first.case.label is not None
+        yield Problem(
+            "warning",
+            f.case.label,
+            f"the label has exactly the voxels of {first.case.label.name}, but the scans differ",
+            "find out which of the two scans it belongs to",
+            "duplicate_label",
+            f.case.id,
+        )

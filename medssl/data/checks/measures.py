@@ -1,0 +1,116 @@
+"""What is measured of one volume, small enough to keep for every case of a dataset."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from nibabel import orientations
+
+THUMBNAIL = 32
+"""Edge of the thumbnails in which near-duplicates are searched, in voxels."""
+
+LEVELS = (0.5, 5, 25, 50, 75, 95, 99.5)
+"""Percentiles of the intensities that are kept."""
+
+SAMPLE = 2_000_000
+"""Percentiles of larger volumes are those of about so many regularly spaced voxels."""
+
+
+def voxel_hash(volumes: Sequence[np.ndarray]) -> str:
+    """Return a hash of decoded voxels: equal for equal values, whatever file format or dtype."""
+    digest = hashlib.blake2b(digest_size=16)
+    for data in volumes:
+        digest.update(str(data.shape).encode())
+        for plane in data:
+            # -0.0 and 0.0 are one value but two patterns of bits.
+            digest.update(np.ascontiguousarray(plane, np.float32) + np.float32(0))
+    return digest.hexdigest()
+
+
+def turn_to_ras(data: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """Turn the axes of a volume to the closest RAS axes; a view."""
+    try:
+        return orientations.apply_orientation(data, orientations.io_orientation(affine))
+    except (np.linalg.LinAlgError, ValueError, orientations.OrientationError):
+        return data
+
+
+def axis_codes(affine: np.ndarray) -> str:
+    """Return where the stored axes point, such as ``RAS``; ``???`` for an unusable affine."""
+    try:
+        return "".join(c or "?" for c in orientations.aff2axcodes(affine))
+    except (np.linalg.LinAlgError, ValueError):
+        return "???"
+
+
+def thumbnail(data: np.ndarray) -> np.ndarray:
+    """Average a volume ``(X, Y, Z)`` into 32 boxes per axis and z-score it.
+
+    Returns:
+        ``(32768,)`` float32 of mean 0 and norm 1, so that the product of two is their correlation;
+        zeros for a constant volume.
+    """
+    out = np.asarray(data, np.float32)
+    for axis in sorted(range(3), key=lambda a: -out.shape[a]):
+        moved = np.moveaxis(out, axis, -1)
+        out = np.moveaxis(moved @ _boxes(out.shape[axis]), -1, axis)
+    flat = np.ascontiguousarray(out).ravel()
+    flat = flat - flat.mean(dtype=np.float64)
+    norm = float(np.linalg.norm(flat))
+    return np.zeros(flat.size, np.float32) if norm < 1e-6 else (flat / norm).astype(np.float32)
+
+
+def _boxes(n: int) -> np.ndarray:
+    """Return ``(n, 32)``: the share of each voxel of an axis in each of 32 equal boxes."""
+    edges = np.linspace(0, n, THUMBNAIL + 1)
+    low = np.maximum(np.arange(n)[:, None], edges[None, :-1])
+    high = np.minimum(np.arange(n)[:, None] + 1, edges[None, 1:])
+    return (np.maximum(high - low, 0) * THUMBNAIL / n).astype(np.float32)
+
+
+def intensity_levels(data: np.ndarray) -> tuple[float, ...]:
+    """Return the percentiles :data:`LEVELS` and the maximum of a volume."""
+    step = max(1, round((data.size / SAMPLE) ** (1 / 3)))
+    sample = data[::step, ::step, ::step]
+    return (*(float(v) for v in np.percentile(sample, LEVELS)), float(data.max()))
+
+
+def roughness(data: np.ndarray, low: float, high: float) -> tuple[float, ...]:
+    """Return the mean absolute difference of neighbors along each axis, as share of the range.
+
+    Measured in the middle of the volume, up to 128 voxels an axis.
+    """
+    middle = data[tuple(slice(max(0, n // 2 - 64), n // 2 + 64) for n in data.shape)]
+    scaled = np.clip((middle.astype(np.float32) - low) / max(high - low, 1e-12), 0, 1)
+    return tuple(
+        float(np.abs(np.diff(scaled, axis=a)).mean()) if scaled.shape[a] > 1 else 0.0
+        for a in range(3)
+    )
+
+
+def repeated_slices(data: np.ndarray) -> tuple[int, list[int]]:
+    """Find slices that are exactly their neighbor.
+
+    Constant slices do not count (padding), nor do volumes of fewer than three slices on that axis.
+
+    Returns:
+        The axis with most of them, and the indices ``k`` of slices equal to slice ``k - 1``.
+    """
+    best: tuple[int, list[int]] = (0, [])
+    for axis in range(3):
+        moved = np.moveaxis(data, axis, 0)
+        found = []
+        for k in range(1, len(moved) if len(moved) > 2 else 0):
+            # A row tells most slices apart; only those that agree there are compared in full.
+            row = moved.shape[1] // 2
+            if (
+                np.array_equal(moved[k, row], moved[k - 1, row])
+                and np.array_equal(moved[k], moved[k - 1])
+                and moved[k].min() != moved[k].max()
+            ):
+                found.append(k)
+        if len(found) > len(best[1]):
+            best = (axis, found)
+    return best

@@ -1,0 +1,215 @@
+"""Write a repaired copy of a dataset: a complete Decathlon folder in the usual spelling."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import SimpleITK as sitk  # noqa: N813
+
+from medssl.data.case import Case, Dataset
+from medssl.data.checks.duplicates import exact_groups
+from medssl.data.checks.facts import CaseFacts
+from medssl.data.checks.repairs import Repair, apply_repair
+from medssl.data.checks.run import CheckReport
+from medssl.data.decathlon_header import read_json
+from medssl.data.images import NIFTI
+from medssl.data.volume import Volume, open_volume
+from medssl.errors import MedSSLError
+
+_FOLDERS = {"labeled": "imagesTr", "unlabeled": "imagesUn", "test": "imagesTs"}
+_REWRITTEN = {
+    *("labels", "modality", "modalities", "channel_names", "training", "validation", "unlabeled"),
+    *("test", "testing", "dataset", "numTraining", "numTest", "relase", "licence", "file_ending"),
+    *("spatial_unit", "spatialUnit", "tensorImageSize"),
+}
+
+
+def write_repaired(
+    report: CheckReport, out: Path, *, on_progress: Callable[[str], None] | None = None
+) -> list[str]:
+    """Copy a checked dataset and mend what can be mended; the original is not touched.
+
+    Voxels, label positions and headers stay as they are but for what a repair names. Unlabeled
+    images that repeat another case are left out.
+
+    Args:
+        report: of the dataset to copy.
+        out: a folder that does not exist or is empty.
+        on_progress: called with each case's id when it was written.
+
+    Returns:
+        One line per repair.
+
+    Raises:
+        MedSSLError: the folder is in use or cannot be written. Nothing is left behind then.
+    """
+    dataset = report.dataset
+    out = Path(out).expanduser().absolute()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise MedSSLError(
+            "the folder of the repaired copy exists and is not empty",
+            where=out,
+            fix="choose another folder, or empty this one",
+        )
+    if out.resolve().is_relative_to(dataset.root.resolve()):
+        raise MedSSLError(
+            "the repaired copy would lie inside the dataset", where=out, fix="choose another folder"
+        )
+    doubles = {
+        f.case.id: group[0].case.id
+        for group in exact_groups(report.facts)
+        for f in group[1:]
+        if f.role == "unlabeled"
+    }
+    done = [f"{name}: left out, the same scan as '{kept}'" for name, kept in doubles.items()]
+    try:
+        with _all_or_nothing(out) as building:
+            items: dict[str, list[Any]] = {"labeled": [], "unlabeled": [], "test": []}
+            for facts in report.facts:
+                if facts.case.id not in doubles:
+                    items[facts.role].append(_copy_case(facts, dataset, building, done))
+                if on_progress is not None:
+                    on_progress(facts.case.id)
+            content = _dataset_json(dataset, items)
+            (building / "dataset.json").write_text(
+                json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
+    except OSError as error:
+        raise MedSSLError(
+            f"the repaired copy cannot be written: {error.strerror or error}",
+            where=out,
+            fix="choose a folder you may write to, with as much space as the dataset takes",
+        ) from error
+    if dataset.deviations:
+        done.append("dataset.json: written in the usual spelling")
+    return done
+
+
+@contextmanager
+def _all_or_nothing(out: Path) -> Any:
+    """Yield a new folder beside ``out`` that takes its name on success and vanishes on failure."""
+    building = out.parent / f".{out.name}-{secrets.token_hex(4)}.partial"
+    try:
+        building.mkdir(parents=True)
+        yield building
+        if out.exists():
+            out.rmdir()  # known to be empty
+        os.rename(building, out)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+
+
+def _copy_case(facts: CaseFacts, dataset: Dataset, out: Path, done: list[str]) -> dict[str, Any]:
+    """Copy the files of a case, mended, and return its item of dataset.json."""
+    case = facts.case
+    images = [
+        _copy_file(p, _place(p, case, _FOLDERS[facts.role], dataset), out, facts, done)
+        for p in case.images
+    ]
+    item: dict[str, Any] = {"image": images[0] if len(images) == 1 else images}
+    if case.label is not None:
+        place = _place(case.label, case, "labelsTr", dataset)
+        item["label"] = _copy_file(case.label, place, out, facts, done)
+    item["id"] = case.id
+    if case.patient != case.id:
+        item["patient"] = case.patient
+    return {**case.meta, **item}
+
+
+def _place(path: Path, case: Case, folder: str, dataset: Dataset) -> str:
+    """Return where a file lies in the copy: where it lay, or in the folder of its kind."""
+    try:
+        return path.relative_to(dataset.root).as_posix()
+    except ValueError:
+        return f"{folder}/{case.id}_{path.name}"
+
+
+def _copy_file(path: Path, place: str, out: Path, facts: CaseFacts, done: list[str]) -> str:
+    target = out / place
+    target.parent.mkdir(parents=True, exist_ok=True)
+    repairs = [r for r in facts.repairs if r.file == path]
+    if target.exists():
+        return f"./{place}"  # one file listed twice
+    if repairs:
+        _mend(path, repairs, facts.case.images[0], target)
+        done += [f"{place}: {r.what}" for r in repairs]
+    elif path.is_file():
+        shutil.copyfile(path, target)
+    return f"./{place}"
+
+
+def _mend(path: Path, repairs: list[Repair], image: Path, target: Path) -> None:
+    volume = open_volume(path)
+    reference = open_volume(image)
+    for repair in repairs:
+        volume = apply_repair(repair, volume, reference)
+    if path.name.lower().endswith(NIFTI):
+        _save_nifti(volume, path, image, target)
+    else:
+        _save_itk(volume, path, target)
+
+
+def _save_nifti(volume: Volume, source: Path, image: Path, target: Path) -> None:
+    """Write stored voxels with the source's header; a new affine comes with its own codes."""
+    old = nib.load(source)
+    header = old.header.copy()
+    header.set_data_dtype(volume.data.dtype)
+    new = type(old)(volume.data, volume.affine, header)
+    if not np.array_equal(volume.affine, old.affine):
+        codes = nib.load(image).header if image.name.lower().endswith(NIFTI) else None
+        new.set_sform(volume.affine, int(codes["sform_code"]) or 1 if codes is not None else 1)
+        new.set_qform(volume.affine, int(codes["qform_code"]) if codes is not None else 0)
+    if volume.scale != (1.0, 0.0):
+        new.header.set_slope_inter(*volume.scale)
+    else:
+        new.header.set_slope_inter(1.0, 0.0)
+    nib.save(new, target)
+
+
+def _save_itk(volume: Volume, source: Path, target: Path) -> None:
+    old = sitk.ReadImage(str(source))
+    vector = volume.data.ndim == 4
+    axes = (2, 1, 0, 3) if vector else (2, 1, 0)
+    new = sitk.GetImageFromArray(np.ascontiguousarray(volume.data.transpose(axes)), vector)
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.affine
+    spacing = volume.spacing
+    new.SetSpacing(spacing)
+    new.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+    new.SetOrigin(lps[:3, 3].tolist())
+    for key in old.GetMetaDataKeys():
+        new.SetMetaData(key, old.GetMetaData(key))
+    sitk.WriteImage(new, str(target), True)
+
+
+def _dataset_json(dataset: Dataset, items: dict[str, list[Any]]) -> dict[str, Any]:
+    info, _ = read_json(dataset.root / "dataset.json")
+    labels = {str(v): n for v, n in zip(dataset.labels.values, dataset.labels.names, strict=True)}
+    if dataset.labels.ignore_value is not None:
+        labels[str(dataset.labels.ignore_value)] = "ignore"
+    kept = {k: v for k, v in info.items() if k not in _REWRITTEN}
+    for bad, good in (("relase", "release"), ("licence", "license")):
+        if bad in info:
+            kept.setdefault(good, info[bad])
+    return {
+        "name": dataset.name,
+        **kept,
+        "tensorImageSize": info.get("tensorImageSize", "3D"),
+        **({"spatialUnit": "um"} if dataset.spatial_unit == "um" else {}),
+        "modality": {str(k): name for k, name in enumerate(dataset.modality)},
+        "labels": labels,
+        "numTraining": len(items["labeled"]),
+        "numTest": len(items["test"]),
+        "training": items["labeled"],
+        "unlabeled": items["unlabeled"],
+        "test": items["test"],
+    }

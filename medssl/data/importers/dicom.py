@@ -1,0 +1,288 @@
+"""Import DICOM series: volumes placed by their slices' positions, labels from DICOM-SEG or files.
+
+Nothing that names a person or a day is written: patients become ``p001``, ``p002``, ... in the
+order of the source's folders, and the provenance holds hashes of the files but no file names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from medssl.data.importers.base import (
+    ImportedCase,
+    Importer,
+    ImportSettings,
+    LabelNames,
+    Plan,
+    known_patient,
+    register,
+    safe_id,
+)
+from medssl.data.importers.dicom_labels import (
+    grid_of,
+    label_files,
+    paint_segmentations,
+    read_label,
+    referenced_series,
+    segment_names,
+    turn_onto,
+)
+from medssl.data.importers.dicom_series import (
+    EXTRA,
+    Header,
+    Series,
+    describe,
+    find_series,
+    read_series,
+)
+from medssl.data.importers.pairing import LABEL_WORDS
+from medssl.errors import MedSSLError
+
+MODALITIES = {"MR": "MRI", "PT": "PET"}
+"""DICOM's codes where the Decathlon uses another word."""
+
+_LABEL_NAME = re.compile("|".join(LABEL_WORDS), re.IGNORECASE)
+
+
+class DicomSettings(ImportSettings):
+    """Options of the format ``dicom``."""
+
+    series: str | None = Field(
+        None,
+        description="import only series whose description matches this regular expression, or "
+        "whose number it is",
+    )
+    modality: str | None = Field(None, description="import only this modality, such as CT or MR")
+    min_slices: int = Field(5, ge=2, description="leave out series with fewer slices (scouts)")
+    labels: LabelNames | None = Field(
+        None,
+        description="VALUE:NAME pairs: values of the named segments of DICOM-SEG objects (the "
+        "later wins where two overlap), or names of the values in label files",
+    )
+    keep_patient_id: bool = Field(
+        False, description="keep PatientID and file names instead of pseudonyms"
+    )
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """Where a series' label comes from: segmentations, or one image file, or neither."""
+
+    segmentations: tuple[Header, ...] = ()
+    file: Path | None = None
+
+
+@register("dicom")
+class DicomImporter(Importer):
+    """Import DICOM series."""
+
+    summary = "folders of DICOM series; labels from DICOM-SEG, or NIfTI beside the slices"
+    extra = EXTRA
+    Settings = DicomSettings
+
+    def plan(self, source: Path, settings: DicomSettings) -> Plan:
+        """Read all headers, group them into volumes, and say what was left out and why."""
+        found = find_series(source, min_slices=settings.min_slices)
+        notes = list(found.notes)
+        series = _chosen(found.series, settings)
+        if not series:
+            raise _nothing(source, found.series, notes)
+        modality = _one_modality(series, source)
+        labels = _match_labels(series, found.segmentations, source, notes)
+        values = _segment_values(labels, settings, source)
+        if len(series) > 1:
+            notes.append(f"{len(series)} series, each a case of its own")
+        ids = _case_ids(series, keep=settings.keep_patient_id)
+        cases = [
+            _reader(one, origin, values, case_id, patient, settings)
+            for one, origin, (case_id, patient) in zip(series, labels, ids, strict=True)
+        ]
+        names = settings.labels or ({v: n for n, v in values.items()} if values else None)
+        return Plan(
+            "DICOM",
+            (MODALITIES.get(modality, modality),),
+            names,
+            cases,
+            notes=tuple(notes),
+            anonymous=not settings.keep_patient_id,
+        )
+
+
+def _chosen(series: Sequence[Series], settings: DicomSettings) -> list[Series]:
+    try:
+        pattern = re.compile(settings.series or "", re.IGNORECASE)
+    except re.error as error:
+        raise MedSSLError(
+            f"{settings.series!r} is not a regular expression: {error}",
+            where="--option series",
+            fix="give a part of the series description, or the series number",
+        ) from error
+    return [
+        one
+        for one in series
+        if (settings.modality or one.text("Modality")).upper() == one.text("Modality").upper()
+        and (
+            settings.series is None
+            or settings.series == one.text("SeriesNumber")
+            or pattern.search(one.text("SeriesDescription"))
+        )
+    ]
+
+
+def _nothing(source: Path, series: Sequence[Series], notes: Sequence[str]) -> MedSSLError:
+    if series:
+        there = ", ".join(f"{describe(s.headers[0])} ({s.text('Modality')})" for s in series[:4])
+        return MedSSLError(
+            f"none of the {len(series)} series is the one asked for; there are: {there}",
+            where=source,
+            fix="correct --option series or --option modality",
+        )
+    return MedSSLError(
+        "no DICOM series here can become a volume" + "".join(f"\n  {n}" for n in notes[:3]),
+        where=source,
+        fix="check the folder; --option min_slices=2 lets short series in",
+    )
+
+
+def _one_modality(series: Sequence[Series], source: Path) -> str:
+    counts = Counter(s.text("Modality") or "unknown" for s in series)
+    if len(counts) > 1:
+        listed = ", ".join(f"{n} {name}" for name, n in counts.most_common())
+        raise MedSSLError(
+            f"the series are of different modalities: {listed}",
+            where=source,
+            fix=f"choose one, for instance --option modality={counts.most_common(1)[0][0]}",
+        )
+    return next(iter(counts))
+
+
+def _case_ids(series: Sequence[Series], *, keep: bool) -> list[tuple[str, str]]:
+    """Return the case id and the patient of each series."""
+    patients: dict[str, str] = {}
+    numbers: Counter[str] = Counter()
+    out = []
+    for one in series:
+        study = one.text("StudyInstanceUID") or str(one.folder)
+        own = known_patient(one.text("PatientID"), otherwise=study)
+        pseudonym = f"p{len(patients) + 1:03d}" if not keep or own == study else safe_id(own)
+        patient = patients.setdefault(own, pseudonym)
+        numbers[patient] += 1
+        out.append((f"{patient}_s{numbers[patient]:02d}", patient))
+    return out
+
+
+def _match_labels(
+    series: Sequence[Series], segmentations: Sequence[Header], source: Path, notes: list[str]
+) -> list[_Labels]:
+    by_series: dict[int, list[Header]] = {n: [] for n in range(len(series))}
+    for header in segmentations:
+        uids, frame = referenced_series(header), header.text("FrameOfReferenceUID")
+        owners = [n for n, s in enumerate(series) if s.text("SeriesInstanceUID") in uids]
+        if not owners and not uids and frame:
+            owners = [n for n, s in enumerate(series) if s.text("FrameOfReferenceUID") == frame]
+        if len(owners) == 1:
+            by_series[owners[0]].append(header)
+        else:
+            notes.append(f"segmentation {header.path.name} belongs to no series that is imported")
+    out = []
+    grids: dict[Path, Any] = {}
+    for n, one in enumerate(series):
+        if by_series[n]:
+            out.append(_Labels(tuple(by_series[n])))
+            continue
+        files = label_files(one, source)
+        grids |= {p: grid_of(p) for p in files if p not in grids}
+        fitting = [p for p in files if turn_onto(*grids[p], one) is not None]
+        if len(fitting) > 1:
+            # A converted copy of the image often lies beside its label.
+            fitting = [p for p in fitting if _LABEL_NAME.search(p.name)] or fitting
+        if len(fitting) > 1:
+            raise MedSSLError(
+                f"{len(fitting)} files could be the label of {describe(one.headers[0])}: "
+                + ", ".join(p.name for p in fitting[:4]),
+                where=fitting[0].parent,
+                fix="leave one of them there",
+            )
+        if files and not fitting:
+            notes.append(
+                f"no file in folder {files[0].parent.name} lies on the grid of "
+                f"{describe(one.headers[0])}: it stays unlabeled"
+            )
+        out.append(_Labels(file=fitting[0] if fitting else None))
+    return out
+
+
+def _segment_values(
+    labels: Sequence[_Labels], settings: DicomSettings, source: Path
+) -> dict[str, int]:
+    """Give every segment name a label value: as asked for, or by alphabet."""
+    headers = [h for one in labels for h in one.segmentations]
+    if not headers:
+        return {}
+    names = sorted({name for h in headers for name in segment_names(h).values()})
+    if settings.labels is not None:
+        unknown = [n for n in settings.labels.values() if n not in names]
+        files = any(one.file for one in labels)
+        if unknown and not files:
+            raise MedSSLError(
+                f"no segmentation has a segment named '{unknown[0]}'",
+                where="--option labels",
+                fix="the segments are: " + ", ".join(names[:12]),
+            )
+        return {name: value for value, name in settings.labels.items() if value}
+    if any(one.file for one in labels):
+        raise MedSSLError(
+            "some series have DICOM-SEG labels and others label files",
+            where=source,
+            fix="say which value is which with --option labels="
+            + ",".join(f"{i}:{n}" for i, n in enumerate(names[:4], start=1)),
+        )
+    return {name: value for value, name in enumerate(names, start=1)}
+
+
+def _reader(
+    series: Series,
+    labels: _Labels,
+    values: Mapping[str, int],
+    case_id: str,
+    patient: str,
+    settings: DicomSettings,
+) -> Callable[[], ImportedCase]:
+    def read() -> ImportedCase:
+        image = read_series(series)
+        label: np.ndarray | None = None
+        warnings: tuple[str, ...] = ()
+        sources = [h.path for h in series.headers]
+        if labels.segmentations:
+            ordered = settings.labels is not None
+            label = paint_segmentations(labels.segmentations, series, values, ordered=ordered)
+            sources += [h.path for h in labels.segmentations]
+        elif labels.file is not None:
+            label = read_label(labels.file, series)
+            if np.array_equal(label, image):
+                label = None
+                warnings = (f"{labels.file.name} is the image itself, not its label",)
+            sources.append(labels.file)
+        meta = {"series_number": series.text("SeriesNumber")}
+        if settings.keep_patient_id:
+            meta["series"] = series.text("SeriesDescription")
+        return ImportedCase(
+            case_id,
+            image,
+            series.affine,
+            label,
+            patient=patient,
+            meta={k: v for k, v in meta.items() if v},
+            sources=tuple(sources),
+            warnings=warnings,
+        )
+
+    return read

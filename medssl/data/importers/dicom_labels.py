@@ -1,0 +1,217 @@
+"""Labels of DICOM series: segmentation objects (DICOM-SEG) and image files beside the slices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import SimpleITK as sitk  # noqa: N813
+from nibabel import orientations
+
+from medssl.data.images import ITK, NIFTI
+from medssl.data.importers.base import optional_module
+from medssl.data.importers.dicom_geometry import LPS_TO_RAS, frame_values
+from medssl.data.importers.dicom_series import EXTRA, Header, Series, describe
+from medssl.data.integrity import grid_distance
+from medssl.data.volume import UnreadableError, open_volume
+from medssl.errors import MedSSLError
+
+TOLERANCE = 0.1
+"""How far a segmentation's voxel may lie off the image's, in voxels."""
+
+
+def segment_names(segmentation: Header) -> dict[int, str]:
+    """Return the label of each segment number, background of label maps left out."""
+    segments = segmentation.data.get("SegmentSequence") or []
+    return {int(s.SegmentNumber): str(s.SegmentLabel).strip() for s in segments if s.SegmentNumber}
+
+
+def referenced_series(segmentation: Header) -> set[str]:
+    """Return the SeriesInstanceUIDs that a segmentation says it was drawn on."""
+    references = segmentation.data.get("ReferencedSeriesSequence") or []
+    return {str(r.SeriesInstanceUID) for r in references if "SeriesInstanceUID" in r}
+
+
+def paint_segmentations(
+    segmentations: Sequence[Header], series: Series, values: Mapping[str, int], *, ordered: bool
+) -> np.ndarray:
+    """Return the label map ``(columns, rows, slices)`` of all segments named in ``values``.
+
+    Args:
+        segmentations: DICOM-SEG files of this series.
+        series: the image.
+        values: label value by segment name.
+        ordered: where segments overlap the one named later in ``values`` wins; otherwise overlap
+            is an error.
+
+    Raises:
+        MedSSLError: a segmentation is off the grid, is a probability map, or segments overlap.
+    """
+    voxels: dict[str, list[np.ndarray]] = {name: [] for name in values}
+    for header in segmentations:
+        for name, index in _segment_voxels(header, series):
+            if name in voxels:
+                voxels[name].append(index)
+    label = np.zeros(series.shape, np.uint8 if max(values.values(), default=0) < 256 else np.uint16)
+    for name, parts in voxels.items():
+        index = tuple(np.concatenate(parts, axis=1)) if parts else ((), (), ())
+        taken = label[index][label[index] > 0]
+        if taken.size and not ordered:
+            other = next(n for n, v in values.items() if v == taken[0])
+            raise MedSSLError(
+                f"segments '{other}' and '{name}' overlap in {taken.size} voxels",
+                where=segmentations[0].path,
+                fix="name them in order, --option labels=1:NAME,2:NAME; the later one wins",
+            )
+        label[index] = values[name]
+    return label
+
+
+def _segment_voxels(header: Header, series: Series) -> list[tuple[str, np.ndarray]]:
+    """Return, frame by frame, a segment's name and its voxels' indices ``(3, N)``."""
+    data = optional_module("pydicom", EXTRA).dcmread(header.path)
+    kind = str(data.get("SegmentationType", "BINARY"))
+    if kind not in ("BINARY", "LABELMAP"):
+        raise MedSSLError(
+            f"the segmentation is of type {kind}: probabilities, not labels",
+            where=header.path,
+            fix="export it as a binary segmentation",
+        )
+    names = segment_names(header)
+    try:
+        frames = np.atleast_3d(data.pixel_array)
+        frames = frames.reshape(int(data.NumberOfFrames), data.Rows, data.Columns)
+        positions = frame_values(data, "PlanePositionSequence", "ImagePositionPatient")
+        directions = frame_values(data, "PlaneOrientationSequence", "ImageOrientationPatient")
+        spacings = frame_values(data, "PixelMeasuresSequence", "PixelSpacing")
+        numbers = np.zeros(len(frames), int)
+        if kind == "BINARY":
+            macro, key = "SegmentIdentificationSequence", "ReferencedSegmentNumber"
+            numbers = frame_values(data, macro, key).astype(int)
+    except Exception as error:  # pydicom and its decoders raise many kinds
+        raise MedSSLError(
+            f"the segmentation cannot be read ({type(error).__name__}: {error})",
+            where=header.path,
+            fix="export it again, uncompressed, or remove it",
+        ) from error
+    out = []
+    for frame, position, direction, spacing, number in zip(
+        frames, positions, directions, spacings, numbers, strict=True
+    ):
+        for value in np.unique(frame[frame > 0]):
+            j, i = np.nonzero(frame == value)
+            name = names.get(int(number if kind == "BINARY" else value), "")
+            index = _on_grid(i, j, position, direction, spacing, series, header.path)
+            out.append((name, index))
+    return out
+
+
+def _on_grid(
+    i: np.ndarray,
+    j: np.ndarray,
+    position: np.ndarray,
+    direction: np.ndarray,
+    spacing: np.ndarray,
+    series: Series,
+    path: Path,
+) -> np.ndarray:
+    """Return the image's voxels at columns ``i`` and rows ``j`` of a segmentation's frame."""
+    plane = np.stack([direction[:3] * spacing[1], direction[3:] * spacing[0], position], axis=1)
+    to_voxel = np.linalg.inv(LPS_TO_RAS @ series.affine)
+    exact = to_voxel[:3, :3] @ plane @ np.stack([i, j, np.ones_like(i)]) + to_voxel[:3, 3:]
+    index = np.rint(exact).astype(int)
+    apart = float(np.abs(exact - index).max())
+    steps = to_voxel[:3, :3] @ plane[:, :2]
+    apart = max(apart, float(np.abs(steps - np.rint(steps)).max() * max(series.shape)))
+    image = describe(series.headers[0])
+    if apart > TOLERANCE:
+        raise MedSSLError(
+            f"the segmentation lies {apart:.2g} voxels off the grid of {image}",
+            where=path,
+            fix="resample the segmentation to the image's grid in the program that wrote it",
+        )
+    if index.min() < 0 or (index >= np.array(series.shape)[:, None]).any():
+        raise MedSSLError(
+            f"the segmentation reaches outside {image}",
+            where=path,
+            fix="look for missing slices of the series, or crop the segmentation to it",
+        )
+    return index
+
+
+def label_files(series: Series, source: Path) -> list[Path]:
+    """Return the image files in the nearest folder, from the slices' own upward, that has any."""
+    folder = series.folder
+    root = source if source.is_dir() else source.parent
+    while True:
+        files = sorted(p for p in folder.iterdir() if p.name.lower().endswith((*NIFTI, *ITK)))
+        if files or folder == root or folder == folder.parent:
+            return files
+        folder = folder.parent
+
+
+def grid_of(path: Path) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Return affine (voxel to RAS, mm) and shape of an image file, from its header alone.
+
+    Raises:
+        MedSSLError: it cannot be read.
+    """
+    try:
+        if path.name.lower().endswith(NIFTI):
+            image = nib.load(path)
+            return np.asarray(image.affine), image.shape
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+    except Exception as error:  # the libraries raise anything at all for a damaged file
+        raise _bad_label(path, " ".join(str(error).split())[-120:]) from error
+    if reader.GetDimension() != 3:
+        return np.eye(4), reader.GetSize()
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(reader.GetDirection(), (3, 3)) * np.array(reader.GetSpacing())
+    affine[:3, 3] = reader.GetOrigin()
+    return LPS_TO_RAS @ affine, reader.GetSize()
+
+
+def turn_onto(affine: np.ndarray, shape: tuple[int, ...], series: Series) -> np.ndarray | None:
+    """Return how axes must be swapped and flipped to lie on a series' grid; None if they cannot.
+
+    Programs that convert DICOM often flip rows or slices and adapt the header; that is the same
+    grid, stored in another order.
+
+    Returns:
+        nibabel's orientation ``(3, 2)``.
+    """
+    if len(shape) != 3:
+        return None
+    own = orientations.io_orientation(np.linalg.inv(series.affine) @ affine)
+    if np.isnan(own).any():
+        return None
+    turned = tuple(shape[list(own[:, 0]).index(axis)] for axis in range(3))
+    affine = affine @ orientations.inv_ornt_aff(own, shape)
+    fits = turned == series.shape
+    return own if fits and grid_distance(series.affine, affine, turned) <= TOLERANCE else None
+
+
+def read_label(path: Path, series: Series) -> np.ndarray:
+    """Read a label file that :func:`turn_onto` says fits, on the grid of its series.
+
+    Raises:
+        MedSSLError: it is damaged.
+    """
+    turn = turn_onto(*grid_of(path), series)
+    try:
+        volume = open_volume(path)
+    except UnreadableError as error:
+        raise _bad_label(path, str(error)) from None
+    slope, offset = volume.scale
+    label = orientations.apply_orientation(volume.data, turn)
+    return label * slope + offset if (slope, offset) != (1.0, 0.0) else label
+
+
+def _bad_label(path: Path, reason: str) -> MedSSLError:
+    return MedSSLError(
+        f"the label file cannot be used: {reason}", where=path, fix="export it again, or remove it"
+    )

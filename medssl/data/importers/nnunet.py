@@ -1,0 +1,97 @@
+"""Import raw nnU-Net datasets: version 1 (cases listed) and version 2 (cases found by name)."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from medssl.data.case import Case, Dataset
+from medssl.data.decathlon import read_dataset
+from medssl.data.decathlon_header import read_json
+from medssl.data.importers.base import (
+    ImportedCase,
+    Importer,
+    ImportSettings,
+    Plan,
+    register,
+    safe_id,
+)
+from medssl.data.importers.sources import image_files, read_channels, read_label, split_name
+from medssl.errors import MedSSLError
+
+
+@register("nnunet")
+class NNUNet(Importer):
+    """A raw nnU-Net folder; channels in files of their own become one image.
+
+    A label named ``ignore`` stays the ignore label. Label regions are refused by name.
+    """
+
+    summary = "raw nnU-Net folder, version 1 or 2 (dataset.json, imagesTr, labelsTr, imagesTs)"
+
+    def plan(self, source: Path, settings: ImportSettings) -> Plan:
+        """See :class:`Importer`."""
+        dataset = read_dataset(source)
+        info, _ = read_json(dataset.root / "dataset.json")
+        labels = dict(zip(dataset.labels.values, dataset.labels.names, strict=True))
+        test_labels = {split_name(p.name)[0]: p for p in image_files(dataset.root / "labelsTs")}
+        training = [*dataset.training, *dataset.unlabeled]
+        reads = [partial(_read, case, dataset, case.label, "training") for case in training]
+        for case in dataset.test:
+            stem = re.sub(r"_\d{4}$", "", split_name(case.images[0].name)[0])
+            label = case.label or test_labels.get(case.id) or test_labels.get(stem)
+            reads.append(partial(_read, case, dataset, label, "test"))
+        return Plan(
+            name=dataset.name,
+            modality=dataset.modality,
+            labels=labels,
+            ignore_value=dataset.labels.ignore_value,
+            spatial_unit="um" if dataset.spatial_unit == "um" else "mm",
+            licence=str(info.get("licence") or info.get("license") or ""),
+            notes=dataset.deviations,
+            cases=reads,
+            splits=_folds(dataset.root / "splits_final.json"),
+        )
+
+
+def _read(
+    case: Case, dataset: Dataset, label: Path | None, split: Literal["training", "test"]
+) -> ImportedCase:
+    unit: Literal["mm", "um"] = "um" if dataset.spatial_unit == "um" else "mm"
+    image = read_channels(case.images, case.id, unit=unit)
+    mask, warnings = None, ()
+    if label is not None:
+        mask, warnings = read_label(label, case.id, image, unit=unit)
+    return ImportedCase(
+        id=safe_id(case.id),
+        image=image.data,
+        affine=image.affine,
+        label=mask,
+        patient=case.patient if case.patient != case.id else None,
+        split=split,
+        meta=case.meta,
+        sources=(*case.images, *([] if label is None else [label])),
+        warnings=warnings,
+    )
+
+
+def _folds(path: Path) -> dict[str, list[str]]:
+    """Read the folds of splits_final.json, if somebody put it beside dataset.json."""
+    if not path.is_file():
+        return {}
+    try:
+        folds: Any = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            f"fold_{n}_{role}": [safe_id(str(i)) for i in fold[role]]
+            for n, fold in enumerate(folds)
+            for role in ("train", "val")
+        }
+    except (OSError, ValueError, TypeError, KeyError):
+        raise MedSSLError(
+            "does not list the folds as nnU-Net writes them",
+            where=path,
+            fix='write [{"train": [...], "val": [...]}, ...], or take the file away',
+        ) from None

@@ -1,0 +1,96 @@
+"""What all OCT readers return: voxels in one order, spacing in um, boundaries as depths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+IGNORE = 255
+"""Label of voxels that nobody annotated."""
+
+CROSSING = 2.0
+"""Boundaries that cross by more voxels than this are an error of the annotation."""
+
+
+@dataclass(frozen=True)
+class OctScan:
+    """A raster volume.
+
+    Attributes:
+        image: ``(A-scan, B-scan, depth)``; A-scans from the left to the right of the picture, depth
+            from the vitreous down.
+        spacing_um: along those axes.
+        upward: B-scan 0 is the inferior one (Heidelberg); otherwise it is the superior one.
+        laterality: ``OD``, ``OS`` or empty.
+        device: maker and model as far as known.
+        label: like ``image``, or None.
+        boundaries: by name, ``(A-scan, B-scan)``: depth of each layer boundary in voxels, NaN where
+            there is none; ordered from the vitreous down.
+        positions_mm: ``(B-scan, 4)``: start x, y and end x, y on the en-face image, if known.
+        patient: the file's own patient id; it is written only if the user asks for it.
+        group: whose scan it is where the source is anonymous already (challenge data).
+    """
+
+    image: np.ndarray
+    spacing_um: tuple[float, float, float]
+    upward: bool
+    laterality: str = ""
+    device: str = ""
+    label: np.ndarray | None = None
+    boundaries: Mapping[str, np.ndarray] = field(default_factory=dict)
+    positions_mm: np.ndarray | None = None
+    patient: str = ""
+    group: str = ""
+
+
+def nominal_affine(
+    shape: tuple[int, ...], spacing_um: tuple[float, float, float], *, upward: bool
+) -> np.ndarray:
+    """Return the affine ``(4, 4)``, voxel to RAS in um, of a volume that knows no patient space.
+
+    The right of the picture is the patient's left in both eyes, depth runs from front to back, and
+    B-scans run up or down. The center of the volume is the origin.
+    """
+    lateral, across, axial = spacing_um
+    affine = np.zeros((4, 4))
+    affine[0, 0] = -lateral
+    affine[2, 1] = across if upward else -across
+    affine[1, 2] = -axial
+    affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape[:3]) - 1) / 2)
+    affine[3, 3] = 1
+    return affine
+
+
+def layer_labels(boundaries: np.ndarray, depth: int) -> np.ndarray:
+    """Return the label of each voxel: how many boundaries lie at or above it.
+
+    Small crossings are undone by pushing the deeper boundary down to the upper one.
+
+    Args:
+        boundaries: ``(N, A-scan, B-scan)`` depths in voxels, from the vitreous down.
+        depth: number of voxels along the depth.
+
+    Returns:
+        uint8 ``(A-scan, B-scan, depth)``; ``IGNORE`` in columns where a boundary is missing or
+        crosses another by more than ``CROSSING`` voxels.
+    """
+    ordered = np.maximum.accumulate(boundaries, axis=0)
+    known = np.isfinite(boundaries).all(axis=0)
+    known &= (np.nan_to_num(ordered - boundaries) <= CROSSING).all(axis=0)
+    label = np.zeros((*boundaries.shape[1:], depth), np.uint8)
+    k = np.arange(depth)
+    for boundary in ordered:
+        label += boundary[..., None] <= k
+    label[~known] = IGNORE
+    return label
+
+
+def layer_names(boundaries: list[str]) -> dict[int, str]:
+    """Name the labels of :func:`layer_labels` after the boundaries around them."""
+    below = [*boundaries[1:], None]
+    return {
+        value: f"{top} to {bottom}" if bottom else f"below {top}"
+        for value, (top, bottom) in enumerate(zip(boundaries, below, strict=True), start=1)
+    }
