@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from medssl.evaluation.summary import write_summary_json
 from medssl.inference.assess import Assessment
 from medssl.inference.calibration import FORMAT, Calibration
 from medssl.inference.unlike import learn_reference
+from medssl.report.calibration_summary import draw_calibration
 from medssl.runs import LoadedRun, load_ensemble
 from medssl.training.progress import Display
 
@@ -82,7 +84,7 @@ def calibrate(
 
     Two passes over the cases: the first samples voxels to fit the temperature on, the second
     predicts with it. ``RUN/calibration.json`` (see :mod:`medssl.evaluation.calibration`) is then
-    used by `predict` and needed by `triage`.
+    used by `predict` and needed by `triage`; ``calibration.png`` shows it.
 
     Args:
         run: run folder.
@@ -141,7 +143,9 @@ def calibrate(
     if held_out:
         found["held_out"] = _check(loaded, held_out, found, display) | {"cases_from": check}
     write_summary_json(found, loaded.folder.calibration)
-    return found
+    content = json.loads(loaded.folder.calibration.read_text(encoding="utf-8"))
+    draw_calibration(content, loaded.folder.calibration.with_suffix(".png"))
+    return content
 
 
 def _sample(loaded: LoadedRun, cases: Sequence[Case], display: Display) -> list[Sample]:
@@ -277,27 +281,3 @@ def _check(
 
 def _number(value: float | None) -> float:
     return float("nan") if value is None else value
-
-
-def format_calibration(found: Mapping[str, Any]) -> str:
-    """Return the figures of a calibration in a few lines."""
-    lines = [f"temperature {found['temperature']:.3f}, from {_line(found, found['cases_from'])}"]
-    if found["held_out"] is not None:
-        lines.append(f"held out: {_line(found['held_out'], found['held_out']['cases_from'])}")
-    for name, entry in found["volume"].items():
-        lines.append(
-            f"true volume of {name}: {entry['low_factor']:.2f} to {entry['high_factor']:.2f} times "
-            f"the predicted one, {entry['level']:.0%} of cases like these"
-        )
-    return "\n".join(lines)
-
-
-def _line(figures: Mapping[str, Any], cases_from: str) -> str:
-    ece, quality = figures["ece"], figures["quality"]
-    return (
-        f"{figures['n_cases']} cases ({cases_from}): expected calibration error "
-        f"{ece['before']:.4f} before, {ece['after']:.4f} after "
-        f"(change {ece['difference']:+.4f}, {ece['level']:.0%} [{ece['difference_low']:+.4f}, "
-        f"{ece['difference_high']:+.4f}]); rank correlation of quality and Dice "
-        f"{quality['spearman']:.2f} [{quality['low']:.2f}, {quality['high']:.2f}]"
-    )

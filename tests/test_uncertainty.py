@@ -26,6 +26,7 @@ from medssl.inference.triage import rank_cases
 from medssl.inference.unlike import learn_reference
 from medssl.networks.ensemble import Ensemble, SideBySide
 from medssl.recipe_schema import DataSpec, InferenceSettings
+from medssl.report.calibration_summary import draw_calibration, format_calibration
 
 LABELS = LabelMap((0, 7), ("background", "organ"))
 RAW = {"orientation": None, "intensity": {"rule": "none"}, "flip_axes": [0]}
@@ -257,6 +258,23 @@ def test_the_file_holds_what_is_promised(calibrated: tuple[Path, Path, dict]) ->
     assert written["held_out"]["cases_from"] == "test"
     assert set(written["held_out"]["volume"]) == {"bright", "dim"}
     assert read_calibration(run / "calibration.json").reference.n == 6
+    assert (run / "calibration.png").stat().st_size > 1000
+    lines = format_calibration(written).splitlines()
+    assert lines[0] == f"temperature {written['temperature']:.3f}"
+    assert lines[1] == "6 cases (named cases):"
+    assert "3 cases (test):" in lines
+    low, high = (written["volume"]["dim"][f"{end}_factor"] for end in ("low", "high"))
+    start = f"true volume of dim: {low:.2f} to {high:.2f} times the predicted one in 71%"
+    assert lines[-1].startswith(start)
+
+
+def test_figures_that_do_not_exist_are_shown_as_such(calibrated: tuple[Path, Path, dict]) -> None:
+    run, _, found = calibrated
+    quality = found["quality"] | {"spearman": None, "low": None, "high": None}
+    none = found | {"quality": quality, "held_out": None}
+    assert "correlation of quality and Dice - [-, -]" in format_calibration(none)
+    draw_calibration(none, run / "none.png")
+    (run / "none.png").unlink()
 
 
 def test_predict_uses_it_and_says_so_in_tables(

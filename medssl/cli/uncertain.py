@@ -38,7 +38,7 @@ def calibrate(
     """Make a run's probabilities honest, and learn how far its volumes and scores can be off."""
     from medssl import api
     from medssl.calibration_cases import read_case_ids
-    from medssl.run_calibration import format_calibration
+    from medssl.report.calibration_summary import format_calibration
 
     found = api.calibrate(
         run,
@@ -54,7 +54,8 @@ def calibrate(
         display=display_of(ctx),
     )
     out.print(format_calibration(found), highlight=False, markup=False, soft_wrap=True)
-    out.print(f"written: {run / 'calibration.json'}; predict and triage use it", highlight=False)
+    written = run / "calibration.json"
+    out.print(f"written: {written} and .png; predict and triage use it", highlight=False)
 
 
 @app.command()
