@@ -19,6 +19,7 @@ from medssl.evaluation.summary import summarize, write_cases_csv, write_summary_
 from medssl.experiment import TrainResult, train
 from medssl.inference.folder import PredictionResult, find_images, predict_files
 from medssl.inference.tables import write_tables
+from medssl.planning.planner import Plan, plan
 from medssl.recipe import load_recipe
 from medssl.report.compare import compare
 from medssl.report.page import report
@@ -35,6 +36,7 @@ __all__ = [
     "ImportResult",
     "LoadedRun",
     "MedSSLError",
+    "Plan",
     "Stopped",
     "SweepResult",
     "TrainResult",
@@ -51,6 +53,7 @@ __all__ = [
     "load_ensemble",
     "load_recipe",
     "load_run",
+    "plan",
     "predict",
     "report",
     "sweep",

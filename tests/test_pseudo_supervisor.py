@@ -16,6 +16,7 @@ from medssl.methods.pseudo_supervisor import (
     segmentation_loss,
 )
 from medssl.methods.pseudo_supervisor_presets import PseudoSupervisorSettings
+from medssl.networks import build_network
 from medssl.ops import policy as ops
 from medssl.recipe import load_recipe
 from medssl.recipe_schema import Recipe
@@ -230,6 +231,29 @@ def test_measuring_leaves_weights_statistics_generator_and_mode() -> None:
     assert all(torch.equal(state[k], v) for k, v in method.state_dict().items())
     assert method.student.training
     assert not values[0].requires_grad
+
+
+def test_measuring_leaves_a_network_that_names_a_module_twice_as_it_was() -> None:
+    """MONAI's DynUNet is such a network: it must go on training after the first reward."""
+
+    def build(**_) -> nn.Module:
+        return build_network(
+            "dynunet",
+            spatial_dims=3,
+            in_channels=1,
+            num_classes=3,
+            options={"filters": [2, 4, 4], "strides": [1, 1, 1]},
+        )
+
+    method = PseudoSupervisor(PseudoSupervisorSettings(), build, num_classes=3, spatial_dims=3)
+    data = batch()
+    before = [p.detach().clone() for p in method.student.parameters()]
+    gradients = [torch.ones_like(p) for p in before]
+    assert method.improvement(gradients, data.labeled) != 0
+    after = list(method.student.parameters())
+    assert all(p.requires_grad for p in after)
+    assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
+    step(method, data)
 
 
 def test_rewards_are_measured_in_float32_under_autocast_and_tf32(

@@ -268,6 +268,14 @@ def test_the_file_holds_what_is_promised(calibrated: tuple[Path, Path, dict]) ->
     assert lines[-1].startswith(start)
 
 
+def test_the_report_of_the_run_shows_it(calibrated: tuple[Path, Path, dict]) -> None:
+    run, _, found = calibrated
+    page = api.report(run, output=run.with_name("page.html"), pictures=False).read_text()
+    ece = found["held_out"]["ece"]
+    assert "3 cases (test). On the diagonal" in page
+    assert f"error {ece['before']:.3f} before, {ece['after']:.3f} after" in page
+
+
 def test_figures_that_do_not_exist_are_shown_as_such(calibrated: tuple[Path, Path, dict]) -> None:
     run, _, found = calibrated
     quality = found["quality"] | {"spearman": None, "low": None, "high": None}

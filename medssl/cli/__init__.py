@@ -22,13 +22,25 @@ from medssl.cli import (
     datasets,
     importing,
     listing,
+    planning,
     reporting,
     uncertain,
 )
 from medssl.cli.console import app, err, out
 from medssl.errors import MedSSLError
 
-GROUPS = (running, comparing, checking, datasets, importing, uncertain, reporting, bundles, listing)
+GROUPS = (
+    running,
+    comparing,
+    checking,
+    planning,
+    datasets,
+    importing,
+    uncertain,
+    reporting,
+    bundles,
+    listing,
+)
 """The modules whose import registers the commands."""
 
 

@@ -16,7 +16,8 @@ def phantom(
     output: Annotated[Path, typer.Argument(help="folder to write")],
     kind: Annotated[str, typer.Option(help="mr, ct, cbct or oct")] = "mr",
     labels: Annotated[
-        str | None, typer.Option(help="cbct: fdi or binary; oct: fluid or layers")
+        str | None,
+        typer.Option(help="ct: organs, liver, pancreas; cbct: fdi, binary; oct: fluid, layers"),
     ] = None,
     seed: Annotated[int, typer.Option(help="seed")] = 0,
 ) -> None:

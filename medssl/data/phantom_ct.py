@@ -1,10 +1,11 @@
 """The CT phantom: a small abdomen in Hounsfield units, before or after contrast.
 
 Labeled are ``liver`` (1, large, at the patient's right), ``spleen`` (2), ``kidney`` (3, both) and
-``pancreas`` (4, small, bent, between bowel loops as bright as itself). Unlabeled on purpose: air,
-fat, muscle, ribs and spine, lung base, stomach, bowel with gas or contrast, gall bladder, aorta,
-vena cava and the patient table. A case is native, arterial or portal venous, so that one organ has
-three brightnesses and four cases do not show all. Lengths are those of a doll 11 cm wide.
+``pancreas`` (4, small, bent, between bowel loops as bright as itself); or the pancreas alone; or
+the liver with its tumors, which some patients do not have. Unlabeled on purpose: air, fat, muscle,
+ribs and spine, lung base, stomach, bowel with gas or contrast, gall bladder, aorta, vena cava and
+the patient table. A case is native, arterial or portal venous, so that one organ has three
+brightnesses and four cases do not show all. Lengths are those of a doll 11 cm wide.
 """
 
 from __future__ import annotations
@@ -16,6 +17,11 @@ from medssl.data import phantom_parts as parts
 from medssl.data.phantom_parts import Array, Canvas, Scan
 
 LABELS = {0: "background", 1: "liver", 2: "spleen", 3: "kidney", 4: "pancreas"}
+LIVER_LABELS = {0: "background", 1: "liver", 2: "tumor"}
+PANCREAS_LABELS = {0: "background", 1: "pancreas"}
+_TUMOR = 5
+"""Label value while painting; tumors belong to the liver where organs are labeled."""
+
 SPACING_MM = (2.0, 2.0, 3.0)
 SHAPE = (64, 64, 32)
 MIN_SHAPE = (32, 32, 16)
@@ -72,7 +78,10 @@ def make_ct(rng: np.random.Generator, shape: tuple[int, int, int]) -> Scan:
         **scanner,
     }
     analytic = {name: round(volume * scale, 2) for name, volume in volumes.items()}
-    return Scan(image, canvas.label, grid.affine, settings, analytic=analytic)
+    organs = np.where(canvas.label == _TUMOR, 1, canvas.label).astype(np.uint8)
+    tumor = (canvas.label == _TUMOR).astype(np.uint8)
+    others = {"liver": (organs == 1) + tumor, "pancreas": (organs == 4).astype(np.uint8)}
+    return Scan(image, organs, grid.affine, settings, others=others, analytic=analytic)
 
 
 def _column(points: Array, center: tuple[float, float], radii: tuple[float, float]) -> Array:
@@ -105,16 +114,16 @@ def _paint_trunk(
     wall = np.abs(cavity - muscle / 2) - 1.6
     band = np.sin((points[2] + 0.35 * np.abs(points[1])) * np.float32(2 * np.pi / 17) + 1.0)
     upper = -8 - points[2] + 0.3 * np.abs(points[0])
-    canvas.paint(np.maximum(np.maximum(wall, 5 * (0.55 - band)), upper), 420.0)
+    canvas.paint(np.maximum(np.maximum(wall, 5 * (0.55 - band)), upper), 700.0)
     canvas.paint(cavity, FAT + 8 * parts.smooth_field(rng, canvas.label.shape, (1, 1, 0.7)))
     for side in (-1, 1):  # psoas and back muscles
         canvas.paint(_column(points, (side * 12, -21), (7.5, 7)), tissue["muscle"])
         canvas.paint(_column(points, (side * 11, -33), (10, 5)), tissue["muscle"])
-    canvas.paint(_column(points, (0, -21), (9, 7.5)), 480.0)
+    canvas.paint(_column(points, (0, -21), (9, 7.5)), 800.0)
     canvas.paint(_column(points, (0, -21), (7.5, 6)), float(rng.uniform(150, 230)))
-    canvas.paint(_column(points, (0, -31), (5.5, 4.5)), 480.0)
+    canvas.paint(_column(points, (0, -31), (5.5, 4.5)), 800.0)
     canvas.paint(_column(points, (0, -31), (3.5, 2.7)), 25.0)
-    canvas.paint(np.maximum(_column(points, (0, -37), (2, 5)), points[2] % 14 - 9), 400.0)
+    canvas.paint(np.maximum(_column(points, (0, -37), (2, 5)), points[2] % 14 - 9), 650.0)
     return cavity
 
 
@@ -169,12 +178,12 @@ def _paint_liver(
             radius=rng.uniform(0.9, 1.7),
         )
         canvas.paint(np.maximum(vein, liver + 1), tissue["vessel"], label=1)
-    for _ in range(int(rng.integers(0, 4))):  # lesions belong to the organ
+    for _ in range(int(rng.integers(0, 4))):
         lesion = parts.ellipsoid(
             parts.place(points, rng.normal([26, 2, 8], 9)), rng.uniform(2.5, 6.5, 3)
         )
         lesion = np.maximum(lesion, liver + 1.5)
-        canvas.paint(lesion, tissue["liver"] - float(rng.uniform(25, 70)), label=1)
+        canvas.paint(lesion, tissue["liver"] - float(rng.uniform(25, 70)), label=_TUMOR)
     bladder = parts.ellipsoid(
         parts.place(points, rng.normal([16, 16, -11], 2)), rng.uniform([4, 4, 6], [6, 7, 9])
     )

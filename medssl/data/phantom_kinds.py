@@ -55,7 +55,11 @@ KINDS: dict[str, PhantomKind] = {
     ),
     "ct": PhantomKind(
         modality="CT",
-        choices={"organs": phantom_ct.LABELS},
+        choices={
+            "organs": phantom_ct.LABELS,
+            "liver": phantom_ct.LIVER_LABELS,
+            "pancreas": phantom_ct.PANCREAS_LABELS,
+        },
         shape=phantom_ct.SHAPE,
         min_shape=phantom_ct.MIN_SHAPE,
         draw=phantom_ct.make_ct,
@@ -91,8 +95,9 @@ class PhantomOptions:
         validation: more cases with a label file, listed under ``validation`` of phantom.json.
         seed: another seed, other patients.
         shape: voxels per axis; none: the kind's own.
-        labels: what is labeled, where a kind offers a choice (teeth: ``fdi`` or ``binary``; OCT:
-            ``fluid`` or ``layers``); none: the kind's first. The images are the same.
+        labels: what is labeled, where a kind offers a choice; none: the kind's first. CT:
+            ``organs``, ``liver`` with tumors or ``pancreas``; CBCT: ``fdi`` or ``binary``; OCT:
+            ``fluid`` or ``layers``. The images are the same.
     """
 
     kind: str = "mr"

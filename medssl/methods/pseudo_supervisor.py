@@ -60,7 +60,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.utils import parameters_to_vector
 
 from medssl.methods.base import (
@@ -299,15 +298,21 @@ class PseudoSupervisor(StudentTeacher):
         """
         norm = torch.stack([g.norm() for g in gradients]).norm()
         length = self.settings.virtual_lr * (1 / (norm + 1e-12)).clamp(max=1.0)
-        moved = {
-            name: p - length * g
-            for (name, p), g in zip(self.student.named_parameters(), gradients, strict=True)
-        }
+        # In place and back: torch.func.functional_call leaves the moved weights in a network that
+        # registers a module under two names, as DynUNet does.
+        parameters = list(self.student.parameters())
+        kept = [p.clone() for p in parameters]
         self.student.eval()
-        with full_precision(held.image.device):
-            before = self.student(held.image)
-            after = functional_call(self.student, moved, (held.image,))
-        self.student.train()
+        try:
+            with full_precision(held.image.device):
+                before = self.student(held.image)
+                for p, g in zip(parameters, gradients, strict=True):
+                    p.sub_(length * g)
+                after = self.student(held.image)
+        finally:
+            for p, old in zip(parameters, kept, strict=True):
+                p.copy_(old)
+            self.student.train()
         losses = [segmentation_loss(x, held.label, self.rules.loss) for x in (before, after)]
         change = losses[0] - losses[1]
         return torch.where(torch.isfinite(change), change, torch.zeros_like(change))

@@ -139,6 +139,20 @@ def build_network(
     return built
 
 
+def patch_factors(
+    name: str, spatial_dims: int, options: Mapping[str, Any] | None = None
+) -> list[int]:
+    """Return what each side of a network's patch must be a multiple of.
+
+    Raises:
+        MedSSLError: unknown network or option, or it does not exist in so many dimensions.
+        ValueError: its strides are those of another number of dimensions.
+    """
+    network, parsed = _resolve(name, options or {})
+    _check_dims(name, network, spatial_dims)
+    return list(network.factors(parsed, spatial_dims))
+
+
 def check_patch(name: str, patch: Sequence[int], options: Mapping[str, Any] | None = None) -> None:
     """Make sure that a network can take a patch.
 
@@ -150,10 +164,8 @@ def check_patch(name: str, patch: Sequence[int], options: Mapping[str, Any] | No
     Raises:
         MedSSLError: naming the nearest sizes that work; or unknown network or option.
     """
-    network, parsed = _resolve(name, options or {})
-    _check_dims(name, network, len(patch))
     try:
-        factors = network.factors(parsed, len(patch))
+        factors = patch_factors(name, len(patch), options)
     except ValueError as error:
         raise MedSSLError(
             f"network {name!r} does not fit a patch of {_times(patch)}: {error}",

@@ -1,0 +1,64 @@
+"""The command that plans a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medssl.cli.console import Device, app, display_of, out
+from medssl.errors import MedSSLError
+
+
+@app.command()
+def plan(
+    ctx: typer.Context,
+    dataset: Annotated[str, typer.Argument(help="dataset folder, or phantom")],
+    method: Annotated[str, typer.Option(help="see `medssl methods`")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="recipe file to write")],
+    labeled: Annotated[str, typer.Option(help="labeled patients to use: a number, or all")] = "all",
+    memory: Annotated[
+        float | None, typer.Option(help="GiB of the card that will train; default: of the one here")
+    ] = None,
+    device: Device = "auto",
+    spec: Annotated[
+        str | None, typer.Option(help="data spec instead of the guessed one; see `medssl specs`")
+    ] = None,
+    kind: Annotated[str, typer.Option(help="of the phantom: mr, ct, cbct or oct")] = "mr",
+) -> None:
+    """Look at a dataset and write a recipe for it that explains every choice."""
+    from medssl import api
+
+    if labeled != "all" and not labeled.isdigit():
+        raise MedSSLError(
+            f"{labeled!r} is no number of patients", where="--labeled", fix="give 8, say, or all"
+        )
+    result = api.plan(
+        dataset,
+        output,
+        method=method,
+        labeled=None if labeled == "all" else int(labeled),
+        memory=memory,
+        device=device,
+        spec=spec,
+        kind=kind,
+        display=display_of(ctx),
+    )
+    out.print(f"written: {output}", highlight=False)
+    out.print(
+        f"data spec: {result.spec.name}, {result.spec.sentence}; another one: --spec NAME",
+        highlight=False,
+        markup=False,
+    )
+    out.print(f"memory: about {result.memory / 2**30:.1f} GiB, as measured here", highlight=False)
+    if result.seconds:
+        hours = result.seconds * result.loaded.recipe.training.iterations / 3600
+        out.print(
+            f"time: roughly {result.seconds:.2g} s an iteration here, {hours:.1f} hours in all; "
+            "a first look: --set training.iterations=100",
+            highlight=False,
+        )
+    for warning in result.loaded.warnings:
+        out.print(f"warning: {warning}", highlight=False, markup=False)
+    out.print(f"next: read it, then  medssl train {output}", highlight=False)

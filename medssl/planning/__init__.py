@@ -1,0 +1,1 @@
+"""From a dataset's fingerprint to a recipe in which every choice is explained."""

@@ -1,0 +1,143 @@
+"""The network, the patch and the batch for a grid, a method and a device."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from medssl.planning.grid import Grid, Levels, choose_levels, fixed_patch
+
+DeviceKind = Literal["cpu", "cuda"]
+
+FILTERS: dict[str, list[int]] = {
+    "cpu": [16, 32, 64, 128],
+    "cuda": [32, 64, 128, 256, 320, 320],
+}
+PATCH_VOXELS = {
+    ("cpu", 2): 128**2,
+    ("cpu", 3): 2**17,
+    ("cuda", 2): 512**2,
+    ("cuda", 3): 112**2 * 80,
+}
+"""Most voxels of a patch; on a graphics card the usual patch of the literature."""
+
+BATCH_VOXELS = {("cpu", 2): 2**17, ("cpu", 3): 2**18, ("cuda", 2): 2**20, ("cuda", 3): 2**21}
+"""About so many voxels of each of labeled and unlabeled scans in one iteration."""
+
+MOST_PATCHES = {("cpu", 2): 8, ("cpu", 3): 4, ("cuda", 2): 12, ("cuda", 3): 4}
+VNET_SIDE, AHNET_SIDE = 16, 32
+
+
+@dataclass(frozen=True)
+class NetworkPlan:
+    """A network by name with its options, the patch, and why.
+
+    Attributes:
+        options: of the network, each with its reason.
+        method: settings of the method that follow from the network, each with its reason.
+    """
+
+    name: str
+    patch: tuple[int, ...]
+    reason: str
+    options: dict[str, tuple[Any, str]] = field(default_factory=dict)
+    method: dict[str, tuple[Any, str]] = field(default_factory=dict)
+
+
+def choose_network(
+    grid: Grid, method: str, device: DeviceKind, *, shrink: float = 1.0
+) -> NetworkPlan:
+    """Choose network and patch.
+
+    Args:
+        grid: what patches are cut from.
+        method: by name; ``umct`` and ``rail`` have needs of their own.
+        device: where the training will run.
+        shrink: factor of the usual voxels of a patch.
+    """
+    dims = len(grid.axes)
+    shape, voxel = [grid.shape[a] for a in grid.axes], [grid.voxel[a] for a in grid.axes]
+    budget = max(int(shrink * PATCH_VOXELS[device, dims]), VNET_SIDE**dims // 2)
+    if method == "umct":
+        return _for_views(shape, voxel, device, budget)
+    depth = len(FILTERS[device]) - 1
+    levels = choose_levels(shape, voxel, budget=budget, depth=depth)
+    if method == "rail" and device == "cuda" and _suits_vnet(levels, shape):
+        patch = fixed_patch(shape, voxel, budget=budget, factors=[VNET_SIDE] * dims)
+        return NetworkPlan("vnet", patch, "as published; its partner is resvnet")
+    plan = _unet(levels, device)
+    if method == "rail":
+        other = {"num_res_units": 1, "act": "relu"} if plan.name == "unet" else {"res_block": True}
+        plan.method["partner_options"] = (other, "the second student of a group must differ")
+    return plan
+
+
+def _suits_vnet(levels: Levels, shape: list[int]) -> bool:
+    return levels.isotropic and min(shape) >= VNET_SIDE
+
+
+def _for_views(
+    shape: list[int], voxel: list[float], device: DeviceKind, budget: int
+) -> NetworkPlan:
+    """Choose for ``umct``: a cube, and dropout, the source of its uncertainty."""
+    dims, why = len(shape), "random gaps; how much the results then differ tells the uncertainty"
+    if device == "cuda" and dims == 3 and min(shape) >= AHNET_SIDE:
+        patch = fixed_patch(shape, voxel, budget=budget, factors=[AHNET_SIDE] * 3, cube=True)
+        options = {"dropout": (0.2, why)}
+        return NetworkPlan(
+            "ahnet_r18", patch, "as published: it looks within slices first", options
+        )
+    side = min(*shape, int(budget ** (1 / dims) + 1e-6))
+    depth = len(FILTERS["cpu"]) - 1
+    levels = choose_levels([side] * dims, [1.0] * dims, budget=budget, depth=depth)
+    plan = _unet(levels, "cpu")
+    plan.options["dropout"] = (0.1, why)
+    return plan
+
+
+def _unet(levels: Levels, device: DeviceKind) -> NetworkPlan:
+    """Return MONAI's UNet where a CPU trains and axes are alike, else DynUNet."""
+    count = len(levels.strides)
+    why = f"{count} times halved, down to {_remaining(levels)} voxels"
+    if not levels.isotropic:
+        why += "; long voxels and short axes are spared"
+    steps = [_step(s) for s in levels.strides]
+    if device == "cpu" and levels.isotropic:
+        options = {
+            "channels": (FILTERS["cpu"][: count + 1], "a small network, as a CPU trains it"),
+            "strides": (steps or [1], why),
+            "num_res_units": (0, "plain convolutions: quick on a CPU"),
+        }
+        if not steps:
+            options["channels"] = (FILTERS["cpu"][:2], "a small network, as a CPU trains it")
+        return NetworkPlan("unet", levels.patch, "MONAI's UNet", options)
+    # DynUNet has at least three levels; one that keeps the size is no harm.
+    missing = max(0, 2 - count)
+    filters = FILTERS[device][: count + missing + 1]
+    size = "small, as a CPU trains it" if device == "cpu" else "the usual width"
+    options = {
+        "filters": (filters, f"channels per level: {size}"),
+        "strides": ([1, *steps, *[1] * missing], why),
+    }
+    kernels = [*levels.kernels, *[levels.kernels[-1]] * missing]
+    if any(k == 1 for kernel in levels.kernels for k in kernel):
+        options["kernel_size"] = (
+            [_step(k) for k in kernels],
+            "1: no look along an axis while its voxels are over twice as long",
+        )
+    return NetworkPlan("dynunet", levels.patch, "the architecture of nnU-Net", options)
+
+
+def _remaining(levels: Levels) -> str:
+    return " x ".join(str(n // f) for n, f in zip(levels.patch, levels.factors, strict=True))
+
+
+def _step(values: tuple[int, ...]) -> int | list[int]:
+    return values[0] if len(set(values)) == 1 else list(values)
+
+
+def choose_batch(patch: tuple[int, ...], device: DeviceKind) -> int:
+    """Return the labeled patches of an iteration, and as many unlabeled ones."""
+    kind = (device, len(patch))
+    return max(2, min(MOST_PATCHES[kind], BATCH_VOXELS[kind] // math.prod(patch)))

@@ -1,0 +1,297 @@
+"""Plan a recipe: read a sample of the data, choose, make it fit into memory, write it down."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from medssl.data.cache import default_cache_root
+from medssl.data.case import Dataset
+from medssl.data.decathlon import read_dataset
+from medssl.data.fingerprint import Fingerprint, fingerprint, sampled_cases
+from medssl.data.phantom import ensure_phantom, phantom_options
+from medssl.data.spec import list_specs, load_spec
+from medssl.data.split import make_splits
+from medssl.errors import MedSSLError, located
+from medssl.methods import REGISTRY, get_method
+from medssl.planning.draft import Draft, Order, header, make_draft, text_of
+from medssl.planning.grid import size_text
+from medssl.planning.memory import Footprint, measure_footprint
+from medssl.planning.network import DeviceKind
+from medssl.planning.roles import Roles, choose_roles
+from medssl.planning.spec_guess import SpecGuess, guess_spec
+from medssl.recipe import LoadedRecipe
+from medssl.recipe_schema import DataSettings
+from medssl.training.precision import resolve_device
+from medssl.training.progress import Display
+
+USABLE = 0.9
+"""Share of a card's memory that a plan may fill; of a computer's, half."""
+
+SHRINK_STEP = 0.7
+SMALLEST = 0.03
+"""Least share of the usual patch before a plan gives up."""
+
+Measure = Callable[[LoadedRecipe], Footprint]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A planned recipe.
+
+    Attributes:
+        text: the file's content.
+        loaded: the same, checked.
+        spec: the data spec and what spoke for it.
+        memory: bytes that training needs, as estimated.
+        seconds: of an iteration on this computer's CPU, as estimated; 0 if planned for a card.
+        path: the file, once written.
+    """
+
+    text: str
+    loaded: LoadedRecipe
+    spec: SpecGuess
+    memory: float
+    seconds: float = 0.0
+    path: Path | None = None
+
+
+def plan(
+    dataset: str | Path,
+    output: Path,
+    *,
+    method: str,
+    labeled: int | None = None,
+    memory: float | None = None,
+    device: str = "auto",
+    spec: str | None = None,
+    kind: str = "mr",
+    display: Display | None = None,
+) -> Plan:
+    """Look at a dataset and write a recipe for it in which every choice is explained.
+
+    Args:
+        dataset: a Decathlon folder, or ``phantom``.
+        output: the recipe to write; must not exist.
+        method: a registered method.
+        labeled: patients whose labels are used; None: all that are not held back for the test.
+        memory: GiB of the graphics card that will train; None: of the one here.
+        device: ``auto``, ``cpu`` or ``cuda``: where the training will run. With ``memory``,
+            ``auto`` means a card, here or elsewhere.
+        spec: data spec to use instead of the guessed one, by name or file.
+        kind: kind of phantom.
+
+    Raises:
+        MedSSLError: no such dataset or method, ``output`` exists, the method does not suit the
+            data (names those that do), or nothing fits into the memory.
+    """
+    display = display or Display(quiet=True)
+    output = Path(output)
+    if output.exists():
+        raise MedSSLError(
+            "the file exists", where=output, fix="remove it, or give another --output"
+        )
+    kind_of_method = get_method(method)
+    if spec is not None:
+        load_spec(spec)  # says at once if there is none
+    order = _order(str(dataset), method, memory, device, kind)
+    data = _open(order, display)
+    roles = _roles(data, order, labeled)
+    settings = DataSettings(labeled=labeled, validation=roles.validation, test=roles.test)
+    with located(data.root / "dataset.json"):
+        splits = make_splits(data, settings, uses_unlabeled=kind_of_method.uses_unlabeled)
+    with display.counting("looking at the scans", len(sampled_cases(splits))) as done:
+        found = fingerprint(data, splits, on_progress=done)
+    if spec is None:
+        guess = guess_spec(found, list_specs())
+    else:
+        guess = SpecGuess(spec, "as you asked", asked=True)
+    precision = "fp32" if order.device == "cpu" else "bf16"
+
+    def measure(loaded: LoadedRecipe) -> Footprint:
+        display.say(
+            f"measuring a training step: {method}, {loaded.recipe.network.name}, "
+            f"batch {loaded.recipe.training.labeled_batch}"
+        )
+        return measure_footprint(
+            loaded,
+            num_classes=data.labels.num_classes,
+            channels=len(data.modality),
+            precision=precision,
+        )
+
+    made = make_plan(found, roles, order, guess, measure=measure)
+    _write(output, made.text)
+    return Plan(made.text, made.loaded, made.spec, made.memory, made.seconds, output)
+
+
+def make_plan(
+    found: Fingerprint, roles: Roles, order: Order, guess: SpecGuess, *, measure: Measure
+) -> Plan:
+    """Choose everything and make it fit; the result depends on the arguments alone.
+
+    Args:
+        found: the dataset.
+        roles: which patients are what.
+        order: method, device and memory.
+        guess: the data spec.
+        measure: returns what a step of a recipe needs.
+
+    Raises:
+        MedSSLError: the method does not suit the data, or nothing fits into the memory.
+    """
+    draft = _first_draft(found, roles, order, guess)
+    known: dict[Any, Footprint] = {}
+
+    def footprint(draft: Draft) -> Footprint:
+        key = (str(draft.network.options), draft.network.name, draft.batch)
+        if key not in known:
+            known[key] = measure(draft.loaded)
+        return known[key]
+
+    limit = order.memory * (USABLE if order.device == "cuda" else USABLE / 2)
+    shrink, batch = 1.0, draft.batch
+    least = max(2, _least_batch(order, found, roles, guess))
+    while True:
+        patch = draft.loaded.recipe.training.patch
+        step = footprint(draft)
+        need = step.bytes(patch, order.device)
+        if need <= limit:
+            break
+        if batch > least:
+            batch = max(least, batch // 2)
+        else:
+            shrink *= SHRINK_STEP
+        if shrink < SMALLEST:
+            raise MedSSLError(
+                f"{order.method} needs about {need / 2**30:.1f} GiB even with patches of "
+                f"{size_text(patch)} voxels, but {limit / 2**30:.1f} GiB can be filled",
+                where="--memory",
+                fix="use a card with more memory, or a method with one network such as bcp",
+            )
+        draft = make_draft(found, roles, order, guess, shrink=shrink, batch=batch)
+    top = header(found, order, draft, labeled=found.labeled, memory=need)
+    seconds = step.seconds_per_voxel * math.prod(patch) if order.device == "cpu" else 0.0
+    return Plan(text_of(top, draft.body), draft.loaded, guess, need, seconds)
+
+
+def _least_batch(order: Order, found: Fingerprint, roles: Roles, guess: SpecGuess) -> int:
+    """Return the smallest batch that the method accepts."""
+    for batch in (1, 2, 3, 4):
+        try:
+            make_draft(found, roles, order, guess, batch=batch)
+        except MedSSLError:
+            continue
+        return batch
+    return 4
+
+
+def _first_draft(found: Fingerprint, roles: Roles, order: Order, guess: SpecGuess) -> Draft:
+    """Draft with the usual patch, or say why the method does not suit and which ones do."""
+    try:
+        return _checked_draft(found, roles, order, guess)
+    except MedSSLError as error:
+        others = []
+        for name in sorted(REGISTRY):
+            if name == order.method:
+                continue
+            other = Order(**{**vars(order), "method": name})
+            try:
+                _checked_draft(found, roles, other, guess)
+            except MedSSLError:
+                continue
+            others.append(name)
+        raise MedSSLError(
+            error.what,
+            where=order.root,
+            fix=f"plan with a method that suits these scans: {', '.join(others) or 'none does'}",
+        ) from error
+
+
+def _checked_draft(found: Fingerprint, roles: Roles, order: Order, guess: SpecGuess) -> Draft:
+    """Draft, and ask the method again with the voxels that the scans will really have."""
+    draft = make_draft(found, roles, order, guess)
+    recipe = draft.loaded.recipe
+    spec = recipe.spec.model_copy(update={"spacing": list(draft.grid.voxel)})
+    method = get_method(order.method)
+    problems = method.check_recipe(draft.loaded.settings, recipe.model_copy(update={"spec": spec}))
+    if problems:
+        raise MedSSLError(problems[0])
+    return draft
+
+
+def _order(root: str, method: str, memory: float | None, device: str, kind: str) -> Order:
+    """Settle where the training will run, and with how much memory."""
+    if memory is not None and memory <= 0:
+        raise MedSSLError(
+            f"{memory:g} GiB is no amount of memory", where="--memory", fix="give GiB, such as 12"
+        )
+    phantom = {"kind": kind} if root == "phantom" else {}
+    target: DeviceKind
+    if memory is not None and device != "cpu":
+        name, target = f"a graphics card of {memory:g} GiB", "cuda"
+        return Order(root, method, target, memory * 2**30, name, phantom)
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise MedSSLError(
+            "there is no graphics card here to ask for its memory",
+            where="--device",
+            fix="say how much the card has that will train: --memory 12",
+        )
+    found = resolve_device(device)
+    if found.type == "cuda":
+        properties = torch.cuda.get_device_properties(found)
+        target = "cuda"
+        return Order(root, method, target, properties.total_memory, properties.name, phantom)
+    total = psutil.virtual_memory().total if memory is None else memory * 2**30
+    return Order(root, method, "cpu", total, "a CPU", phantom)
+
+
+def _open(order: Order, display: Display) -> Dataset:
+    root = Path(order.root)
+    if order.phantom:
+        sizes = phantom_options(order.phantom)
+        total = sizes.labeled + sizes.validation + sizes.unlabeled + sizes.test
+        with display.counting("making the phantom", total) as done:
+            root = ensure_phantom(default_cache_root(), order.phantom, done)
+    return read_dataset(root)
+
+
+def _roles(dataset: Dataset, order: Order, labeled: int | None) -> Roles:
+    if labeled is not None and labeled < 1:
+        raise MedSSLError(
+            f"{labeled} labeled patients cannot be trained on",
+            where="--labeled",
+            fix="give 1 or more, or leave it out for all",
+        )
+    patients = len({c.patient for c in dataset.training})
+    uses_unlabeled = get_method(order.method).uses_unlabeled
+    if uses_unlabeled and labeled is None and not dataset.unlabeled:
+        raise MedSSLError(
+            f"{order.method} learns from unlabeled scans, but every scan has a label",
+            where=order.root,
+            fix="use only some of the labels, such as --labeled 8, or --method supervised",
+        )
+    return choose_roles(
+        patients, labeled, unlabeled=len(dataset.unlabeled), uses_unlabeled=uses_unlabeled
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    """Write the file at once or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise MedSSLError(
+            f"cannot write: {error.strerror or error}", where=path, fix="choose another --output"
+        ) from None

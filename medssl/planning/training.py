@@ -1,0 +1,228 @@
+"""Iterations, batches, optimizer, intensities: choices and their reasons in plain words."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from medssl.data.fingerprint import PERCENTILES, Fingerprint
+from medssl.methods import get_method
+from medssl.planning.grid import Grid, size_text
+from medssl.planning.network import DeviceKind, NetworkPlan
+from medssl.planning.roles import Roles
+from medssl.recipe_schema import DataSpec
+
+CPU_ITERATIONS = 2000
+GPU_ITERATIONS = {1.5: 6000, 16.0: 15000, math.inf: 30000}
+"""Iterations on a graphics card, by how many patches fill the median volume."""
+
+MANY_STRUCTURES = 10
+SMALL_SHARE = 0.005
+"""Structures that fill less than this share of a scan are shown more often."""
+
+VALIDATIONS = 20
+LEAST_POLICY_BUFFER = 20
+
+Choices = dict[str, tuple[Any, str]]
+
+AUGMENT: Choices = {
+    "rotate_degrees": (15, "small turns, in 30 % of the patches"),
+    "rotate_probability": (0.3, ""),
+    "scale": ([0.85, 1.15], "zoom, in 30 % of the patches"),
+    "scale_probability": (0.3, ""),
+    "intensity_probability": (0.15, "each of noise, gamma, brightness, contrast, blur"),
+}
+"""The same for every method, so that comparisons are fair."""
+
+_METHOD_WORDS = {
+    "supervised": "learns from the labels alone: the baseline",
+    "mean_teacher": "on unlabeled scans, agrees with the average of its own past",
+    "uamt": "as mean_teacher, where the teacher is sure",
+    "bcp": "pastes parts of labeled and unlabeled scans into each other",
+    "cps": "two networks label the unlabeled scans for each other",
+    "fixmatch": "sure guesses on unlabeled scans become labels for altered copies of them",
+    "anatomical": "trusts its guesses where they look like anatomy",
+    "umct": "one network per view of the scan, each taught by the others",
+    "rail": "two pairs of networks correct each other where they err",
+    "pseudo_supervisor": "experimental: learns which of its guesses to trust",
+}
+
+
+@dataclass(frozen=True)
+class TrainingChoices:
+    """Sections ``method``, ``training`` and ``inference``: values with reasons."""
+
+    method: Choices = field(default_factory=dict)
+    training: Choices = field(default_factory=dict)
+    inference: Choices = field(default_factory=dict)
+
+
+def method_words(name: str) -> str:
+    """Say in a few words what a method does."""
+    return _METHOD_WORDS.get(name, get_method(name).paper)
+
+
+def choose_iterations(
+    grid: Grid, patch: tuple[int, ...], structures: int, device: DeviceKind
+) -> tuple[int, str]:
+    """Return the iterations of all stages together."""
+    if device == "cpu":
+        return CPU_ITERATIONS, "all stages; few, as a CPU is slow: a graphics card would get more"
+    volume = math.prod(grid.shape[a] for a in grid.axes)
+    patches = volume / math.prod(patch)
+    count = next(n for most, n in GPU_ITERATIONS.items() if patches <= most)
+    if structures >= MANY_STRUCTURES:
+        return max(GPU_ITERATIONS.values()), f"all stages; many, for {structures} structures"
+    if patches <= 1.5:
+        return count, "all stages; a patch shows nearly the whole scan, so this is enough"
+    return count, f"all stages; a scan holds about {patches:.0f} patches"
+
+
+def choose_training(
+    found: Fingerprint,
+    spec: DataSpec,
+    grid: Grid,
+    network: NetworkPlan,
+    roles: Roles,
+    method: str,
+    device: DeviceKind,
+    batch: int,
+) -> TrainingChoices:
+    """Choose how long and on what the network is trained."""
+    patch = network.patch
+    iterations, why = choose_iterations(grid, patch, len(found.structures), device)
+    out = TrainingChoices(dict(network.method))
+    _method_settings(out.method, method, iterations, device)
+    several = [s for s in found.structures if s.pieces >= 1.5]
+    pieces = "the data spec does not say that structures are one piece"
+    if several:
+        pieces = f"{several[0].name} has {several[0].pieces:.0f} pieces in your labels"
+    if method == "bcp" and (several or not spec.largest_component):
+        out.method["largest_component"] = ("off", f"{pieces}: guesses keep all of theirs")
+    if several and spec.largest_component:
+        out.inference["largest_component"] = (False, f"{pieces}: all are kept")
+    voxel = [grid.voxel[a] for a in grid.axes]
+    extent = size_text([round(n * v, 1) for n, v in zip(patch, voxel, strict=True)])
+    training = out.training
+    training["iterations"] = (iterations, why)
+    shown = f"voxels, {extent} {found.spatial_unit} of tissue; {grid.slices_reason}"
+    training["patch"] = (list(patch), shown)
+    what = "slices" if len(patch) == 2 else "patches"
+    training["labeled_batch"] = (batch, f"{what} with labels in one iteration")
+    if get_method(method).uses_unlabeled:
+        training["unlabeled_batch"] = (batch, "as many without: neither side outweighs the other")
+    share = sum(s.share for s in found.structures)
+    if len(patch) == 3 and 0 < share < SMALL_SHARE:
+        training["foreground_fraction"] = (
+            0.75,
+            f"of the labeled patches show a structure: they fill only {share:.2%} of a scan",
+        )
+    training["optimizer"], training["schedule"] = _optimizer(network.name, device)
+    if method == "anatomical" and device == "cpu":
+        fast = {"name": "adam", "lr": 0.005, "weight_decay": 0.0}
+        training["stages"] = (
+            {"autoencoder": {"optimizer": fast}},
+            "the model of anatomy learns from few iterations at a higher rate only",
+        )
+    if device == "cpu":
+        training["precision"] = ("fp32", "full precision: a CPU gains nothing from less")
+    else:
+        training["precision"] = ("auto", "half precision where the card has it: half the memory")
+    if roles.validation:
+        every = max(1, iterations // VALIDATIONS)
+        training["validate_every"] = (every, f"{VALIDATIONS} times in all")
+    if device == "cpu":
+        out.inference["overlap"] = (0.25, "of neighboring windows; more is smoother, and slower")
+    else:
+        out.inference["overlap"] = (0.5, "of neighboring windows, blended: no seams")
+    return out
+
+
+def _method_settings(settings: Choices, method: str, iterations: int, device: DeviceKind) -> None:
+    if method == "umct" and device == "cpu":
+        settings["mc_samples"] = (4, "passes with gaps per view; the paper's 10 take longer")
+    if method == "rail" and iterations < 10_000:
+        settings["ema_decay"] = (0.99, "0.999 would average over more iterations than a group has")
+    if method == "pseudo_supervisor" and iterations < 10_000:
+        settings["buffer"] = (LEAST_POLICY_BUFFER, "often updated, as the training is short")
+    if method == "anatomical" and device == "cpu":
+        settings["filters"] = (8, "a small model of anatomy: half the paper's width")
+
+
+def _optimizer(network: str, device: DeviceKind) -> tuple[tuple[Any, str], tuple[Any, str]]:
+    decay = ({"name": "poly"}, "the step shrinks to nothing at the end")
+    if device == "cpu":
+        return (
+            {"name": "adam", "lr": 0.001, "weight_decay": 0.0},
+            "gets far in few iterations",
+        ), decay
+    rate = 0.007 if network == "ahnet_r18" else 0.01
+    return (
+        {"name": "sgd", "lr": rate, "momentum": 0.9, "weight_decay": 1e-4},
+        "the literature's",
+    ), decay
+
+
+def choose_intensity(found: Fingerprint, spec: DataSpec) -> tuple[dict[str, Any] | None, str]:
+    """Return what to change of the spec's intensity rule (None: nothing), and the reason.
+
+    A window that clips more than a twentieth of the structures' voxels is widened to hold them.
+    """
+    rule = spec.intensity
+    if rule.rule == "window":
+        assert rule.lower is not None
+        assert rule.upper is not None
+        window = f"{rule.lower:g} to {rule.upper:g} HU"
+        inside = dict(zip(PERCENTILES, found.inside, strict=False))
+        if inside and (inside[5.0] < rule.lower or inside[95.0] > rule.upper):
+            low = min(rule.lower, math.floor(inside[0.5] / 10) * 10)
+            high = max(rule.upper, math.ceil(inside[99.5] / 10) * 10)
+            reach = f"{inside[0.5]:.0f} to {inside[99.5]:.0f}"
+            return (
+                {"rule": "window", "lower": low, "upper": high},
+                f"HU; usual is {window}, but your structures reach from {reach}",
+            )
+        return None, f"window of {window}: Hounsfield units mean the same in every scan"
+    return None, {
+        "zscore": "each scan by its own mean and spread: brightness has no unit here",
+        "minmax": "each scan from its darkest to its brightest voxel: brightness has no unit here",
+        "percentile": "each scan between its own darkest and brightest: values have no unit here",
+        "percentile_zscore": "each scan by its own mean and spread, extremes cut: "
+        "the scanner's values are not calibrated",
+        "none": "as stored",
+    }[rule.rule]
+
+
+def side_pairs(found: Fingerprint, spec: DataSpec) -> list[list[int]]:
+    """Return pairs of label values whose names differ by left and right alone.
+
+    Only where the spec mirrors left-right and knows of no pairs: a mirrored scan would teach the
+    wrong names. The chambers of a heart are not mirror images of each other.
+    """
+    code = spec.orientation
+    if spec.label_pairs or code is None or not any(code[a] in "RL" for a in spec.flip_axes):
+        return []
+    values = {s.name.lower(): s.value for s in found.structures}
+    pairs = []
+    for name, value in values.items():
+        other = values.get(re.sub(r"(?<![a-z])left(?![a-z])", "right", name), value)
+        if other != value and not re.search(r"atri|(?<!lateral )ventric", name):
+            pairs.append([value, other])
+    return pairs
+
+
+def flips_words(spec: DataSpec) -> str:
+    """Say which mirror images the spec allows."""
+    if not spec.flip_axes:
+        return "none, as a mirrored patient is no patient (data spec)"
+    letters = spec.orientation
+    names = {"R": "left-right", "A": "front-back", "S": "up-down"}
+    pairs = {"L": "R", "P": "A", "I": "S"}
+    if letters is None:
+        inside = "within a slice" if spec.slice_axis not in spec.flip_axes else "along slices too"
+        return f"{inside}, as the data spec allows"
+    axes = [names[pairs.get(letters[a], letters[a])] for a in spec.flip_axes]
+    swap = "; left and right labels are exchanged with it" if spec.label_pairs else ""
+    return f"{' and '.join(axes)}, as the data spec allows{swap}"
