@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from medssl.bundle.export import ExportResult, export
-from medssl.bundle.load import is_bundle, load_bundle
 from medssl.bundle.verify import Verification, verify_bundle
 from medssl.checking import CheckResult, check
 from medssl.data.decathlon import read_dataset
@@ -27,6 +26,7 @@ from medssl.report.sweep import SweepResult, sweep
 from medssl.run_calibration import calibrate
 from medssl.run_triage import Triage, triage
 from medssl.runs import LoadedRun, evaluate_run, load_ensemble, load_run
+from medssl.sources import open_predictor
 from medssl.training.progress import Display
 from medssl.training.state import Stopped
 
@@ -101,21 +101,18 @@ def predict(
     """
     display = display or Display(quiet=True)
     items = find_images(images)
-    choices = {
-        "device": device,
-        "precision": precision,
-        "largest_component": largest_component,
-        "tta": tta,
-    }
-    if is_bundle(source) and not ensemble:
-        predictor = load_bundle(source, **choices)
-    else:
-        run = load_ensemble([source, *ensemble], checkpoint=checkpoint, **choices)
-        predictor = run.predictor
-        if calibrated and (probabilities or uncertainty) and (other := run.use_calibration()):
-            display.say(f"note: calibration.json is left out: it is for {other}")
-    if not calibrated:
-        predictor.calibration = None
+    predictor, other = open_predictor(
+        source,
+        calibrated=calibrated and (probabilities or uncertainty),
+        ensemble=ensemble,
+        checkpoint=checkpoint,
+        device=device,
+        precision=precision,
+        largest_component=largest_component,
+        tta=tta,
+    )
+    if other is not None:
+        display.say(f"note: calibration.json is left out: it is for {other}")
     with display.counting_parts("predicting", len(items)) as (done, window):
         results = predict_files(
             predictor,

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medssl.bundle.load import is_bundle, load_bundle
+from medssl.bundle.load import is_bundle
 from medssl.errors import MedSSLError
 from medssl.inference.folder import Item, PredictionResult, find_images, predict_files
 from medssl.inference.predictor import Predictor
 from medssl.inference.tables import assessment_file, read_assessment, write_csv, write_tables
 from medssl.inference.triage import Ranked, rank_cases
-from medssl.runs import load_ensemble
+from medssl.sources import open_predictor
 from medssl.training.progress import Display
 
 
@@ -72,17 +72,16 @@ def triage(
     if output.suffix != ".csv":
         raise MedSSLError("the table must be a .csv file", where=output, fix="add .csv to its name")
     items = find_images(inputs)
-    choices = {
-        "largest_component": largest_component,
-        "tta": tta,
-        "device": device,
-        "precision": precision,
-    }
-    if is_bundle(source) and not ensemble:
-        predictor, difference = load_bundle(source, **choices), None
-    else:
-        run = load_ensemble([source, *ensemble], checkpoint=checkpoint, **choices)
-        difference, predictor = run.use_calibration(), run.predictor
+    predictor, difference = open_predictor(
+        source,
+        calibrated=True,
+        ensemble=ensemble,
+        checkpoint=checkpoint,
+        device=device,
+        precision=precision,
+        largest_component=largest_component,
+        tta=tta,
+    )
     if predictor.calibration is None:
         why = f": its calibration is for {difference}" if difference else ""
         raise MedSSLError(

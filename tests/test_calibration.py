@@ -7,11 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 from medssl.data.case import IGNORE_INDEX
 from medssl.evaluation import calibration as c
 from medssl.evaluation.calibration_sample import region_near, sample_blocks
-from medssl.evaluation.quality import rank_correlation, volume_factors
+from medssl.evaluation.quality import _spearman, rank_correlation, volume_factors
 from medssl.ops.uncertainty import tempered
 
 
@@ -115,6 +116,19 @@ def test_rank_correlation_by_hand() -> None:
     assert (gap.n, gap.n_patients, gap.spearman) == (2, 2, pytest.approx(1))
     assert math.isnan(rank_correlation([1, 1, 1], [1, 2, 3], patients[:3]).spearman)
     assert math.isnan(rank_correlation([1, 2, 3], [1, 2, 3], ["a"] * 3).low)
+    lonely = rank_correlation([1, math.nan], [1, 2], ["a", "b"])
+    assert math.isnan(lonely.spearman)
+    assert lonely.n == 1
+
+
+def test_rank_correlation_agrees_with_scipy_and_its_resamples_with_repeated_cases() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 6, 20), rng.integers(0, 6, 20)  # many ties
+    found = rank_correlation(a.tolist(), b.tolist(), list(range(20)))
+    assert found.spearman == pytest.approx(spearmanr(a, b).statistic)
+    times = rng.multinomial(20, np.full(20, 1 / 20), 5).astype(float)
+    repeated = [spearmanr(np.repeat(a, t), np.repeat(b, t)).statistic for t in times.astype(int)]
+    assert _spearman(np.stack((a, b)), times).tolist() == pytest.approx(repeated)
 
 
 def test_volume_factors_drop_as_many_cases_as_the_level_allows() -> None:

@@ -227,7 +227,7 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, di
     recipe = small_recipe(data, folder / "cache", method={"name": "supervised"})
     recipe["data"] |= {"labeled": 3, "test": 3, "validation": 0}
     recipe["network"] = {"name": "unet", "channels": [8, 16], "strides": [2]}
-    recipe["training"] |= {"iterations": 90, "optimizer": {"name": "adam", "lr": 0.01}}
+    recipe["training"] |= {"iterations": 60, "optimizer": {"name": "adam", "lr": 0.01}}
     run = api.train(write_recipe(folder / "recipe.yaml", recipe), output=folder / "run").path
     splits = json.loads((run / "splits.json").read_text())
     taken = {*splits["labeled"], *splits["test"]}

@@ -7,7 +7,6 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
 
 from medssl.evaluation.statistics import group_draws, group_matrix, percentile_interval
 
@@ -53,25 +52,45 @@ def rank_correlation(
     both = np.array((a, b), dtype=np.float64)
     keep = np.isfinite(both).all(axis=0)
     both = both[:, keep]
+    if keep.sum() < 2:
+        count = int(keep.sum())
+        return RankCorrelation(math.nan, math.nan, math.nan, level, n=count, n_patients=count)
     membership = group_matrix([p for p, kept in zip(patients, keep, strict=True) if kept])
     draws = []
     if len(membership) > 1:
-        for weights in group_draws(len(membership), n, np.random.default_rng(seed)):
-            times = (weights @ membership).astype(np.intp)
-            draws += [_spearman(both[:, np.repeat(np.arange(both.shape[1]), t)]) for t in times]
-    low, high = percentile_interval(np.array(draws), level, n_groups=len(membership))
+        rng = np.random.default_rng(seed)
+        for weights in group_draws(len(membership), n, rng):
+            draws.append(_spearman(both, weights @ membership))
+    low, high = percentile_interval(
+        np.concatenate(draws) if draws else np.empty(0), level, n_groups=len(membership)
+    )
     return RankCorrelation(
-        _spearman(both), low, high, level, n=int(keep.sum()), n_patients=len(membership)
+        spearman=float(_spearman(both, np.ones((1, both.shape[1])))[0]),
+        low=low,
+        high=high,
+        level=level,
+        n=int(keep.sum()),
+        n_patients=len(membership),
     )
 
 
-def _spearman(both: np.ndarray) -> float:
-    if both.shape[1] < 2:
-        return math.nan
-    ranks = rankdata(both, axis=1)
-    ranks -= ranks.mean(axis=1, keepdims=True)
-    size = math.sqrt(float((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum()))
-    return float(ranks[0] @ ranks[1]) / size if size > 0 else math.nan
+def _spearman(both: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Correlate ranks in resamples: ``(resamples,)``, NaN where a value does not vary.
+
+    Args:
+        both: ``(2, cases)`` values.
+        times: ``(resamples, cases)`` how often each case is in a resample.
+    """
+    total = times.sum(axis=1, keepdims=True)
+    centered = []
+    for values in both:
+        less = (values[None] < values[:, None]) + 0.5 * (values[None] == values[:, None])
+        ranks = times @ less.T  # the mean rank of ties, less a constant
+        centered.append(ranks - (times * ranks).sum(axis=1, keepdims=True) / total)
+    a, b = centered
+    size = np.sqrt((times * a**2).sum(axis=1) * (times * b**2).sum(axis=1))
+    product = (times * a * b).sum(axis=1)
+    return np.divide(product, size, out=np.full(size.shape, np.nan), where=size > 1e-9)
 
 
 @dataclass(frozen=True)

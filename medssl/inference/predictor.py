@@ -18,7 +18,7 @@ from medssl.data.sides import class_pairs
 from medssl.data.spec import axis_along
 from medssl.errors import MedSSLError
 from medssl.inference.assess import Assessment, Tally, assess_prediction
-from medssl.inference.blocks import Block, column_size, probability_blocks
+from medssl.inference.blocks import Block, column_size, probability_blocks, rows_of
 from medssl.inference.calibration import Calibration
 from medssl.inference.forward import Precision, evaluation_mode, forward_logits, wrong_channels
 from medssl.inference.mirror import MirrorMean
@@ -231,7 +231,7 @@ class Predictor:
         members = self.members if assess else 1
         tally = Tally(shape, count, members) if assess else None
         read = self.member_blocks if members > 1 else self.blocks
-        for where, found in read(image, progress=progress):
+        for where, found in rows_of(read(image, progress=progress)):
             block = found.mean(dim=0) if members > 1 else found
             classes[where] = argmax_classes(block)
             calibrated = tempered(block, self.temperature)
