@@ -218,6 +218,23 @@ def test_nothing_passes_beside_the_code():
     assert torch.equal(one, other)
 
 
+def test_skip_connections_let_details_pass_beside_the_code():
+    shape, sizes = (1, 1, 32, 32), {}
+    for levels in (2, 3, 4):
+        for skips in (False, True):
+            torch.manual_seed(0)
+            net = MaskAutoencoder(
+                spatial_dims=2, filters=8, bottleneck="conv", levels=levels, skips=skips
+            ).eval()
+            nn.init.zeros_(net.fc_mu.weight)
+            one, other = net(torch.rand(shape)), net(torch.rand(shape))
+            assert torch.equal(one, other) is not skips
+            sizes.setdefault(levels, set()).add(sum(p.numel() for p in net.parameters()))
+    assert all(len(v) == 1 for v in sizes.values()), "skips cost no parameter"
+    assert make().autoencoder.skips
+    assert not make(preset="official").autoencoder.skips
+
+
 def test_published_initialization():
     torch.manual_seed(0)
     net = MaskAutoencoder(spatial_dims=2, filters=16, embedding=16, init="uniform")

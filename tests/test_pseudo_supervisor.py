@@ -356,7 +356,14 @@ def test_equal_rewards_change_nothing(preset: str, reward: float) -> None:
 
 
 def test_update_is_the_policy_gradient_by_hand() -> None:
-    method = make(buffer=4, buffer_patches=2, entropy=0.0, policy_betas=(0.0, 0.0), policy_lr=1e-4)
+    method = make(
+        buffer=4,
+        buffer_patches=2,
+        entropy=0.0,
+        floor=0.0,
+        policy_betas=(0.0, 0.0),
+        policy_lr=1e-4,
+    )
     g = torch.Generator().manual_seed(0)
     with torch.no_grad():
         method.policy.layers[-1].weight.normal_(generator=g)
@@ -416,8 +423,12 @@ class Flipped(nn.Module):
 
 
 def test_the_policy_drops_classes_whose_labels_are_wrong() -> None:
-    """Classes 1 and 2 are swapped by the teacher, background is right."""
-    method = make(buffer=16, policy_lr=0.02, virtual_lr=0.05)
+    """Classes 1 and 2 are swapped by the teacher, background is right.
+
+    With ``drop: class`` it is enough to drop one of them: the other's wrong labels go with it.
+    Without a floor, drawing what is known to be wrong can come to an end.
+    """
+    method = make(buffer=16, policy_lr=0.02, virtual_lr=0.05, drop="labels", floor=0.0)
     method.teacher = Flipped()
     for i in range(640):
         terms = method.training_step(batch(seed=i), Progress("train", i, 1000, seed=3))
@@ -431,6 +442,65 @@ def test_the_policy_drops_classes_whose_labels_are_wrong() -> None:
     assert probs[1, DROP] > 0.5, probs
     assert probs[2, DROP] > 0.5, probs
     assert probs[0, DROP] < 0.2, probs
+
+
+def bandit(seed: int, **settings) -> tuple[Tensor, Tensor]:
+    """Train a policy whose reward is noise and, for class 1 alone, whether it takes threshold 0.9.
+
+    Returns the relative entropies of the three classes' choices and the probabilities behind them.
+    """
+    torch.manual_seed(seed)
+    method, g = make(buffer=20, buffer_patches=4, **settings), torch.Generator().manual_seed(seed)
+    usual = 0.4 + 0.5 * torch.rand(17, generator=g)
+    method.shares.fill_(1 / 4)
+    for update in range(50):
+        seen = usual + 0.05 * torch.randn(20, 4, 17, generator=g)
+        actions = method.choose(seen.flatten(0, 1), Progress("train", update, 50, seed=seed))
+        actions = actions.view(20, 4, 3)
+        signal = (actions[..., 1] == 2).float().mean(1)
+        method.rewards.copy_(torch.randn(20, generator=g) + 1.5 * signal)
+        method.descriptions.copy_(seen)
+        method.actions.copy_(actions)
+        method.update_policy()
+    with torch.no_grad():
+        log_probs = method.action_logits(usual[None])[0].log_softmax(-1)
+    probs = log_probs.exp()
+    return -(probs * log_probs).sum(-1) / np.log(5), probs
+
+
+def test_the_policy_learns_without_collapsing() -> None:
+    """What is rewarded is learned; choices without consequence are not settled by luck."""
+    for seed in range(3):
+        entropy, probs = bandit(seed)
+        assert probs[1].argmax() == 2
+        assert probs[1, 2] > 0.5
+        assert probs.min() >= 0.2 / 5 - 1e-6
+        assert entropy[[0, 2]].min() > 0.9, entropy
+    weak = torch.stack([bandit(seed, entropy=0.01, floor=0.0)[0] for seed in range(3)])
+    assert weak[:, [0, 2]].min() < 0.4, "without the remedy there is nothing to see here"
+
+
+def test_no_action_falls_below_the_floor() -> None:
+    logits = torch.tensor([[0.0, 50.0, -50.0, 1.0, 2.0]], requires_grad=True)
+    log_probs = ops.with_floor(logits, 0.2)
+    probs = log_probs.exp()
+    torch.testing.assert_close(probs.sum(-1), torch.ones(1))
+    torch.testing.assert_close(log_probs.log_softmax(-1), log_probs)
+    torch.testing.assert_close(probs[0], torch.tensor([0.04, 0.84, 0.04, 0.04, 0.04]))
+    log_probs.sum().backward()
+    assert torch.isfinite(logits.grad).all()
+    assert ops.with_floor(logits, 0.0) is logits
+
+
+def test_a_dropped_class_is_left_out_on_both_sides() -> None:
+    target = torch.tensor([[0, 0, 1, 255], [0, 0, 1, 2]])
+    student = torch.tensor([[0, 2, 2, 2], [1, 2, 1, 0]])
+    dropped = torch.tensor([[False, False, True], [False, True, False]])
+    found = ops.leave_out(target, student, dropped)
+    assert found.tolist() == [[0, 255, 255, 255], [255, 0, 255, 2]]
+    for preset, alive in (("official", True), ("corrected", False)):
+        method = make(preset=preset)
+        assert (method.rules.drop == "labels") is alive
 
 
 def test_recipes() -> None:

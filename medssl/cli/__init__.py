@@ -11,10 +11,6 @@ from typing import Annotated
 import typer
 
 from medssl import __version__
-from medssl.cli import running
-
-# isort: split
-# Help lists the commands in the order in which these modules are imported.
 from medssl.cli import (
     bundles,
     checking,
@@ -24,6 +20,7 @@ from medssl.cli import (
     listing,
     planning,
     reporting,
+    running,
     uncertain,
 )
 from medssl.cli.console import app, err, out

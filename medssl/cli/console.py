@@ -7,9 +7,27 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
+
+ORDER = (
+    *("train", "predict", "evaluate", "compare", "sweep", "report", "export"),
+    *("check", "plan", "import", "phantom", "methods", "recipes", "specs", "info"),
+)
+"""How help lists the commands: as they are met; those not named here come last."""
+
+
+class Ordered(TyperGroup):
+    """A group of commands in the order of :data:`ORDER`."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        """Return the names of the commands."""
+        place = {name: i for i, name in enumerate(ORDER)}
+        return sorted(self.commands, key=lambda name: place.get(name, len(ORDER)))
+
 
 app = typer.Typer(
     name="medssl",
+    cls=Ordered,
     help="Semi-supervised segmentation of 3D medical images.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

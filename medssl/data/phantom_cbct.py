@@ -219,7 +219,9 @@ def _paint_head(
     for arch in arches:
         line = np.concatenate([arch.outline(1), arch.outline(-1)])
         tree = cKDTree(line)
-        away = tree.query(np.moveaxis(points[:2], 0, -1).reshape(-1, 2))[0]
+        flat_points = np.moveaxis(points[:2], 0, -1).reshape(-1, 2)
+        # Beyond the jaw's width any distance does, and searching is what takes the time.
+        away = tree.query(flat_points, distance_upper_bound=8.0)[0]
         away = away.reshape(canvas.label.shape).astype(np.float32)
         height = arch.up * (points[2] - arch.bite)
         crest = rng.uniform(5.0, 6.5)  # the crowns stand above it

@@ -16,6 +16,17 @@ Presets. ``official`` follows the published code; its network needs ``grid``, th
   * one code per position instead of one fully connected code per patch: any patch, and no 64 to
     127 million parameters that would have to learn every place a crop may show; three levels
     instead of four, which learn in fewer iterations;
+  * skip connections (``skips``). Trained on 4 hippocampus masks for 250 iterations, an autoencoder
+    without them cannot even copy: clean masks of other patients come back with a Dice of 0.76,
+    corrupted ones of 0.87 with 0.75. With them it is 0.97, and 0.87 before and after.
+    A teacher's errors are repaired by neither (0.806 before; 0.723 and 0.805 after). Without skips
+    they are ranked better over all voxels (AUROC 0.959 against 0.950; 0.963 after 1000
+    iterations, when clean masks come back with 0.83), but worse within the predicted structures
+    (0.746 against 0.788);
+  * U adds up the two distances of the teacher's hard segmentation, from q and from p (``apart``).
+    In (q - p)^2 they cancel: where q is as blurred as p is unsure, the voxel counts as certain. U
+    found the errors of a trained teacher worse than its lack of confidence alone (area under
+    the ROC curve 0.88 against 0.945); added up, slightly better (0.950);
   * one-hot masks, softmax output trained by Dice + CE (official: the class index as one gray
     value, independent sigmoids, Dice + squared error): no order among the classes, and p and q
     are comparable;
@@ -35,6 +46,10 @@ Presets. ``official`` follows the published code; its network needs ``grid``, th
     ``mean_teacher``.
 Not here: the code keeps the autoencoder and the student that do best on labeled validation cases;
 the stages here end with their last weights, and ``best`` is the student's.
+
+At each validation, if there are validation cases, ``autoencoder/*_before`` and ``*_after`` say
+what it does to masks it has not seen, and ``certainty/auroc`` beside ``certainty/auroc_identity``
+whether it helps to find the teacher's errors: the claim rests on that.
 
 Controls: ``uniform`` sets w = 1, ``identity`` takes q = the teacher's own hard segmentation, so
 that U is its lack of confidence alone. What ``none`` gains over both is owed to the autoencoder.
@@ -62,6 +77,9 @@ from medssl.ops.losses import (
     weighted_mean,
 )
 from medssl.ops.pseudo_labels import hard_labels
+
+DIAGNOSIS = Progress("diagnosis", 0, 1)
+"""Where the corruption of a diagnosed mask is drawn: the same at every validation."""
 
 
 def encode_mask(label: Tensor, num_classes: int, kind: str) -> Tensor:
@@ -121,6 +139,7 @@ class Anatomical(WeightedTeacher):
             embedding=rules.embedding,
             grid=rules.grid,
             levels=rules.levels,
+            skips=rules.skips,
             init=rules.init,
         )
         self.guided = False
@@ -212,11 +231,19 @@ class Anatomical(WeightedTeacher):
         share = self.consistency_weight(progress) / (rules.consistency_weight or 1.0)
         if control == "uniform" or (control == "none" and share < rules.skip_below):
             return None, {}
-        probs = probabilities(teacher_logits)
-        plausible = self.plausible(probs)
-        u = deviation(plausible, probs, kind=rules.uncertainty, reduction=rules.reduction)
+        u = self.uncertainty(image, teacher_logits, progress)
         weight = certainty(u, kind=rules.weight, gamma=rules.gamma, threshold=rules.threshold)
         return weight, {"certainty/weight": weight.mean(), "certainty/deviation": u.mean()}
+
+    def uncertainty(self, image: Tensor, teacher_logits: Tensor, progress: Progress) -> Tensor:
+        """Return the deviation from the plausible segmentation, ``(B, C or 1, *spatial)``."""
+        probs = probabilities(teacher_logits)
+        return deviation(
+            self.plausible(probs),
+            probs,
+            kind=self.rules.uncertainty,
+            reduction=self.rules.reduction,
+        )
 
     def plausible(self, probs: Tensor) -> Tensor:
         """Return the plausible segmentation ``(B, C, *spatial)`` nearest to the teacher's."""
@@ -229,6 +256,35 @@ class Anatomical(WeightedTeacher):
             encoded = encode_mask(hard_labels(probs), self.num_classes, rules.dae_input)
         logits = self.autoencoder(encoded, latent_noise=rules.latent_noise)
         return probabilities(logits, rules.output)
+
+    def diagnose(self, image: Tensor, label: Tensor, progress: Progress) -> dict[str, Tensor]:
+        """Return what the autoencoder does to masks, and how well U finds the teacher's errors.
+
+        In both stages: Dice of repaired clean masks, and of corrupted ones before and after. In
+        stage 2 also of the teacher's segmentation before and after, and the areas under the ROC
+        curve, of which ``certainty/auroc`` has to exceed ``certainty/auroc_identity`` for the
+        autoencoder to be of any use.
+        """
+        out = {} if self.rules.autoencoder_fraction == 0 else self._repairs(image, label, progress)
+        return out | super().diagnose(image, label, progress) if self.guided else out
+
+    def _repairs(self, image: Tensor, label: Tensor, progress: Progress) -> dict[str, Tensor]:
+        """Return Dice of masks before and after the autoencoder."""
+        truth = label.masked_fill(label == IGNORE_INDEX, 0)
+        valid = (label != IGNORE_INDEX).float()
+        reference = one_hot(truth, self.num_classes)
+        masks = {"clean": truth, "corrupted": self.corrupt(truth, DIAGNOSIS)}
+        if self.guided:
+            masks["teacher"] = hard_labels(self.teacher(image))
+        out = {}
+        for name, mask in masks.items():
+            encoded = encode_mask(mask, self.num_classes, self.rules.dae_input)
+            repaired = hard_labels(probabilities(self.autoencoder(encoded), self.rules.output))
+            for when, classes in (("before", mask), ("after", repaired)):
+                dice = dice_loss(one_hot(classes, self.num_classes), reference, valid, variant=DICE)
+                out[f"autoencoder/{name}_{when}"] = 1 - dice
+        del out["autoencoder/clean_before"]  # it is 1
+        return out
 
     def after_step(self, progress: Progress) -> None:
         """Update the teacher, in stage 2."""

@@ -35,6 +35,7 @@ class AnatomicalSettings(WeightedTeacherSettings):
     )
     embedding: int | None = Field(None, ge=1, description="length of a code")
     levels: int | None = Field(None, ge=2, le=4, description="times the autoencoder halves an axis")
+    skips: bool | None = Field(None, description="let details pass beside the code")
     filters: int | None = Field(None, ge=1, description="autoencoder's channels at full resolution")
     init: Literal["default", "uniform"] | None = Field(None, description="autoencoder's weights")
     dae_input: Literal["index", "onehot", "soft"] | None = Field(
@@ -51,7 +52,9 @@ class AnatomicalSettings(WeightedTeacherSettings):
     latent_noise: float | None = Field(None, ge=0, description="s.d. on codes, stage 2")
     corruption: Style | None = None
     corruption_strength: float | None = Field(None, ge=0, description="1: as documented")
-    uncertainty: Deviation | None = None
+    uncertainty: Deviation | None = Field(
+        None, description="squared (paper) and abs mix both sources of U; apart adds them up"
+    )
     reduction: Reduction | None = Field(None, description="of the uncertainty over classes")
     weight: Weighting | None = Field(None, description="exp(-gamma U), U < threshold, or 1")
     gamma: float | None = Field(None, ge=0)
@@ -73,6 +76,7 @@ class Rules(WeightedTeacherRules):
     grid: tuple[int, ...] | None = None
     embedding: int = 64
     levels: int = 3
+    skips: bool = True
     filters: int = 16
     init: Literal["default", "uniform"] = "default"
     dae_input: Literal["index", "onehot", "soft"] = "onehot"
@@ -83,7 +87,7 @@ class Rules(WeightedTeacherRules):
     latent_noise: float = 0.0
     corruption: Style = "coherent"
     corruption_strength: float = 1.0
-    uncertainty: Deviation = "squared"
+    uncertainty: Deviation = "apart"
     reduction: Reduction = "sum"
     weight: Weighting = "exp"
     gamma: float = 1.0
@@ -102,6 +106,7 @@ PRESETS = {
         bottleneck="fc",
         embedding=512,
         levels=4,
+        skips=False,
         init="uniform",
         dae_input="index",
         output="sigmoid",
@@ -109,6 +114,7 @@ PRESETS = {
         mask_noise=0.1,
         latent_noise=0.1,
         corruption="official2d",
+        uncertainty="squared",
         reduction="per_class",
         skip_below=0.0,
         schedule_tail=2000,

@@ -184,6 +184,20 @@ class Method(nn.Module):
     def after_step(self, progress: Progress) -> None:
         """Act after the optimizer step, for instance update a teacher."""
 
+    def diagnose(self, image: Tensor, label: Tensor, progress: Progress) -> dict[str, Tensor]:
+        """Measure, where the truth is known, what the method's claim rests on; log terms by name.
+
+        The engine calls it at every validation with the same patches of validation cases, without
+        gradients, every module in eval mode, and torch's generator seeded and put back afterwards:
+        nothing here can change training. NaN stands for what the patches cannot tell.
+
+        Args:
+            image: ``(B, C, *spatial)``.
+            label: ``(B, *spatial)``; 255 is not annotated.
+            progress: where training stands.
+        """
+        return {}
+
     def predictor(self) -> nn.Module:
         """Return the module that validates, predicts and is exported: image in, logits out."""
         raise NotImplementedError

@@ -36,6 +36,12 @@ class PseudoSupervisorSettings(Settings):
     restart: bool | None = Field(None, description="returns restart at a reward of 0")
     advantage: Literal["baseline", "standardize"] | None = None
     entropy: float | None = Field(None, ge=0, description="weight of the entropy bonus")
+    floor: float | None = Field(
+        None, ge=0, le=1, description="share of the draws that are uniform whatever was learned"
+    )
+    drop: Literal["labels", "class"] | None = Field(
+        None, description="what dropping a class takes out: its labels, or all evidence about it"
+    )
     policy_clip: float | None = Field(None, gt=0, description="largest norm of its gradient")
     policy_betas: tuple[Share, Share] | None = None
     ema_decay: float | None = Field(None, ge=0, lt=1)
@@ -56,7 +62,9 @@ class Rules:
     gamma: float = 0.0
     restart: bool = False
     advantage: str = "baseline"
-    entropy: float = 0.01
+    entropy: float = 0.1
+    floor: float = 0.2
+    drop: str = "class"
     policy_lr: float = 0.01
     policy_clip: float = 1.0
     policy_betas: tuple[float, float] = (0.9, 0.999)
@@ -77,6 +85,8 @@ PRESETS = {
         restart=True,
         advantage="standardize",
         entropy=0.0,
+        floor=0.0,
+        drop="labels",
         policy_lr=1e-4,
         policy_clip=float("inf"),
         policy_betas=(0.0, 0.1),

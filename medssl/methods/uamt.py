@@ -117,9 +117,13 @@ class UAMT(WeightedTeacher):
         self, image: Tensor, teacher_logits: Tensor, progress: Progress
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
         """Return the certainty mask ``(B, 1, *spatial)``."""
-        entropy = predictive_entropy(self.mean_probability(image)).unsqueeze(1)
+        entropy = self.uncertainty(image, teacher_logits, progress)
         certain = (entropy < self.threshold(progress)).float()
         return certain, {"certainty/kept": certain.mean(), "certainty/entropy": entropy.mean()}
+
+    def uncertainty(self, image: Tensor, teacher_logits: Tensor, progress: Progress) -> Tensor:
+        """Return the entropy of the mean of the stochastic passes, ``(B, 1, *spatial)``."""
+        return predictive_entropy(self.mean_probability(image)).unsqueeze(1)
 
     def threshold(self, progress: Progress) -> float:
         """Return the largest entropy, in nats, that still counts as certain."""
@@ -132,7 +136,8 @@ class UAMT(WeightedTeacher):
 
     def mean_probability(self, image: Tensor) -> Tensor:
         """Return the mean softmax output of the stochastic passes, ``(B, C, *spatial)``."""
-        train = self.rules.teacher_mode == "train"
+        # Under preset official a teacher in train mode is stochastic as it is.
+        train = self.rules.teacher_mode == "train" and self.teacher.training
         total: Tensor | None = None
         with nullcontext() if train else stochastic_mode(self.teacher):
             for logits in self._stochastic_passes(image):

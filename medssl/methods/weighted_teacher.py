@@ -12,8 +12,9 @@ from torch import Tensor
 from medssl.methods.base import Batch, NetworkBuilder, Progress, StepOutput
 from medssl.methods.mean_teacher import DICE, MeanTeacher, MeanTeacherSettings, input_noise
 from medssl.methods.mean_teacher import Rules as MeanTeacherRules
-from medssl.ops.certainty import weighted_consistency
-from medssl.ops.losses import region_terms
+from medssl.ops.certainty import deviation, error_auroc, probabilities, weighted_consistency
+from medssl.ops.losses import one_hot, region_terms
+from medssl.ops.pseudo_labels import hard_labels
 from medssl.ops.ramps import sigmoid_ramp
 
 
@@ -133,6 +134,29 @@ class WeightedTeacher(MeanTeacher):
             "weight/consistency": torch.tensor(weight),
         }
         return StepOutput(supervised + weight * consistency, terms)
+
+    def uncertainty(
+        self, image: Tensor, teacher_logits: Tensor, progress: Progress
+    ) -> Tensor | None:
+        """Return what ``weigh`` makes its weight of, ``(B, C or 1, *spatial)``; None: nothing."""
+        raise NotImplementedError
+
+    def diagnose(self, image: Tensor, label: Tensor, progress: Progress) -> dict[str, Tensor]:
+        """Return how well the uncertainty, and confidence alone, find the teacher's errors.
+
+        ``certainty/auroc`` is the area under the ROC curve of U against the wrong voxels, and
+        ``certainty/auroc_identity`` that of the squared distance of the teacher's probabilities
+        from their own hard segmentation: what is to be had without the method.
+        """
+        logits = self.teacher(image)
+        probs = probabilities(logits)
+        hard = hard_labels(probs)
+        alone = deviation(one_hot(hard, self.num_classes), probs)
+        out = {"certainty/auroc_identity": error_auroc(alone, hard, label)}
+        own = self.uncertainty(image, logits, progress)
+        if own is not None:
+            out["certainty/auroc"] = error_auroc(own, hard, label)
+        return out
 
     def set_modes(self) -> None:
         """Put student and teacher in the modes in which they train."""

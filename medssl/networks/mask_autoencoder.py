@@ -22,7 +22,7 @@ DEEPER: dict[int, tuple[str, ...]] = {4: (), 3: _FOURTH, 2: _FOURTH + _THIRD}
 
 
 class MaskAutoencoder(VNet):
-    """A V-Net without skip connections or dropout, its features squeezed through a narrow code.
+    """A V-Net without dropout and, unless asked for, skip connections, with a narrow code.
 
     Bottleneck ``fc``: two fully connected layers around one code for the whole patch. They need a
     fixed grid of features, ``grid``, which is the patch divided by 16; another number of features
@@ -46,10 +46,13 @@ class MaskAutoencoder(VNet):
         grid: ``fc`` only: features per axis; None means 2.
         levels: how often the encoder halves every axis: 4 as published, 3 for a finer code that
             is learned in fewer iterations, or 2.
+        skips: add the encoder's features to the decoder's, as the V-Net does. Details then pass
+            beside the code, and what is learned is the repair rather than the drawing of a mask.
         init: ``default`` (PyTorch's) or ``uniform``, the published one: every parameter, also the
             scales of BatchNorm, from U(-a, a) with a = 1 / sqrt(length of its first axis).
 
-    Source: Adiga V et al., MICCAI 2022; the convolutional bottleneck is this package's.
+    Source: Adiga V et al., MICCAI 2022; the convolutional bottleneck and the skip connections are
+    this package's.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class MaskAutoencoder(VNet):
         embedding: int = 512,
         grid: Sequence[int] | None = None,
         levels: int = 4,
+        skips: bool = False,
         init: Literal["default", "uniform"] = "default",
     ) -> None:
         super().__init__(
@@ -81,7 +85,7 @@ class MaskAutoencoder(VNet):
             raise ValueError(f"levels must be 2, 3 or 4, not {levels}")
         for name in DEEPER[levels]:
             delattr(self, name)
-        self.bottleneck, self.factor = bottleneck, 2**levels
+        self.bottleneck, self.factor, self.skips = bottleneck, 2**levels, skips
         self.channels = filters * self.factor
         features = self.channels * math.prod(self.grid)
         if bottleneck == "fc":
@@ -102,24 +106,30 @@ class MaskAutoencoder(VNet):
                 torch's generator in both modes.
         """
         spatial = x.shape[2:]
-        features = self._encode(x)
+        *skipped, features = self._encode(x)
+        if not self.skips:
+            skipped.clear()  # not held while decoding
         code = self._code(features)
         if latent_noise:
             noise = torch.randn_like(code) * latent_noise
             code = code + noise.clamp_(-2 * latent_noise, 2 * latent_noise)
-        logits = self._decode(self._rebuild(code, features.shape[2:]))
+        logits = self._decode(self._rebuild(code, features.shape[2:]), skipped)
         return logits[(..., *(slice(n) for n in spatial))]
 
     def embedding(self, x: Tensor) -> Tensor:
         """Return the codes of encoded masks, normalized to length 1: ``(B, embedding, ...)``."""
-        return F.normalize(self._code(self._encode(x)), dim=1)
+        return F.normalize(self._code(self._encode(x)[-1]), dim=1)
 
-    def _encode(self, x: Tensor) -> Tensor:
-        x = self.block_two(self.block_one_dw(self.block_one(_pad(x, self.factor))))
-        x = self.block_three(self.block_two_dw(x))
+    def _encode(self, x: Tensor) -> list[Tensor]:
+        """Return the features of each level, from fine to coarse."""
+        out = [self.block_one(_pad(x, self.factor))]
+        out.append(self.block_two(self.block_one_dw(out[-1])))
+        out.append(self.block_three(self.block_two_dw(out[-1])))
         if self.factor > 4:
-            x = self.block_four(self.block_three_dw(x))
-        return self.block_five(self.block_four_dw(x)) if self.factor > 8 else x
+            out.append(self.block_four(self.block_three_dw(out[-1])))
+        if self.factor > 8:
+            out.append(self.block_five(self.block_four_dw(out[-1])))
+        return out
 
     def _code(self, features: Tensor) -> Tensor:
         if self.bottleneck == "conv":
@@ -136,13 +146,18 @@ class MaskAutoencoder(VNet):
         features = features.view(len(code), self.channels, *self.grid)
         return features if shape == self.grid else F.interpolate(features, size=shape)
 
-    def _decode(self, y: Tensor) -> Tensor:
+    def _decode(self, y: Tensor, skipped: list[Tensor]) -> Tensor:
+        """Return logits; ``skipped`` are the levels above the coarsest, from fine to coarse."""
+
+        def joined(up: Tensor, level: int) -> Tensor:
+            return up + skipped[level] if self.skips else up
+
         if self.factor > 8:
-            y = self.block_six(self.block_five_up(y))
+            y = self.block_six(joined(self.block_five_up(y), 3))
         if self.factor > 4:
-            y = self.block_seven(self.block_six_up(y))
-        y = self.block_eight(self.block_seven_up(y))
-        return self.out_conv(self.block_nine(self.block_eight_up(y)))
+            y = self.block_seven(joined(self.block_six_up(y), 2))
+        y = self.block_eight(joined(self.block_seven_up(y), 1))
+        return self.out_conv(self.block_nine(joined(self.block_eight_up(y), 0)))
 
 
 def _pad(x: Tensor, factor: int) -> Tensor:

@@ -11,11 +11,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from medssl.ops.losses import TINY, weighted_mean
+from medssl.ops.losses import IGNORE_INDEX, TINY, one_hot, weighted_mean
+from medssl.ops.pseudo_labels import hard_labels
 from medssl.ops.ramps import sigmoid_ramp
+from medssl.ops.ranking import auroc
 from medssl.ops.uncertainty import predictive_entropy
 
-Deviation = Literal["squared", "abs", "entropy"]
+Deviation = Literal["squared", "apart", "abs", "entropy"]
 Reduction = Literal["per_class", "sum", "mean", "max"]
 Weighting = Literal["exp", "threshold", "none"]
 Normalizer = Literal["official", "mean", "poster"]
@@ -39,18 +41,26 @@ def deviation(
     Args:
         plausible: ``(B, C, *spatial)`` probabilities of the autoencoder.
         probs: ``(B, C, *spatial)`` probabilities of the teacher.
-        kind: ``squared`` or ``abs`` difference, or ``entropy`` of ``plausible`` alone.
+        kind: ``squared`` or ``abs`` difference, or ``entropy`` of ``plausible`` alone. ``apart``
+            adds the squared distances of ``plausible`` and of ``probs`` from the hard segmentation
+            ``h`` of ``probs``. In ``squared`` they cancel, 2 (q - h)(h - p) too small: where both
+            are equally unsure, it is 0, which calls a voxel certain that nobody is sure of.
         reduction: over classes; ``per_class`` keeps them. An entropy is a sum already.
 
     Returns:
         ``(B, C or 1, *spatial)``, 0 where there is no deviation.
 
-    Source: Adiga V et al., MICCAI 2022: ``sum`` of squares in the paper, ``per_class`` in the code.
+    Source: Adiga V et al., MICCAI 2022: ``sum`` of squares in the paper, ``per_class`` in the code;
+    ``apart`` is this package's.
     """
     if kind == "entropy":
         return predictive_entropy(plausible).unsqueeze(1)
-    difference = plausible - probs
-    values = difference.square() if kind == "squared" else difference.abs()
+    if kind == "apart":
+        hard = one_hot(hard_labels(probs), probs.shape[1]).to(probs.dtype)
+        values = (plausible - hard).square() + (hard - probs).square()
+    else:
+        difference = plausible - probs
+        values = difference.square() if kind == "squared" else difference.abs()
     if reduction == "per_class":
         return values
     if reduction == "max":
@@ -115,3 +125,23 @@ def weighted_consistency(
         return (weight * squared).sum() / (2 * weight.sum() + TINY)
     mean = weighted_mean(squared, weight)
     return mean * squared.shape[1] if normalizer == "poster" else mean
+
+
+def error_auroc(uncertainty: Tensor, predicted: Tensor, label: Tensor) -> Tensor:
+    """Compute how well an uncertainty finds the voxels that are wrongly predicted.
+
+    Args:
+        uncertainty: ``(B, C or 1, *spatial)``; summed over its channels.
+        predicted: ``(B, *spatial)`` classes.
+        label: ``(B, *spatial)`` true classes; voxels of 255 do not count.
+
+    Returns:
+        The mean over samples of their AUROC, a float64 scalar. Samples without an error, or without
+        a right voxel, are left out; NaN if all are.
+    """
+    values = uncertainty.sum(dim=1)
+    areas = []
+    for value, guess, truth in zip(values, predicted, label, strict=True):
+        known = truth != IGNORE_INDEX
+        areas.append(auroc(value[known], (guess != truth)[known]))
+    return torch.stack(areas).nanmean()

@@ -89,6 +89,23 @@ def advantages(returns: Tensor, baseline: Tensor | float | None = None) -> Tenso
 # ------------------------------------------------------------------------------ actions
 
 
+def with_floor(logits: Tensor, floor: float) -> Tensor:
+    """Return the log-probabilities of a policy that never rules an action out.
+
+    It is the mixture ``(1 - floor) softmax(logits) + floor / A``: no action is rarer than
+    ``floor / A``, which bounds the entropy from below however long the policy is trained. The
+    result is normalized, so that it may stand wherever logits are asked for.
+
+    Args:
+        logits: ``(..., A)``.
+        floor: share of the uniform distribution, in [0, 1]; 0 returns the logits as they are.
+    """
+    if floor == 0:
+        return logits
+    probs = torch.softmax(logits, dim=-1)
+    return ((1 - floor) * probs + floor / logits.shape[-1]).log()
+
+
 def sample_actions(log_probs: Tensor, uniform: Tensor) -> Tensor:
     """Draw actions by inversion of the cumulative distribution.
 
@@ -148,6 +165,24 @@ def keep_confident(probs: Tensor, thresholds: Tensor) -> Tensor:
     confidence, label = probs.max(dim=1)
     needed = thresholds.gather(1, label.flatten(1)).view_as(confidence)
     return torch.where(confidence >= needed, label, IGNORE_INDEX)
+
+
+def leave_out(target: Tensor, others: Tensor, dropped: Tensor) -> Tensor:
+    """Leave dropped classes out of the labels on both sides: where either model sees them.
+
+    A dropped class has no label of its own any more. Where the student predicts it and the teacher
+    another class, a label would still speak against it, and it would slowly disappear.
+
+    Args:
+        target: ``(B, *spatial)`` classes, 255 where unlabeled.
+        others: ``(B, *spatial)`` classes that the student predicts.
+        dropped: boolean ``(B, C)``.
+
+    Returns:
+        ``target`` with 255 where ``others`` is a dropped class.
+    """
+    out = dropped.gather(1, others.flatten(1)).view_as(others)
+    return target.masked_fill(out, IGNORE_INDEX)
 
 
 # ------------------------------------------------------------------------------ state

@@ -47,6 +47,7 @@ class Engine:
         samplers: makes the patch samplers of a stage.
         validate: returns the mean foreground Dice of a predictor on the validation cases, or None
             when there are none.
+        diagnose: returns what the method says about itself on validation cases; None for nothing.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Engine:
         *,
         samplers: SamplerFactory,
         validate: Callable[[torch.nn.Module], float] | None,
+        diagnose: Callable[[Method, Progress], dict[str, float]] | None = None,
         run: RunFolder,
         device: torch.device,
         precision: str,
@@ -64,7 +66,7 @@ class Engine:
     ) -> None:
         self.method = method.to(device)
         self.recipe, self.training = recipe, recipe.training
-        self.samplers, self.validate = samplers, validate
+        self.samplers, self.validate, self.diagnose = samplers, validate, diagnose
         self.run, self.device, self.precision = run, device, precision
         self.workers, self.display = workers, display
         self.stages = method.stages(self.training.iterations)
@@ -275,6 +277,8 @@ class Engine:
         state = self.state
         started = time.perf_counter()
         dice = self.validate(self.method.predictor())
+        progress = Progress(stage.name, state.iteration - 1, stage.iterations, self.recipe.seed)
+        terms = self.diagnose(self.method, progress) if self.diagnose else {}
         self.method.train()
         better = state.best is None or dice > state.best
         state.stale = 0 if better else state.stale + 1
@@ -290,7 +294,7 @@ class Engine:
                 self.run.best(stage.name if following else None),
             )
         seconds = time.perf_counter() - started
-        self.records.validation(stage.name, state, dice, seconds, best=better)
+        self.records.validation(stage.name, state, dice, seconds, best=better, terms=terms)
         self._log.restart_clock()
 
     # ------------------------------------------------------------------ survival

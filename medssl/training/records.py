@@ -30,14 +30,21 @@ class Records:
         self.display.numbers(stage, state.iteration, total, speed, terms)
 
     def validation(
-        self, stage: str, state: State, dice: float, seconds: float, *, best: bool
+        self,
+        stage: str,
+        state: State,
+        dice: float,
+        seconds: float,
+        *,
+        best: bool,
+        terms: Mapping[str, float],
     ) -> None:
-        """Record a validation."""
+        """Record a validation, with what the method says about itself in ``terms``."""
         where = {"step": state.step, "stage": stage, "iteration": state.iteration}
-        self.run.append_metrics(
-            {**where, "validation/dice": dice, "validation/seconds": round(seconds, 3)}
-        )
-        self._tensorboard(state).add_scalar("validation/dice", dice, state.step)
+        values = {"validation/dice": dice, **terms}
+        self.run.append_metrics({**where, **values, "validation/seconds": round(seconds, 3)})
+        for key, value in values.items():
+            self._tensorboard(state).add_scalar(key, value, state.step)
         self.display.validated(stage, state.iteration, dice, best=best)
 
     def _tensorboard(self, state: State) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,16 +28,20 @@ from medssl.data.split import Splits, make_splits
 from medssl.data.volume import UnreadableError, open_volume
 from medssl.errors import MedSSLError
 from medssl.evaluation.overlap import confusion_matrix, dice_per_class
-from medssl.inference.predictor import Predictor
+from medssl.inference.predictor import Predictor, evaluation_mode
 from medssl.inference.regions import RegionFinder
 from medssl.methods import get_method
-from medssl.methods.base import Method, Settings, Stage
+from medssl.methods.base import Method, Progress, Settings, Stage
 from medssl.networks import build_network
 from medssl.recipe_schema import Recipe
+from medssl.training.precision import autocast
 from medssl.training.progress import Display
 
 MAX_PADDED_SHARE = 2.0
 """A patch more than this many times as long as the median volume is refused, not padded."""
+
+MAX_DIAGNOSED = 16
+"""Patches that a method is diagnosed on: enough for a mean, and cheap beside a validation."""
 
 
 @dataclass(frozen=True)
@@ -330,6 +335,45 @@ def make_validator(
         return float(np.nanmean(np.concatenate(scores)))
 
     return validate
+
+
+def make_diagnosis(
+    recipe: Recipe, data: TrainingData, *, device: torch.device, precision: str
+) -> Callable[[Method, Progress], dict[str, float]] | None:
+    """Return a function that asks a method about itself on fixed patches of validation cases.
+
+    One patch without augmentation per case, at most 16, each centered on a structure. Terms are
+    means over the patches that have one. The method's modes and torch's generator stay as they
+    were.
+    """
+    if not data.validation or get_method(recipe.method.name).diagnose is Method.diagnose:
+        return None
+    patches = PatchSampler(
+        data.validation,
+        patch=recipe.training.patch,
+        batch_size=1,
+        seed=recipe.seed,
+        stream="diagnosis",
+        foreground_fraction=1.0,
+        slice_axis=recipe.spec.slice_axis,
+    )
+    cards = [device] if device.type == "cuda" else []
+
+    @torch.no_grad()
+    def diagnose(method: Method, progress: Progress) -> dict[str, float]:
+        found: dict[str, list[float]] = {}
+        with torch.random.fork_rng(cards), evaluation_mode(method):
+            for number in range(min(len(data.validation), MAX_DIAGNOSED)):
+                torch.manual_seed(number)
+                patch = {k: v.to(device) for k, v in patches.batch(number).items()}
+                with autocast(device, precision):
+                    terms = method.diagnose(patch["image"], patch["label"], progress)
+                for key, value in terms.items():
+                    found.setdefault(key, []).append(float(value))
+        known = {k: [v for v in values if math.isfinite(v)] for k, values in found.items()}
+        return {k: float(np.mean(values)) for k, values in known.items() if values}
+
+    return diagnose
 
 
 def _case_dice(predictor: Predictor, case: CachedCase, labels: LabelMap) -> np.ndarray:
