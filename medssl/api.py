@@ -11,12 +11,14 @@ from medssl.bundle.verify import Verification, verify_bundle
 from medssl.checking import CheckResult, check
 from medssl.data.decathlon import read_dataset
 from medssl.data.importers import ImportResult, import_dataset
+from medssl.data.importers.base import optional_module, shown_on
 from medssl.errors import MedSSLError
 from medssl.evaluation.case_metrics import evaluate_case
 from medssl.evaluation.folders import evaluate_folders
 from medssl.evaluation.summary import summarize, write_cases_csv, write_summary_json
 from medssl.experiment import TrainResult, train
-from medssl.inference.folder import PredictionResult, find_images, predict_files
+from medssl.inference.folder import FORMATS, PredictionResult, predict_files
+from medssl.inference.inputs import find_cases
 from medssl.inference.tables import write_tables
 from medssl.planning.planner import Plan, plan
 from medssl.recipe import load_recipe
@@ -77,6 +79,7 @@ def predict(
     probabilities: bool = False,
     uncertainty: bool = False,
     calibrated: bool = True,
+    format: str = "nii.gz",  # noqa: A002 - what the option is called
     overwrite: bool = False,
     display: Display | None = None,
 ) -> list[PredictionResult]:
@@ -84,8 +87,9 @@ def predict(
 
     Args:
         source: a run folder, or a bundle that medssl exported.
-        images: image files or folders of them.
+        images: image files, folders of them, and folders of DICOM series.
         output: folder of the results, one ``CASE.nii.gz`` each.
+        format: one of ``nii.gz nii nrrd mha dicom-seg``, the last for DICOM series only.
         ensemble: more runs (other seeds or folds), whose probabilities are averaged with it.
         largest_component: keep the largest piece of each structure; None: as the recipe says.
         tta: average over mirror images; None: as the recipe says.
@@ -96,11 +100,22 @@ def predict(
         overwrite: predict again what is already there.
 
     Raises:
-        MedSSLError: no run, no images. A bad image does not stop the others: see ``error`` of its
-            result.
+        MedSSLError: no run, no images, no such format. A bad image does not stop the others: see
+            ``error`` of its result.
     """
     display = display or Display(quiet=True)
-    items = find_images(images)
+    if format not in FORMATS:
+        raise MedSSLError(
+            f"there is no output format '{format}'",
+            where="--format",
+            fix=f"choose one of {', '.join(FORMATS)}",
+        )
+    if format == "dicom-seg":
+        optional_module("highdicom", "dicom-seg")
+    with shown_on(display):
+        items, notes = find_cases(images, only_dicom=format == "dicom-seg")
+    for note in notes:
+        display.say(note)
     predictor, other = open_predictor(
         source,
         calibrated=calibrated and (probabilities or uncertainty),
@@ -119,6 +134,7 @@ def predict(
             items,
             output,
             on_progress=done,
+            suffix=FORMATS[format],
             on_window=window,
             skip_existing=not overwrite,
             probabilities=probabilities,

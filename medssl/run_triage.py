@@ -9,7 +9,8 @@ from pathlib import Path
 
 from medssl.bundle.load import is_bundle
 from medssl.errors import MedSSLError
-from medssl.inference.folder import Item, PredictionResult, find_images, predict_files
+from medssl.inference.folder import PredictionResult, predict_files
+from medssl.inference.inputs import Item, files_of, find_cases
 from medssl.inference.predictor import Predictor
 from medssl.inference.tables import assessment_file, read_assessment, write_csv, write_tables
 from medssl.inference.triage import Ranked, rank_cases
@@ -71,7 +72,9 @@ def triage(
     output = Path(output)
     if output.suffix != ".csv":
         raise MedSSLError("the table must be a .csv file", where=output, fix="add .csv to its name")
-    items = find_images(inputs)
+    items, notes = find_cases(inputs)
+    for note in notes:
+        display.say(note)
     predictor, difference = open_predictor(
         source,
         calibrated=True,
@@ -141,7 +144,7 @@ def _write(path: Path, ranked: Sequence[Ranked], items: Sequence[Item]) -> None:
             "unlike": line.unlike,
             "similar_to": line.similar_to,
             "why": line.why,
-            "image": str(files[line.case][0]),
+            "image": str(files_of(files[line.case])[0]),
         }
         for place, line in enumerate(ranked, start=1)
     ]

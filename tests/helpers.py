@@ -9,6 +9,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813 - its usual name
 import yaml
 
 from medssl.training.engine import Engine
@@ -107,3 +108,15 @@ def crash_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
             raise RuntimeError("power cut")
 
     monkeypatch.setattr(Engine, "_step", dying)
+
+
+def write_itk(path: Path, array: np.ndarray, affine: np.ndarray) -> Path:
+    """Write an array with a RAS affine as NRRD or MetaImage."""
+    lps = np.diag([-1, -1, 1, 1]) @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+    sitk.WriteImage(image, str(path))
+    return path

@@ -10,15 +10,18 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 - its usual name
 import torch
+from helpers import write_itk
 from torch import Tensor, nn
 
 from medssl.data.case import LabelMap
 from medssl.errors import MedSSLError
-from medssl.inference.folder import find_images, predict_files
+from medssl.inference.folder import predict_files
+from medssl.inference.inputs import find_images
 from medssl.inference.mirror import MirrorMean
 from medssl.inference.postprocess import keep_largest_components
 from medssl.inference.prediction import normalized_entropy
-from medssl.inference.predictor import Predictor, column_size
+from medssl.inference.predictor import Predictor
+from medssl.inference.windows import column_size
 from medssl.recipe_schema import DataSpec, InferenceSettings
 
 SHAPE = (26, 22, 12)
@@ -88,17 +91,6 @@ def scene(affine: np.ndarray, dtype: type = np.int16) -> tuple[np.ndarray, np.nd
 
 def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray) -> Path:
     nib.save(nib.Nifti1Image(array, affine), path)
-    return path
-
-
-def write_itk(path: Path, array: np.ndarray, affine: np.ndarray) -> Path:
-    lps = np.diag([-1, -1, 1, 1]) @ affine
-    spacing = np.linalg.norm(lps[:3, :3], axis=0)
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
-    image.SetSpacing(spacing.tolist())
-    image.SetOrigin(lps[:3, 3].tolist())
-    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
-    sitk.WriteImage(image, str(path))
     return path
 
 

@@ -58,7 +58,7 @@ def train(
 def predict(
     ctx: typer.Context,
     source: Annotated[Path, typer.Argument(help="run folder or bundle")],
-    images: Annotated[list[Path], typer.Argument(help="image files or folders")],
+    images: Annotated[list[Path], typer.Argument(help="image files or folders, DICOM too")],
     output: Output,
     checkpoint: Checkpoint = "auto",
     ensemble: Annotated[
@@ -78,6 +78,9 @@ def predict(
     calibration: Annotated[
         bool, typer.Option(help="use what `medssl calibrate` found, where it was run")
     ] = True,
+    format: Annotated[  # noqa: A002 - what the option is called
+        str, typer.Option(help="nii.gz, nii, nrrd, mha, or dicom-seg for DICOM series")
+    ] = "nii.gz",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="predict again what is there")
     ] = False,
@@ -100,13 +103,21 @@ def predict(
         probabilities=probabilities,
         uncertainty=uncertainty,
         calibrated=calibration,
+        format=format,
         overwrite=overwrite,
         display=display_of(ctx),
     )
     failed = [r for r in results if r.error]
-    out.print(f"{len(results) - len(failed)} predictions in {output}", highlight=False)
+    there = sum(r.skipped for r in results)
+    already = f" ({there} of them were there)" if there else ""
+    out.print(f"{len(results) - len(failed)} predictions in {output}{already}", highlight=False)
     for result in failed:
-        err.print(f"failed: {result.case_id}: {result.error}", highlight=False, markup=False)
+        err.print(
+            f"failed: {result.case_id}: {result.error}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
     if failed:
         raise typer.Exit(1)
 

@@ -57,9 +57,31 @@ def read_image(path: str | Path, *, spatial_unit: Literal["mm", "um"] = "mm") ->
             where=path,
             fix="copy the file again from its source, or remove the case from dataset.json",
         ) from error
+    return make_image(
+        array, affine, files=[path], micrometers=micrometers, spatial_unit=spatial_unit
+    )
+
+
+def make_image(
+    array: np.ndarray,
+    affine: np.ndarray,
+    *,
+    files: Sequence[str | Path],
+    micrometers: bool = False,
+    spatial_unit: Literal["mm", "um"] = "mm",
+) -> MetaTensor:
+    """Return voxels in memory as what :func:`read_image` returns of a file.
+
+    Args:
+        array: ``(C, X, Y, Z)`` float32.
+        affine: ``(4, 4)``, voxel to RAS world coordinates.
+        files: where the voxels come from.
+        micrometers: the unit of ``affine``; otherwise mm.
+        spatial_unit: unit of the returned affine.
+    """
     factor = _unit_factor(affine, micrometers=micrometers, spatial_unit=spatial_unit)
     scaled = np.diag([factor, factor, factor, 1.0]) @ affine
-    meta = {"filename_or_obj": str(path), "original_affine": affine, "unit_factor": factor}
+    meta = {"files": tuple(map(str, files)), "original_affine": affine, "unit_factor": factor}
     return MetaTensor(torch.from_numpy(array), affine=torch.from_numpy(scaled), meta=meta)
 
 
@@ -163,7 +185,8 @@ def read_images(
     if len(images) == 1:
         return images[0]
     stacked = torch.cat([image.as_tensor() for image in images])
-    return with_affine(stacked, images[0].affine, images[0].meta)
+    meta = images[0].meta | {"files": tuple(str(path) for path in paths)}
+    return with_affine(stacked, images[0].affine, meta)
 
 
 def with_affine(tensor: Tensor, affine: Tensor, meta: Mapping[str, Any]) -> MetaTensor:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
@@ -21,7 +20,7 @@ from monai.transforms import Compose, MapTransform
 from medssl.data.align import AlignSlicesd, SliceShifts
 from medssl.data.case import Case
 from medssl.data.geometry import Grid, make_grid, resize_transforms, spacing_transforms
-from medssl.data.images import NIFTI, check_grid, read_image, read_images, with_affine
+from medssl.data.images import check_grid, read_image, read_images, with_affine
 from medssl.data.intensity import intensity_transforms
 from medssl.errors import MedSSLError
 from medssl.ops.mixing import Box
@@ -86,8 +85,6 @@ class Prepared:
         native_shape: ``(X, Y, Z)`` of the file.
         native_affine: ``(4, 4)`` to RAS, exactly as in the file and in its unit.
         unit_factor: from the file's unit to the spec's.
-        header: a copy of the NIfTI header of the (first) file, None for other formats. An image
-            written with it and ``native_affine`` has the same sform, qform and units.
         pad_value: what to pad the image with where it is smaller than a patch.
         grid: how the prepared voxels lie in the file.
         box: what part of the prepared volume ``image`` is; None: all of it.
@@ -99,7 +96,6 @@ class Prepared:
     native_shape: tuple[int, ...]
     native_affine: np.ndarray
     unit_factor: float
-    header: nib.Nifti1Header | None
     pad_value: float
     grid: Grid
     box: Box | None = None
@@ -141,18 +137,22 @@ class Prepared:
         return whole
 
 
-def preprocess_image(paths: str | Path | Sequence[str | Path], spec: DataSpec) -> Prepared:
-    """Read and preprocess one image, for prediction.
+def preprocess_image(
+    image: str | Path | Sequence[str | Path] | MetaTensor, spec: DataSpec
+) -> Prepared:
+    """Preprocess one image for prediction, and read it first where it is on disk.
 
     Args:
-        paths: one file, or one per channel.
+        image: one file, or one per channel, or voxels from :func:`medssl.data.images.make_image`.
         spec: the data spec of the training run.
 
     Raises:
         MedSSLError: a file cannot be read or used; the message names it.
     """
-    files = [paths] if isinstance(paths, str | Path) else list(paths)
-    return _preprocess(files, None, spec)[0]
+    if not isinstance(image, MetaTensor):
+        files = [image] if isinstance(image, str | Path) else list(image)
+        image = _read(files, spec)
+    return _preprocess(image, None, spec)[0]
 
 
 def preprocess_case(case: Case, spec: DataSpec) -> tuple[Prepared, np.ndarray | None]:
@@ -161,18 +161,22 @@ def preprocess_case(case: Case, spec: DataSpec) -> tuple[Prepared, np.ndarray | 
     Raises:
         MedSSLError: a file cannot be read or used; the message names it.
     """
-    return _preprocess(case.images, case.label, spec)
+    return _preprocess(_read(case.images, spec), case.label, spec)
+
+
+def _read(paths: Sequence[str | Path], spec: DataSpec) -> MetaTensor:
+    return read_images(paths, spatial_unit=spec.spatial_unit)
 
 
 def _preprocess(
-    paths: Sequence[str | Path], label: Path | None, spec: DataSpec
+    native: MetaTensor, label: Path | None, spec: DataSpec
 ) -> tuple[Prepared, np.ndarray | None]:
-    native = read_images(paths, spatial_unit=spec.spatial_unit)
+    paths = native.meta["files"]
     bad = int((~torch.isfinite(native.as_tensor())).sum())
     if bad:
         raise MedSSLError(
             f"{bad} voxels are NaN or infinite",
-            where=paths[0] if len(paths) == 1 else ", ".join(str(p) for p in paths),
+            where=", ".join(paths[:4]),
             fix="write a number in their place, for instance the lowest value of the image",
         )
     data: dict[Hashable, Any] = {"image": native}
@@ -201,7 +205,6 @@ def _preprocess(
         native_shape=tuple(native.shape[1:]),
         native_affine=np.asarray(native.meta["original_affine"]),
         unit_factor=float(native.meta["unit_factor"]),
-        header=_nifti_header(paths[0]),
         pad_value=float(image.min()),
         grid=grid,
         shifts=aligned.meta.get("slice_shifts"),
@@ -222,9 +225,3 @@ def _read_label(
     check_grid(label, image, path=path, reference=image_path)
     # Headers of labels are often rounded; the voxels belong together all the same.
     return with_affine(label.as_tensor(), image.affine, label.meta)
-
-
-def _nifti_header(path: str | Path) -> nib.Nifti1Header | None:
-    if not str(path).lower().endswith(NIFTI):
-        return None
-    return nib.load(path).header.copy()

@@ -8,7 +8,6 @@ other axes can be cut into columns where even that is too much.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
@@ -28,29 +27,6 @@ from medssl.inference.windows import (
 
 Block = tuple[tuple[slice, ...], Tensor]
 """Where a block lies in the volume ``(*S)``, and its mean probabilities ``(K, *block)``."""
-
-
-def column_size(
-    shape: Sequence[int], patch: Sequence[int], classes: int, budget: float
-) -> tuple[int, ...] | None:
-    """Return how wide columns may be, along all axes but the first, to fit a memory budget.
-
-    In memory at a time are the sum over ``patch[0]`` rows and the block taken from it. A column is
-    never narrower than the patch, for then there would be more windows, not less memory.
-
-    Args:
-        shape, patch: of the volume and of a window.
-        budget: bytes.
-
-    Returns:
-        Voxels per axis, or None if the volume need not be cut.
-    """
-    voxels = budget / (2 * 4 * (classes + 1) * patch[0])
-    sizes = list(shape[1:])
-    for axis, least in enumerate(patch[1:]):
-        others = math.prod(sizes[:axis] + sizes[axis + 1 :])
-        sizes[axis] = min(sizes[axis], max(int(voxels // others), least))
-    return None if sizes == list(shape[1:]) else tuple(sizes)
 
 
 class RollingMean:

@@ -1,4 +1,4 @@
-"""Predict many images: find them, and let no bad file stop the others."""
+"""Predict many images, and let no bad file stop the others."""
 
 from __future__ import annotations
 
@@ -11,22 +11,28 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from medssl.data.importers.dicom_series import Series, series_image
 from medssl.errors import MedSSLError
+from medssl.inference.dicom_seg import check_dicom_seg, check_names, write_dicom_seg
+from medssl.inference.inputs import Item, Source, files_of
+from medssl.inference.prediction import Prediction
 from medssl.inference.predictor import Predictor
 from medssl.inference.tables import assessment_file, read_assessment, write_assessment
 from medssl.inference.windows import WindowProgress
-from medssl.inference.writer import IMAGE_SUFFIXES, image_suffix
 
 logger = logging.getLogger(__name__)
 
-Item = tuple[str, tuple[Path, ...]]
-"""A case id and its image files, one per channel."""
+FORMATS = {
+    **{suffix[1:]: suffix for suffix in (".nii.gz", ".nii", ".nrrd", ".mha")},
+    "dicom-seg": ".dcm",
+}
+"""Output formats and the suffixes of their files."""
+DICOM_SEG = FORMATS["dicom-seg"]
+
 CaseProgress = Callable[[str], None]
 """Called with the id of each case that is done with, whatever became of it."""
 CaseWindowProgress = Callable[[str, int, int], None]
 """Called with the id of the present case, its windows done and their total."""
-
-_CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 
 
 @dataclass(frozen=True)
@@ -43,41 +49,6 @@ class PredictionResult:
     skipped: bool = False
 
 
-def find_images(inputs: Sequence[Path]) -> list[Item]:
-    """Find images among files and folders, and group channel files into cases.
-
-    ``CASE_0000.nii.gz, CASE_0001.nii.gz, ...`` in one folder are the channels of ``CASE`` if they
-    count up from 0 without a gap; other files are cases of their own. Folders are not searched
-    recursively; hidden files (macOS leaves ``._*``) are ignored.
-
-    Returns:
-        Case ids and files, sorted by id.
-
-    Raises:
-        MedSSLError: an input is missing or no image, nothing was found, or two images have one id.
-    """
-    stems: dict[tuple[Path, str], Path] = {}
-    for entry in map(Path, inputs):
-        for path in _images_in(entry):
-            first = stems.setdefault(
-                (path.parent, path.name[: -len(image_suffix(path) or "")]), path
-            )
-            if first.name != path.name:
-                raise _same_id(path.stem, first, path)
-    if not stems:
-        raise MedSSLError(
-            "no image found",
-            where=", ".join(str(entry) for entry in inputs) or None,
-            fix=f"give image files, or folders with files that end in {', '.join(IMAGE_SUFFIXES)}",
-        )
-    cases: dict[str, tuple[Path, ...]] = {}
-    for case_id, files in _group_channels(stems):
-        if case_id in cases:
-            raise _same_id(case_id, cases[case_id][0], files[0])
-        cases[case_id] = files
-    return sorted(cases.items())
-
-
 def predict_files(
     predictor: Predictor,
     items: Sequence[Item],
@@ -91,17 +62,18 @@ def predict_files(
     on_progress: CaseProgress | None = None,
     on_window: CaseWindowProgress | None = None,
 ) -> list[PredictionResult]:
-    """Predict cases one after another into a folder, as ``CASE.nii.gz``.
+    """Predict cases one after another into a folder, one file each.
 
     A case that fails is reported in the results; the others go on.
 
     Args:
         predictor: what predicts.
-        items: case ids and image files, as from :func:`find_images`.
+        items: case ids and images, as from :func:`medssl.inference.inputs.find_cases`.
         output: folder, made if it is not there.
-        suffix: file format, see :func:`medssl.inference.writer.write_label`.
-        probabilities: also write ``probabilities/CASE_STRUCTURE.nii.gz``, one per structure.
-        uncertainty: also write ``uncertainty/CASE.nii.gz``, the normalized entropy.
+        suffix: of the files, one of ``FORMATS``; ``.dcm`` writes DICOM-SEG objects.
+        probabilities: also write ``probabilities/CASE_STRUCTURE``, one per structure.
+        uncertainty: also write ``uncertainty/CASE``, the normalized entropy. Both kinds of maps
+            have the suffix of the labels, or ``.nii.gz`` beside DICOM-SEG objects.
         assess: also write ``uncertainty/CASE.json``, see :class:`Assessment`.
         skip_existing: leave out cases whose files are there. Files are written whole or not at
             all, so a second call finishes what the first one left.
@@ -112,9 +84,12 @@ def predict_files(
         One result per case, in order.
 
     Raises:
-        MedSSLError: the folder cannot be made, or predictions would overwrite images.
+        MedSSLError: the folder cannot be made, predictions would overwrite images, or DICOM-SEG
+            cannot be written.
     """
     output = Path(output)
+    if suffix == DICOM_SEG:
+        check_names(predictor.label_map)
     jobs = [
         _plan(predictor, item, output, suffix, probabilities, uncertainty, assess) for item in items
     ]
@@ -136,7 +111,7 @@ class _Job:
     """One case and where its results go; ``maps`` are probability maps by class index."""
 
     case_id: str
-    files: tuple[Path, ...]
+    source: Source
     label: Path
     maps: dict[int, Path]
     entropy: Path | None = None
@@ -166,16 +141,21 @@ def _plan(
     uncertainty: bool,
     assess: bool,
 ) -> _Job:
-    case_id, files = item
+    case_id, source = item
+    map_suffix = ".nii.gz" if suffix == DICOM_SEG else suffix
     names = list(enumerate(predictor.label_map.names))[1:] if probabilities else []
     # In a folder of their own, so that the label maps can be evaluated as a folder.
     maps = {
-        index: output / "probabilities" / f"{case_id}_{re.sub(r'[^A-Za-z0-9]+', '-', name)}{suffix}"
+        index: output / "probabilities" / f"{case_id}_{_in_file_name(name)}{map_suffix}"
         for index, name in names
     }
-    entropy = output / "uncertainty" / f"{case_id}{suffix}" if uncertainty else None
+    entropy = output / "uncertainty" / f"{case_id}{map_suffix}" if uncertainty else None
     facts = assessment_file(output, case_id) if assess else None
-    return _Job(case_id, tuple(files), output / f"{case_id}{suffix}", maps, entropy, facts)
+    return _Job(case_id, source, output / f"{case_id}{suffix}", maps, entropy, facts)
+
+
+def _in_file_name(structure: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", structure)
 
 
 def _predict_one(
@@ -184,67 +164,41 @@ def _predict_one(
     start = time.perf_counter()
     path, message = None, None
     try:
-        prediction = predictor.predict_file(
-            job.files,
-            keep_probabilities=bool(job.maps),
-            entropy=job.entropy is not None,
-            assess=job.assessment is not None,
-            progress=progress,
-        )
+        prediction = _segment(predictor, job, progress)
         prediction.save_probabilities(job.maps)
         if job.entropy is not None:
             prediction.save_entropy(job.entropy)
         if job.assessment is not None and prediction.assessment is not None:
             write_assessment(prediction.assessment, job.assessment)
-        path = prediction.save(job.label)
+        if isinstance(job.source, Series) and job.label.suffix == DICOM_SEG:
+            labels = predictor.label_map
+            path = write_dicom_seg(prediction.values, job.label, series=job.source, labels=labels)
+        else:
+            path = prediction.save(job.label)
     except MedSSLError as error:
         message = str(error)
     except Exception as error:
         logger.debug("prediction of %s failed", job.case_id, exc_info=True)
-        message = f"{type(error).__name__}: {error}\n  where: {job.files[0]}"
+        message = f"{type(error).__name__}: {error}\n  where: {files_of(job.source)[0]}"
     return PredictionResult(job.case_id, path, message, time.perf_counter() - start)
 
 
-def _images_in(entry: Path) -> list[Path]:
-    if entry.is_dir():
-        found = (p for p in sorted(entry.iterdir()) if not p.name.startswith("."))
-        return [p for p in found if image_suffix(p) and p.is_file()]
-    if not entry.is_file():
-        raise MedSSLError("there is no such file or folder", where=entry, fix="check the path")
-    if image_suffix(entry) is None:
-        raise MedSSLError(
-            "this is not an image medssl reads",
-            where=entry,
-            fix=f"give files that end in {', '.join(IMAGE_SUFFIXES)}",
-        )
-    return [] if entry.name.startswith("._") else [entry]
-
-
-def _group_channels(stems: dict[tuple[Path, str], Path]) -> list[Item]:
-    groups: dict[tuple[Path, str], dict[int, Path]] = {}
-    for (folder, stem), path in stems.items():
-        if match := _CHANNEL.match(stem):
-            groups.setdefault((folder, match["case"]), {})[int(match["channel"])] = path
-    cases: list[Item] = []
-    grouped: set[Path] = set()
-    for (_, case_id), channels in groups.items():
-        if sorted(channels) == list(range(len(channels))):
-            files = tuple(channels[index] for index in sorted(channels))
-            grouped.update(files)
-            cases.append((case_id, files))
-    cases += [(stem, (path,)) for (_, stem), path in stems.items() if path not in grouped]
-    return cases
-
-
-def _same_id(case_id: str, first: Path, second: Path) -> MedSSLError:
-    return MedSSLError(
-        f"two images have the id {case_id!r}: {first} and {second}",
-        fix="predict them into different folders, or rename one",
-    )
+def _segment(predictor: Predictor, job: _Job, progress: WindowProgress | None) -> Prediction:
+    wanted = {
+        "keep_probabilities": bool(job.maps),
+        "entropy": job.entropy is not None,
+        "assess": job.assessment is not None,
+    }
+    if not isinstance(job.source, Series):
+        return predictor.predict_file(job.source, progress=progress, **wanted)
+    if job.label.suffix == DICOM_SEG:
+        check_dicom_seg(job.source, predictor.label_map)
+    image = series_image(job.source, spatial_unit=predictor.spec.spatial_unit)
+    return predictor.predict_image(image, progress=progress, **wanted)
 
 
 def _check_output(output: Path, jobs: Sequence[_Job]) -> None:
-    images = {path.resolve() for job in jobs for path in job.files}
+    images = {path.resolve() for job in jobs for path in files_of(job.source)}
     for target in (path for job in jobs for path in job.targets):
         if target.resolve() in images:
             raise MedSSLError(
@@ -252,6 +206,18 @@ def _check_output(output: Path, jobs: Sequence[_Job]) -> None:
                 where=target,
                 fix="choose another output folder",
             )
+    slices = {
+        path.parent.resolve()
+        for job in jobs
+        if isinstance(job.source, Series)
+        for path in files_of(job.source)
+    }
+    if any(output.resolve() in (folder, *folder.parents) for folder in slices):
+        raise MedSSLError(
+            "predictions would lie among the DICOM files they are made from",
+            where=output,
+            fix="choose another output folder",
+        )
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

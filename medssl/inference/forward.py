@@ -74,7 +74,9 @@ def forward_logits(
 
 def wrong_channels(expected: int, got: int) -> MedSSLError:
     """Return the error of an image of other channels than the network takes."""
+    fix = "give one file per channel, named CASE_0000, CASE_0001, ..., or one multi-channel file"
+    if got > expected:
+        fix = f"keep the {expected} it was trained on; split a time series into one file each"
     return MedSSLError(
-        f"the network takes {expected} image channel(s), this image has {got}",
-        fix="give one file per channel, named CASE_0000, CASE_0001, ..., or one multi-channel file",
+        f"the network takes {expected} image channel(s), this image has {got}", fix=fix
     )

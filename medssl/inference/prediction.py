@@ -23,7 +23,8 @@ class Prediction:
     Attributes:
         values: label values of the dataset, ``(X, Y, Z)``, in the smallest unsigned dtype.
         affine: voxel to world (RAS), 4x4.
-        reference: file of the image (of its first channel).
+        reference: file of the image (of its first channel); None if it was no file that a header
+            can be taken from.
         prepared: the preprocessed image and the way back from its grid.
         probabilities: ``(K, X', Y', Z')`` on the preprocessed grid, if they were asked for.
         entropy: ``(X', Y', Z')`` on the preprocessed grid, if it was asked for.
@@ -32,7 +33,7 @@ class Prediction:
 
     values: np.ndarray
     affine: np.ndarray
-    reference: Path
+    reference: Path | None
     prepared: Prepared = field(repr=False)
     probabilities: Tensor | None = field(default=None, repr=False)
     entropy: np.ndarray | None = field(default=None, repr=False)

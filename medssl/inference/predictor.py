@@ -9,23 +9,25 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from monai.data import MetaTensor
 from torch import Tensor, nn
 
 from medssl.data.case import LabelMap
+from medssl.data.images import read_images
 from medssl.data.preprocess import Prepared, preprocess_image
 from medssl.data.region import Region
 from medssl.data.sides import class_pairs
 from medssl.data.spec import axis_along
 from medssl.errors import MedSSLError
 from medssl.inference.assess import Assessment, Tally, assess_prediction
-from medssl.inference.blocks import Block, column_size, probability_blocks, rows_of
+from medssl.inference.blocks import Block, probability_blocks, rows_of
 from medssl.inference.calibration import Calibration
 from medssl.inference.forward import Precision, evaluation_mode, forward_logits, wrong_channels
 from medssl.inference.mirror import MirrorMean
 from medssl.inference.postprocess import argmax_classes, keep_largest_components
 from medssl.inference.prediction import Decision, Prediction, normalized_entropy
 from medssl.inference.sliding_window import as_slices
-from medssl.inference.windows import Empty, WindowProgress, stride_from_overlap
+from medssl.inference.windows import Empty, WindowProgress, column_size, stride_from_overlap
 from medssl.networks.ensemble import HasMembers, SideBySide
 from medssl.ops.uncertainty import tempered
 from medssl.recipe_schema import DataSpec, InferenceSettings
@@ -34,8 +36,8 @@ from medssl.recipe_schema import DataSpec, InferenceSettings
 class Regions(Protocol):
     """Finds the region of interest of a scan: :class:`medssl.inference.regions.RegionFinder`."""
 
-    def find(self, files: Sequence[Path]) -> Region:
-        """Return the region of a scan, given by one file per channel."""
+    def find(self, files: Sequence[Path], image: MetaTensor | None = None) -> Region:
+        """Return the region of a scan: its files, and its voxels if the files are no images."""
 
 
 class Predictor:
@@ -53,7 +55,7 @@ class Predictor:
         precision: of the forward pass; softmax and blending are always float32.
         in_channels: image channels the network takes, where known; a wrong image is then refused
             before it is predicted.
-        regions: what finds the region of interest of a file; outside of it is background.
+        regions: what finds the region of interest of a scan; outside of it is background.
 
     Attributes:
         calibration: makes probability and entropy maps calibrated, and says how far volumes can be
@@ -271,10 +273,43 @@ class Predictor:
             MedSSLError: the image cannot be read or predicted; names the file.
         """
         files = (Path(paths),) if isinstance(paths, str | Path) else tuple(map(Path, paths))
+        image = read_images(files, spatial_unit=self.spec.spatial_unit)
+        return self.predict_image(
+            image,
+            reference=files[0],
+            keep_probabilities=keep_probabilities,
+            entropy=entropy,
+            assess=assess,
+            progress=progress,
+        )
+
+    def predict_image(
+        self,
+        image: MetaTensor,
+        *,
+        reference: Path | None = None,
+        keep_probabilities: bool = False,
+        entropy: bool = False,
+        assess: bool = False,
+        progress: WindowProgress | None = None,
+    ) -> Prediction:
+        """Segment one image in memory, on its own grid.
+
+        Args:
+            image: as from :func:`medssl.data.images.read_image` or ``make_image``.
+            reference: the file whose header tells the geometry of what is written, where there
+                is one; otherwise the image's affine does.
+            keep_probabilities, entropy, assess, progress: see :meth:`predict_file`.
+
+        Raises:
+            MedSSLError: the image cannot be predicted; names its source.
+        """
         try:
-            prepared = preprocess_image(files, self.spec)
+            prepared = preprocess_image(image, self.spec)
             if self.regions is not None:
-                prepared = self.regions.find(files).crop(prepared)
+                files = tuple(map(Path, image.meta["files"]))
+                region = self.regions.find(files, image if reference is None else None)
+                prepared = region.crop(prepared)
             decision = self.decide(
                 prepared.image,
                 probabilities=keep_probabilities,
@@ -286,11 +321,11 @@ class Predictor:
         except MedSSLError as error:
             if error.where is not None:
                 raise
-            raise MedSSLError(error.what, where=files[0], fix=error.fix) from error
+            raise MedSSLError(error.what, where=image.meta["files"][0], fix=error.fix) from error
         return Prediction(
             values=self.label_map.to_values(classes),
             affine=np.asarray(prepared.native_affine, dtype=np.float64),
-            reference=files[0],
+            reference=reference,
             prepared=prepared,
             probabilities=decision.probabilities,
             entropy=decision.entropy,

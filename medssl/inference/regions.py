@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from monai.data import MetaTensor
 
 from medssl.data.region import Region
 from medssl.errors import MedSSLError
@@ -68,8 +69,12 @@ class RegionFinder:
         self._fingerprint = None if cache is None else _fingerprint(coarse)
         self._found: dict[tuple[Path, ...], Region] = {}
 
-    def find(self, files: Sequence[Path]) -> Region:
-        """Return the region of a scan, given by one file per channel.
+    def find(self, files: Sequence[Path], image: MetaTensor | None = None) -> Region:
+        """Return the region of a scan.
+
+        Args:
+            files: one per channel, or all slices of a DICOM series.
+            image: the voxels, where they cannot be read from the files as they are.
 
         Raises:
             MedSSLError: the scan cannot be read or predicted.
@@ -79,7 +84,9 @@ class RegionFinder:
             stored = self._entry(key)
             region = _read(stored, self.least)
             if region is None:
-                region = self.region_of(self.coarse.predict_file(key))
+                coarse = self.coarse
+                found = coarse.predict_file(key) if image is None else coarse.predict_image(image)
+                region = self.region_of(found)
                 _write(stored, region)
             if not region.found:
                 logger.warning(

@@ -158,3 +158,26 @@ def _logits(windows: Tensor, predict: Predict, device: torch.device | str) -> Te
 
 def _window(corner: Sequence[int], patch: Sequence[int]) -> tuple[slice, ...]:
     return (slice(None), *(slice(a, a + p) for a, p in zip(corner, patch, strict=True)))
+
+
+def column_size(
+    shape: Sequence[int], patch: Sequence[int], classes: int, budget: float
+) -> tuple[int, ...] | None:
+    """Return how wide columns may be, along all axes but the first, to fit a memory budget.
+
+    In memory at a time are the sum over ``patch[0]`` rows and the block taken from it. A column is
+    never narrower than the patch, for then there would be more windows, not less memory.
+
+    Args:
+        shape, patch: of the volume and of a window.
+        budget: bytes.
+
+    Returns:
+        Voxels per axis, or None if the volume need not be cut.
+    """
+    voxels = budget / (2 * 4 * (classes + 1) * patch[0])
+    sizes = list(shape[1:])
+    for axis, least in enumerate(patch[1:]):
+        others = math.prod(sizes[:axis] + sizes[axis + 1 :])
+        sizes[axis] = min(sizes[axis], max(int(voxels // others), least))
+    return None if sizes == list(shape[1:]) else tuple(sizes)

@@ -103,10 +103,10 @@ def _write(values: np.ndarray, path: Path, affine: np.ndarray, reference: Path |
     affine = np.asarray(affine, dtype=np.float64)
     if suffix in NIFTI:
         image = _nifti(values, affine, reference)
-        _write_atomically(path, suffix, lambda temporary: _save_nifti(image, temporary))
+        write_atomically(path, suffix, lambda temporary: _save_nifti(image, temporary))
     else:
         itk_image = _itk(values, affine, reference)
-        _write_atomically(
+        write_atomically(
             path, suffix, lambda temporary: sitk.WriteImage(itk_image, temporary, True)
         )
     return path
@@ -240,7 +240,7 @@ def _read(reference: Path, read: Callable[[str], T]) -> T:
         ) from error
 
 
-def _write_atomically(path: Path, suffix: str, save: Callable[[str], None]) -> None:
+def write_atomically(path: Path, suffix: str, save: Callable[[str], None]) -> None:
     """Let ``save`` write a hidden file beside ``path``, then give it its name."""
     temporary = path.with_name(f".{uuid.uuid4().hex}{suffix}")
     try:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
+from monai.data import MetaTensor
 
+from medssl.data.images import make_image
 from medssl.data.importers.base import looking_at, optional_module
 from medssl.data.importers.dicom_geometry import UnusableError, frame_values, slice_grid
 from medssl.errors import MedSSLError
@@ -212,6 +214,17 @@ def read_series(series: Series) -> np.ndarray:
     return image.astype(np.float32) if image.dtype == np.float64 else image
 
 
+def series_image(series: Series, *, spatial_unit: Literal["mm", "um"] = "mm") -> MetaTensor:
+    """Return a series as :func:`medssl.data.images.read_image` returns an image file.
+
+    Raises:
+        MedSSLError: a file is damaged or its compression is not supported.
+    """
+    voxels = np.ascontiguousarray(read_series(series), dtype=np.float32)
+    files = [header.path for header in series.headers]
+    return make_image(voxels[None], series.affine, files=files, spatial_unit=spatial_unit)
+
+
 def _read_frames(series: Series) -> np.ndarray:
     path = series.headers[0].path
     data = optional_module("pydicom", EXTRA).dcmread(path)
@@ -235,5 +248,5 @@ def _unreadable(path: Path, error: Exception) -> MedSSLError:
     return MedSSLError(
         f"the pixels cannot be read ({reason})",
         where=path,
-        fix="export the series again, uncompressed, or leave it out with --option series=",
+        fix="export the series again, uncompressed, or leave it out",
     )
