@@ -24,6 +24,7 @@ from medssl.roi_stage import check_coarse, describe_regions, keep_regions, open_
 from medssl.runs import LoadedRun, evaluate_run, load_run
 from medssl.training.engine import Engine
 from medssl.training.precision import resolve_device, resolve_precision, speed_up
+from medssl.training.privacy import Redactor
 from medssl.training.progress import Display
 from medssl.training.run_folder import (
     STATUS_FAILED,
@@ -104,6 +105,8 @@ def train(
         num_classes=dataset.labels.num_classes,
         channels=len(dataset.modality),
     )
+    if loaded.recipe.privacy == "strict":
+        run.redactor = Redactor(dataset)
     run.create(resume=resume)
     save_recipe(loaded.recipe, run.recipe)
     save_splits(splits, run.splits)
@@ -157,7 +160,7 @@ def _prepare(
 @contextmanager
 def _recorded(run: RunFolder, device: torch.device) -> Iterator[None]:
     """Keep log.txt, and write into the manifest how the run ended."""
-    handler = log_to_file(run.log)
+    handler = log_to_file(run.log, run.redactor)
     try:
         yield
     except Stopped:

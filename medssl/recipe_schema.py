@@ -56,6 +56,9 @@ class DataSettings(Strict):
         0, description="validation cases; a number is taken from the labeled ones"
     )
     test: Selection = Field(0, description="test cases, hidden from training and selection")
+    allow_outside: bool = Field(
+        False, description="let dataset.json name files outside of its folder"
+    )
     patient_pattern: str | None = Field(
         None, description="regular expression; its first group is the patient of a case id"
     )
@@ -327,7 +330,11 @@ class EvaluationSettings(Strict):
 class Recipe(Strict):
     """A whole experiment. Saved in the run folder, it reruns it."""
 
-    name: str = Field("experiment", min_length=1)
+    name: str = Field("experiment", min_length=1, description="names the run folder")
+    privacy: Literal["off", "strict"] = Field(
+        "off",
+        description="strict: no path, file name or case id in log.txt, metrics and manifest",
+    )
     protocol: Literal["clean", "literature"] = Field("clean")
     seed: int = Field(0, ge=0, lt=2**31)
     data: DataSettings = Field(default_factory=DataSettings)
@@ -337,3 +344,17 @@ class Recipe(Strict):
     training: TrainingSettings = Field(default_factory=TrainingSettings)
     inference: InferenceSettings = Field(default_factory=InferenceSettings)
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
+
+    @field_validator("privacy", mode="before")
+    @classmethod
+    def _yaml_off(cls, value: Any) -> Any:
+        return "off" if value is False else value  # YAML reads a bare `off` as false
+
+    @field_validator("name")
+    @classmethod
+    def _one_folder(cls, value: str) -> str:
+        if not value.isprintable() or set(value) & {"/", "\\"} or not value.strip(". "):
+            raise ValueError("must be usable as the name of one folder")
+        if len(value.encode()) > 180:
+            raise ValueError("is too long for the name of a folder")
+        return value

@@ -113,7 +113,7 @@ def load_run(
             tuple(labels["values"]), tuple(labels["names"]), labels.get("ignore_value")
         )
         channels = int(manifest["channels"])
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         raise MedSSLError(
             "the run's manifest does not say which labels it was trained on",
             where=folder.manifest,

@@ -19,6 +19,7 @@ Lines = dict[KeyPath, int]
 Model = TypeVar("Model", bound=BaseModel)
 
 MAX_YAML_BYTES = 1_000_000
+MAX_YAML_VALUES = 100_000
 
 
 SYNONYMS = {
@@ -106,6 +107,13 @@ def parse_yaml(text: str, path: Path | str) -> tuple[dict[str, Any], Lines]:
 
 
 def _walk(node: yaml.Node, path: KeyPath, lines: Lines, where: Path | str, depth: int) -> None:
+    if len(lines) > MAX_YAML_VALUES:
+        # Aliases of aliases: a few lines that stand for billions of values.
+        raise MedSSLError(
+            f"it holds more than {MAX_YAML_VALUES} values",
+            where=where,
+            fix="write the values out instead of repeating them by aliases (*name)",
+        )
     if depth > 20:
         raise MedSSLError("nested more than 20 levels deep", where=where, fix="flatten the file")
     if isinstance(node, yaml.MappingNode):
@@ -142,7 +150,7 @@ def set_override(data: dict[str, Any], assignment: str) -> KeyPath:
         )
     try:
         value = yaml.safe_load(raw)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise MedSSLError(
             f"the value {raw!r} is not valid YAML", where=f"--set {key}", fix="quote the value"
         ) from None

@@ -44,7 +44,7 @@ def load_bundle(
     where = path / "configs" / "metadata.json"
     try:
         metadata = json.loads(where.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise MedSSLError(
             f"the bundle's metadata cannot be read: {error}", where=where, fix="copy it again"
         ) from None
@@ -64,7 +64,9 @@ def load_bundle(
         model = rebuild(entry["model"])
         own = entry.get("calibration")
         calibration = None if own is None else Calibration.from_dict(own)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except MedSSLError:
+        raise
+    except Exception as error:  # anything may stand where a number or a name belongs
         raise MedSSLError(
             f"the bundle's description is damaged ({type(error).__name__})",
             where=where,

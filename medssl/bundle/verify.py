@@ -12,11 +12,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 
 from medssl.bundle.load import load_bundle
 from medssl.bundle.metadata import problems_of
+from medssl.data.nifti_file import open_nifti
 from medssl.errors import MedSSLError
 from medssl.inference.writer import image_suffix
 
@@ -75,7 +75,7 @@ def verify_bundle(bundle: Path, images: list[Path]) -> Verification:
         _run_monai(bundle, data, output)
         predictor = load_bundle(bundle, device="cpu")
         for name in names:
-            theirs = np.asarray(nib.load(output / f"{name}.nii.gz").dataobj).squeeze()
+            theirs = np.asarray(open_nifti(output / f"{name}.nii.gz").dataobj).squeeze()
             ours = predictor.predict_file(next(data.glob(f"{name}.nii*"))).values
             agreement.append(float((theirs == ours).mean()) if theirs.shape == ours.shape else 0.0)
             foreground.append(

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from medssl.data.case import Case
-from medssl.data.decathlon_items import Item
+from medssl.data.decathlon_items import Item, unsafe_name
 from medssl.errors import MedSSLError
 
 # Two frames of one heart are one patient. Only names that end in a number before the frame are
@@ -63,6 +63,14 @@ class CaseRegistry:
                 f"two scans have the case id '{case_id}' (second: {item.images[0]})",
                 where=self.where,
                 fix='rename one file, or give the items different "id" values in dataset.json',
+            )
+        problem = unsafe_name(case_id)
+        if problem is not None:
+            shown = repr(case_id) if len(case_id) < 60 else f"{case_id[:50]!r}..."
+            raise MedSSLError(
+                f"a scan has the id {shown}: {problem}",
+                where=self.where,
+                fix='an id must be a valid file name: rename the file, or give the item an "id"',
             )
         case = Case(case_id, item.images, item.label, self._patient(item), item.meta)
         self._ids.add(case_id)

@@ -40,6 +40,7 @@ def read_dataset(
     extra_unlabeled: Sequence[str] = (),
     patient_pattern: str | None = None,
     keep_missing: bool = False,
+    allow_outside: bool = False,
 ) -> Dataset:
     """Read a dataset folder; nothing is opened but dataset.json.
 
@@ -53,6 +54,8 @@ def read_dataset(
         patient_pattern: regular expression searched in each case id; its first group is the
             patient. Without one, an item's ``patient`` or ``subject`` key, then the frames of
             names such as ``patient012_frame01``, then the case id itself.
+        allow_outside: let dataset.json name files outside of its folder; ``extra_unlabeled`` may
+            always, being the user's own words.
         keep_missing: keep cases whose listed files do not exist, for a check that reports them.
 
     Raises:
@@ -65,7 +68,7 @@ def read_dataset(
     labels, found = parse_labels(info, where)
     modality, more = parse_modality(info, where)
     deviations += found + more + misspelt(info)
-    reader = ItemReader(root, where)
+    reader = ItemReader(root, where, allow_outside=allow_outside)
     training = _training_items(reader, info, len(modality) or 1, deviations)
     test = _test_items(reader, info, len(modality) or 1, deviations)
     unlabeled = _items(reader, info, "unlabeled", keep_label=False)

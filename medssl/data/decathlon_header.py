@@ -43,8 +43,11 @@ def read_json(path: Path) -> tuple[dict[str, Any], list[str]]:
             where=f"{path}:{error.lineno}",
             fix="mend that line (often a missing or trailing comma just before it)",
         ) from None
+    except ValueError as error:  # a number of thousands of digits
+        raise MedSSLError(f"is not usable: {error}", where=path, fix="mend the number") from None
     except RecursionError:
         raise MedSSLError("is nested too deeply", where=path, fix="replace the file") from None
+    _check_text(data, path)
     if not isinstance(data, dict):
         raise MedSSLError(
             f"holds a JSON {type(data).__name__}, not an object",
@@ -52,6 +55,18 @@ def read_json(path: Path) -> tuple[dict[str, Any], list[str]]:
             fix='the file must look like {"labels": {...}, "training": [...]}',
         )
     return data, deviations
+
+
+def _check_text(data: Any, path: Path) -> None:
+    """Refuse halves of characters, which JSON can spell but no file name or log can hold."""
+    try:
+        json.dumps(data, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise MedSSLError(
+            "holds half a character (an escape \\ud800 to \\udfff alone)",
+            where=path,
+            fix="write the names with plain letters",
+        ) from None
 
 
 def _whole(value: Any) -> int | None:
@@ -62,7 +77,7 @@ def _whole(value: Any) -> int | None:
         return value
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    if isinstance(value, str) and re.fullmatch(r"\s*-?\d+\s*", value):
+    if isinstance(value, str) and re.fullmatch(r"\s*-?\d{1,100}\s*", value):
         return int(value)
     return None
 

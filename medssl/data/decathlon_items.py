@@ -6,6 +6,7 @@ import glob
 import os
 import posixpath
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -16,7 +17,11 @@ from medssl.errors import MedSSLError
 EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha")
 """Image formats that are read, longest first."""
 
+MAX_ID_BYTES = 180
+"""Case ids become parts of file names, of which file systems take 255 bytes."""
+
 _CHANNEL = re.compile(r"^(?P<stem>.+)_(?P<channel>\d{4})$")
+_ALLOW = "set data.allow_outside: true in the recipe if you trust this dataset.json"
 _RESERVED = {"image", "images", "label", "id", "patient", "subject"}
 
 
@@ -69,12 +74,24 @@ def list_images(folder: Path, ending: str = "") -> list[Path]:
     )
 
 
+def unsafe_name(text: str) -> str | None:
+    """Say why a case id cannot be a file name inside any folder; None if it can."""
+    if re.search(r"[/\\]", text) or text.strip(". ") == "":
+        return "it would leave its folder"
+    if any(unicodedata.category(c) == "Cc" for c in text):
+        return "it has control characters"
+    if len(text.encode("utf-8", "surrogatepass")) > MAX_ID_BYTES:
+        return f"it is longer than {MAX_ID_BYTES} bytes"
+    return None
+
+
 class ItemReader:
     """Read items of one dataset.json, remembering what deviates and which files are missing."""
 
-    def __init__(self, root: Path, where: Path) -> None:
+    def __init__(self, root: Path, where: Path, *, allow_outside: bool = False) -> None:
         self.root = root
         self.where = where
+        self.allow_outside = allow_outside
         self.missing: list[str] = []
         self._notes: dict[str, list[str]] = {}
 
@@ -97,6 +114,7 @@ class ItemReader:
         """Resolve one path of dataset.json inside the dataset's folder.
 
         Confinement is by spelling: a symbolic link inside the folder was put there by its owner.
+        With ``allow_outside`` any local file may be named.
 
         Raises:
             MedSSLError: not text, a URL, a format that is not read, or outside the folder.
@@ -112,10 +130,10 @@ class ItemReader:
         if PurePosixPath(text).is_absolute() or re.match(r"^[A-Za-z]:/", text):
             text = self._inside(text, position)
         text = posixpath.normpath(text)
-        if text == ".." or text.startswith("../"):
+        if not self.allow_outside and (text == ".." or text.startswith("../")):
             self.refuse(
                 f"{position} lies outside the dataset's folder: {raw}",
-                "copy or link the file into the folder, or name it in data.unlabeled",
+                f"copy or link the file into the folder, or {_ALLOW}",
             )
         if not split_extension(text)[1]:
             self.refuse(
@@ -131,10 +149,16 @@ class ItemReader:
             if text.startswith(base + os.sep):
                 self.note("paths are absolute", text)
                 return os.path.relpath(text, base).replace(os.sep, "/")
+        if self.allow_outside:
+            return text
         self.refuse(
             f"{position} lies outside the dataset's folder: {text}",
-            "write paths relative to the folder, such as imagesTr/case_001.nii.gz",
+            f"write paths relative to the folder, such as imagesTr/case_001.nii.gz, or {_ALLOW}",
         )
+
+    def _shown(self, path: Path) -> str:
+        """Return a path as the user knows it: relative to the folder where it lies inside."""
+        return Path(os.path.relpath(path, self.root)).as_posix()
 
     def locate(self, path: Path, position: str) -> tuple[Path, ...]:
         """Return the file, or its channels ``X_0000`` ... if only those exist (nnU-Net lists)."""
@@ -151,7 +175,7 @@ class ItemReader:
         if found:
             self.note("images are listed without their channel suffix _0000", path.name)
             return found
-        self.missing.append(path.relative_to(self.root).as_posix())
+        self.missing.append(self._shown(path))
         return (path,)
 
     def read(self, entry: Any, section: str, number: int, *, keep_label: bool) -> Item | None:
@@ -178,7 +202,7 @@ class ItemReader:
         paths = [self.path(p, position) for p in listed]
         images = tuple(paths) if len(paths) > 1 else self.locate(paths[0], position)
         if len(paths) > 1:
-            self.missing += [p.relative_to(self.root).as_posix() for p in paths if not p.is_file()]
+            self.missing += [self._shown(p) for p in paths if not p.is_file()]
         label = self._label(entry, section, position, keep_label=keep_label)
         meta = {
             str(k): str(v)
@@ -189,7 +213,7 @@ class ItemReader:
             self.note("items carry a 'fold' (Auto3DSeg), kept as information only", meta["fold"])
         patient = entry.get("patient", entry.get("subject"))
         return Item(
-            id=self._id(entry.get("id"), paths, images, label, position),
+            id=self._id(entry.get("id"), paths, images, label),
             images=images,
             label=label,
             patient=None if patient in (None, "") else str(patient),
@@ -209,23 +233,14 @@ class ItemReader:
             return None
         path = self.path(raw, f"the label of {position}")
         if not path.is_file():
-            self.missing.append(path.relative_to(self.root).as_posix())
+            self.missing.append(self._shown(path))
         return path
 
-    def _id(
-        self,
-        given: Any,
-        listed: Sequence[Path],
-        images: Sequence[Path],
-        label: Path | None,
-        position: str,
-    ) -> str:
+    @staticmethod
+    def _id(given: Any, listed: Sequence[Path], images: Sequence[Path], label: Path | None) -> str:
         """Derive the case id: given, or the file name without extension and channel suffix."""
         if given not in (None, ""):
-            text = str(given)
-            if re.search(r"[/\\\0]", text) or text in (".", ".."):
-                self.refuse(f"{position} has the id {text!r}", "an id must be a valid file name")
-            return text
+            return str(given)
         stem = split_extension(listed[0].name)[0]
         match = _CHANNEL.match(stem)
         if match is None:

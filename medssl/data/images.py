@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import nibabel as nib
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
 import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
+from medssl.data.itk_file import itk_header, read_itk
+from medssl.data.nifti_file import open_nifti, stated_unit
 from medssl.errors import MedSSLError
 
 NIFTI = (".nii", ".nii.gz")
@@ -31,7 +32,8 @@ def read_image(path: str | Path, *, spatial_unit: Literal["mm", "um"] = "mm") ->
             affine (``meta["original_affine"]``) was multiplied with.
 
     Raises:
-        MedSSLError: the file is missing, damaged, or of another kind.
+        MedSSLError: the file is missing, damaged, of another kind, or claims more voxels than fit
+            into memory.
     """
     path = Path(path)
     name = path.name.lower()
@@ -50,6 +52,8 @@ def read_image(path: str | Path, *, spatial_unit: Literal["mm", "um"] = "mm") ->
     try:
         array, affine, micrometers = (_read_nifti if name.endswith(NIFTI) else _read_itk)(path)
         np.linalg.inv(affine)
+    except MedSSLError:
+        raise
     except Exception as error:  # the libraries raise anything at all for a damaged file
         reason = " ".join(str(error).split())[:160]
         raise MedSSLError(
@@ -86,7 +90,7 @@ def make_image(
 
 
 def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray, bool]:
-    image = nib.load(path)
+    image = open_nifti(path)
     array = np.asarray(image.dataobj, dtype=np.float32)
     array = array.reshape(*array.shape[:3], *(1,) * (3 - array.ndim), *array.shape[3:])
     if array.ndim == 5 and array.shape[3] == 1:  # NIfTI stores vectors along the fifth axis
@@ -95,12 +99,12 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray, bool]:
         array = array[..., None]
     if array.ndim != 4 or array.size == 0:
         raise ValueError(f"shape {image.shape} is neither a volume nor a volume with channels")
-    micrometers = image.header.get_xyzt_units()[0] == "micron"
+    micrometers = stated_unit(path) == "micron"
     return np.ascontiguousarray(np.moveaxis(array, -1, 0)), np.asarray(image.affine), micrometers
 
 
 def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray, bool]:
-    image = sitk.ReadImage(str(path))
+    image = read_itk(path)
     vector = image.GetNumberOfComponentsPerPixel() > 1
     array = sitk.GetArrayFromImage(image).astype(np.float32)  # (T,) Z, Y, X (, C)
     if vector:
@@ -124,11 +128,10 @@ def read_affine(path: str | Path) -> np.ndarray:
     path = Path(path)
     try:
         if path.name.lower().endswith(NIFTI):
-            return np.asarray(nib.load(path).affine, dtype=np.float64)
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(str(path))
-        reader.ReadImageInformation()
-        return _itk_affine(reader)
+            return np.asarray(open_nifti(path, voxels=False).affine, dtype=np.float64)
+        return _itk_affine(itk_header(path))
+    except MedSSLError:
+        raise
     except Exception as error:  # the libraries raise anything at all for a damaged file
         reason = " ".join(str(error).split())[:160]
         raise MedSSLError(
@@ -157,7 +160,7 @@ def unit_factor(path: str | Path, affine: np.ndarray, *, spatial_unit: str) -> f
         spatial_unit: ``mm`` or ``um``.
     """
     nifti = str(path).lower().endswith(NIFTI)
-    micrometers = nifti and nib.load(path).header.get_xyzt_units()[0] == "micron"
+    micrometers = nifti and stated_unit(path) == "micron"
     return _unit_factor(affine, micrometers=micrometers, spatial_unit=spatial_unit)
 
 

@@ -3,30 +3,14 @@
 from __future__ import annotations
 
 import gzip
-import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
-from nibabel.wrapstruct import WrapStructError
 
-_UNREADABLE = (
-    OSError,
-    EOFError,
-    zlib.error,
-    struct.error,
-    ValueError,
-    TypeError,
-    OverflowError,
-    RuntimeError,  # SimpleITK
-    ImageFileError,
-    HeaderDataError,
-    WrapStructError,
-)
+from medssl.data.nifti_file import read_whole_nifti
+from medssl.errors import MedSSLError
 
 
 class UnreadableError(Exception):
@@ -57,19 +41,22 @@ def open_volume(path: Path) -> Volume:
     """Read a NIfTI, NRRD or MHA file to its last byte, checksum included.
 
     Raises:
-        UnreadableError: the file is missing, truncated, damaged or no image.
+        UnreadableError: the file is missing, truncated, damaged, no image, or claims more voxels
+            than fit into memory.
     """
     try:
         if path.name.lower().endswith((".nii", ".nii.gz")):
             return _open_nifti(path)
         return _open_itk(path)
+    except MedSSLError as error:
+        raise UnreadableError(f"is refused: {error.what} ({error.fix})") from None
     except FileNotFoundError:
         raise UnreadableError("does not exist") from None
     except (EOFError, zlib.error) as error:
         raise UnreadableError(f"is truncated or damaged ({error})") from None
     except gzip.BadGzipFile as error:
         raise UnreadableError(f"is not a sound gzip file ({error})") from None
-    except _UNREADABLE as error:
+    except Exception as error:  # the libraries raise anything at all for a damaged file
         reason = next((s for s in reversed(str(error).splitlines()) if s.strip()), "")
         if path.is_file() and path.stat().st_size == 0:
             reason = "the file is empty"
@@ -77,13 +64,7 @@ def open_volume(path: Path) -> Volume:
 
 
 def _open_nifti(path: Path) -> Volume:
-    raw = path.read_bytes()
-    if path.name.lower().endswith(".gz"):
-        # Decompressing to the end verifies the checksum, which a reader that stops at the last
-        # voxel never sees.
-        raw = gzip.decompress(raw)
-    is_nifti2 = struct.unpack("<i", raw[:4])[0] in (540, 469893120) if len(raw) >= 4 else False
-    image = (nib.Nifti2Image if is_nifti2 else nib.Nifti1Image).from_bytes(raw)
+    image = read_whole_nifti(path)
     proxy = image.dataobj
     data = np.asanyarray(proxy.get_unscaled())
     if data.ndim == 5 and data.shape[3] == 1:  # NIfTI keeps vectors along the fifth axis
@@ -97,7 +78,9 @@ def _open_nifti(path: Path) -> Volume:
 def _open_itk(path: Path) -> Volume:
     import SimpleITK  # slow to import, and most datasets are NIfTI
 
-    image = SimpleITK.ReadImage(str(path))
+    from medssl.data.itk_file import read_itk
+
+    image = read_itk(path)
     data = SimpleITK.GetArrayFromImage(image)
     channels_last = image.GetNumberOfComponentsPerPixel() > 1
     spatial = tuple(range(data.ndim - channels_last))[::-1]

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import zlib
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 
 from medssl.data.images import unit_factor
+from medssl.data.nifti_file import open_nifti
 from medssl.errors import MedSSLError
 
 LABEL_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 
 _NIFTI = (".nii.gz", ".nii")
-_READ_ERRORS = (OSError, EOFError, ValueError, RuntimeError, zlib.error)
-_READ_ERRORS += (ImageFileError, HeaderDataError)
 _INTEGER_TOLERANCE = 1e-3
 
 
@@ -38,15 +33,17 @@ def read_label(path: Path, *, unit: str | None = None) -> tuple[np.ndarray, np.n
         Integer array ``(X, Y, Z)`` (a 2D image has Z = 1) and its 4x4 voxel-to-RAS affine.
 
     Raises:
-        MedSSLError: the file cannot be read, is not a volume, holds a value that is no integer
-            (to 1e-3), or its affine is singular.
+        MedSSLError: the file cannot be read, is not a volume, claims more voxels than fit into
+            memory, holds a value that is no integer (to 1e-3), or its affine is singular.
     """
     path = Path(path)
     if not path.is_file():
         raise MedSSLError("this file does not exist", where=path, fix="check the path")
     try:
         values, affine = _read_nifti(path) if label_suffix(path) in _NIFTI else _read_itk(path)
-    except _READ_ERRORS as error:
+    except MedSSLError:
+        raise
+    except Exception as error:  # the libraries raise anything at all for a damaged file
         reason = (str(error).replace(str(path), path.name).splitlines() or ["damaged"])[0][:160]
         raise MedSSLError(
             f"the label map cannot be read: {reason}",
@@ -84,15 +81,17 @@ def label_suffix(path: Path) -> str | None:
 
 
 def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    image = nib.load(path)
+    image = open_nifti(path)
     return np.asanyarray(image.dataobj), np.asarray(image.affine, dtype=np.float64)
 
 
 def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
     import SimpleITK
 
+    from medssl.data.itk_file import read_itk
+
     try:
-        image = SimpleITK.ReadImage(str(path))
+        image = read_itk(path)
     except RuntimeError as error:  # its text is a dump of the toolkit's internals
         raise ValueError("damaged, or not in the format its name says") from error
     if image.GetNumberOfComponentsPerPixel() != 1:

@@ -17,6 +17,8 @@ import SimpleITK as sitk  # noqa: N813 - its usual name
 from numpy.typing import DTypeLike
 
 from medssl.data.images import ITK, NIFTI
+from medssl.data.itk_file import itk_header
+from medssl.data.nifti_file import open_nifti, stated_unit
 from medssl.errors import MedSSLError
 
 IMAGE_SUFFIXES = (*NIFTI, *ITK)
@@ -158,7 +160,7 @@ def _nifti(values: np.ndarray, affine: np.ndarray, reference: Path | None) -> ni
         image.header.set_xyzt_units("mm")
         image.set_sform(affine, code="scanner")
         return image
-    source = _read(reference, lambda name: nib.load(name).header)
+    source = _read(reference, lambda name: open_nifti(name, voxels=False).header)
     values = _fit_shape(values, source.get_data_shape(), reference)
     header = nib.Nifti1Header()
     header.set_data_dtype(values.dtype)
@@ -197,9 +199,7 @@ def _itk(values: np.ndarray, affine: np.ndarray, reference: Path | None) -> sitk
 
 
 def _itk_information(name: str) -> tuple[tuple[int, ...], _Geometry]:
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(name)
-    reader.ReadImageInformation()
+    reader = itk_header(name)
     size = tuple(reader.GetSize())
     axes = min(len(size), 3)  # a fourth axis holds channels
     direction = np.reshape(reader.GetDirection(), (len(size), len(size)))[:axes, :axes]
@@ -214,7 +214,7 @@ def _itk_information(name: str) -> tuple[tuple[int, ...], _Geometry]:
 def _affine_in_mm(affine: np.ndarray, reference: Path | None, suffix: str | None) -> np.ndarray:
     if reference is None or suffix not in NIFTI:
         return affine
-    unit = _read(reference, lambda name: nib.load(name).header.get_xyzt_units()[0])
+    unit = _read(reference, stated_unit)
     scale = _MM_PER_UNIT[unit]
     return np.diag([scale, scale, scale, 1.0]) @ affine
 

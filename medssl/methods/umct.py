@@ -41,7 +41,6 @@ There is no official code, hence no presets. Differences from the paper, and wha
 from __future__ import annotations
 
 import logging
-import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -284,7 +283,7 @@ def load_2d_weights(networks: nn.ModuleList, path: Path) -> None:
         )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except Exception as error:  # torch raises anything at all for a damaged file
         raise MedSSLError("this is not a file of weights", where=path, fix=fix) from error
     try:
         for network in networks:

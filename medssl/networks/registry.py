@@ -8,10 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
 from medssl.errors import MedSSLError
+
+MAX_PARAMETERS = 2_000_000_000
+MAX_WIDTH, USUAL_WIDTH, MAX_NUMBERS = 4096, 512, 200
+"""Beyond the first no network has a number, up to the second none needs a look at its size."""
 
 
 class Options(BaseModel):
@@ -125,8 +130,11 @@ def build_network(
         arguments = network.arguments(
             parsed, spatial_dims=spatial_dims, in_channels=in_channels, num_classes=num_classes
         )
+        _check_size(network, arguments)
         built = network.kind(**arguments)
-    except (ValueError, TypeError, AssertionError) as error:
+    except MedSSLError as error:
+        raise MedSSLError(f"network {name!r} {error.what}", fix=error.fix) from None
+    except Exception as error:  # constructors raise anything at all for numbers that do not fit
         raise MedSSLError(
             f"network {name!r} cannot be built from its options: {error}",
             fix=f"correct the options of {name!r} under `network`",
@@ -139,6 +147,39 @@ def build_network(
     return built
 
 
+def _check_size(network: Network, arguments: Mapping[str, Any]) -> None:
+    """Refuse, before any weight is allocated, a network that no memory could hold.
+
+    Raises:
+        MedSSLError: a number beyond any network, or more weights than ``MAX_PARAMETERS``.
+    """
+    largest, count = _largest(arguments)
+    if largest > MAX_WIDTH or count > MAX_NUMBERS:
+        what = f"has {count} numbers among its options" if count > MAX_NUMBERS else "is too wide"
+        raise MedSSLError(
+            f"{what} (largest {largest})", fix=f"use numbers up to {MAX_WIDTH} in its options"
+        )
+    if largest <= USUAL_WIDTH:
+        return
+    with torch.device("meta"):  # shapes alone
+        parameters = sum(p.numel() for p in network.kind(**arguments).parameters())
+    if parameters > MAX_PARAMETERS:
+        raise MedSSLError(
+            f"would have {parameters:.3g} weights (at most {MAX_PARAMETERS:.0e})",
+            fix="use fewer channels",
+        )
+
+
+def _largest(value: Any) -> tuple[float, int]:
+    """Return the largest number in nested options, and how many there are."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        found = [_largest(item) for item in value]
+        return max((n for n, _ in found), default=0), sum(c for _, c in found)
+    return (value, 1) if isinstance(value, int | float) else (0, 0)
+
+
 def patch_factors(
     name: str, spatial_dims: int, options: Mapping[str, Any] | None = None
 ) -> list[int]:
@@ -146,11 +187,14 @@ def patch_factors(
 
     Raises:
         MedSSLError: unknown network or option, or it does not exist in so many dimensions.
-        ValueError: its strides are those of another number of dimensions.
+        ValueError: its strides are those of another number of dimensions, or below 1.
     """
     network, parsed = _resolve(name, options or {})
     _check_dims(name, network, spatial_dims)
-    return list(network.factors(parsed, spatial_dims))
+    factors = list(network.factors(parsed, spatial_dims))
+    if not all(factor >= 1 for factor in factors):
+        raise ValueError(f"its strides multiply to {factors}, and must be 1 or more")
+    return factors
 
 
 def check_patch(name: str, patch: Sequence[int], options: Mapping[str, Any] | None = None) -> None:

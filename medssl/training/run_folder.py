@@ -17,6 +17,7 @@ import torch
 
 from medssl import __version__
 from medssl.errors import MedSSLError
+from medssl.training.privacy import Redactor
 
 STATUS_RUNNING, STATUS_FINISHED, STATUS_STOPPED, STATUS_FAILED = (
     "running",
@@ -26,11 +27,19 @@ STATUS_RUNNING, STATUS_FINISHED, STATUS_STOPPED, STATUS_FAILED = (
 )
 
 
+TELLING = ("dataset", "command", "error")
+"""Keys of the manifest whose text may name a patient."""
+
+
 class RunFolder:
-    """Paths and small files of a run; see the layout in the README."""
+    """Paths and small files of a run; see the layout in the README.
+
+    With a ``redactor``, log, metrics and manifest name no patient.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.redactor: Redactor | None = None
         self.recipe = path / "recipe.yaml"
         self.manifest = path / "manifest.json"
         self.splits = path / "splits.json"
@@ -89,17 +98,23 @@ class RunFolder:
 
     def write_manifest(self, **fields: Any) -> None:
         """Merge ``fields`` into manifest.json; atomic."""
+        if self.redactor is not None:
+            told = {k: self.redactor.value(fields[k]) for k in TELLING if k in fields}
+            fields = {**fields, **told}
         write_json(self.manifest, {**self.read_manifest(), **fields})
 
     def read_manifest(self) -> dict[str, Any]:
         """Return manifest.json, or an empty dictionary."""
         try:
-            return json.loads(self.manifest.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            found = json.loads(self.manifest.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
             return {}
+        return found if isinstance(found, dict) else {}
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
+        if self.redactor is not None:
+            record = self.redactor.value(record)
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record, allow_nan=True) + "\n")
 
@@ -183,10 +198,23 @@ def _git_hash() -> str | None:
     return done.stdout.strip() or None
 
 
-def log_to_file(path: Path) -> logging.Handler:
+class _Redacting(logging.Formatter):
+    """Format a record, tracebacks included, and take patients out of it."""
+
+    def __init__(self, layout: str, redactor: Redactor) -> None:
+        super().__init__(layout)
+        self.redactor = redactor
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self.redactor.text(super().format(record))
+
+
+def log_to_file(path: Path, redactor: Redactor | None = None) -> logging.Handler:
     """Send medssl's log to ``path`` as well; the caller removes the handler."""
     handler = logging.FileHandler(path, encoding="utf-8", delay=True)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    layout = "%(asctime)s %(levelname)s %(message)s"
+    formatter = _Redacting(layout, redactor) if redactor else logging.Formatter(layout)
+    handler.setFormatter(formatter)
     handler.setLevel(logging.INFO)
     logging.getLogger("medssl").addHandler(handler)
     logging.getLogger("medssl").setLevel(logging.INFO)

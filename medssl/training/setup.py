@@ -74,6 +74,7 @@ def open_dataset(recipe: Recipe, display: Display | None = None) -> Dataset:
         root,
         extra_unlabeled=recipe.data.unlabeled,
         patient_pattern=recipe.data.patient_pattern,
+        allow_outside=recipe.data.allow_outside,
     )
     if display is not None:
         for line in dataset.deviations:

@@ -22,6 +22,8 @@ from medssl.data.checks.repairs import Repair, apply_repair
 from medssl.data.checks.run import CheckReport
 from medssl.data.decathlon_header import read_json
 from medssl.data.images import NIFTI
+from medssl.data.itk_file import read_itk
+from medssl.data.nifti_file import open_nifti
 from medssl.data.volume import Volume, open_volume
 from medssl.errors import MedSSLError
 
@@ -161,12 +163,13 @@ def _mend(path: Path, repairs: list[Repair], image: Path, target: Path) -> None:
 
 def _save_nifti(volume: Volume, source: Path, image: Path, target: Path) -> None:
     """Write stored voxels with the source's header; a new affine comes with its own codes."""
-    old = nib.load(source)
+    old = open_nifti(source)
     header = old.header.copy()
     header.set_data_dtype(volume.data.dtype)
     new = type(old)(volume.data, volume.affine, header)
     if not np.array_equal(volume.affine, old.affine):
-        codes = nib.load(image).header if image.name.lower().endswith(NIFTI) else None
+        nifti = image.name.lower().endswith(NIFTI)
+        codes = open_nifti(image, voxels=False).header if nifti else None
         new.set_sform(volume.affine, int(codes["sform_code"]) or 1 if codes is not None else 1)
         new.set_qform(volume.affine, int(codes["qform_code"]) if codes is not None else 0)
     if volume.scale != (1.0, 0.0):
@@ -177,7 +180,7 @@ def _save_nifti(volume: Volume, source: Path, image: Path, target: Path) -> None
 
 
 def _save_itk(volume: Volume, source: Path, target: Path) -> None:
-    old = sitk.ReadImage(str(source))
+    old = read_itk(source)
     vector = volume.data.ndim == 4
     axes = (2, 1, 0, 3) if vector else (2, 1, 0)
     new = sitk.GetImageFromArray(np.ascontiguousarray(volume.data.transpose(axes)), vector)

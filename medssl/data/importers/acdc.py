@@ -12,6 +12,7 @@ from pydantic import Field
 
 from medssl.data.importers.base import ImportedCase, Importer, ImportSettings, Plan, register
 from medssl.data.importers.sources import read_label, read_volume, refuse_format
+from medssl.data.nifti_file import open_nifti
 from medssl.errors import MedSSLError
 
 LABELS = {0: "background", 1: "right ventricle", 2: "myocardium", 3: "left ventricle"}
@@ -138,11 +139,9 @@ def _read_frame(
 
 def _other_frames(folder: Path, info: Info) -> list[int]:
     """Return the frames of the 4D file that are neither ED nor ES; only its header is read."""
-    import nibabel as nib
-
     path = _nifti(folder, f"{folder.name}_4d")
     try:
-        shape = nib.load(path).shape
+        shape = open_nifti(path, voxels=False).shape
     except Exception as error:  # the library raises anything at all for a damaged file
         raise MedSSLError(
             f"patient '{folder.name}' has no readable 4D file, which other_frames=true needs "
@@ -158,12 +157,10 @@ def _other_frames(folder: Path, info: Info) -> list[int]:
 def _read_other(
     folder: Path, frame: int, info: Info, split: Literal["training", "test"]
 ) -> ImportedCase:
-    import nibabel as nib
-
     name = f"{folder.name}_frame{frame:02d}"
     path = _nifti(folder, f"{folder.name}_4d")
     try:
-        file = nib.load(path)
+        file = open_nifti(path)
         data = np.asarray(file.dataobj[..., frame - 1])
     except Exception as error:
         raise MedSSLError(

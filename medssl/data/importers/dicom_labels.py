@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
-import SimpleITK as sitk  # noqa: N813
 from nibabel import orientations
 
 from medssl.data.images import ITK, NIFTI
-from medssl.data.importers.base import optional_module
+from medssl.data.importers.dicom_files import pixel_array, read_dicom
 from medssl.data.importers.dicom_geometry import LPS_TO_RAS, frame_values
 from medssl.data.importers.dicom_series import EXTRA, Header, Series, describe
 from medssl.data.integrity import grid_distance
+from medssl.data.itk_file import itk_header
+from medssl.data.nifti_file import open_nifti
 from medssl.data.volume import UnreadableError, open_volume
 from medssl.errors import MedSSLError
 
@@ -71,7 +71,7 @@ def paint_segmentations(
 
 def _segment_voxels(header: Header, series: Series) -> list[tuple[str, np.ndarray]]:
     """Return, frame by frame, a segment's name and its voxels' indices ``(3, N)``."""
-    data = optional_module("pydicom", EXTRA).dcmread(header.path)
+    data = read_dicom(header.path, EXTRA)
     kind = str(data.get("SegmentationType", "BINARY"))
     if kind not in ("BINARY", "LABELMAP"):
         raise MedSSLError(
@@ -81,7 +81,7 @@ def _segment_voxels(header: Header, series: Series) -> list[tuple[str, np.ndarra
         )
     names = segment_names(header)
     try:
-        frames = np.atleast_3d(data.pixel_array)
+        frames = np.atleast_3d(pixel_array(data, header.path))
         frames = frames.reshape(int(data.NumberOfFrames), data.Rows, data.Columns)
         positions = frame_values(data, "PlanePositionSequence", "ImagePositionPatient")
         directions = frame_values(data, "PlaneOrientationSequence", "ImageOrientationPatient")
@@ -90,6 +90,8 @@ def _segment_voxels(header: Header, series: Series) -> list[tuple[str, np.ndarra
         if kind == "BINARY":
             macro, key = "SegmentIdentificationSequence", "ReferencedSegmentNumber"
             numbers = frame_values(data, macro, key).astype(int)
+    except MedSSLError:
+        raise
     except Exception as error:  # pydicom and its decoders raise many kinds
         raise MedSSLError(
             f"the segmentation cannot be read ({type(error).__name__}: {error})",
@@ -160,11 +162,11 @@ def grid_of(path: Path) -> tuple[np.ndarray, tuple[int, ...]]:
     """
     try:
         if path.name.lower().endswith(NIFTI):
-            image = nib.load(path)
+            image = open_nifti(path, voxels=False)
             return np.asarray(image.affine), image.shape
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(str(path))
-        reader.ReadImageInformation()
+        reader = itk_header(path)
+    except MedSSLError:
+        raise
     except Exception as error:  # the libraries raise anything at all for a damaged file
         raise _bad_label(path, " ".join(str(error).split())[-120:]) from error
     if reader.GetDimension() != 3:

@@ -13,7 +13,10 @@ from monai.data import MetaTensor
 
 from medssl.data.images import make_image
 from medssl.data.importers.base import looking_at, optional_module
+from medssl.data.importers.dicom_files import pixel_array, read_dicom
 from medssl.data.importers.dicom_geometry import UnusableError, frame_values, slice_grid
+from medssl.data.itk_file import read_itk
+from medssl.data.limits import check_claim
 from medssl.errors import MedSSLError
 
 EXTRA = "dicom"
@@ -89,7 +92,7 @@ def find_series(source: Path, *, min_slices: int) -> Found:
     copies = other = unreadable = 0
     for path in looking_at(dicom_candidates(source), "reading DICOM headers"):
         try:
-            data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=TAGS)
+            data = read_dicom(path, EXTRA, stop_before_pixels=True, specific_tags=TAGS)
         except (pydicom.errors.InvalidDicomError, OSError):
             unreadable += path.suffix.lower() in (".dcm", ".dicom", ".ima")
             continue
@@ -178,7 +181,7 @@ def _build(headers: list[Header], min_slices: int) -> Series:
 
 
 def _multi_frame(header: Header, min_slices: int) -> Series:
-    data = optional_module("pydicom", EXTRA).dcmread(header.path, stop_before_pixels=True)
+    data = read_dicom(header.path, EXTRA, stop_before_pixels=True)
     count = int(data.NumberOfFrames)
     if count < min_slices:
         raise UnusableError(f"it has {count} frames (min_slices is {min_slices})")
@@ -203,10 +206,11 @@ def read_series(series: Series) -> np.ndarray:
     """
     if series.frames:
         return _read_frames(series)
+    check_claim(series.shape, 4, path=series.headers[0].path)
     slices = []
     for header in series.headers:
         try:
-            array = sitk.GetArrayFromImage(sitk.ReadImage(str(header.path)))
+            array = sitk.GetArrayFromImage(read_itk(header.path))
         except RuntimeError as error:
             raise _unreadable(header.path, error) from error
         slices.append(array.reshape(series.shape[1], series.shape[0]).T)
@@ -227,9 +231,11 @@ def series_image(series: Series, *, spatial_unit: Literal["mm", "um"] = "mm") ->
 
 def _read_frames(series: Series) -> np.ndarray:
     path = series.headers[0].path
-    data = optional_module("pydicom", EXTRA).dcmread(path)
+    data = read_dicom(path, EXTRA)
     try:
-        frames = data.pixel_array[list(series.frames)]
+        frames = pixel_array(data, path)[list(series.frames)]
+    except MedSSLError:
+        raise
     except Exception as error:  # pydicom and its decoders raise many kinds
         raise _unreadable(path, error) from error
     try:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from medssl.data.importers.base import optional_module
+from medssl.data.importers.dicom_files import pixel_array, read_dicom
 from medssl.data.importers.dicom_geometry import frame_values
 from medssl.data.importers.oct_scan import OctScan
 from medssl.errors import MedSSLError
@@ -20,8 +21,8 @@ def is_opt(path: Path) -> bool:
     """Tell whether a file is a DICOM OPT image."""
     pydicom = optional_module("pydicom", "oct")
     try:
-        data = pydicom.dcmread(
-            path, stop_before_pixels=True, specific_tags=["SOPClassUID", "Modality"]
+        data = read_dicom(
+            path, "oct", stop_before_pixels=True, specific_tags=["SOPClassUID", "Modality"]
         )
     except (pydicom.errors.InvalidDicomError, OSError):
         return False
@@ -37,11 +38,13 @@ def read_opt(path: Path, bscan_um: float | None) -> OctScan:
     Raises:
         MedSSLError: radial or single scans, unreadable (vendor-private) pixels, no spacing.
     """
-    data = optional_module("pydicom", "oct").dcmread(path)
+    data = read_dicom(path, "oct")
     if int(data.get("NumberOfFrames") or 1) < 2 or data.get("SamplesPerPixel", 1) != 1:
         raise _refuse(path, "it is no volume of B-scans")
     try:
-        frames = np.asarray(data.pixel_array)
+        frames = pixel_array(data, path)
+    except MedSSLError:
+        raise
     except Exception as error:  # pydicom and its decoders raise many kinds
         reason = " ".join(str(error).split())[:120]
         raise _refuse(path, f"its pixels cannot be read ({reason})") from error

@@ -10,6 +10,8 @@ import scipy.io
 import SimpleITK as sitk  # noqa: N813
 
 from medssl.data.importers.oct_scan import IGNORE, OctScan, layer_labels
+from medssl.data.itk_file import read_itk
+from medssl.data.limits import check_claim
 from medssl.errors import MedSSLError
 
 RETOUCH_LABELS = {1: "IRF", 2: "SRF", 3: "PED"}
@@ -28,6 +30,9 @@ DUKE_BOUNDARIES = [
 
 DUKE_SPACING_UM = (11.33, 123.0, 3.87)
 """Mean of the ranges that the paper gives; the files hold none."""
+
+
+_MATLAB_BYTES = {"uint8": 1, "int8": 1, "uint16": 2, "int16": 2, "single": 4, "logical": 1}
 
 
 def retouch_device(depth: int) -> str:
@@ -68,7 +73,7 @@ def read_retouch(path: Path) -> OctScan:
 
 def _read_mhd(path: Path) -> tuple[np.ndarray, tuple[float, float, float]]:
     try:
-        image = sitk.ReadImage(str(path))
+        image = read_itk(path)
     except RuntimeError as error:
         raise MedSSLError(
             f"the file cannot be read ({' '.join(str(error).split())[-120:]})",
@@ -90,6 +95,9 @@ def read_duke(path: Path, target: Literal["fluid", "layers"], grader: int) -> Oc
     """
     keys = ("images", f"manualLayers{grader}", f"manualFluid{grader}")
     try:
+        for name, shape, kind in scipy.io.whosmat(path):
+            if name in keys:
+                check_claim(shape, _MATLAB_BYTES.get(kind, 8), path=path)
         content: dict[str, Any] = scipy.io.loadmat(path, variable_names=keys)
         volume, layers, fluid = (np.asarray(content[key]) for key in keys)
         depth, width, count = volume.shape

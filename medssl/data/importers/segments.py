@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from medssl.data.itk_file import itk_header
 from medssl.errors import MedSSLError
 
 
@@ -36,13 +37,9 @@ def segment_names(labels: Sequence[Path]) -> dict[int, str] | None:
 
 
 def _of_file(path: Path) -> dict[int, str]:
-    import SimpleITK
-
-    reader = SimpleITK.ImageFileReader()
-    reader.SetFileName(str(path))
     try:
-        reader.ReadImageInformation()
-    except RuntimeError:
+        reader = itk_header(path)
+    except (RuntimeError, MedSSLError):
         return {}  # reading the case will say what is wrong with it
     found = {}
     number = 0

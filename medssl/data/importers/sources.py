@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import nibabel as nib
 import numpy as np
-import SimpleITK
 
 from medssl.data.integrity import GRID_ERROR_VOXELS, GRID_WARNING_VOXELS, grid_distance
+from medssl.data.itk_file import itk_header
+from medssl.data.nifti_file import open_nifti, stated_unit
 from medssl.data.volume import UnreadableError, open_volume
 from medssl.errors import MedSSLError
 
@@ -71,7 +71,7 @@ def read_volume(path: Path, case_id: str, *, unit: Literal["mm", "um"] = "mm") -
         data = data * slope + offset
     stated = "mm"
     if path.name.lower().endswith((".nii", ".nii.gz")):
-        stated = nib.load(path).header.get_xyzt_units()[0]
+        stated = stated_unit(path)
     factor = _MM_PER_UNIT.get(stated, 1.0)
     if unit == "um":
         # The unit field is often wrong in OCT files. No OCT has axial voxels over 100 um, so a
@@ -172,11 +172,9 @@ def count_channels(path: Path) -> int:
     """Return how many channels a file holds, from its header; 1 if that cannot be read."""
     try:
         if path.name.lower().endswith((".nii", ".nii.gz")):
-            shape = [n for n in nib.load(path).shape[3:] if n > 1]
+            shape = [n for n in open_nifti(path, voxels=False).shape[3:] if n > 1]
             return shape[0] if shape else 1
-        reader = SimpleITK.ImageFileReader()
-        reader.SetFileName(str(path))
-        reader.ReadImageInformation()
+        reader = itk_header(path)
     except Exception:  # the libraries raise anything at all; reading the case says what is wrong
         return 1
     size = reader.GetSize()

@@ -25,6 +25,7 @@ from medssl.data.importers.base import (
     safe_id,
 )
 from medssl.data.importers.sources import affine_of_spacing, need_spacing, refuse_format
+from medssl.data.limits import check_claim
 from medssl.errors import MedSSLError
 
 _SLICE = re.compile(r"^(?P<volume>.+)_slice_(?P<number>\d+)$")
@@ -234,13 +235,22 @@ def _broken(case_id: str, path: Path, why: str) -> MedSSLError:
     )
 
 
+def _read_key(file: Any, key: str, path: Path) -> np.ndarray | None:
+    if key not in file:
+        return None
+    # A few bytes of HDF5 can claim any shape: what is not stored counts as zeros.
+    check_claim(file[key].shape, file[key].dtype.itemsize, path=path)
+    return np.asarray(file[key])
+
+
 def _read_file(path: Path, case_id: str) -> tuple[np.ndarray, np.ndarray | None]:
     h5py: Any = optional_module("h5py", "h5")
     try:
         with h5py.File(path, "r") as file:
             keys = list(file)
-            image = np.asarray(file["image"]) if "image" in file else None
-            label = np.asarray(file["label"]) if "label" in file else None
+            image, label = (_read_key(file, key, path) for key in ("image", "label"))
+    except MedSSLError:
+        raise
     except Exception as error:  # the library raises anything at all for a damaged file
         reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
         raise _broken(case_id, path, f"the file cannot be read ({reason})") from None

@@ -35,6 +35,7 @@ from medssl.data.importers.sources import (
     need_spacing,
     refuse_format,
 )
+from medssl.data.limits import SizeError, check_claim
 from medssl.errors import MedSSLError
 
 IGNORE = 255
@@ -198,7 +199,12 @@ def _read_1(folder: Path, affine: np.ndarray, settings: ToothFairySettings) -> I
 
 def _load(path: Path, case_id: str) -> np.ndarray:
     try:
-        return np.load(path, allow_pickle=False)
+        # Mapped first: then a header that claims more than the file holds allocates nothing.
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        check_claim(mapped.shape, mapped.dtype.itemsize, path=path)
+        return np.array(mapped)
+    except SizeError:
+        raise
     except (OSError, ValueError, EOFError) as error:
         raise MedSSLError(
             f"case '{case_id}': {path.name} cannot be read ({str(error).splitlines()[0][:100]})",
