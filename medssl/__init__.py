@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 __all__ = [
     "MedSSLError",
     "__version__",
+    "calibrate",
     "check",
     "compare",
     "evaluate",
@@ -25,12 +26,14 @@ __all__ = [
     "report",
     "sweep",
     "train",
+    "triage",
     "verify_bundle",
 ]
 
 if TYPE_CHECKING:
     from medssl.api import (
         MedSSLError,
+        calibrate,
         check,
         compare,
         evaluate,
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
         report,
         sweep,
         train,
+        triage,
         verify_bundle,
     )
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from medssl.bundle.export import ExportResult, export
-from medssl.bundle.load import is_bundle, load_bundle
 from medssl.bundle.verify import Verification, verify_bundle
 from medssl.checking import CheckResult, check
 from medssl.data.decathlon import read_dataset
@@ -20,12 +19,16 @@ from medssl.evaluation.summary import summarize, write_cases_csv, write_summary_
 from medssl.experiment import TrainResult, train
 from medssl.inference.folder import FORMATS, PredictionResult, predict_files
 from medssl.inference.inputs import find_cases
+from medssl.inference.tables import write_tables
 from medssl.planning.planner import Plan, plan
 from medssl.recipe import load_recipe
 from medssl.report.compare import compare
 from medssl.report.page import report
 from medssl.report.sweep import SweepResult, sweep
+from medssl.run_calibration import calibrate
+from medssl.run_triage import Triage, triage
 from medssl.runs import LoadedRun, evaluate_run, load_ensemble, load_run
+from medssl.sources import open_predictor
 from medssl.training.progress import Display
 from medssl.training.state import Stopped
 
@@ -39,7 +42,9 @@ __all__ = [
     "Stopped",
     "SweepResult",
     "TrainResult",
+    "Triage",
     "Verification",
+    "calibrate",
     "check",
     "compare",
     "evaluate",
@@ -55,6 +60,7 @@ __all__ = [
     "report",
     "sweep",
     "train",
+    "triage",
     "verify_bundle",
 ]
 
@@ -72,6 +78,7 @@ def predict(
     tta: bool | None = None,
     probabilities: bool = False,
     uncertainty: bool = False,
+    calibrated: bool = True,
     format: str = "nii.gz",  # noqa: A002 - what the option is called
     overwrite: bool = False,
     display: Display | None = None,
@@ -87,7 +94,9 @@ def predict(
         largest_component: keep the largest piece of each structure; None: as the recipe says.
         tta: average over mirror images; None: as the recipe says.
         probabilities: also write each structure's probability map.
-        uncertainty: also write the normalized entropy: 0 is sure, 1 a mere guess.
+        uncertainty: also write the normalized entropy (0 is sure, 1 a mere guess), ``volumes.csv``
+            and ``quality.csv``.
+        calibrated: make them with the temperature of `calibrate`, where there is one.
         overwrite: predict again what is already there.
 
     Raises:
@@ -107,19 +116,20 @@ def predict(
         items, notes = find_cases(images, only_dicom=format == "dicom-seg")
     for note in notes:
         display.say(note)
-    choices = {
-        "device": device,
-        "precision": precision,
-        "largest_component": largest_component,
-        "tta": tta,
-    }
-    if is_bundle(source) and not ensemble:
-        predictor = load_bundle(source, **choices)
-    else:
-        runs = [source, *ensemble]
-        predictor = load_ensemble(runs, checkpoint=checkpoint, **choices).predictor
+    predictor, other = open_predictor(
+        source,
+        calibrated=calibrated and (probabilities or uncertainty),
+        ensemble=ensemble,
+        checkpoint=checkpoint,
+        device=device,
+        precision=precision,
+        largest_component=largest_component,
+        tta=tta,
+    )
+    if other is not None:
+        display.say(f"note: calibration.json is left out: it is for {other}")
     with display.counting_parts("predicting", len(items)) as (done, window):
-        return predict_files(
+        results = predict_files(
             predictor,
             items,
             output,
@@ -129,7 +139,11 @@ def predict(
             skip_existing=not overwrite,
             probabilities=probabilities,
             uncertainty=uncertainty,
+            assess=uncertainty,
         )
+    if uncertainty:
+        write_tables(output, predictor.calibration)
+    return results
 
 
 def evaluate(

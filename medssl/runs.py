@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from medssl.evaluation.boundaries import (
 from medssl.evaluation.case_metrics import evaluate_case
 from medssl.evaluation.folders import read_label
 from medssl.evaluation.summary import summarize, write_cases_csv, write_summary_json
+from medssl.inference.calibration import Calibrated, read_calibration
 from medssl.inference.folder import predict_files
 from medssl.inference.predictor import Predictor
 from medssl.inference.regions import RegionFinder
@@ -47,6 +49,34 @@ class LoadedRun:
     checkpoint: str
     channels: int
     regions: RegionFinder | None = None
+    weights: tuple[Path, ...] = ()
+    """Checkpoint file of each run that predicts."""
+
+    def calibrated(self) -> Calibrated:
+        """Say what a calibration of this predictor belongs to."""
+        return Calibrated(
+            checkpoint=self.checkpoint,
+            tta=self.recipe.inference.tta,
+            largest_component=self.predictor.largest_component,
+            weights=tuple(_sha256(path) for path in self.weights),
+        )
+
+    def use_calibration(self) -> str | None:
+        """Calibrate the predictor by the run's calibration.json, if it is there and fits.
+
+        Returns:
+            What the calibration is not for, in a few words, if it was left out for that.
+
+        Raises:
+            MedSSLError: the file is damaged.
+        """
+        if not self.folder.calibration.is_file():
+            return None
+        found = read_calibration(self.folder.calibration)
+        difference = found.of.difference(self.calibrated())
+        if difference is None:
+            self.predictor.calibration = found
+        return difference
 
 
 def load_run(
@@ -109,7 +139,12 @@ def load_run(
         in_channels=channels,
         regions=regions,
     )
-    return LoadedRun(folder, recipe, label_map, predictor, chosen, channels, regions)
+    return LoadedRun(folder, recipe, label_map, predictor, chosen, channels, regions, (file,))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_ensemble(
@@ -154,7 +189,7 @@ def load_ensemble(
                 )
     # Each predictor's model already mirrors, where that is asked for.
     first.predictor.model = Ensemble([run.predictor.model for run in runs])
-    return first
+    return replace(first, weights=tuple(path for run in runs for path in run.weights))
 
 
 def _choose(folder: RunFolder, checkpoint: str) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
 from medssl.bundle.model_tree import Tree, describe
 from medssl.data.case import LabelMap
 from medssl.errors import MedSSLError
+from medssl.inference.calibration import portable
 from medssl.recipe_schema import DataSpec, InferenceSettings
 from medssl.runs import LoadedRun
 
@@ -25,6 +27,7 @@ class Contents:
         cases: numbers of labeled, unlabeled, validation and test cases.
         iterations: of the training.
         summary: figures of the test or validation cases, None if it was not evaluated.
+        calibration: what of calibration.json may leave, None if there is none for these weights.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Contents:
     cases: dict[str, int]
     iterations: int
     summary: dict[str, Any] | None
+    calibration: dict[str, Any] | None = None
 
     @property
     def largest_component(self) -> bool:
@@ -75,4 +79,12 @@ def contents_of(run: LoadedRun, summary: dict[str, Any] | None) -> Contents:
         cases={k: int(v) for k, v in (manifest.get("cases") or {}).items()},
         iterations=recipe.training.iterations,
         summary=summary,
+        calibration=_calibration(run),
     )
+
+
+def _calibration(run: LoadedRun) -> dict[str, Any] | None:
+    run.use_calibration()
+    if run.predictor.calibration is None:
+        return None
+    return portable(json.loads(run.folder.calibration.read_text(encoding="utf-8")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ import torch
 from medssl.bundle.metadata import read_own
 from medssl.bundle.model_tree import rebuild
 from medssl.errors import MedSSLError
+from medssl.inference.calibration import Calibration
 from medssl.inference.predictor import Predictor
 from medssl.training.checkpoint import load_tensors, load_weights
 from medssl.training.precision import resolve_device, resolve_precision
@@ -60,6 +62,8 @@ def load_bundle(
         patch = tuple(int(n) for n in entry["patch"])
         channels = int(entry["channels"])
         model = rebuild(entry["model"])
+        own = entry.get("calibration")
+        calibration = None if own is None else Calibration.from_dict(own)
     except MedSSLError:
         raise
     except Exception as error:  # anything may stand where a number or a name belongs
@@ -75,7 +79,7 @@ def load_bundle(
     file = path / "models" / "model.pt"
     load_weights(model, load_tensors(file), file)
     chosen = resolve_device(device)
-    return Predictor(
+    predictor = Predictor(
         model.to(chosen),
         spec=spec,
         label_map=labels,
@@ -85,3 +89,10 @@ def load_bundle(
         precision=resolve_precision(precision, chosen),
         in_channels=channels,
     )
+    if calibration is not None:
+        used = replace(
+            calibration.of, tta=inference.tta, largest_component=predictor.largest_component
+        )
+        # Chosen otherwise here, the predictions are not those that were calibrated.
+        predictor.calibration = calibration if calibration.of.difference(used) is None else None
+    return predictor

@@ -86,6 +86,7 @@ def make_metadata(contents: Contents, *, authors: str, copyright_notice: str) ->
                 "names": list(contents.labels.names),
             },
             "scripts": bool(needed_modules(contents.model)),
+            **({} if contents.calibration is None else {"calibration": contents.calibration}),
         },
     }
 

@@ -21,11 +21,23 @@ from medssl.cli import (
     planning,
     reporting,
     running,
+    uncertain,
 )
 from medssl.cli.console import app, err, out
 from medssl.errors import MedSSLError
 
-GROUPS = (running, comparing, checking, planning, datasets, importing, reporting, bundles, listing)
+GROUPS = (
+    running,
+    comparing,
+    checking,
+    planning,
+    datasets,
+    importing,
+    uncertain,
+    reporting,
+    bundles,
+    listing,
+)
 """The modules whose import registers the commands."""
 
 

@@ -10,7 +10,17 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 ORDER = (
-    *("train", "predict", "evaluate", "compare", "sweep", "report", "export"),
+    *(
+        "train",
+        "predict",
+        "evaluate",
+        "compare",
+        "sweep",
+        "calibrate",
+        "triage",
+        "report",
+        "export",
+    ),
     *("check", "plan", "import", "phantom", "methods", "recipes", "specs", "info"),
 )
 """How help lists the commands: as they are met; those not named here come last."""

@@ -72,8 +72,12 @@ def predict(
         bool, typer.Option("--probabilities", help="also write probability maps")
     ] = False,
     uncertainty: Annotated[
-        bool, typer.Option("--uncertainty", help="also write entropy maps, 0 (sure) to 1")
+        bool,
+        typer.Option("--uncertainty", help="also write entropy maps (0 is sure), volumes, quality"),
     ] = False,
+    calibration: Annotated[
+        bool, typer.Option(help="use what `medssl calibrate` found, where it was run")
+    ] = True,
     format: Annotated[  # noqa: A002 - what the option is called
         str, typer.Option(help="nii.gz, nii, nrrd, mha, or dicom-seg for DICOM series")
     ] = "nii.gz",
@@ -98,6 +102,7 @@ def predict(
         tta=tta,
         probabilities=probabilities,
         uncertainty=uncertainty,
+        calibrated=calibration,
         format=format,
         overwrite=overwrite,
         display=display_of(ctx),

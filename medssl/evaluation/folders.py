@@ -77,7 +77,7 @@ def evaluate_folders(
         check_same_grid(
             case_id, (prediction_path, predicted, predicted_affine), (reference_path, truth, affine)
         )
-        classes = _to_classes(truth, label_map, reference_path)
+        classes = to_classes(truth, label_map, reference_path)
         case_rows = evaluate_case(
             _predicted_classes(predicted, classes, label_map, prediction_path),
             classes,
@@ -214,7 +214,12 @@ def _found_labels(references: list[Path]) -> LabelMap:
     return LabelMap(values=(0, *values), names=names, ignore_value=ignore)
 
 
-def _to_classes(label: np.ndarray, label_map: LabelMap, path: Path) -> np.ndarray:
+def to_classes(label: np.ndarray, label_map: LabelMap, path: Path) -> np.ndarray:
+    """Map the label values of a file to class indices.
+
+    Raises:
+        MedSSLError: a value is not declared; names the file.
+    """
     try:
         return label_map.to_classes(label)
     except ValueError as error:
@@ -230,7 +235,7 @@ def _predicted_classes(
     label: np.ndarray, reference: np.ndarray, label_map: LabelMap, path: Path
 ) -> np.ndarray:
     """Map a prediction; it may say "not annotated" only where the reference says so too."""
-    classes = _to_classes(label, label_map, path)
+    classes = to_classes(label, label_map, path)
     n_wrong = int(np.count_nonzero((classes == IGNORE_INDEX) & (reference != IGNORE_INDEX)))
     if n_wrong:
         raise MedSSLError(

@@ -8,7 +8,7 @@ other axes can be cut into columns where even that is too much.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from monai.data.utils import compute_importance_map
@@ -153,6 +153,14 @@ def probability_blocks(
         offset = [low for low, _ in sides]
         for row, rows in _rolled(windows, mean, (0, *offset), shape[0]):
             yield from _cropped(rows, (row, *offset), crop[1:])
+
+
+def rows_of(blocks: Iterable[Block]) -> Iterator[Block]:
+    """Cut blocks ``(..., *block)`` into rows, so that what is made of one takes little memory."""
+    for where, block in blocks:
+        axis = block.ndim - len(where)
+        for index, row in enumerate(range(where[0].start, where[0].stop)):
+            yield (slice(row, row + 1), *where[1:]), block.narrow(axis, index, 1)
 
 
 def _columns(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from medssl.inference.dicom_seg import check_dicom_seg, check_names, write_dicom
 from medssl.inference.inputs import Item, Source, files_of
 from medssl.inference.prediction import Prediction
 from medssl.inference.predictor import Predictor
+from medssl.inference.tables import assessment_file, read_assessment, write_assessment
 from medssl.inference.windows import WindowProgress
 
 logger = logging.getLogger(__name__)
@@ -55,6 +57,7 @@ def predict_files(
     suffix: str = ".nii.gz",
     probabilities: bool = False,
     uncertainty: bool = False,
+    assess: bool = False,
     skip_existing: bool = False,
     on_progress: CaseProgress | None = None,
     on_window: CaseWindowProgress | None = None,
@@ -71,6 +74,7 @@ def predict_files(
         probabilities: also write ``probabilities/CASE_STRUCTURE``, one per structure.
         uncertainty: also write ``uncertainty/CASE``, the normalized entropy. Both kinds of maps
             have the suffix of the labels, or ``.nii.gz`` beside DICOM-SEG objects.
+        assess: also write ``uncertainty/CASE.json``, see :class:`Assessment`.
         skip_existing: leave out cases whose files are there. Files are written whole or not at
             all, so a second call finishes what the first one left.
         on_progress: called after each case.
@@ -86,11 +90,13 @@ def predict_files(
     output = Path(output)
     if suffix == DICOM_SEG:
         check_names(predictor.label_map)
-    jobs = [_plan(predictor, item, output, suffix, probabilities, uncertainty) for item in items]
+    jobs = [
+        _plan(predictor, item, output, suffix, probabilities, uncertainty, assess) for item in items
+    ]
     _check_output(output, jobs)
     results: list[PredictionResult] = []
     for job in jobs:
-        if skip_existing and all(path.is_file() for path in job.targets):
+        if skip_existing and job.is_done(predictor.temperature):
             results.append(PredictionResult(job.case_id, job.label, None, 0.0, skipped=True))
         else:
             progress = None if on_window is None else partial(on_window, job.case_id)
@@ -109,11 +115,21 @@ class _Job:
     label: Path
     maps: dict[int, Path]
     entropy: Path | None = None
+    assessment: Path | None = None
 
     @property
     def targets(self) -> tuple[Path, ...]:
-        unsure = () if self.entropy is None else (self.entropy,)
-        return (*self.maps.values(), *unsure, self.label)
+        others = (path for path in (self.entropy, self.assessment) if path is not None)
+        return (*self.maps.values(), *others, self.label)
+
+    def is_done(self, temperature: float) -> bool:
+        """Tell whether every file is there, and the assessment is of this temperature."""
+        if not all(path.is_file() for path in self.targets):
+            return False
+        if self.assessment is None:
+            return True
+        found = read_assessment(self.assessment)
+        return found is not None and math.isclose(found.temperature, temperature, rel_tol=1e-9)
 
 
 def _plan(
@@ -123,6 +139,7 @@ def _plan(
     suffix: str,
     probabilities: bool,
     uncertainty: bool,
+    assess: bool,
 ) -> _Job:
     case_id, source = item
     map_suffix = ".nii.gz" if suffix == DICOM_SEG else suffix
@@ -133,7 +150,8 @@ def _plan(
         for index, name in names
     }
     entropy = output / "uncertainty" / f"{case_id}{map_suffix}" if uncertainty else None
-    return _Job(case_id, source, output / f"{case_id}{suffix}", maps, entropy)
+    facts = assessment_file(output, case_id) if assess else None
+    return _Job(case_id, source, output / f"{case_id}{suffix}", maps, entropy, facts)
 
 
 def _in_file_name(structure: str) -> str:
@@ -150,6 +168,8 @@ def _predict_one(
         prediction.save_probabilities(job.maps)
         if job.entropy is not None:
             prediction.save_entropy(job.entropy)
+        if job.assessment is not None and prediction.assessment is not None:
+            write_assessment(prediction.assessment, job.assessment)
         if isinstance(job.source, Series) and job.label.suffix == DICOM_SEG:
             labels = predictor.label_map
             path = write_dicom_seg(prediction.values, job.label, series=job.source, labels=labels)
@@ -164,7 +184,11 @@ def _predict_one(
 
 
 def _segment(predictor: Predictor, job: _Job, progress: WindowProgress | None) -> Prediction:
-    wanted = {"keep_probabilities": bool(job.maps), "entropy": job.entropy is not None}
+    wanted = {
+        "keep_probabilities": bool(job.maps),
+        "entropy": job.entropy is not None,
+        "assess": job.assessment is not None,
+    }
     if not isinstance(job.source, Series):
         return predictor.predict_file(job.source, progress=progress, **wanted)
     if job.label.suffix == DICOM_SEG:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -39,14 +39,21 @@ class MirrorMean(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, C, *spatial)`` to log mean probabilities ``(B, K, *spatial)``, float32."""
         total: Tensor | None = None
-        count = 0
+        for probs in self.each(x):
+            total = probs if total is None else total + probs
+        assert total is not None
+        return (total / self.count).clamp_min(torch.finfo(torch.float32).tiny).log()
+
+    @property
+    def count(self) -> int:
+        """Number of mirror images, the image itself among them."""
+        return 2 ** len(self.axes)
+
+    def each(self, x: Tensor) -> Iterator[Tensor]:
+        """Yield the probabilities of each mirror image, mirrored back."""
         for number in range(len(self.axes) + 1):
             for chosen in itertools.combinations(self.axes, number):
-                probs = self._mirrored(x, chosen)
-                total = probs if total is None else total + probs
-                count += 1
-        assert total is not None
-        return (total / count).clamp_min(torch.finfo(torch.float32).tiny).log()
+                yield self._mirrored(x, chosen)
 
     def _mirrored(self, x: Tensor, axes: Sequence[int]) -> Tensor:
         """Return the probabilities of a mirrored image, mirrored back."""

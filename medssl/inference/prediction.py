@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from medssl.data.preprocess import Prepared
+from medssl.inference.assess import Assessment, Findings
 from medssl.inference.writer import write_label, write_map
 
 
@@ -27,6 +28,7 @@ class Prediction:
         prepared: the preprocessed image and the way back from its grid.
         probabilities: ``(K, X', Y', Z')`` on the preprocessed grid, if they were asked for.
         entropy: ``(X', Y', Z')`` on the preprocessed grid, if it was asked for.
+        assessment: volumes, expected Dice and features, if they were asked for.
     """
 
     values: np.ndarray
@@ -35,6 +37,7 @@ class Prediction:
     prepared: Prepared = field(repr=False)
     probabilities: Tensor | None = field(default=None, repr=False)
     entropy: np.ndarray | None = field(default=None, repr=False)
+    assessment: Assessment | None = field(default=None, repr=False)
 
     def save(self, path: Path) -> Path:
         """Write the label map; see :func:`medssl.inference.writer.write_label`."""
@@ -82,11 +85,15 @@ class Decision:
         classes: class indices ``(X, Y, Z)``, uint8.
         probabilities: ``(K, X, Y, Z)`` float32, or None.
         entropy: ``(X, Y, Z)`` float32 in [0, 1], see :func:`normalized_entropy`, or None.
+        findings: sums for an assessment, or None.
+
+    Probabilities and entropy are calibrated if the predictor is.
     """
 
     classes: np.ndarray
     probabilities: Tensor | None = None
     entropy: np.ndarray | None = None
+    findings: Findings | None = None
 
 
 def normalized_entropy(probabilities: Tensor) -> Tensor:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,23 +14,23 @@ from torch import Tensor, nn
 
 from medssl.data.case import LabelMap
 from medssl.data.images import read_images
-from medssl.data.preprocess import preprocess_image
+from medssl.data.preprocess import Prepared, preprocess_image
 from medssl.data.region import Region
 from medssl.data.sides import class_pairs
 from medssl.data.spec import axis_along
 from medssl.errors import MedSSLError
-from medssl.inference.blocks import Block, probability_blocks
+from medssl.inference.assess import Assessment, Tally, assess_prediction
+from medssl.inference.blocks import Block, probability_blocks, rows_of
+from medssl.inference.calibration import Calibration
+from medssl.inference.forward import Precision, evaluation_mode, forward_logits, wrong_channels
 from medssl.inference.mirror import MirrorMean
 from medssl.inference.postprocess import argmax_classes, keep_largest_components
 from medssl.inference.prediction import Decision, Prediction, normalized_entropy
 from medssl.inference.sliding_window import as_slices
 from medssl.inference.windows import Empty, WindowProgress, column_size, stride_from_overlap
+from medssl.networks.ensemble import HasMembers, SideBySide
+from medssl.ops.uncertainty import tempered
 from medssl.recipe_schema import DataSpec, InferenceSettings
-
-Precision = Literal["fp32", "bf16", "fp16"]
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-# How PyTorch says that a convolution got an image of another number of channels.
-_CHANNELS = re.compile(r"to have (\d+) channels, but got (\d+) channels")
 
 
 class Regions(Protocol):
@@ -39,18 +38,6 @@ class Regions(Protocol):
 
     def find(self, files: Sequence[Path], image: MetaTensor | None = None) -> Region:
         """Return the region of a scan: its files, and its voxels if the files are no images."""
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode, and every module of it back as it was afterwards."""
-    flags = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in flags:
-            module.training = training
 
 
 class Predictor:
@@ -69,6 +56,10 @@ class Predictor:
         in_channels: image channels the network takes, where known; a wrong image is then refused
             before it is predicted.
         regions: what finds the region of interest of a scan; outside of it is background.
+
+    Attributes:
+        calibration: makes probability and entropy maps calibrated, and says how far volumes can be
+            off; None: they are the network's own. Label maps do not depend on it.
 
     Raises:
         MedSSLError: the inference settings contradict the patch.
@@ -94,6 +85,7 @@ class Predictor:
         self.inference = inference
         self.precision = precision
         self.in_channels = in_channels
+        self.calibration: Calibration | None = None
         self.model = (self._mirrored(model) if inference.tta else model).to(self.device)
         self.regions = regions
         _check_stride(inference.stride, self.patch)
@@ -124,8 +116,18 @@ class Predictor:
         choice = self.inference.largest_component
         return self.spec.largest_component if choice is None else choice
 
+    @property
+    def temperature(self) -> float:
+        """The temperature of the calibration; 1 without one."""
+        return 1.0 if self.calibration is None else self.calibration.temperature
+
+    @property
+    def members(self) -> int:
+        """How many networks or mirror images are averaged; 1 for a single network."""
+        return self.model.count if isinstance(self.model, HasMembers) else 1
+
     def blocks(self, image: Tensor, *, progress: WindowProgress | None = None) -> Iterator[Block]:
-        """Yield class probabilities block by block; see :func:`probability_blocks`.
+        """Yield the network's class probabilities block by block; see :func:`probability_blocks`.
 
         However large the image and however many the classes, about ``inference.memory_gb`` of host
         memory is used at a time.
@@ -138,13 +140,39 @@ class Predictor:
             MedSSLError: the image has other channels than the network takes, the network gives
                 other classes than the dataset has or values that are not finite, or memory ran out.
         """
+        return self._blocks(image, self.model, 1, progress)
+
+    def member_blocks(
+        self, image: Tensor, *, progress: WindowProgress | None = None
+    ) -> Iterator[Block]:
+        """Yield the probabilities ``(members, K, *block)`` of every member by itself.
+
+        Takes as much memory at a time as the mean alone, in more and narrower columns.
+
+        Args and errors: see :meth:`blocks`.
+        """
+        count = self.members
+        model = SideBySide(self.model) if count > 1 else self.model
+        for where, block in self._blocks(image, model, count, progress):
+            yield where, block.unflatten(0, (count, -1)).mul_(count)
+
+    def _blocks(
+        self, image: Tensor, model: nn.Module, members: int, progress: WindowProgress | None
+    ) -> Iterator[Block]:
         self._check_channels(image.shape[0])
-        settings, predict, patch = self.inference, self._logits, self.patch
+        classes = members * self.label_map.num_classes
+        predict = partial(
+            forward_logits,
+            model=model,
+            classes=classes,
+            device=self.device,
+            precision=self.precision,
+        )
+        settings, patch = self.inference, self.patch
         stride = settings.stride or stride_from_overlap(patch, settings.overlap)
         if len(patch) == 2:
             predict, patch, stride = as_slices(predict, patch, stride, self.spec.slice_axis)
         lowest = float(image.min())
-        classes = self.label_map.num_classes
         with evaluation_mode(self.model):
             for where, block in probability_blocks(
                 image,
@@ -186,6 +214,7 @@ class Predictor:
         *,
         probabilities: bool = False,
         entropy: bool = False,
+        assess: bool = False,
         progress: WindowProgress | None = None,
     ) -> Decision:
         """Return the class of each voxel and, if asked for, how sure the network is.
@@ -194,21 +223,33 @@ class Predictor:
             image: preprocessed image ``(C, X, Y, Z)``.
             probabilities: keep all class probabilities; costs four bytes per class and voxel.
             entropy: also return the entropy of each voxel.
+            assess: also return the sums that volumes and expected Dice are made from.
             progress: called with the windows done and their total.
         """
-        shape = tuple(image.shape[1:])
+        shape, count = tuple(image.shape[1:]), self.label_map.num_classes
         classes = np.empty(shape, dtype=np.uint8)
         unsure = np.empty(shape, dtype=np.float32) if entropy else None
-        kept = torch.empty(self.label_map.num_classes, *shape) if probabilities else None
-        for where, block in self.blocks(image, progress=progress):
+        kept = torch.empty(count, *shape) if probabilities else None
+        members = self.members if assess else 1
+        tally = Tally(shape, count, members) if assess else None
+        read = self.member_blocks if members > 1 else self.blocks
+        for where, found in rows_of(read(image, progress=progress)):
+            block = found.mean(dim=0) if members > 1 else found
             classes[where] = argmax_classes(block)
+            calibrated = tempered(block, self.temperature)
             if unsure is not None:
-                unsure[where] = normalized_entropy(block).numpy()
+                unsure[where] = normalized_entropy(calibrated).numpy()
             if kept is not None:
-                kept[(slice(None), *where)] = block
+                kept[(slice(None), *where)] = calibrated
+            if tally is not None:
+                each = found if members > 1 else None
+                tally.add(where, block, calibrated, classes[where], each)
         if self.largest_component:
             classes = keep_largest_components(classes)
-        return Decision(classes, kept, unsure)
+        findings = None
+        if tally is not None:
+            findings = tally.finish(classes, largest_component=self.largest_component)
+        return Decision(classes, kept, unsure, findings)
 
     def predict_file(
         self,
@@ -216,6 +257,7 @@ class Predictor:
         *,
         keep_probabilities: bool = False,
         entropy: bool = False,
+        assess: bool = False,
         progress: WindowProgress | None = None,
     ) -> Prediction:
         """Segment one image on disk, on its own grid.
@@ -224,6 +266,7 @@ class Predictor:
             paths: the image, or one file per channel.
             keep_probabilities: return the class probabilities too.
             entropy: return the entropy too.
+            assess: return volumes, expected Dice and features too.
             progress: called with the windows done and their total.
 
         Raises:
@@ -236,6 +279,7 @@ class Predictor:
             reference=files[0],
             keep_probabilities=keep_probabilities,
             entropy=entropy,
+            assess=assess,
             progress=progress,
         )
 
@@ -246,6 +290,7 @@ class Predictor:
         reference: Path | None = None,
         keep_probabilities: bool = False,
         entropy: bool = False,
+        assess: bool = False,
         progress: WindowProgress | None = None,
     ) -> Prediction:
         """Segment one image in memory, on its own grid.
@@ -254,7 +299,7 @@ class Predictor:
             image: as from :func:`medssl.data.images.read_image` or ``make_image``.
             reference: the file whose header tells the geometry of what is written, where there
                 is one; otherwise the image's affine does.
-            keep_probabilities, entropy, progress: see :meth:`predict_file`.
+            keep_probabilities, entropy, assess, progress: see :meth:`predict_file`.
 
         Raises:
             MedSSLError: the image cannot be predicted; names its source.
@@ -266,7 +311,11 @@ class Predictor:
                 region = self.regions.find(files, image if reference is None else None)
                 prepared = region.crop(prepared)
             decision = self.decide(
-                prepared.image, probabilities=keep_probabilities, entropy=entropy, progress=progress
+                prepared.image,
+                probabilities=keep_probabilities,
+                entropy=entropy,
+                assess=assess,
+                progress=progress,
             )
             classes = prepared.restore(decision.classes)
         except MedSSLError as error:
@@ -280,43 +329,25 @@ class Predictor:
             prepared=prepared,
             probabilities=decision.probabilities,
             entropy=decision.entropy,
+            assessment=self._assess(prepared, decision, classes) if assess else None,
         )
 
-    def _logits(self, windows: Tensor) -> Tensor:
-        dtype = _AUTOCAST.get(self.precision)
-        try:
-            with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
-                logits = self.model(windows)
-        except torch.OutOfMemoryError as error:
-            raise MedSSLError(
-                f"{windows.shape[0]} windows of {self.patch} voxels do not fit into the memory "
-                f"of {self.device}",
-                fix="lower inference.window_batch, or predict with --device cpu",
-            ) from error
-        except RuntimeError as error:
-            if found := _CHANNELS.search(str(error)):
-                raise _wrong_channels(int(found[1]), int(found[2])) from error
-            raise
-        expected = self.label_map.num_classes
-        if logits.shape[1] != expected:
-            raise MedSSLError(
-                f"the network gives {logits.shape[1]} classes, the label map has {expected}",
-                fix="use the label map the network was trained with",
-            )
-        return logits
+    def _assess(self, prepared: Prepared, decision: Decision, native: np.ndarray) -> Assessment:
+        """Describe a prediction: ``native`` is its label map, in classes, on the file's grid."""
+        assert decision.findings is not None
+        return assess_prediction(
+            prepared,
+            decision.classes,
+            decision.findings,
+            native,
+            label_map=self.label_map,
+            unit=self.spec.spatial_unit,
+            temperature=self.temperature,
+        )
 
     def _check_channels(self, channels: int) -> None:
         if self.in_channels is not None and channels != self.in_channels:
-            raise _wrong_channels(self.in_channels, channels)
-
-
-def _wrong_channels(expected: int, got: int) -> MedSSLError:
-    fix = "give one file per channel, named CASE_0000, CASE_0001, ..., or one multi-channel file"
-    if got > expected:
-        fix = f"keep the {expected} it was trained on; split a time series into one file each"
-    return MedSSLError(
-        f"the network takes {expected} image channel(s), this image has {got}", fix=fix
-    )
+            raise wrong_channels(self.in_channels, channels)
 
 
 def _check_stride(stride: Sequence[int] | None, patch: tuple[int, ...]) -> None:

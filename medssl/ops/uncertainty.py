@@ -1,4 +1,4 @@
-"""Uncertainty of a prediction, from several stochastic passes (Monte-Carlo dropout)."""
+"""Uncertainty of a prediction: stochastic passes (Monte-Carlo dropout), entropy, temperature."""
 
 from __future__ import annotations
 
@@ -92,3 +92,19 @@ def predictive_entropy(probs: Tensor, *, eps: float = 1e-6) -> Tensor:
         eps: keeps the logarithm finite.
     """
     return -(probs * (probs + eps).log()).sum(dim=1)
+
+
+def tempered(probs: Tensor, temperature: float, *, dim: int = 0) -> Tensor:
+    """Return ``p^(1/T)``, normalized over the classes: less certain for T > 1, more for T < 1.
+
+    The order of the classes in a voxel stays. With ``p = softmax(z)`` it is ``softmax(z / T)``.
+
+    Args:
+        probs: float32 probabilities.
+        temperature: T > 0; at 1 the probabilities are returned as they are.
+        dim: axis of the classes.
+    """
+    if temperature == 1:
+        return probs
+    logs = probs.clamp_min(torch.finfo(probs.dtype).tiny).log_()
+    return logs.div_(temperature).softmax(dim=dim)

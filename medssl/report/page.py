@@ -162,14 +162,25 @@ def _pictures(
 
 
 def _calibration(folder: RunFolder) -> dict[str, Any] | None:
-    """Return what `medssl calibrate` wrote, with its curve drawn, or None."""
+    """Return what `medssl calibrate` wrote, with its curve drawn, or None.
+
+    The figures of cases that nothing was fitted on come before those of the calibration cases.
+    """
     try:
         found = json.loads((folder.path / "calibration.json").read_text(encoding="utf-8"))
-        bins = found["reliability"]
-        uri = reliability_curve(bins)
+        figures = found.get("held_out") or found
+        uri = reliability_curve(figures["reliability"])
+        ece, quality = figures["ece"], figures["quality"]
+        numbers = [_number(ece["before"]), _number(ece["after"])]
+        ranks = [_number(quality[key], 2) for key in ("spearman", "low", "high")]
+        caption = (
+            f"{figures['n_cases']} cases ({figures['cases_from']}). On the diagonal, voxels called "
+            f"80 % sure are right 8 times in 10. Expected calibration error {numbers[0]} before, "
+            f"{numbers[1]} after; rank correlation of the quality score and Dice {ranks[0]} "
+            f"[{ranks[1]}, {ranks[2]}]."
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    caption = "On the diagonal, voxels called 80 % sure are right 8 times in 10."
     return found | {"picture": Picture("Calibration", caption, uri, "Reliability curve")}
 
 

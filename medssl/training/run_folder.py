@@ -48,6 +48,7 @@ class RunFolder:
         self.tensorboard = path / "tensorboard"
         self.checkpoints = path / "checkpoints"
         self.preview = path / "preview"
+        self.calibration = path / "calibration.json"
         self.roi = path / "roi"
 
     @property

@@ -1,0 +1,106 @@
+"""Commands about how far predictions can be believed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medssl.cli.console import Checkpoint, Device, Precision, app, display_of, err, out
+
+Ensemble = Annotated[
+    list[Path] | None, typer.Option(help="one more run to average with; may be repeated")
+]
+Largest = Annotated[bool | None, typer.Option(help="keep the largest piece of each structure")]
+Mirrors = Annotated[bool | None, typer.Option(help="average over mirror images")]
+
+
+@app.command()
+def calibrate(
+    ctx: typer.Context,
+    run: Annotated[Path, typer.Argument(help="run folder")],
+    split: Annotated[str, typer.Option(help="cases to calibrate on: validation")] = "validation",
+    cases: Annotated[
+        str | None,
+        typer.Option(help="instead: ids of labeled cases, a,b,c or a file with one per line"),
+    ] = None,
+    check: Annotated[
+        str | None, typer.Option(help="also measure the result on this split, usually test")
+    ] = None,
+    checkpoint: Checkpoint = "auto",
+    ensemble: Ensemble = None,
+    largest_component: Largest = None,
+    tta: Mirrors = None,
+    device: Device = "auto",
+    precision: Precision = None,
+) -> None:
+    """Make a run's probabilities honest, and learn how far its volumes and scores can be off."""
+    from medssl import api
+    from medssl.calibration_cases import read_case_ids
+    from medssl.report.calibration_summary import format_calibration
+
+    found = api.calibrate(
+        run,
+        split=split,
+        cases=read_case_ids(cases) if cases is not None else (),
+        check=check,
+        checkpoint=checkpoint,
+        ensemble=ensemble or (),
+        largest_component=largest_component,
+        tta=tta,
+        device=device,
+        precision=precision or "auto",
+        display=display_of(ctx),
+    )
+    out.print(format_calibration(found), highlight=False, markup=False, soft_wrap=True)
+    written = run / "calibration.json"
+    out.print(f"written: {written} and .png; predict and triage use it", highlight=False)
+
+
+@app.command()
+def triage(
+    ctx: typer.Context,
+    source: Annotated[Path, typer.Argument(help="calibrated run folder, or a bundle of one")],
+    images: Annotated[
+        list[Path], typer.Option("--input", "-i", help="folder or image; may be repeated")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="CSV to write; predictions go beside it")
+    ] = None,
+    show: Annotated[int, typer.Option(min=0, help="lines to print; all are in the CSV")] = 10,
+    checkpoint: Checkpoint = "auto",
+    ensemble: Ensemble = None,
+    largest_component: Largest = None,
+    tta: Mirrors = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="predict again what is there")
+    ] = False,
+    device: Device = "auto",
+    precision: Precision = None,
+) -> None:
+    """Rank images to review or annotate next, and say why; strange ones come first."""
+    from medssl import api
+
+    found = api.triage(
+        source,
+        images,
+        output,
+        checkpoint=checkpoint,
+        ensemble=ensemble or (),
+        largest_component=largest_component,
+        tta=tta,
+        device=device,
+        precision=precision or "auto",
+        overwrite=overwrite,
+        display=display_of(ctx),
+    )
+    for place, line in enumerate(found.ranked[:show], start=1):
+        text = f"{place:3d}  {line.case}: {line.why}"
+        out.print(text, highlight=False, markup=False, soft_wrap=True)
+    if len(found.ranked) > show:
+        out.print(f"     and {len(found.ranked) - show} more", highlight=False)
+    out.print(f"written: {found.path}; predictions: {found.predictions}", highlight=False)
+    if found.failed:
+        err.print(f"{found.failed} images could not be predicted", highlight=False)
+        raise typer.Exit(1)

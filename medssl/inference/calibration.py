@@ -1,0 +1,149 @@
+"""What calibration gives to prediction: the temperature, volume errors, and what is usual.
+
+The file ``RUN/calibration.json`` is described in :mod:`medssl.evaluation.calibration`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medssl.errors import MedSSLError
+from medssl.inference.unlike import Reference
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What a calibration belongs to; for anything else it means nothing.
+
+    Attributes:
+        checkpoint: ``best`` or ``last``; for the reader.
+        tta: whether predictions are means over mirror images.
+        largest_component: whether only the largest piece of each structure is kept.
+        weights: SHA-256 of each run's checkpoint file.
+    """
+
+    checkpoint: str
+    tta: bool
+    largest_component: bool
+    weights: tuple[str, ...]
+
+    def difference(self, other: Calibrated) -> str | None:
+        """Say in a few words what differs from another predictor, None if nothing that matters."""
+        if len(self.weights) != len(other.weights):
+            return f"{len(self.weights)} run(s), not {len(other.weights)}"
+        if sorted(self.weights) != sorted(other.weights):
+            return "other weights"
+        if self.tta != other.tta:
+            return f"prediction {'with' if self.tta else 'without'} --tta"
+        if self.largest_component != other.largest_component:
+            return f"prediction {'with' if self.largest_component else 'without'} largest component"
+        return None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the content for calibration.json."""
+        return {
+            "checkpoint": self.checkpoint,
+            "tta": self.tta,
+            "largest_component": self.largest_component,
+            "members": len(self.weights),
+            "weights": list(self.weights),
+        }
+
+
+@dataclass(frozen=True)
+class VolumeError:
+    """By what factor a structure's true volume differs from the predicted one.
+
+    Attributes:
+        low_factor, high_factor: the interval's ends over the predicted volume.
+        level: share of true volumes that lie inside, for cases like those it was learned from.
+        n: calibration cases.
+    """
+
+    low_factor: float
+    high_factor: float
+    level: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Calibration of one predictor.
+
+    Attributes:
+        temperature: see :func:`medssl.ops.uncertainty.tempered`.
+        of: what it belongs to.
+        volumes: by structure.
+        reference: None where there were too few cases.
+    """
+
+    temperature: float
+    of: Calibrated
+    volumes: Mapping[str, VolumeError] = field(default_factory=dict)
+    reference: Reference | None = None
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Calibration:
+        """Take what prediction needs from the content of calibration.json.
+
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError: it is something else.
+        """
+        if content["format"] != FORMAT:
+            raise ValueError(f"format {content['format']}")
+        of, temperature = content["predictor"], float(content["temperature"])
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature {temperature}")
+        reference = content["reference"]
+        return cls(
+            temperature,
+            Calibrated(
+                str(of["checkpoint"]),
+                bool(of["tta"]),
+                bool(of["largest_component"]),
+                tuple(str(w) for w in of["weights"]),
+            ),
+            {
+                str(name): VolumeError(
+                    float(v["low_factor"]), float(v["high_factor"]), float(v["level"]), int(v["n"])
+                )
+                for name, v in content["volume"].items()
+            },
+            None if reference is None else Reference.from_dict(reference),
+        )
+
+
+def read_calibration(path: Path) -> Calibration:
+    """Read calibration.json.
+
+    Raises:
+        MedSSLError: it cannot be read or is something else.
+    """
+    try:
+        return Calibration.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise MedSSLError(
+            f"the calibration cannot be read ({type(error).__name__}: {error})",
+            where=path,
+            fix="run `medssl calibrate` again, or remove the file",
+        ) from None
+
+
+def portable(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what may leave with a bundle: no case, no patient, no file."""
+    keys = ("format", "temperature", "volume", "reference")
+    predictor: Sequence[str] = ("checkpoint", "tta", "largest_component")
+    return {
+        **{key: content[key] for key in keys},
+        "predictor": {**{key: content["predictor"][key] for key in predictor}, "weights": []},
+        "ece": {key: content["ece"][key] for key in ("before", "after")},
+        "n_cases": content["n_cases"],
+        "n_patients": content["n_patients"],
+    }

@@ -1,0 +1,82 @@
+"""One forward pass of a network, with its failures in the user's words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from medssl.errors import MedSSLError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# How PyTorch says that a convolution got an image of another number of channels.
+_CHANNELS = re.compile(r"to have (\d+) channels, but got (\d+) channels")
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model in evaluation mode, and every module of it back as it was afterwards."""
+    flags = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training
+
+
+def forward_logits(
+    windows: Tensor,
+    *,
+    model: nn.Module,
+    classes: int,
+    device: torch.device,
+    precision: Precision,
+) -> Tensor:
+    """Return the logits ``(N, classes, *patch)`` of windows ``(N, C, *patch)``.
+
+    Args:
+        windows: on ``device``.
+        model: image in, logits out.
+        classes: how many the logits must have.
+        device: where the model is.
+        precision: of the forward pass.
+
+    Raises:
+        MedSSLError: memory ran out, or the model takes other channels or gives other classes.
+    """
+    dtype = _AUTOCAST.get(precision)
+    try:
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            logits = model(windows)
+    except torch.OutOfMemoryError as error:
+        raise MedSSLError(
+            f"{windows.shape[0]} windows of {tuple(windows.shape[2:])} voxels do not fit into the "
+            f"memory of {device}",
+            fix="lower inference.window_batch, or predict with --device cpu",
+        ) from error
+    except RuntimeError as error:
+        if found := _CHANNELS.search(str(error)):
+            raise wrong_channels(int(found[1]), int(found[2])) from error
+        raise
+    if logits.shape[1] != classes:
+        raise MedSSLError(
+            f"the network gives {logits.shape[1]} classes, the label map has {classes}",
+            fix="use the label map the network was trained with",
+        )
+    return logits
+
+
+def wrong_channels(expected: int, got: int) -> MedSSLError:
+    """Return the error of an image of other channels than the network takes."""
+    fix = "give one file per channel, named CASE_0000, CASE_0001, ..., or one multi-channel file"
+    if got > expected:
+        fix = f"keep the {expected} it was trained on; split a time series into one file each"
+    return MedSSLError(
+        f"the network takes {expected} image channel(s), this image has {got}", fix=fix
+    )
