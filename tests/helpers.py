@@ -9,6 +9,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from medssl.training.engine import Engine
@@ -107,3 +108,21 @@ def crash_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
             raise RuntimeError("power cut")
 
     monkeypatch.setattr(Engine, "_step", dying)
+
+
+def same_bits(one: Any, other: Any, where: str = "") -> None:
+    """Compare two checkpoints bit for bit, apart from the clock."""
+    assert type(one) is type(other), where
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            if key != "seconds":
+                same_bits(one[key], other[key], f"{where}/{key}")
+    elif isinstance(one, list):
+        assert len(one) == len(other)
+        for i, (a, b) in enumerate(zip(one, other, strict=True)):
+            same_bits(a, b, f"{where}/{i}")
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    else:
+        assert one == other, where

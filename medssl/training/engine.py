@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -24,7 +25,12 @@ from medssl.errors import MedSSLError
 from medssl.methods.base import Method, Progress, Stage
 from medssl.recipe_schema import Recipe
 from medssl.training.batches import to_batch, torch_seed
-from medssl.training.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from medssl.training.checkpoint import (
+    load_checkpoint,
+    load_newest,
+    load_weights,
+    save_checkpoint,
+)
 from medssl.training.optimization import build_optimizer, learning_rate
 from medssl.training.precision import autocast, make_scaler
 from medssl.training.progress import Display
@@ -74,6 +80,7 @@ class Engine:
         self.records = Records(run, display)
         self.signals = SignalCatcher()
         self._log = StepLog()
+        self._saved: dict[str, Any] | None = None
 
     # ------------------------------------------------------------------ the loop
 
@@ -97,7 +104,7 @@ class Engine:
     def _run_stage(self, stage: Stage) -> None:
         state, training = self.state, self.training
         loader = self._loader(stage)
-        self._log.reset()
+        self._log.restart_clock()
         with loader, self.display.stage(stage.name, stage.iterations, state.iteration):
             batches = iter(loader)
             while state.iteration < stage.iterations and not state.ended:
@@ -173,6 +180,7 @@ class Engine:
         """Prepare networks and optimizers, fresh, carried over, or from a checkpoint."""
         stage = self.stages[index]
         state = self.state
+        self._log.reset()
         earlier = {k: o.state_dict() for k, o in self.optimizers.items()}
         if saved is None:
             state.stage, state.iteration, state.ended = index, 0, False
@@ -192,6 +200,8 @@ class Engine:
             # What a stage sets besides tensors (frozen parts, modes) first, then the weights.
             self.method.start_stage(stage.name)
             load_weights(self.method, saved["method_state"], self.run.last)
+            if "log" in saved:
+                self._log.load_state_dict(saved["log"])
         override = self.training.stages.get(stage.name)
         if saved is None and override and override.reuse:
             self._reuse(stage, Path(override.reuse))
@@ -304,7 +314,9 @@ class Engine:
         }
 
     def _save(self, stage: Stage) -> None:
-        """Write last.pt with everything needed to continue."""
+        """Write last.pt with everything needed to continue, unless it stands there already."""
+        if self._saved == self.state.to_dict():
+            return
         self._log.check_finite(stage.name, self.run.path)
         save_checkpoint(
             {
@@ -314,23 +326,27 @@ class Engine:
                 "method_state": self.method.state_dict(),
                 "optimizers": {k: o.state_dict() for k, o in self.optimizers.items()},
                 "scaler": self.scaler.state_dict(),
+                "log": self._log.state_dict(),
             },
             self.run.last,
+            previous=self.run.previous,
         )
+        self._saved = self.state.to_dict()
         self.run.write_manifest(
             iterations_done=self.state.step, training_seconds=self.state.seconds
         )
 
     def _restore(self) -> dict[str, Any] | None:
-        """Load last.pt; return its content, which ``_start_stage`` hands to the optimizers.
+        """Load the last good checkpoint; return it, ``_start_stage`` hands it to the optimizers.
 
         A run that was stopped before its first checkpoint starts from the beginning.
         """
-        if not self.run.last.is_file():
+        candidates = (self.run.last, self.run.previous)
+        if not any(path.is_file() for path in candidates):
             self.run.truncate_metrics(-1)
             return None
-        saved = load_checkpoint(
-            self.run.last, map_location=self.device, method=self.recipe.method.name
+        saved, path, damage = load_newest(
+            candidates, map_location=self.device, method=self.recipe.method.name
         )
         if saved["seed"] != self.recipe.seed:
             raise MedSSLError(
@@ -340,7 +356,16 @@ class Engine:
             )
         self.scaler.load_state_dict(saved["scaler"])
         self.state = State.from_dict(saved["state"])
+        if path != self.run.last:
+            reason = damage.what if damage else "it is missing"
+            self.display.say(
+                f"warning: {self.run.last.name}: {reason}; the run goes back to {path.name}, "
+                f"saved after {self.state.step} iterations"
+            )
+            # The next checkpoint must not push the only good one out.
+            os.replace(path, self.run.last)
         self.run.truncate_metrics(self.state.step)
+        self._saved = self.state.to_dict()
         self.display.say(
             f"resuming stage {saved['stage_name']} after iteration {self.state.iteration}"
         )

@@ -46,6 +46,11 @@ class RunFolder:
         """The newest checkpoint."""
         return self.checkpoints / "last.pt"
 
+    @property
+    def previous(self) -> Path:
+        """The checkpoint before the newest, kept for the case that the newest is damaged."""
+        return self.checkpoints / "last-previous.pt"
+
     def best(self, stage: str | None = None) -> Path:
         """The best checkpoint on validation of the last stage, or of an earlier ``stage``."""
         return self.checkpoints / (f"best-{stage}.pt" if stage else "best.pt")
@@ -68,7 +73,7 @@ class RunFolder:
         Raises:
             MedSSLError: it holds something and ``resume`` is off, or it cannot be written.
         """
-        if not resume and self.path.exists() and any(self.path.iterdir()):
+        if not resume and self._holds_something():
             raise MedSSLError(
                 "the run folder exists and is not empty",
                 where=self.path,
@@ -76,6 +81,8 @@ class RunFolder:
             )
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
+            for half in self.checkpoints.glob("*.tmp"):  # left by a run that was killed
+                half.unlink()
             probe = self.path / ".write-test"
             probe.write_bytes(b"x")
             probe.unlink()
@@ -85,6 +92,14 @@ class RunFolder:
                 where=self.path,
                 fix="choose a writable folder with --output",
             ) from None
+
+    def _holds_something(self) -> bool:
+        """Say whether there is more than a run leaves that was killed before it had begun."""
+        if not self.path.exists():
+            return False
+        traces = {".lock", ".write-test", "recipe.yaml.tmp"}
+        found = [p for p in self.path.iterdir() if p.name not in traces]
+        return any(p != self.checkpoints or any(p.iterdir()) for p in found)
 
     def write_manifest(self, **fields: Any) -> None:
         """Merge ``fields`` into manifest.json; atomic."""

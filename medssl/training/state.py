@@ -32,8 +32,8 @@ class State:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> State:
-        """Read what :meth:`to_dict` wrote."""
-        return cls(**{f.name: data[f.name] for f in fields(cls)})
+        """Read what :meth:`to_dict` wrote; what an older version did not know is as at first."""
+        return cls(**{f.name: data[f.name] for f in fields(cls) if f.name in data})
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: the user or the queue asked for it

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,6 +40,14 @@ class StepLog:
             self._sums[key] = self._sums[key] + value if key in self._sums else value
             self._counts[key] = self._counts.get(key, 0) + 1
         self._steps += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sums since the last report: a resumed run reports the same means."""
+        return {"sums": dict(self._sums), "counts": dict(self._counts)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with what :meth:`state_dict` gave."""
+        self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
 
     def restart_clock(self) -> None:
         """Leave the time since the last step (a validation) out of the speed."""
