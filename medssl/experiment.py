@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ from medssl.training.run_folder import (
     free_run_path,
     log_to_file,
 )
+from medssl.training.run_lock import only_writer
 from medssl.training.setup import (
     TrainingData,
     cache_root,
@@ -80,7 +81,7 @@ def train(
         Stopped: SIGINT or SIGTERM arrived; the state is saved.
     """
     display = display or Display(quiet=True)
-    started = time.time()
+    started = time.monotonic()
     loaded = load_recipe(recipe, overrides)
     for warning in loaded.warnings:
         display.say(f"warning: {warning}")
@@ -91,42 +92,49 @@ def train(
         raise MedSSLError(
             "there is no run to resume", where=run.path, fix="start it without --resume"
         )
-    with located(loaded.source):
-        dataset, splits = plan_cases(loaded.recipe, display)
-    if resume:
-        _same_experiment(loaded, run, split_hash(splits))
-    load = partial(load_run, device=device, precision=how)
-    data = _prepare(loaded, run if resume else None, load, dataset, splits, display)
-    method = create_method(
-        loaded.recipe,
-        loaded.settings,
-        num_classes=dataset.labels.num_classes,
-        channels=len(dataset.modality),
-    )
-    run.create(resume=resume)
-    save_recipe(loaded.recipe, run.recipe)
-    save_splits(splits, run.splits)
-    run.write_manifest(**environment(where, how), **_description(loaded, dataset, splits, method))
-    with _recorded(run, where):
-        if loaded.recipe.data.roi is not None:
-            keep_regions(run, loaded.recipe.data.roi, data.regions)
-        _announce(loaded, data.splits, run, where, how, display)
-        speed_up(where)
-        Engine(
-            method,
+    with ExitStack() as locked:
+        if resume:
+            locked.enter_context(only_writer(run.path, display.say))
+        with located(loaded.source):
+            dataset, splits = plan_cases(loaded.recipe, display)
+        if resume:
+            _same_experiment(loaded, run, split_hash(splits))
+        load = partial(load_run, device=device, precision=how)
+        data = _prepare(loaded, run if resume else None, load, dataset, splits, display)
+        method = create_method(
             loaded.recipe,
-            samplers=sampler_factory(loaded.recipe, data, strong=method.uses_strong_view),
-            validate=make_validator(loaded.recipe, data, device=where, precision=how),
-            run=run,
-            device=where,
-            precision=how,
-            workers=loader_workers(loaded.recipe.training.workers, where),
-            display=display,
-        ).fit(resume=resume)
-        run.write_manifest(peak_memory_bytes=_peak_memory(where))
-        summaries = _evaluate_splits(run, loaded, device, how, display)
-        seconds = time.time() - started
-        run.write_manifest(status=STATUS_FINISHED, wall_seconds=seconds)
+            loaded.settings,
+            num_classes=dataset.labels.num_classes,
+            channels=len(dataset.modality),
+        )
+        run.create(resume=resume)
+        if not resume:
+            locked.enter_context(only_writer(run.path, display.say))
+        save_recipe(loaded.recipe, run.recipe)
+        save_splits(splits, run.splits)
+        run.write_manifest(
+            **environment(where, how), **_description(loaded, dataset, splits, method)
+        )
+        with _recorded(run, where):
+            if loaded.recipe.data.roi is not None:
+                keep_regions(run, loaded.recipe.data.roi, data.regions)
+            _announce(loaded, data.splits, run, where, how, display)
+            speed_up(where)
+            Engine(
+                method,
+                loaded.recipe,
+                samplers=sampler_factory(loaded.recipe, data, strong=method.uses_strong_view),
+                validate=make_validator(loaded.recipe, data, device=where, precision=how),
+                run=run,
+                device=where,
+                precision=how,
+                workers=loader_workers(loaded.recipe.training.workers, where),
+                display=display,
+            ).fit(resume=resume)
+            run.write_manifest(peak_memory_bytes=_peak_memory(where))
+            summaries = _evaluate_splits(run, loaded, device, how, display)
+            seconds = time.monotonic() - started
+            run.write_manifest(status=STATUS_FINISHED, wall_seconds=seconds)
     return TrainResult(run.path, summaries, seconds)
 
 

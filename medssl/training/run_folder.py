@@ -81,8 +81,9 @@ class RunFolder:
             )
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            for half in self.checkpoints.glob("*.tmp"):  # left by a run that was killed
-                half.unlink()
+            if resume:
+                for half in self.checkpoints.glob("*.tmp"):  # left by a run that was killed
+                    half.unlink()
             probe = self.path / ".write-test"
             probe.write_bytes(b"x")
             probe.unlink()
