@@ -78,7 +78,7 @@ def train(
 
     Raises:
         MedSSLError: anything the user can mend, before the long work where possible.
-        Stopped: SIGINT or SIGTERM arrived; the state is saved.
+        Stopped: SIGINT, SIGTERM or SIGUSR1 arrived; the state is saved.
     """
     display = display or Display(quiet=True)
     started = time.monotonic()
@@ -239,6 +239,14 @@ def _same_experiment(loaded: LoadedRecipe, run: RunFolder, splits: str) -> None:
                 where=run.recipe,
                 fix=f"resume with {key}={old!r}, or train into another --output",
             )
+    if now.training.iterations < before.training.iterations:
+        raise MedSSLError(
+            f"the run was started for {before.training.iterations} iterations, not "
+            f"{now.training.iterations}; a run can be extended but not shortened",
+            where=run.recipe,
+            fix=f"resume with training.iterations={before.training.iterations} or more, or train "
+            "into another --output",
+        )
     recorded = run.read_manifest().get("splits_sha256")
     if recorded and recorded != splits:
         raise MedSSLError(

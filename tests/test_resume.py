@@ -138,8 +138,12 @@ def test_resuming_a_finished_run_only_evaluates(world: tuple[Path, Path], tmp_pa
     assert again.summaries["test"] == first.summaries["test"]
 
 
-def test_sigterm_saves_and_says_how_to_resume(
-    world: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_and_says_how_to_resume(
+    signum: signal.Signals,
+    world: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recipe = recipe_file(world, tmp_path, "mean_teacher", training={"checkpoint_every": 100})
     whole = api.train(recipe, output=tmp_path / "whole").path
@@ -149,7 +153,7 @@ def test_sigterm_saves_and_says_how_to_resume(
         step(self, *arguments)
         done.append(1)
         if len(done) == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signum)
 
     with monkeypatch.context() as patch:
         patch.setattr(Engine, "_step", terminated)

@@ -31,6 +31,7 @@ from medssl.training.checkpoint import (
     load_weights,
     save_checkpoint,
 )
+from medssl.training.extension import LENGTHS, extended, lengths
 from medssl.training.optimization import build_optimizer, learning_rate
 from medssl.training.precision import autocast, make_scaler
 from medssl.training.progress import Display
@@ -88,7 +89,7 @@ class Engine:
         """Train all stages from where the run stands.
 
         Raises:
-            Stopped: SIGINT or SIGTERM arrived; a checkpoint was written first.
+            Stopped: SIGINT, SIGTERM or SIGUSR1 arrived; a checkpoint was written first.
             MedSSLError: the loss is not finite, or the disk is full.
         """
         saved = self._restore() if resume else None
@@ -322,6 +323,7 @@ class Engine:
             {
                 **self._identity(),
                 "stage_name": stage.name,
+                LENGTHS: lengths(self.stages),
                 "state": self.state.to_dict(),
                 "method_state": self.method.state_dict(),
                 "optimizers": {k: o.state_dict() for k, o in self.optimizers.items()},
@@ -354,6 +356,7 @@ class Engine:
                 where=self.run.path,
                 fix="resume with the seed it was started with, or use another --output",
             )
+        stages = extended(self.stages, saved)
         self.scaler.load_state_dict(saved["scaler"])
         self.state = State.from_dict(saved["state"])
         if path != self.run.last:
@@ -366,10 +369,28 @@ class Engine:
             os.replace(path, self.run.last)
         self.run.truncate_metrics(self.state.step)
         self._saved = self.state.to_dict()
+        self._plan(stages, saved)
         self.display.say(
             f"resuming stage {saved['stage_name']} after iteration {self.state.iteration}"
         )
         return saved
+
+    def _plan(self, stages: list[Stage], saved: dict[str, Any]) -> None:
+        """Go on with these stages; a larger budget than the checkpoint's is recorded."""
+        self.stages = stages
+        before = sum(saved.get(LENGTHS, lengths(stages)).values())
+        total = sum(stage.iterations for stage in stages)
+        if total == before:
+            return
+        override = self.training.stages.get(stages[-1].name)
+        if self.state.stage == len(stages) - 1 and not (override and override.reuse):
+            # The user wants more of a stage that early stopping may have ended.
+            self.state.ended, self.state.stale = False, 0
+        self.display.say(f"the run is extended from {before} to {total} iterations")
+        extensions = self.run.read_manifest().get("extensions", [])
+        entry = {"step": self.state.step, "from": before, "to": total}
+        if entry not in extensions:
+            self.run.write_manifest(extensions=[*extensions, entry])
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:

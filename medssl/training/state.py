@@ -8,6 +8,11 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+STOP_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+)
+"""What asks a run to save and end. SIGUSR1 is what SLURM sends ahead of a limit, if told to."""
+
 
 @dataclass
 class State:
@@ -46,7 +51,10 @@ class Stopped(Exception):  # noqa: N818 - not an error: the user or the queue as
 
 
 class SignalCatcher:
-    """While entered, note SIGINT and SIGTERM so that the loop can save; a second one stops at once.
+    """While entered, note a signal so that the loop can save; a second one stops at once.
+
+    A repeated SIGUSR1 is a reminder, no more: a queue may send it to every process of a job, and to
+    the job's shell, which may pass it on.
 
     Attributes:
         caught: number of the signal that came, or None.
@@ -58,16 +66,17 @@ class SignalCatcher:
 
     def __enter__(self) -> SignalCatcher:
         try:
-            for signum in (signal.SIGINT, signal.SIGTERM):
+            for signum in STOP_SIGNALS:
                 self._earlier[signum] = signal.signal(signum, self._note)
         except ValueError:  # not the main thread: whoever runs that one owns the signals
             pass
         return self
 
     def _note(self, signum: int, _frame: FrameType | None) -> None:
-        if self.caught is not None:
+        reminder = signum == getattr(signal, "SIGUSR1", None)
+        if self.caught is not None and not reminder:
             raise KeyboardInterrupt
-        self.caught = signum
+        self.caught = self.caught or signum
 
     def __exit__(
         self,
