@@ -20,6 +20,7 @@ from medssl.experiment import TrainResult, train
 from medssl.inference.folder import PredictionResult, find_images, predict_files
 from medssl.planning.planner import Plan, plan
 from medssl.recipe import load_recipe
+from medssl.replaying import Replay, replay
 from medssl.report.compare import compare
 from medssl.report.page import report
 from medssl.report.sweep import SweepResult, sweep
@@ -34,6 +35,7 @@ __all__ = [
     "LoadedRun",
     "MedSSLError",
     "Plan",
+    "Replay",
     "Stopped",
     "SweepResult",
     "TrainResult",
@@ -50,6 +52,7 @@ __all__ = [
     "load_run",
     "plan",
     "predict",
+    "replay",
     "report",
     "sweep",
     "train",

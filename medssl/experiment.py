@@ -100,7 +100,7 @@ def train(
         if resume:
             _same_experiment(loaded, run, split_hash(splits))
         load = partial(load_run, device=device, precision=how)
-        data = _prepare(loaded, run if resume else None, load, dataset, splits, display)
+        data = prepare_run(loaded, run if resume else None, load, dataset, splits, display)
         method = create_method(
             loaded.recipe,
             loaded.settings,
@@ -138,7 +138,7 @@ def train(
     return TrainResult(run.path, summaries, seconds)
 
 
-def _prepare(
+def prepare_run(
     loaded: LoadedRecipe,
     run: RunFolder | None,
     load: Callable[[Path], LoadedRun],

@@ -23,12 +23,24 @@ from medssl.cli import (
     importing,
     listing,
     planning,
+    replaying,
     reporting,
 )
 from medssl.cli.console import app, err, out
 from medssl.errors import MedSSLError
 
-GROUPS = (running, comparing, checking, planning, datasets, importing, reporting, bundles, listing)
+GROUPS = (
+    running,
+    replaying,
+    comparing,
+    checking,
+    planning,
+    datasets,
+    importing,
+    reporting,
+    bundles,
+    listing,
+)
 """The modules whose import registers the commands."""
 
 

@@ -24,7 +24,7 @@ from medssl.data.sampling import PatchSampler
 from medssl.errors import MedSSLError
 from medssl.methods.base import Method, Progress, Stage
 from medssl.recipe_schema import Recipe
-from medssl.training.batches import to_batch, torch_seed
+from medssl.training.batches import batch_addresses, to_batch, torch_seed
 from medssl.training.checkpoint import (
     load_checkpoint,
     load_newest,
@@ -32,13 +32,20 @@ from medssl.training.checkpoint import (
     save_checkpoint,
 )
 from medssl.training.extension import LENGTHS, extended, lengths
+from medssl.training.nonfinite import (
+    NOT_FINITE_FIX,
+    Guard,
+    Watch,
+    check_weights,
+    gradient_norm,
+)
 from medssl.training.optimization import build_optimizer, learning_rate
 from medssl.training.precision import autocast, make_scaler
 from medssl.training.progress import Display
 from medssl.training.records import Records
 from medssl.training.run_folder import RunFolder
 from medssl.training.state import SignalCatcher, State, Stopped
-from medssl.training.step_log import NOT_FINITE_FIX, StepLog
+from medssl.training.step_log import StepLog
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +89,9 @@ class Engine:
         self.signals = SignalCatcher()
         self._log = StepLog()
         self._saved: dict[str, Any] | None = None
+        deferred = device.type == "cuda"
+        self.guard = Guard(method, self.scaler, deferred=deferred)
+        self.watch = Watch(run, self.training, deferred=deferred, say=display.say)
 
     # ------------------------------------------------------------------ the loop
 
@@ -104,7 +114,10 @@ class Engine:
 
     def _run_stage(self, stage: Stage) -> None:
         state, training = self.state, self.training
-        loader = self._loader(stage)
+        samplers = self.samplers(stage)
+        loader = self._loader(stage, samplers)
+        describe = partial(batch_addresses, self.method, samplers, stage.name, training.accumulate)
+        self.watch.start(stage.name, describe, state)
         self._log.restart_clock()
         with loader, self.display.stage(stage.name, stage.iterations, state.iteration):
             batches = iter(loader)
@@ -134,11 +147,16 @@ class Engine:
         self._end_stage(stage)
 
     def _step(self, stage: Stage, batches: Any) -> None:
-        """Take one optimizer step: accumulate gradients, clip, step, let the method follow."""
+        """Take one optimizer step: accumulate gradients, clip, step, let the method follow.
+
+        If the loss or the gradient is not finite, weights and buffers stay as they are.
+        """
         method, training, state = self.method, self.training, self.state
         progress = Progress(stage.name, state.iteration, stage.iterations, self.recipe.seed)
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
+        self.guard.hold()
+        losses_of_step: list[Tensor] = []
         for micro in range(training.accumulate):
             progress = Progress(
                 stage.name, state.iteration, stage.iterations, self.recipe.seed, micro
@@ -160,18 +178,23 @@ class Engine:
             if total is None:
                 raise RuntimeError(f"{type(method).__name__}.training_step gave no loss")
             self._log.add(total, output.terms)
+            losses_of_step.append(total.float())
         self._set_learning_rates(stage)
         # Networks that rest in this iteration have no gradient; their momentum must not move them.
         active = [
             o for o in self.optimizers.values() if any(p.grad is not None for p in _parameters(o))
         ]
+        parameters = [p for optimizer in active for p in _parameters(optimizer)]
         if training.gradient_clip:
             for optimizer in active:
                 self.scaler.unscale_(optimizer)
-            parameters = [p for optimizer in active for p in _parameters(optimizer)]
-            torch.nn.utils.clip_grad_norm_(parameters, training.gradient_clip)
-        for optimizer in active:
-            self.scaler.step(optimizer)
+            norm = torch.nn.utils.clip_grad_norm_(parameters, training.gradient_clip)
+        else:
+            norm = gradient_norm(parameters)
+        loss = torch.stack(losses_of_step).mean()
+        finite = self.guard.judge(loss, norm)
+        self.guard.step(active, finite)
+        self.watch.see(loss, finite)
         self.scaler.update()
         method.after_step(progress)
 
@@ -244,10 +267,10 @@ class Engine:
             )
             logger.info("stage %s finished after %d iterations", stage.name, self.state.iteration)
 
-    def _loader(self, stage: Stage) -> StreamLoader:
+    def _loader(self, stage: Stage, samplers: dict[str, PatchSampler]) -> StreamLoader:
         accumulate = self.training.accumulate
         return StreamLoader(
-            self.samplers(stage),
+            samplers,
             start=self.state.iteration * accumulate,
             stop=stage.iterations * accumulate,
             workers=self.workers,
@@ -270,6 +293,7 @@ class Engine:
     def _report(self, stage: Stage) -> None:
         """Write the means since the last report; the only place where the host waits."""
         state = self.state
+        self.watch.read()
         terms, speed = self._log.take()
         if not all(math.isfinite(v) for k, v in terms.items() if k.startswith("loss")):
             broken = ", ".join(f"{k} {v}" for k, v in terms.items() if not math.isfinite(v))
@@ -279,6 +303,8 @@ class Engine:
                 where=self.run.path,
                 fix=NOT_FINITE_FIX,
             )
+        if state.skipped:
+            terms["nonfinite/skipped"] = state.skipped
         self.records.step(stage.name, stage.iterations, state, self._lr, speed, terms)
 
     def _validate(self, stage: Stage) -> None:
@@ -318,7 +344,8 @@ class Engine:
         """Write last.pt with everything needed to continue, unless it stands there already."""
         if self._saved == self.state.to_dict():
             return
-        self._log.check_finite(stage.name, self.run.path)
+        self.watch.read()
+        check_weights(self.method, self.run.path)
         save_checkpoint(
             {
                 **self._identity(),
@@ -335,7 +362,9 @@ class Engine:
         )
         self._saved = self.state.to_dict()
         self.run.write_manifest(
-            iterations_done=self.state.step, training_seconds=self.state.seconds
+            iterations_done=self.state.step,
+            training_seconds=self.state.seconds,
+            skipped_iterations=self.state.skipped,
         )
 
     def _restore(self) -> dict[str, Any] | None:

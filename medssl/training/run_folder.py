@@ -35,6 +35,7 @@ class RunFolder:
         self.manifest = path / "manifest.json"
         self.splits = path / "splits.json"
         self.metrics = path / "metrics.jsonl"
+        self.nonfinite = path / "nonfinite.jsonl"
         self.log = path / "log.txt"
         self.tensorboard = path / "tensorboard"
         self.checkpoints = path / "checkpoints"
@@ -115,23 +116,39 @@ class RunFolder:
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, allow_nan=True) + "\n")
+        _append(self.metrics, record)
+
+    def append_nonfinite(self, record: dict[str, Any]) -> None:
+        """Append one skipped iteration to nonfinite.jsonl."""
+        _append(self.nonfinite, record)
 
     def truncate_metrics(self, step: int) -> None:
         """Drop what was logged after ``step``: a resumed run computes it again."""
-        if not self.metrics.is_file():
-            return
-        kept = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line).get("step", 0) <= step:
-                    kept.append(line)
-            except ValueError:
-                continue
-        temporary = self.metrics.with_name(self.metrics.name + ".tmp")
-        temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        os.replace(temporary, self.metrics)
+        for path in (self.metrics, self.nonfinite):
+            if path.is_file():
+                kept = [line for line in read_lines(path) if line.get("step", 0) <= step]
+                text = "".join(json.dumps(line, allow_nan=True) + "\n" for line in kept)
+                temporary = path.with_name(path.name + ".tmp")
+                temporary.write_text(text, encoding="utf-8")
+                os.replace(temporary, path)
+
+
+def _append(path: Path, record: dict[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record, allow_nan=True) + "\n")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a file of one JSON object a line; a line that was cut off is left out."""
+    lines = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict):
+            lines.append(record)
+    return lines
 
 
 def open_run(path: Path) -> RunFolder:

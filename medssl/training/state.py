@@ -19,7 +19,8 @@ class State:
     """Where a run stands; with weights and optimizers, all that a resumed run needs.
 
     ``iteration`` counts the finished iterations of stage number ``stage``, ``step`` those of all;
-    ``ended`` marks a stage that early stopping cut short or that was taken from another run.
+    ``ended`` marks a stage that early stopping cut short or that was taken from another run;
+    ``skipped`` counts iterations whose loss or gradient was not finite.
     """
 
     stage: int = 0
@@ -30,6 +31,8 @@ class State:
     stale: int = 0
     seconds: float = 0.0
     bests: dict[str, float] = field(default_factory=dict)
+    skipped: int = 0
+    skipped_in_row: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a checkpoint."""
