@@ -80,7 +80,31 @@ def train(
         MedSSLError: anything the user can mend, before the long work where possible.
         Stopped: SIGINT, SIGTERM or SIGUSR1 arrived; the state is saved.
     """
-    display = display or Display(quiet=True)
+    with ExitStack() as locked:
+        return _train(
+            locked,
+            recipe,
+            overrides,
+            output,
+            resume=resume,
+            device=device,
+            precision=precision,
+            display=display or Display(quiet=True),
+        )
+
+
+def _train(
+    locked: ExitStack,
+    recipe: str | Path,
+    overrides: Sequence[str],
+    output: Path | None,
+    *,
+    resume: bool,
+    device: str,
+    precision: str | None,
+    display: Display,
+) -> TrainResult:
+    """Train; the run folder's lock is entered into ``locked``, as soon as there is a folder."""
     started = time.monotonic()
     loaded = load_recipe(recipe, overrides)
     for warning in loaded.warnings:
@@ -92,49 +116,46 @@ def train(
         raise MedSSLError(
             "there is no run to resume", where=run.path, fix="start it without --resume"
         )
-    with ExitStack() as locked:
-        if resume:
-            locked.enter_context(only_writer(run.path, display.say))
-        with located(loaded.source):
-            dataset, splits = plan_cases(loaded.recipe, display)
-        if resume:
-            _same_experiment(loaded, run, split_hash(splits))
-        load = partial(load_run, device=device, precision=how)
-        data = prepare_run(loaded, run if resume else None, load, dataset, splits, display)
-        method = create_method(
+    if resume:
+        locked.enter_context(only_writer(run.path, display.say))
+    with located(loaded.source):
+        dataset, splits = plan_cases(loaded.recipe, display)
+    if resume:
+        _same_experiment(loaded, run, split_hash(splits))
+    load = partial(load_run, device=device, precision=how)
+    data = prepare_run(loaded, run if resume else None, load, dataset, splits, display)
+    method = create_method(
+        loaded.recipe,
+        loaded.settings,
+        num_classes=dataset.labels.num_classes,
+        channels=len(dataset.modality),
+    )
+    run.create(resume=resume)
+    if not resume:
+        locked.enter_context(only_writer(run.path, display.say))
+    save_recipe(loaded.recipe, run.recipe)
+    save_splits(splits, run.splits)
+    run.write_manifest(**environment(where, how), **_description(loaded, dataset, splits, method))
+    with _recorded(run, where):
+        if loaded.recipe.data.roi is not None:
+            keep_regions(run, loaded.recipe.data.roi, data.regions)
+        _announce(loaded, data.splits, run, where, how, display)
+        speed_up(where)
+        Engine(
+            method,
             loaded.recipe,
-            loaded.settings,
-            num_classes=dataset.labels.num_classes,
-            channels=len(dataset.modality),
-        )
-        run.create(resume=resume)
-        if not resume:
-            locked.enter_context(only_writer(run.path, display.say))
-        save_recipe(loaded.recipe, run.recipe)
-        save_splits(splits, run.splits)
-        run.write_manifest(
-            **environment(where, how), **_description(loaded, dataset, splits, method)
-        )
-        with _recorded(run, where):
-            if loaded.recipe.data.roi is not None:
-                keep_regions(run, loaded.recipe.data.roi, data.regions)
-            _announce(loaded, data.splits, run, where, how, display)
-            speed_up(where)
-            Engine(
-                method,
-                loaded.recipe,
-                samplers=sampler_factory(loaded.recipe, data, strong=method.uses_strong_view),
-                validate=make_validator(loaded.recipe, data, device=where, precision=how),
-                run=run,
-                device=where,
-                precision=how,
-                workers=loader_workers(loaded.recipe.training.workers, where),
-                display=display,
-            ).fit(resume=resume)
-            run.write_manifest(peak_memory_bytes=_peak_memory(where))
-            summaries = _evaluate_splits(run, loaded, device, how, display)
-            seconds = time.monotonic() - started
-            run.write_manifest(status=STATUS_FINISHED, wall_seconds=seconds)
+            samplers=sampler_factory(loaded.recipe, data, strong=method.uses_strong_view),
+            validate=make_validator(loaded.recipe, data, device=where, precision=how),
+            run=run,
+            device=where,
+            precision=how,
+            workers=loader_workers(loaded.recipe.training.workers, where),
+            display=display,
+        ).fit(resume=resume)
+        run.write_manifest(peak_memory_bytes=_peak_memory(where))
+        summaries = _evaluate_splits(run, loaded, device, how, display)
+        seconds = time.monotonic() - started
+        run.write_manifest(status=STATUS_FINISHED, wall_seconds=seconds)
     return TrainResult(run.path, summaries, seconds)
 
 
