@@ -205,31 +205,3 @@ def test_a_clock_that_goes_backwards(
     resume_equals(clean, run)
     assert json.loads((run / "manifest.json").read_text())["wall_seconds"] > 0
     assert last(run)["state"]["seconds"] > 0
-
-
-@pytest.mark.slow
-def test_kill_nine_at_random_moments(clean: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    """One process after another is killed, each somewhere, until one gets through."""
-    run = tmp_path / "run"
-    longer = ["--set", "training.iterations=400", "--set", "training.checkpoint_every=2"]
-    flat = ["--set", "training.log_every=1"]
-    assert train(clean[1], tmp_path / "whole", *longer, *flat) == 0
-    rng = np.random.default_rng()
-    for _ in range(3):
-        begun = (run / "recipe.yaml").is_file()
-        target = [str(run), "--resume"] if begun else [str(clean[1]), "-o", str(run)]
-        command = [sys.executable, "-m", "medssl", "--quiet", "train", *target, *longer, *flat]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE)
-        file = run / "checkpoints" / "last.pt"
-        before = file.stat().st_mtime_ns if file.is_file() else 0
-        deadline = time.monotonic() + 200
-        while not (file.is_file() and file.stat().st_mtime_ns > before):
-            assert process.poll() is None, process.stderr.read() if process.stderr else ""
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        time.sleep(float(rng.uniform(0, 0.4)))
-        process.send_signal(signal.SIGKILL)
-        process.wait(timeout=60)
-        load_checkpoint(file)
-    assert cli.run(["--quiet", "train", str(run), "--resume"]) == 0
-    same_bits(last(tmp_path / "whole"), last(run))
