@@ -22,6 +22,7 @@ from medssl.inference.inputs import find_cases
 from medssl.inference.tables import write_tables
 from medssl.planning.planner import Plan, plan
 from medssl.recipe import load_recipe
+from medssl.replaying import Replay, replay
 from medssl.report.compare import compare
 from medssl.report.page import report
 from medssl.report.sweep import SweepResult, sweep
@@ -39,6 +40,7 @@ __all__ = [
     "LoadedRun",
     "MedSSLError",
     "Plan",
+    "Replay",
     "Stopped",
     "SweepResult",
     "TrainResult",
@@ -57,6 +59,7 @@ __all__ = [
     "load_run",
     "plan",
     "predict",
+    "replay",
     "report",
     "sweep",
     "train",

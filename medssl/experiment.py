@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ from medssl.training.run_folder import (
     free_run_path,
     log_to_file,
 )
+from medssl.training.run_lock import only_writer
 from medssl.training.setup import (
     TrainingData,
     cache_root,
@@ -79,10 +80,34 @@ def train(
 
     Raises:
         MedSSLError: anything the user can mend, before the long work where possible.
-        Stopped: SIGINT or SIGTERM arrived; the state is saved.
+        Stopped: SIGINT, SIGTERM or SIGUSR1 arrived; the state is saved.
     """
-    display = display or Display(quiet=True)
-    started = time.time()
+    with ExitStack() as locked:
+        return _train(
+            locked,
+            recipe,
+            overrides,
+            output,
+            resume=resume,
+            device=device,
+            precision=precision,
+            display=display or Display(quiet=True),
+        )
+
+
+def _train(
+    locked: ExitStack,
+    recipe: str | Path,
+    overrides: Sequence[str],
+    output: Path | None,
+    *,
+    resume: bool,
+    device: str,
+    precision: str | None,
+    display: Display,
+) -> TrainResult:
+    """Train; the run folder's lock is entered into ``locked``, as soon as there is a folder."""
+    started = time.monotonic()
     loaded = load_recipe(recipe, overrides)
     for warning in loaded.warnings:
         display.say(f"warning: {warning}")
@@ -93,12 +118,14 @@ def train(
         raise MedSSLError(
             "there is no run to resume", where=run.path, fix="start it without --resume"
         )
+    if resume:
+        locked.enter_context(only_writer(run.path, display.say))
     with located(loaded.source):
         dataset, splits = plan_cases(loaded.recipe, display)
     if resume:
         _same_experiment(loaded, run, split_hash(splits))
     load = partial(load_run, device=device, precision=how)
-    data = _prepare(loaded, run if resume else None, load, dataset, splits, display)
+    data = prepare_run(loaded, run if resume else None, load, dataset, splits, display)
     method = create_method(
         loaded.recipe,
         loaded.settings,
@@ -108,6 +135,8 @@ def train(
     if loaded.recipe.privacy == "strict":
         run.redactor = Redactor(dataset)
     run.create(resume=resume)
+    if not resume:
+        locked.enter_context(only_writer(run.path, display.say))
     save_recipe(loaded.recipe, run.recipe)
     save_splits(splits, run.splits)
     run.write_manifest(**environment(where, how), **_description(loaded, dataset, splits, method))
@@ -130,12 +159,12 @@ def train(
         ).fit(resume=resume)
         run.write_manifest(peak_memory_bytes=_peak_memory(where))
         summaries = _evaluate_splits(run, loaded, device, how, display)
-        seconds = time.time() - started
+        seconds = time.monotonic() - started
         run.write_manifest(status=STATUS_FINISHED, wall_seconds=seconds)
     return TrainResult(run.path, summaries, seconds)
 
 
-def _prepare(
+def prepare_run(
     loaded: LoadedRecipe,
     run: RunFolder | None,
     load: Callable[[Path], LoadedRun],
@@ -236,6 +265,14 @@ def _same_experiment(loaded: LoadedRecipe, run: RunFolder, splits: str) -> None:
                 where=run.recipe,
                 fix=f"resume with {key}={old!r}, or train into another --output",
             )
+    if now.training.iterations < before.training.iterations:
+        raise MedSSLError(
+            f"the run was started for {before.training.iterations} iterations, not "
+            f"{now.training.iterations}; a run can be extended but not shortened",
+            where=run.recipe,
+            fix=f"resume with training.iterations={before.training.iterations} or more, or train "
+            "into another --output",
+        )
     recorded = run.read_manifest().get("splits_sha256")
     if recorded and recorded != splits:
         raise MedSSLError(

@@ -276,6 +276,10 @@ class TrainingSettings(Strict):
     early_stop: int | None = Field(
         None, ge=1, description="stop a stage after so many validations without a better one"
     )
+    nonfinite: Literal["skip", "stop"] = Field(
+        "skip", description="what to do with an iteration whose loss or gradient is not finite"
+    )
+    nonfinite_limit: int = Field(10, ge=1, description="so many of them in a row stop the run")
     workers: int | Literal["auto"] = Field("auto", description="loader processes")
 
     @field_validator("patch")

@@ -263,6 +263,9 @@ def evaluate_run(
     patients = {c.id: c.patient for c in cases}
     summary = summarize(rows, patients=patients, nsd_tolerance=_tolerance(run.recipe))
     summary |= {"split": split, "checkpoint": run.checkpoint, "run": run.recipe.name}
+    skipped = run.folder.read_manifest().get("skipped_iterations")
+    if skipped:
+        summary["skipped_iterations"] = skipped
     folder = run.folder.evaluation(name or split)
     folder.mkdir(parents=True, exist_ok=True)
     if run.regions is not None:

@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 - its usual name
+import torch
 import yaml
 
 from medssl.training.engine import Engine
@@ -120,3 +121,21 @@ def write_itk(path: Path, array: np.ndarray, affine: np.ndarray) -> Path:
     image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
     sitk.WriteImage(image, str(path))
     return path
+
+
+def same_bits(one: Any, other: Any, where: str = "") -> None:
+    """Compare two checkpoints bit for bit, apart from the clock."""
+    assert type(one) is type(other), where
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            if key != "seconds":
+                same_bits(one[key], other[key], f"{where}/{key}")
+    elif isinstance(one, list):
+        assert len(one) == len(other)
+        for i, (a, b) in enumerate(zip(one, other, strict=True)):
+            same_bits(a, b, f"{where}/{i}")
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    else:
+        assert one == other, where

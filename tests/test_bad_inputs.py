@@ -401,7 +401,8 @@ def test_checkpoint_of_another_method(world: World, tmp_path: Path) -> None:
     stored = yaml.safe_load((world.out / "recipe.yaml").read_text())
     assert stored["method"]["name"] == "bcp", "the run was changed by a refused resume"
     state = checkpoint.load_checkpoint(world.out / "checkpoints" / "last.pt")
-    torch.save({**state, "method": "mean_teacher"}, world.out / "checkpoints" / "last.pt")
+    changed = {**state, "method": "mean_teacher"}
+    checkpoint.save_checkpoint(changed, world.out / "checkpoints" / "last.pt")
     code, message = world.run(
         "predict", str(world.out), str(world.image(0)), "--output", str(tmp_path / "p")
     )

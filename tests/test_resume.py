@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import crash_after, small_recipe, write_dataset, write_recipe
+from helpers import crash_after, same_bits, small_recipe, write_dataset, write_recipe
 
 from medssl import api, cli, experiment
 from medssl.methods import REGISTRY
@@ -45,24 +45,6 @@ def weights(run: Path) -> dict[str, Any]:
     return load_checkpoint(run / "checkpoints" / "last.pt")
 
 
-def assert_same_state(one: Any, other: Any, where: str = "") -> None:
-    """Compare two checkpoints bit for bit, apart from the clock."""
-    assert type(one) is type(other), where
-    if isinstance(one, dict):
-        assert one.keys() == other.keys(), where
-        for key in one:
-            if key != "seconds":
-                assert_same_state(one[key], other[key], f"{where}/{key}")
-    elif isinstance(one, list):
-        assert len(one) == len(other)
-        for i, (a, b) in enumerate(zip(one, other, strict=True)):
-            assert_same_state(a, b, f"{where}/{i}")
-    elif isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), where
-    else:
-        assert one == other, where
-
-
 @pytest.mark.parametrize("method", sorted(REGISTRY))
 def test_resume_is_bit_identical_in_every_stage(
     method: str, world: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -79,7 +61,7 @@ def test_resume_is_bit_identical_in_every_stage(
                 api.train(recipe, output=run)
         assert json.loads((run / "manifest.json").read_text())["status"] == "failed"
         api.train(recipe, output=run, resume=True)
-        assert_same_state(weights(whole), weights(run))
+        same_bits(weights(whole), weights(run))
         logged = [json.loads(x)["step"] for x in (run / "metrics.jsonl").read_text().splitlines()]
         assert logged == sorted(logged)
 
@@ -96,7 +78,7 @@ def test_workers_change_nothing(
         with pytest.raises(RuntimeError, match="power cut"):
             api.train(recipe, overrides=two, output=run)
     api.train(recipe, overrides=two, output=run, resume=True)
-    assert_same_state(weights(alone), weights(run))
+    same_bits(weights(alone), weights(run))
 
 
 def test_resume_with_validation_and_momentum(
@@ -119,9 +101,9 @@ def test_resume_with_validation_and_momentum(
         with pytest.raises(RuntimeError, match="power cut"):
             api.train(recipe, output=run)
     api.train(recipe, output=run, resume=True)
-    assert_same_state(weights(whole), weights(run))
+    same_bits(weights(whole), weights(run))
     best = [load_checkpoint(p / "checkpoints" / "best.pt") for p in (whole, run)]
-    assert_same_state(*best)
+    same_bits(*best)
 
 
 def test_a_finished_run_is_extended(world: tuple[Path, Path], tmp_path: Path) -> None:
@@ -130,7 +112,7 @@ def test_a_finished_run_is_extended(world: tuple[Path, Path], tmp_path: Path) ->
     whole = api.train(recipe, overrides=longer, output=tmp_path / "whole").path
     api.train(recipe, output=tmp_path / "run")
     api.train(recipe, overrides=longer, output=tmp_path / "run", resume=True)
-    assert_same_state(weights(whole), weights(tmp_path / "run"))
+    same_bits(weights(whole), weights(tmp_path / "run"))
 
 
 def test_a_stage_is_taken_from_another_run(world: tuple[Path, Path], tmp_path: Path) -> None:
@@ -139,7 +121,7 @@ def test_a_stage_is_taken_from_another_run(world: tuple[Path, Path], tmp_path: P
     reuse = [f"training.stages.pretrain.reuse={whole}"]
     other = api.train(recipe, overrides=reuse, output=tmp_path / "other").path
     one, two = weights(whole), weights(other)
-    assert_same_state(one["method_state"], two["method_state"])
+    same_bits(one["method_state"], two["method_state"])
     assert two["state"]["step"] < one["state"]["step"]
     fresh = api.train(recipe, overrides=["seed=4"], output=tmp_path / "fresh").path
     reused = api.train(recipe, overrides=["seed=4", *reuse], output=tmp_path / "reused").path
@@ -152,12 +134,16 @@ def test_resuming_a_finished_run_only_evaluates(world: tuple[Path, Path], tmp_pa
     first = api.train(recipe, output=tmp_path / "run")
     before = weights(first.path)
     again = api.train(recipe, output=tmp_path / "run", resume=True)
-    assert_same_state(before, weights(again.path))
+    same_bits(before, weights(again.path))
     assert again.summaries["test"] == first.summaries["test"]
 
 
-def test_sigterm_saves_and_says_how_to_resume(
-    world: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_and_says_how_to_resume(
+    signum: signal.Signals,
+    world: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recipe = recipe_file(world, tmp_path, "mean_teacher", training={"checkpoint_every": 100})
     whole = api.train(recipe, output=tmp_path / "whole").path
@@ -167,7 +153,7 @@ def test_sigterm_saves_and_says_how_to_resume(
         step(self, *arguments)
         done.append(1)
         if len(done) == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signum)
 
     with monkeypatch.context() as patch:
         patch.setattr(Engine, "_step", terminated)
@@ -177,7 +163,7 @@ def test_sigterm_saves_and_says_how_to_resume(
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["status"] == "stopped"
     # As the message says: the run folder alone is enough to go on.
     assert cli.run(["--quiet", "train", str(tmp_path / "run"), "--resume"]) == 0
-    assert_same_state(weights(whole), weights(tmp_path / "run"))
+    same_bits(weights(whole), weights(tmp_path / "run"))
 
 
 @pytest.mark.slow
@@ -201,7 +187,7 @@ def test_kill_nine_from_outside(world: tuple[Path, Path], tmp_path: Path) -> Non
     process.send_signal(signal.SIGKILL)
     process.wait(timeout=60)
     subprocess.run(command(run, "--resume"), check=True, timeout=300)
-    assert_same_state(weights(whole), weights(run))
+    same_bits(weights(whole), weights(run))
 
 
 def test_carried_momentum_is_that_of_the_best_weights(
@@ -242,6 +228,6 @@ def test_carried_momentum_is_that_of_the_best_weights(
     best = load_checkpoint(run / "checkpoints" / "best-pretrain.pt")
     assert best["dice"] == 0.9
     carried, last = seen["start 1"]["student"]["state"], seen["end 0"]["student"]["state"]
-    assert_same_state(carried, best["optimizers"]["student"]["state"])
+    same_bits(carried, best["optimizers"]["student"]["state"])
     assert not torch.equal(carried[0]["momentum_buffer"], last[0]["momentum_buffer"])
     assert "optimizers" not in load_checkpoint(run / "checkpoints" / "best.pt")

@@ -19,6 +19,7 @@ from medssl.cli import (
     importing,
     listing,
     planning,
+    replaying,
     reporting,
     running,
     uncertain,
@@ -28,6 +29,7 @@ from medssl.errors import MedSSLError
 
 GROUPS = (
     running,
+    replaying,
     comparing,
     checking,
     planning,

@@ -156,8 +156,9 @@ class _Addresses:
 def _start_worker(_: int) -> None:
     """Leave signals to the main process, which saves and then ends the workers itself."""
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def _explained(error: BaseException | None) -> MedSSLError | None:

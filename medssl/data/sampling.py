@@ -127,14 +127,34 @@ class PatchSampler:
                 out[name][position].copy_(tensor)
         return out
 
-    def draw(self, number: int) -> dict[str, Tensor]:
-        """Return patch ``number`` of the stream: ``image``, ``label`` (uint8), ``strong``."""
+    def addresses(self, iteration: int) -> list[dict[str, Any]]:
+        """Say of which part of which case each patch of batch number ``iteration`` is made.
+
+        Returns:
+            For each patch its ``case``, and ``start`` and ``size`` of the crop in voxels of the
+            preprocessed case, before augmentation. No image is read.
+        """
+        first, out = iteration * self.batch_size, []
+        for number in range(first, first + self.batch_size):
+            index, start, size, _, _ = self._place(number)
+            place = {"start": [int(v) for v in start], "size": [int(v) for v in size]}
+            out.append({"case": self.cases[index].id, **place})
+        return out
+
+    def _place(
+        self, number: int
+    ) -> tuple[int, tuple[int, ...], tuple[int, ...], Geometry, np.random.Generator]:
+        """Return case, first voxel, size and geometry of a patch, and the generator after them."""
         rng = _generator(self.seed, self.stream, _DRAW, number)
         index, slice_index = self.item(number)
-        case = self.cases[index]
         geometry = Geometry() if self.augment is None else self.augment.draw_geometry(rng)
         size = geometry.source_size(self.size)
-        start = self._start(index, slice_index, size, rng)
+        return index, self._start(index, slice_index, size, rng), size, geometry, rng
+
+    def draw(self, number: int) -> dict[str, Tensor]:
+        """Return patch ``number`` of the stream: ``image``, ``label`` (uint8), ``strong``."""
+        index, start, size, geometry, rng = self._place(number)
+        case = self.cases[index]
         # Padding is labeled background, as in the literature: outside of a scan nothing is shown.
         label = None if case.label is None else _crop(case.label[None], start, size, lambda: 0)[0]
         if self.labels_only:

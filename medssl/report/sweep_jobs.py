@@ -22,7 +22,7 @@ from medssl import experiment
 from medssl.errors import MedSSLError
 from medssl.training.progress import Display
 from medssl.training.run_folder import RunFolder
-from medssl.training.state import Stopped
+from medssl.training.state import STOP_SIGNALS, Stopped
 
 if TYPE_CHECKING:
     from medssl.report.sweep_plan import Job
@@ -95,12 +95,11 @@ def _forget_peak_memory() -> None:
 
 @contextmanager
 def _noted_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list instead of acting on them."""
+    """Collect the signals that stop a run in a list instead of acting on them."""
     noted: list[int] = []
     try:
         before = {
-            s: signal.signal(s, lambda signum, _frame: noted.append(signum))
-            for s in (signal.SIGINT, signal.SIGTERM)
+            s: signal.signal(s, lambda signum, _frame: noted.append(signum)) for s in STOP_SIGNALS
         }
     except ValueError:  # not the main thread: the caller owns the signals
         before = {}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from medssl.methods.base import Batch, LabeledBatch, Progress, UnlabeledBatch
+from medssl.data.sampling import PatchSampler
+from medssl.methods.base import Batch, LabeledBatch, Method, Progress, UnlabeledBatch
 
 
 def to_batch(arrays: Mapping[str, Mapping[str, Tensor]], device: torch.device) -> Batch:
@@ -33,3 +35,27 @@ def torch_seed(progress: Progress) -> int:
     """Return torch's seed for an iteration."""
     key = f"{progress.seed}/{progress.stage}/{progress.iteration}/{progress.micro}/torch"
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little") >> 1
+
+
+def batch_numbers(method: Method, stage: str, accumulate: int, iteration: int) -> list[int]:
+    """Return which batches of its streams a 0-based iteration of a stage is made of."""
+    first = iteration * accumulate
+    return [method.batch_address(stage, number) for number in range(first, first + accumulate)]
+
+
+def batch_addresses(
+    method: Method,
+    samplers: Mapping[str, PatchSampler],
+    stage: str,
+    accumulate: int,
+    iteration: int,
+) -> list[dict[str, Any]]:
+    """Say of which patches the batches of a 0-based iteration consist; no image is read.
+
+    Returns:
+        For each batch its ``number``, and by stream what :meth:`PatchSampler.addresses` gives.
+    """
+    return [
+        {"number": number, **{name: s.addresses(number) for name, s in samplers.items()}}
+        for number in batch_numbers(method, stage, accumulate, iteration)
+    ]

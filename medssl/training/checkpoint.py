@@ -1,23 +1,47 @@
-"""Checkpoints: written atomically, read without executing anything, checked before use."""
+"""Checkpoints: written atomically with a checksum, read without executing anything.
+
+A checkpoint is what ``torch.save`` writes, a zip file, with the SHA-256 of its bytes as the zip
+comment: other tools read it as before, and a flipped bit or a missing piece anywhere is noticed
+before a weight is used. (torch's reader checks no sum of its own.)
+"""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import shutil
+import struct
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from medssl.errors import MedSSLError
 
-FORMAT = 1
+FORMAT = 2
+"""Format 1 was the same without a checksum; it is still read."""
 FULL_BYTES = 2**20
 
+_MARK = b"medssl-sha256:"
+_SEAL_BYTES = len(_MARK) + 64
+_END_BYTES = 22
+"""Length of a zip file's end record without its comment; its last two bytes count the comment."""
+_END_START = b"PK\x05\x06"
+_CHUNK = 2**20
 
-def save_checkpoint(state: dict[str, Any], path: Path) -> None:
+
+class DamagedCheckpoint(MedSSLError):  # noqa: N818 - as it is called
+    """The file is not what was written."""
+
+
+def save_checkpoint(state: dict[str, Any], path: Path, *, previous: Path | None = None) -> None:
     """Write ``state`` so that ``path`` holds either the old or the new checkpoint, never a part.
+
+    Args:
+        previous: where the checkpoint that was at ``path`` is kept.
 
     Raises:
         MedSSLError: the disk is full or not writable; the previous checkpoint is kept.
@@ -26,10 +50,15 @@ def save_checkpoint(state: dict[str, Any], path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            torch.save({"format": FORMAT, **state}, file)
+            hashed = _Hashed(file)
+            torch.save({"format": FORMAT, **state}, hashed)
+            _seal(file, hashed.digest)
             file.flush()
             os.fsync(file.fileno())
+        if previous is not None and path.is_file():
+            _keep(path, previous)
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
         # torch reports a full disk as a RuntimeError about its own file format.
         full = isinstance(error, RuntimeError) and shutil.disk_usage(path.parent).free < FULL_BYTES
@@ -43,6 +72,58 @@ def save_checkpoint(state: dict[str, Any], path: Path) -> None:
         ) from error
 
 
+class _Hashed:
+    """A file that is hashed while it is written, so that it need not be read again."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._sum = file, hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self._sum.update(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    @property
+    def digest(self) -> bytes:
+        return self._sum.hexdigest().encode()
+
+
+def _seal(file: IO[bytes], digest: bytes) -> None:
+    """Append the sum as the comment of the zip file that ends here."""
+    file.seek(-2, os.SEEK_END)
+    file.write(struct.pack("<H", _SEAL_BYTES) + _MARK + digest)
+
+
+def _keep(path: Path, previous: Path) -> None:
+    """Keep the file at ``path`` under another name too, so that there is always one at ``path``."""
+    spare = previous.with_name(previous.name + ".tmp")
+    try:
+        spare.unlink(missing_ok=True)
+        os.link(path, spare)
+        os.replace(spare, previous)
+        spare.unlink(missing_ok=True)  # still there if both names already meant one file
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        os.replace(path, previous)  # a file system without hard links
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make renames last through a power cut, where the system lets a folder be synced."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)
+
+
 def load_checkpoint(
     path: Path, *, map_location: torch.device | str = "cpu", method: str | None = None
 ) -> dict[str, Any]:
@@ -52,19 +133,24 @@ def load_checkpoint(
         method: the method the checkpoint must belong to, if it matters.
 
     Raises:
-        MedSSLError: missing, damaged, not one of ours, or of another method.
+        DamagedCheckpoint: the file is not what was written.
+        MedSSLError: missing, not one of ours, or of another method.
     """
     if not path.is_file():
         raise MedSSLError(
             "there is no checkpoint", where=path, fix="start the run again without --resume"
         )
+    sealed = _check_seal(path)
     state = load_tensors(path, map_location=map_location)
-    if not isinstance(state, dict) or state.get("format") != FORMAT or "method" not in state:
+    known = isinstance(state, dict) and state.get("format") in (1, FORMAT)
+    if not known or "method" not in state:
         raise MedSSLError(
             "the file is not a medssl checkpoint",
             where=path,
             fix="name a run folder, or a file of its checkpoints folder",
         )
+    if state["format"] != 1 and not sealed:
+        raise _damaged(path, "its checksum is missing")
     if method is not None and state["method"] != method:
         raise MedSSLError(
             f"the checkpoint was trained by method {state['method']!r}, not {method!r}",
@@ -74,21 +160,87 @@ def load_checkpoint(
     return state
 
 
+def load_newest(
+    paths: Sequence[Path], *, map_location: torch.device | str = "cpu", method: str | None = None
+) -> tuple[dict[str, Any], Path, DamagedCheckpoint | None]:
+    """Read the first of several checkpoints, newest first, that is there and whole.
+
+    Returns:
+        Its content, its path, and what is wrong with the newest if that was not it.
+
+    Raises:
+        DamagedCheckpoint: all that are there are damaged.
+        MedSSLError: as :func:`load_checkpoint`.
+    """
+    there = [path for path in paths if path.is_file()] or list(paths[:1])
+    first: DamagedCheckpoint | None = None
+    for path in there:
+        try:
+            return load_checkpoint(path, map_location=map_location, method=method), path, first
+        except DamagedCheckpoint as error:
+            first = first or error
+    assert first is not None
+    first.fix = (
+        "restore it from a backup; or delete the checkpoints folder, and --resume starts the run "
+        "from its beginning"
+    )
+    raise first
+
+
+def _check_seal(path: Path) -> bool:
+    """Compare a file with the checksum at its end; False if it has none.
+
+    Raises:
+        DamagedCheckpoint: they differ.
+    """
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            if size < _END_BYTES + _SEAL_BYTES:
+                return False
+            body = size - _SEAL_BYTES
+            file.seek(body - _END_BYTES)
+            tail = file.read()
+            end, seal = tail[:_END_BYTES], tail[_END_BYTES:]
+            if not seal.startswith(_MARK):
+                return False
+            # The sum was taken before the comment was counted.
+            if not end.startswith(_END_START) or end[-2:] != struct.pack("<H", _SEAL_BYTES):
+                raise _damaged(path, "its end is not as it was written")
+            total = hashlib.sha256()
+            file.seek(0)
+            left = body - 2
+            while left > 0 and (chunk := file.read(min(_CHUNK, left))):
+                total.update(chunk)
+                left -= len(chunk)
+            total.update(b"\0\0")
+    except OSError as error:
+        raise _damaged(path, _first_line(error)) from None
+    if total.hexdigest().encode() != seal[len(_MARK) :]:
+        raise _damaged(path, "its content does not have its checksum")
+    return True
+
+
+def _damaged(path: Path, reason: str) -> DamagedCheckpoint:
+    return DamagedCheckpoint(
+        f"the checkpoint cannot be read: {reason}",
+        where=path,
+        fix="use another checkpoint, or `medssl train RUN --resume`, which goes back to the one "
+        "before; this file is damaged or not a checkpoint",
+    )
+
+
 def load_tensors(path: Path, *, map_location: torch.device | str = "cpu") -> Any:
     """Read what torch saved, with ``weights_only=True``: nothing in the file is executed.
 
     Raises:
-        MedSSLError: missing or damaged, or it holds more than tensors and plain values.
+        DamagedCheckpoint: damaged, or it holds more than tensors and plain values.
     """
     try:
         _check_archive(path)
         return torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # torch raises anything at all for a damaged file
-        raise MedSSLError(
-            f"the checkpoint cannot be read: {_first_line(error)}",
-            where=path,
-            fix="use another checkpoint of the run; this file is damaged or not a checkpoint",
-        ) from None
+        raise _damaged(path, _first_line(error)) from None
 
 
 def _check_archive(path: Path) -> None:

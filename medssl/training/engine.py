@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -23,15 +24,28 @@ from medssl.data.sampling import PatchSampler
 from medssl.errors import MedSSLError
 from medssl.methods.base import Method, Progress, Stage
 from medssl.recipe_schema import Recipe
-from medssl.training.batches import to_batch, torch_seed
-from medssl.training.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from medssl.training.batches import batch_addresses, to_batch, torch_seed
+from medssl.training.checkpoint import (
+    load_checkpoint,
+    load_newest,
+    load_weights,
+    save_checkpoint,
+)
+from medssl.training.extension import LENGTHS, extended, lengths
+from medssl.training.nonfinite import (
+    NOT_FINITE_FIX,
+    Guard,
+    Watch,
+    check_weights,
+    gradient_norm,
+)
 from medssl.training.optimization import build_optimizer, learning_rate
 from medssl.training.precision import autocast, make_scaler
 from medssl.training.progress import Display
 from medssl.training.records import Records
 from medssl.training.run_folder import RunFolder
 from medssl.training.state import SignalCatcher, State, Stopped
-from medssl.training.step_log import NOT_FINITE_FIX, StepLog
+from medssl.training.step_log import StepLog
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +90,10 @@ class Engine:
         self.records = Records(run, display)
         self.signals = SignalCatcher()
         self._log = StepLog()
+        self._saved: dict[str, Any] | None = None
+        deferred = device.type == "cuda"
+        self.guard = Guard(method, self.scaler, deferred=deferred)
+        self.watch = Watch(run, self.training, deferred=deferred, say=display.say)
 
     # ------------------------------------------------------------------ the loop
 
@@ -83,7 +101,7 @@ class Engine:
         """Train all stages from where the run stands.
 
         Raises:
-            Stopped: SIGINT or SIGTERM arrived; a checkpoint was written first.
+            Stopped: SIGINT, SIGTERM or SIGUSR1 arrived; a checkpoint was written first.
             MedSSLError: the loss is not finite, or the disk is full.
         """
         saved = self._restore() if resume else None
@@ -98,8 +116,11 @@ class Engine:
 
     def _run_stage(self, stage: Stage) -> None:
         state, training = self.state, self.training
-        loader = self._loader(stage)
-        self._log.reset()
+        samplers = self.samplers(stage)
+        loader = self._loader(stage, samplers)
+        describe = partial(batch_addresses, self.method, samplers, stage.name, training.accumulate)
+        self.watch.start(stage.name, describe, state)
+        self._log.restart_clock()
         with loader, self.display.stage(stage.name, stage.iterations, state.iteration):
             batches = iter(loader)
             while state.iteration < stage.iterations and not state.ended:
@@ -128,11 +149,16 @@ class Engine:
         self._end_stage(stage)
 
     def _step(self, stage: Stage, batches: Any) -> None:
-        """Take one optimizer step: accumulate gradients, clip, step, let the method follow."""
+        """Take one optimizer step: accumulate gradients, clip, step, let the method follow.
+
+        If the loss or the gradient is not finite, weights and buffers stay as they are.
+        """
         method, training, state = self.method, self.training, self.state
         progress = Progress(stage.name, state.iteration, stage.iterations, self.recipe.seed)
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
+        self.guard.hold()
+        losses_of_step: list[Tensor] = []
         for micro in range(training.accumulate):
             progress = Progress(
                 stage.name, state.iteration, stage.iterations, self.recipe.seed, micro
@@ -154,18 +180,23 @@ class Engine:
             if total is None:
                 raise RuntimeError(f"{type(method).__name__}.training_step gave no loss")
             self._log.add(total, output.terms)
+            losses_of_step.append(total.float())
         self._set_learning_rates(stage)
         # Networks that rest in this iteration have no gradient; their momentum must not move them.
         active = [
             o for o in self.optimizers.values() if any(p.grad is not None for p in _parameters(o))
         ]
+        parameters = [p for optimizer in active for p in _parameters(optimizer)]
         if training.gradient_clip:
             for optimizer in active:
                 self.scaler.unscale_(optimizer)
-            parameters = [p for optimizer in active for p in _parameters(optimizer)]
-            torch.nn.utils.clip_grad_norm_(parameters, training.gradient_clip)
-        for optimizer in active:
-            self.scaler.step(optimizer)
+            norm = torch.nn.utils.clip_grad_norm_(parameters, training.gradient_clip)
+        else:
+            norm = gradient_norm(parameters)
+        loss = torch.stack(losses_of_step).mean()
+        finite = self.guard.judge(loss, norm)
+        self.guard.step(active, finite)
+        self.watch.see(loss, finite)
         self.scaler.update()
         method.after_step(progress)
 
@@ -175,6 +206,7 @@ class Engine:
         """Prepare networks and optimizers, fresh, carried over, or from a checkpoint."""
         stage = self.stages[index]
         state = self.state
+        self._log.reset()
         earlier = {k: o.state_dict() for k, o in self.optimizers.items()}
         if saved is None:
             state.stage, state.iteration, state.ended = index, 0, False
@@ -194,6 +226,8 @@ class Engine:
             # What a stage sets besides tensors (frozen parts, modes) first, then the weights.
             self.method.start_stage(stage.name)
             load_weights(self.method, saved["method_state"], self.run.last)
+            if "log" in saved:
+                self._log.load_state_dict(saved["log"])
         override = self.training.stages.get(stage.name)
         if saved is None and override and override.reuse:
             self._reuse(stage, Path(override.reuse))
@@ -235,10 +269,10 @@ class Engine:
             )
             logger.info("stage %s finished after %d iterations", stage.name, self.state.iteration)
 
-    def _loader(self, stage: Stage) -> StreamLoader:
+    def _loader(self, stage: Stage, samplers: dict[str, PatchSampler]) -> StreamLoader:
         accumulate = self.training.accumulate
         return StreamLoader(
-            self.samplers(stage),
+            samplers,
             start=self.state.iteration * accumulate,
             stop=stage.iterations * accumulate,
             workers=self.workers,
@@ -261,6 +295,7 @@ class Engine:
     def _report(self, stage: Stage) -> None:
         """Write the means since the last report; the only place where the host waits."""
         state = self.state
+        self.watch.read()
         terms, speed = self._log.take()
         if not all(math.isfinite(v) for k, v in terms.items() if k.startswith("loss")):
             broken = ", ".join(f"{k} {v}" for k, v in terms.items() if not math.isfinite(v))
@@ -270,6 +305,8 @@ class Engine:
                 where=self.run.path,
                 fix=NOT_FINITE_FIX,
             )
+        if state.skipped:
+            terms["nonfinite/skipped"] = state.skipped
         self.records.step(stage.name, stage.iterations, state, self._lr, speed, terms)
 
     def _validate(self, stage: Stage) -> None:
@@ -308,33 +345,43 @@ class Engine:
         }
 
     def _save(self, stage: Stage) -> None:
-        """Write last.pt with everything needed to continue."""
-        self._log.check_finite(stage.name, self.run.path)
+        """Write last.pt with everything needed to continue, unless it stands there already."""
+        if self._saved == self.state.to_dict():
+            return
+        self.watch.read()
+        check_weights(self.method, self.run.path)
         save_checkpoint(
             {
                 **self._identity(),
                 "stage_name": stage.name,
+                LENGTHS: lengths(self.stages),
                 "state": self.state.to_dict(),
                 "method_state": self.method.state_dict(),
                 "optimizers": {k: o.state_dict() for k, o in self.optimizers.items()},
                 "scaler": self.scaler.state_dict(),
+                "log": self._log.state_dict(),
             },
             self.run.last,
+            previous=self.run.previous,
         )
+        self._saved = self.state.to_dict()
         self.run.write_manifest(
-            iterations_done=self.state.step, training_seconds=self.state.seconds
+            iterations_done=self.state.step,
+            training_seconds=self.state.seconds,
+            skipped_iterations=self.state.skipped,
         )
 
     def _restore(self) -> dict[str, Any] | None:
-        """Load last.pt; return its content, which ``_start_stage`` hands to the optimizers.
+        """Load the last good checkpoint; return it, ``_start_stage`` hands it to the optimizers.
 
         A run that was stopped before its first checkpoint starts from the beginning.
         """
-        if not self.run.last.is_file():
+        candidates = (self.run.last, self.run.previous)
+        if not any(path.is_file() for path in candidates):
             self.run.truncate_metrics(-1)
             return None
-        saved = load_checkpoint(
-            self.run.last, map_location=self.device, method=self.recipe.method.name
+        saved, path, damage = load_newest(
+            candidates, map_location=self.device, method=self.recipe.method.name
         )
         if saved["seed"] != self.recipe.seed:
             raise MedSSLError(
@@ -342,13 +389,41 @@ class Engine:
                 where=self.run.path,
                 fix="resume with the seed it was started with, or use another --output",
             )
+        stages = extended(self.stages, saved)
         self.scaler.load_state_dict(saved["scaler"])
         self.state = State.from_dict(saved["state"])
+        if path != self.run.last:
+            reason = damage.what if damage else "it is missing"
+            self.display.say(
+                f"warning: {self.run.last.name}: {reason}; the run goes back to {path.name}, "
+                f"saved after {self.state.step} iterations"
+            )
+            # The next checkpoint must not push the only good one out.
+            os.replace(path, self.run.last)
         self.run.truncate_metrics(self.state.step)
+        self._saved = self.state.to_dict()
+        self._plan(stages, saved)
         self.display.say(
             f"resuming stage {saved['stage_name']} after iteration {self.state.iteration}"
         )
         return saved
+
+    def _plan(self, stages: list[Stage], saved: dict[str, Any]) -> None:
+        """Go on with these stages; a larger budget than the checkpoint's is recorded."""
+        self.stages = stages
+        before = sum(saved.get(LENGTHS, lengths(stages)).values())
+        total = sum(stage.iterations for stage in stages)
+        if total == before:
+            return
+        override = self.training.stages.get(stages[-1].name)
+        if self.state.stage == len(stages) - 1 and not (override and override.reuse):
+            # The user wants more of a stage that early stopping may have ended.
+            self.state.ended, self.state.stale = False, 0
+        self.display.say(f"the run is extended from {before} to {total} iterations")
+        extensions = self.run.read_manifest().get("extensions", [])
+        entry = {"step": self.state.step, "from": before, "to": total}
+        if entry not in extensions:
+            self.run.write_manifest(extensions=[*extensions, entry])
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:

@@ -44,6 +44,7 @@ class RunFolder:
         self.manifest = path / "manifest.json"
         self.splits = path / "splits.json"
         self.metrics = path / "metrics.jsonl"
+        self.nonfinite = path / "nonfinite.jsonl"
         self.log = path / "log.txt"
         self.tensorboard = path / "tensorboard"
         self.checkpoints = path / "checkpoints"
@@ -55,6 +56,11 @@ class RunFolder:
     def last(self) -> Path:
         """The newest checkpoint."""
         return self.checkpoints / "last.pt"
+
+    @property
+    def previous(self) -> Path:
+        """The checkpoint before the newest, kept for the case that the newest is damaged."""
+        return self.checkpoints / "last-previous.pt"
 
     def best(self, stage: str | None = None) -> Path:
         """The best checkpoint on validation of the last stage, or of an earlier ``stage``."""
@@ -78,7 +84,7 @@ class RunFolder:
         Raises:
             MedSSLError: it holds something and ``resume`` is off, or it cannot be written.
         """
-        if not resume and self.path.exists() and any(self.path.iterdir()):
+        if not resume and self._holds_something():
             raise MedSSLError(
                 "the run folder exists and is not empty",
                 where=self.path,
@@ -86,6 +92,9 @@ class RunFolder:
             )
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
+            if resume:
+                for half in self.checkpoints.glob("*.tmp"):  # left by a run that was killed
+                    half.unlink()
             probe = self.path / ".write-test"
             probe.write_bytes(b"x")
             probe.unlink()
@@ -95,6 +104,14 @@ class RunFolder:
                 where=self.path,
                 fix="choose a writable folder with --output",
             ) from None
+
+    def _holds_something(self) -> bool:
+        """Say whether there is more than a run leaves that was killed before it had begun."""
+        if not self.path.exists():
+            return False
+        traces = {".lock", ".write-test", "recipe.yaml.tmp"}
+        found = [p for p in self.path.iterdir() if p.name not in traces]
+        return any(p != self.checkpoints or any(p.iterdir()) for p in found)
 
     def write_manifest(self, **fields: Any) -> None:
         """Merge ``fields`` into manifest.json; atomic."""
@@ -113,25 +130,44 @@ class RunFolder:
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
+        self._append(self.metrics, record)
+
+    def append_nonfinite(self, record: dict[str, Any]) -> None:
+        """Append one skipped iteration to nonfinite.jsonl."""
+        self._append(self.nonfinite, record)
+
+    def _append(self, path: Path, record: dict[str, Any]) -> None:
         if self.redactor is not None:
             record = self.redactor.value(record)
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, allow_nan=True) + "\n")
+        _append(path, record)
 
     def truncate_metrics(self, step: int) -> None:
         """Drop what was logged after ``step``: a resumed run computes it again."""
-        if not self.metrics.is_file():
-            return
-        kept = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line).get("step", 0) <= step:
-                    kept.append(line)
-            except ValueError:
-                continue
-        temporary = self.metrics.with_name(self.metrics.name + ".tmp")
-        temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        os.replace(temporary, self.metrics)
+        for path in (self.metrics, self.nonfinite):
+            if path.is_file():
+                kept = [line for line in read_lines(path) if line.get("step", 0) <= step]
+                text = "".join(json.dumps(line, allow_nan=True) + "\n" for line in kept)
+                temporary = path.with_name(path.name + ".tmp")
+                temporary.write_text(text, encoding="utf-8")
+                os.replace(temporary, path)
+
+
+def _append(path: Path, record: dict[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record, allow_nan=True) + "\n")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a file of one JSON object a line; a line that was cut off is left out."""
+    lines = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict):
+            lines.append(record)
+    return lines
 
 
 def open_run(path: Path) -> RunFolder:

@@ -8,13 +8,19 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+STOP_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+)
+"""What asks a run to save and end. SIGUSR1 is what SLURM sends ahead of a limit, if told to."""
+
 
 @dataclass
 class State:
     """Where a run stands; with weights and optimizers, all that a resumed run needs.
 
     ``iteration`` counts the finished iterations of stage number ``stage``, ``step`` those of all;
-    ``ended`` marks a stage that early stopping cut short or that was taken from another run.
+    ``ended`` marks a stage that early stopping cut short or that was taken from another run;
+    ``skipped`` counts iterations whose loss or gradient was not finite.
     """
 
     stage: int = 0
@@ -25,6 +31,8 @@ class State:
     stale: int = 0
     seconds: float = 0.0
     bests: dict[str, float] = field(default_factory=dict)
+    skipped: int = 0
+    skipped_in_row: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a checkpoint."""
@@ -32,8 +40,8 @@ class State:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> State:
-        """Read what :meth:`to_dict` wrote."""
-        return cls(**{f.name: data[f.name] for f in fields(cls)})
+        """Read what :meth:`to_dict` wrote; what an older version did not know is as at first."""
+        return cls(**{f.name: data[f.name] for f in fields(cls) if f.name in data})
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: the user or the queue asked for it
@@ -46,7 +54,10 @@ class Stopped(Exception):  # noqa: N818 - not an error: the user or the queue as
 
 
 class SignalCatcher:
-    """While entered, note SIGINT and SIGTERM so that the loop can save; a second one stops at once.
+    """While entered, note a signal so that the loop can save; a second one stops at once.
+
+    A repeated SIGUSR1 is a reminder, no more: a queue may send it to every process of a job, and to
+    the job's shell, which may pass it on.
 
     Attributes:
         caught: number of the signal that came, or None.
@@ -58,16 +69,17 @@ class SignalCatcher:
 
     def __enter__(self) -> SignalCatcher:
         try:
-            for signum in (signal.SIGINT, signal.SIGTERM):
+            for signum in STOP_SIGNALS:
                 self._earlier[signum] = signal.signal(signum, self._note)
         except ValueError:  # not the main thread: whoever runs that one owns the signals
             pass
         return self
 
     def _note(self, signum: int, _frame: FrameType | None) -> None:
-        if self.caught is not None:
+        reminder = signum == getattr(signal, "SIGUSR1", None)
+        if self.caught is not None and not reminder:
             raise KeyboardInterrupt
-        self.caught = signum
+        self.caught = self.caught or signum
 
     def __exit__(
         self,

@@ -2,63 +2,63 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from medssl.errors import MedSSLError
-
-NOT_FINITE_FIX = (
-    "lower training.optimizer.lr, set training.gradient_clip: 1, or use --precision fp32; "
-    "the last checkpoint is from before"
-)
-
 
 class StepLog:
-    """Collect scalar tensors on their device and turn them into means once in a while."""
+    """Collect scalar tensors on their device and turn them into means once in a while.
+
+    Batches with a loss that is not finite are left out of the means.
+    """
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
         """Forget everything and start the clock."""
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
+        # By the names of the terms: their sums and, last, the number of batches.
+        self._sums: dict[tuple[str, ...], Tensor] = {}
         self._steps = 0
-        self._seconds = 0.0
         self._since = time.perf_counter()
 
     def add(self, loss: Tensor, terms: Mapping[str, Tensor]) -> None:
         """Add the terms of one batch; no value is read."""
-        for key, value in {"loss/total": loss, **terms}.items():
-            value = value.detach().float()
-            self._sums[key] = self._sums[key] + value if key in self._sums else value
-            self._counts[key] = self._counts.get(key, 0) + 1
+        values = {"loss/total": loss, **terms}
+        row = torch.stack([v.detach().float() for v in values.values()])
+        row = torch.cat([row, torch.ones_like(row[:1])])
+        row = torch.where(loss.isfinite(), row, 0.0)
+        names = tuple(values)
+        self._sums[names] = self._sums[names] + row if names in self._sums else row
         self._steps += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sums since the last report: a resumed run reports the same means."""
+        return {"names": [list(k) for k in self._sums], "sums": list(self._sums.values())}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with what :meth:`state_dict` gave."""
+        names = [tuple(k) for k in state["names"]]
+        self._sums = dict(zip(names, state["sums"], strict=True))
 
     def restart_clock(self) -> None:
         """Leave the time since the last step (a validation) out of the speed."""
         self._since = time.perf_counter()
 
-    def check_finite(self, stage: str, where: Path) -> None:
-        """Refuse to save weights that a non-finite loss has already reached."""
-        total = self._sums.get("loss/total")
-        if total is not None and not math.isfinite(float(total)):
-            raise MedSSLError(
-                f"the loss became {float(total)} in stage {stage!r}",
-                where=where,
-                fix=NOT_FINITE_FIX,
-            )
-
     def take(self) -> tuple[dict[str, float], float]:
         """Return the means since the last call and the speed in batches per second."""
-        keys = list(self._sums)
-        stacked = torch.stack([self._sums[k] for k in keys]).tolist() if keys else []
-        means = {k: v / self._counts[k] for k, v in zip(keys, stacked, strict=True)}
+        totals: dict[str, float] = {}
+        counts: dict[str, float] = {}
+        for names, row in self._sums.items():
+            *sums, count = row.tolist()
+            for name, value in zip(names, sums, strict=True):
+                totals[name] = totals.get(name, 0.0) + value
+                counts[name] = counts.get(name, 0.0) + count
+        means = {name: value / counts[name] for name, value in totals.items() if counts[name]}
         seconds = time.perf_counter() - self._since
         speed = self._steps / max(seconds, 1e-9)
         self.reset()

@@ -1,0 +1,207 @@
+"""Faults from outside: after each, nothing good is lost and the resumed run has the same bits."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from helpers import AFFINE, crash_after, same_bits, small_recipe, write_dataset, write_recipe
+
+from medssl import api, cli
+from medssl.data import cache
+from medssl.data.sampling import PatchSampler
+from medssl.training.checkpoint import load_checkpoint
+from medssl.training.engine import Engine
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """A dataset, its recipe, and the run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("faults")
+    changes = {"method": {"name": "mean_teacher"}}
+    content = small_recipe(write_dataset(folder / "data"), folder / "cache", **changes)
+    recipe = write_recipe(folder / "recipe.yaml", content)
+    return folder / "data", recipe, api.train(recipe, output=folder / "whole").path
+
+
+def last(run: Path) -> dict[str, Any]:
+    return load_checkpoint(run / "checkpoints" / "last.pt")
+
+
+def train(recipe: Path, run: Path, *more: str) -> int:
+    return cli.run(["--quiet", "train", str(recipe), "--output", str(run), *more])
+
+
+def resume_equals(clean: tuple[Path, Path, Path], run: Path, *more: str) -> None:
+    assert cli.run(["--quiet", "train", str(run), "--resume", *more]) == 0
+    same_bits(last(clean[2]), last(run))
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["status"] == "finished"
+
+
+def test_a_disk_that_fills_up(
+    clean: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a real small file system where one can be mounted."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no small file system can be mounted here")
+    step, done = Engine._step, []
+
+    def filling(self: Engine, *arguments: Any) -> None:
+        step(self, *arguments)
+        done.append(1)
+        if len(done) == 4:  # after the first checkpoint
+            with (disk / "others").open("wb") as file:
+                try:
+                    while True:
+                        file.write(bytes(2**14))
+                        file.flush()
+                except OSError:
+                    pass
+
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Engine, "_step", filling)
+            assert train(clean[1], disk / "run") == 2
+        message = capsys.readouterr().err
+        assert "No space left" in message or "cannot read or write" in message
+        assert last(disk / "run")["step"] == 3
+        (disk / "others").unlink()
+        resume_equals(clean, disk / "run")
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_cache_that_cannot_be_written(
+    clean: tuple[Path, Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(*_: object, **__: object) -> str:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(cache.tempfile, "mkdtemp", refuse)
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        crash_after(patch, 5)
+        train(clean[1], run)
+    resume_equals(clean, run)  # what is in the cache already is enough
+    capsys.readouterr()
+    empty = ["--set", f"data.cache={tmp_path / 'other'}"]
+    assert train(clean[1], tmp_path / "new", *empty) == 2
+    assert "data.cache=" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_file_that_vanishes(
+    clean: tuple[Path, Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data, recipe, whole = clean
+    roles = json.loads((whole / "splits.json").read_text())
+    gone = data / "imagesTr" / f"{roles['test'][0]}.nii.gz"
+    step, run = Engine._step, tmp_path / "run"
+
+    def vanishing(self: Engine, *arguments: Any) -> None:
+        if self.state.step == 5:
+            shutil.move(gone, tmp_path / gone.name)
+        step(self, *arguments)
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Engine, "_step", vanishing)
+            assert train(recipe, run) == 2, "it cannot be tested on that case"
+        assert gone.name.split(".")[0] in capsys.readouterr().err
+        same_bits(last(whole), last(run))  # but it was trained to the end
+        assert train(recipe, run, "--resume") == 2
+        assert gone.name in capsys.readouterr().err
+    finally:
+        shutil.move(tmp_path / gone.name, gone)
+    resume_equals(clean, run)
+
+
+def test_an_image_that_becomes_nan(
+    clean: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, recipe, whole = clean
+    labeled = json.loads((whole / "splits.json").read_text())["labeled"][0]
+    image, run = data / "imagesTr" / f"{labeled}.nii.gz", tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        crash_after(patch, 7)
+        train(recipe, run)
+    before, stat = image.read_bytes(), image.stat()
+    try:
+        voxels = np.asarray(nib.load(image).dataobj).astype(np.float32)
+        voxels[0, 0, 0] = np.nan
+        nib.save(nib.Nifti1Image(voxels, AFFINE), image)
+        capsys.readouterr()
+        assert train(recipe, run, "--resume") == 2
+        message = capsys.readouterr().err
+        assert image.name in message
+        assert "NaN" in message
+        assert last(run)["step"] == 6
+    finally:
+        image.write_bytes(before)
+        os.utime(image, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    resume_equals(clean, run)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
+def test_a_loader_process_that_dies(
+    clean: tuple[Path, Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    batch, main, run = PatchSampler.batch, os.getpid(), tmp_path / "run"
+
+    def dying(self: PatchSampler, iteration: int) -> dict[str, torch.Tensor]:
+        if iteration == 7 and os.getpid() != main:
+            time.sleep(1.0)  # let the first checkpoint be written
+            os.kill(os.getpid(), signal.SIGKILL)
+        return batch(self, iteration)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PatchSampler, "batch", dying)
+        assert train(clean[1], run, "--set", "training.workers=2") == 2
+    message = capsys.readouterr().err
+    assert "loader process ended unexpectedly" in message
+    assert "training.workers=0" in message
+    resume_equals(clean, run, "--set", "training.workers=0")
+
+
+def test_a_clock_that_goes_backwards(
+    clean: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [2e9]
+
+    def backwards() -> float:
+        now[0] -= 3600
+        return now[0]
+
+    monkeypatch.setattr(time, "time", backwards)
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        crash_after(patch, 5)
+        train(clean[1], run)
+    resume_equals(clean, run)
+    assert json.loads((run / "manifest.json").read_text())["wall_seconds"] > 0
+    assert last(run)["state"]["seconds"] > 0
