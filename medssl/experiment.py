@@ -42,13 +42,12 @@ from medssl.training.setup import (
     cache_root,
     create_method,
     loader_workers,
-    make_diagnosis,
-    make_validator,
     plan_cases,
     prepare_cases,
     sampler_factory,
 )
 from medssl.training.state import Stopped
+from medssl.training.validation import make_diagnosis, make_validator
 
 
 @dataclass(frozen=True)

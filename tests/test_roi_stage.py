@@ -26,7 +26,7 @@ from medssl.recipe_schema import DataSpec, InferenceSettings, RoiSettings
 from medssl.roi_stage import check_coarse, describe_regions
 from medssl.runs import load_run
 from medssl.training.progress import Display
-from medssl.training.setup import _case_dice
+from medssl.training.validation import case_dice
 
 LABELS = LabelMap((0, 11, 12), ("background", "body", "core"))
 RAW = {"intensity": {"rule": "none"}}
@@ -346,9 +346,9 @@ def cached(outside: tuple[int, ...]) -> CachedCase:
 
 
 def test_validation_counts_what_the_region_leaves_out() -> None:
-    perfect = _case_dice(predictor(), cached(()), LABELS)
+    perfect = case_dice(predictor(), cached(()), LABELS)
     np.testing.assert_allclose(perfect, [1, 1])
-    cut = _case_dice(predictor(), cached((500, 0, 64)), LABELS)
+    cut = case_dice(predictor(), cached((500, 0, 64)), LABELS)
     np.testing.assert_allclose(cut, [1, 2 * 64 / (64 + 128)])
 
 

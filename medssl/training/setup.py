@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ from torch import nn
 
 from medssl.data.augment import Augmenter
 from medssl.data.cache import CaseCache, default_cache_root
-from medssl.data.case import IGNORE_INDEX, CachedCase, Case, Dataset, LabelMap
+from medssl.data.case import IGNORE_INDEX, CachedCase, Case, Dataset
 from medssl.data.decathlon import read_dataset
 from medssl.data.images import unit_factor
 from medssl.data.integrity import check_training_set
@@ -27,21 +26,15 @@ from medssl.data.sides import class_pairs, side_axis
 from medssl.data.split import Splits, make_splits
 from medssl.data.volume import UnreadableError, open_volume
 from medssl.errors import MedSSLError
-from medssl.evaluation.overlap import confusion_matrix, dice_per_class
-from medssl.inference.predictor import Predictor, evaluation_mode
 from medssl.inference.regions import RegionFinder
 from medssl.methods import get_method
-from medssl.methods.base import Method, Progress, Settings, Stage
+from medssl.methods.base import Method, Settings, Stage
 from medssl.networks import build_network
 from medssl.recipe_schema import Recipe
-from medssl.training.precision import autocast
 from medssl.training.progress import Display
 
 MAX_PADDED_SHARE = 2.0
 """A patch more than this many times as long as the median volume is refused, not padded."""
-
-MAX_DIAGNOSED = 16
-"""Patches that a method is diagnosed on: enough for a mean, and cheap beside a validation."""
 
 
 @dataclass(frozen=True)
@@ -307,85 +300,6 @@ def sampler_factory(
         }
 
     return make
-
-
-def make_validator(
-    recipe: Recipe, data: TrainingData, *, device: torch.device, precision: str
-) -> Callable[[nn.Module], float] | None:
-    """Return a function from a predictor to its mean foreground Dice on the validation cases.
-
-    Measured on the preprocessed grid, without post-processing, as a signal for selection; the
-    figures of a run come from the evaluator on the native grid.
-    """
-    if not data.validation:
-        return None
-    inference = recipe.inference.model_copy(update={"largest_component": False})
-
-    def validate(model: nn.Module) -> float:
-        predictor = Predictor(
-            model,
-            spec=recipe.spec,
-            label_map=data.dataset.labels,
-            patch=recipe.training.patch,
-            inference=inference,
-            device=device,
-            precision=precision,
-            in_channels=len(data.dataset.modality),
-        )
-        scores = [_case_dice(predictor, c, data.dataset.labels) for c in data.validation]
-        return float(np.nanmean(np.concatenate(scores)))
-
-    return validate
-
-
-def make_diagnosis(
-    recipe: Recipe, data: TrainingData, *, device: torch.device, precision: str
-) -> Callable[[Method, Progress], dict[str, float]] | None:
-    """Return a function that asks a method about itself on fixed patches of validation cases.
-
-    One patch without augmentation per case, at most 16, each centered on a structure. Terms are
-    means over the patches that have one. The method's modes and torch's generator stay as they
-    were.
-    """
-    if not data.validation or get_method(recipe.method.name).diagnose is Method.diagnose:
-        return None
-    patches = PatchSampler(
-        data.validation,
-        patch=recipe.training.patch,
-        batch_size=1,
-        seed=recipe.seed,
-        stream="diagnosis",
-        foreground_fraction=1.0,
-        slice_axis=recipe.spec.slice_axis,
-    )
-    cards = [device] if device.type == "cuda" else []
-
-    @torch.no_grad()
-    def diagnose(method: Method, progress: Progress) -> dict[str, float]:
-        found: dict[str, list[float]] = {}
-        with torch.random.fork_rng(cards), evaluation_mode(method):
-            for number in range(min(len(data.validation), MAX_DIAGNOSED)):
-                torch.manual_seed(number)
-                patch = {k: v.to(device) for k, v in patches.batch(number).items()}
-                with autocast(device, precision):
-                    terms = method.diagnose(patch["image"], patch["label"], progress)
-                for key, value in terms.items():
-                    found.setdefault(key, []).append(float(value))
-        known = {k: [v for v in values if math.isfinite(v)] for k, values in found.items()}
-        return {k: float(np.mean(values)) for k, values in known.items() if values}
-
-    return diagnose
-
-
-def _case_dice(predictor: Predictor, case: CachedCase, labels: LabelMap) -> np.ndarray:
-    """Return the Dice of each foreground class of a case, NaN where absent from both."""
-    assert case.label is not None
-    image = torch.from_numpy(np.array(case.image, dtype=np.float32))
-    classes = predictor.classes(image)
-    matrix = confusion_matrix(classes, np.asarray(case.label), labels.num_classes)
-    if case.outside:
-        matrix[:, 0] += case.outside  # there all is called background
-    return np.asarray(dice_per_class(matrix))[1:]
 
 
 def loader_workers(setting: int | str, device: torch.device) -> int:

@@ -1,0 +1,102 @@
+"""What is measured at each validation: a predictor's Dice, and what a method says of itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from medssl.data.case import CachedCase, LabelMap
+from medssl.data.sampling import PatchSampler
+from medssl.evaluation.overlap import confusion_matrix, dice_per_class
+from medssl.inference.predictor import Predictor, evaluation_mode
+from medssl.methods import get_method
+from medssl.methods.base import Method, Progress
+from medssl.recipe_schema import Recipe
+from medssl.training.precision import autocast
+from medssl.training.setup import TrainingData
+
+MAX_DIAGNOSED = 16
+"""Patches that a method is diagnosed on: enough for a mean, and cheap beside a validation."""
+
+
+def make_validator(
+    recipe: Recipe, data: TrainingData, *, device: torch.device, precision: str
+) -> Callable[[nn.Module], float] | None:
+    """Return a function from a predictor to its mean foreground Dice on the validation cases.
+
+    Measured on the preprocessed grid, without post-processing, as a signal for selection; the
+    figures of a run come from the evaluator on the native grid.
+    """
+    if not data.validation:
+        return None
+    inference = recipe.inference.model_copy(update={"largest_component": False})
+
+    def validate(model: nn.Module) -> float:
+        predictor = Predictor(
+            model,
+            spec=recipe.spec,
+            label_map=data.dataset.labels,
+            patch=recipe.training.patch,
+            inference=inference,
+            device=device,
+            precision=precision,
+            in_channels=len(data.dataset.modality),
+        )
+        scores = [case_dice(predictor, c, data.dataset.labels) for c in data.validation]
+        return float(np.nanmean(np.concatenate(scores)))
+
+    return validate
+
+
+def make_diagnosis(
+    recipe: Recipe, data: TrainingData, *, device: torch.device, precision: str
+) -> Callable[[Method, Progress], dict[str, float]] | None:
+    """Return a function that asks a method about itself on fixed patches of validation cases.
+
+    One patch without augmentation per case, at most 16, each centered on a structure. Terms are
+    means over the patches that have one. The method's modes and torch's generator stay as they
+    were.
+    """
+    if not data.validation or get_method(recipe.method.name).diagnose is Method.diagnose:
+        return None
+    patches = PatchSampler(
+        data.validation,
+        patch=recipe.training.patch,
+        batch_size=1,
+        seed=recipe.seed,
+        stream="diagnosis",
+        foreground_fraction=1.0,
+        slice_axis=recipe.spec.slice_axis,
+    )
+    cards = [device] if device.type == "cuda" else []
+
+    @torch.no_grad()
+    def diagnose(method: Method, progress: Progress) -> dict[str, float]:
+        found: dict[str, list[float]] = {}
+        with torch.random.fork_rng(cards), evaluation_mode(method):
+            for number in range(min(len(data.validation), MAX_DIAGNOSED)):
+                torch.manual_seed(number)
+                patch = {k: v.to(device) for k, v in patches.batch(number).items()}
+                with autocast(device, precision):
+                    terms = method.diagnose(patch["image"], patch["label"], progress)
+                for key, value in terms.items():
+                    found.setdefault(key, []).append(float(value))
+        known = {k: [v for v in values if math.isfinite(v)] for k, values in found.items()}
+        return {k: float(np.mean(values)) for k, values in known.items() if values}
+
+    return diagnose
+
+
+def case_dice(predictor: Predictor, case: CachedCase, labels: LabelMap) -> np.ndarray:
+    """Return the Dice of each foreground class of a case, NaN where absent from both."""
+    assert case.label is not None
+    image = torch.from_numpy(np.array(case.image, dtype=np.float32))
+    classes = predictor.classes(image)
+    matrix = confusion_matrix(classes, np.asarray(case.label), labels.num_classes)
+    if case.outside:
+        matrix[:, 0] += case.outside  # there all is called background
+    return np.asarray(dice_per_class(matrix))[1:]
