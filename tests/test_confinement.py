@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from decathlon_files import header, make_dataset, touch, write_json
 
 from medssl.data.decathlon import read_dataset
 from medssl.errors import MedSSLError
 from medssl.recipe import resolve
-from tests.decathlon_files import header, make_dataset, touch, write_json
 
 
 def one_item(root: Path, image: str, **changes: object) -> Path:

@@ -19,6 +19,18 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from decathlon_files import header, make_dataset, touch, write_json
+from fuzzing import (
+    bounded,
+    bounded_memory,
+    byte_changes,
+    changes,
+    files_below,
+    mutate,
+    mutate_bytes,
+    survives,
+)
+from helpers import small_recipe
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,18 +50,6 @@ from medssl.recipe import load_recipe
 from medssl.recipe_schema import DataSettings, DataSpec, InferenceSettings
 from medssl.training.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from medssl.training.run_folder import free_run_path
-from tests.decathlon_files import header, make_dataset, touch, write_json
-from tests.fuzzing import (
-    bounded,
-    bounded_memory,
-    byte_changes,
-    changes,
-    files_below,
-    mutate,
-    mutate_bytes,
-    survives,
-)
-from tests.helpers import small_recipe
 
 
 @dataclass(frozen=True)

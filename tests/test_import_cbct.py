@@ -8,13 +8,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from import_sources import assert_written, cases_of, image_array, write_itk, write_nifti
 
 from medssl.data.decathlon import read_dataset
 from medssl.data.importers import import_dataset
 from medssl.data.importers.fdi import TEETH, check_anatomy, mirrored, tooth_centers
 from medssl.data.importers.toothfairy import VERSION_2, VERSION_3
 from medssl.errors import MedSSLError
-from tests.import_sources import assert_written, cases_of, image_array, write_itk, write_nifti
 
 SHAPE = (12, 10, 8)
 TURN = np.deg2rad(12.0)

@@ -11,6 +11,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from import_sources import AFFINE, SHAPE, image_array, label_array
 
 from medssl.data.decathlon import read_dataset
 from medssl.data.importers import import_dataset, list_formats
@@ -26,7 +27,6 @@ from medssl.data.importers.base import (
     safe_id,
 )
 from medssl.errors import MedSSLError
-from tests.import_sources import AFFINE, SHAPE, image_array, label_array
 
 Cases = list[ImportedCase | Callable[[], ImportedCase]]
 

@@ -11,12 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
-
-from medssl.cli import run
-from medssl.data.decathlon import read_dataset
-from medssl.data.importers import import_dataset
-from medssl.errors import MedSSLError
-from tests.import_sources import (
+from import_sources import (
     AFFINE,
     SHAPE,
     assert_written,
@@ -27,6 +22,11 @@ from tests.import_sources import (
     write_itk,
     write_nifti,
 )
+
+from medssl.cli import run
+from medssl.data.decathlon import read_dataset
+from medssl.data.importers import import_dataset
+from medssl.errors import MedSSLError
 
 LABELS_V1 = {"0": "background", "3": "lesion"}
 

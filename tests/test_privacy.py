@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from decathlon_files import make_dataset
+from helpers import small_recipe, write_dataset, write_recipe
 
 from medssl.data.decathlon import read_dataset
 from medssl.experiment import train
 from medssl.training.privacy import Redactor
-from tests.decathlon_files import make_dataset
-from tests.helpers import small_recipe, write_dataset, write_recipe
 
 
 @pytest.mark.parametrize(
