@@ -17,7 +17,7 @@ from medssl.ops.certainty import deviation, error_auroc
 from medssl.ops.losses import one_hot
 from medssl.ops.ranking import auroc
 from medssl.recipe import load_recipe
-from medssl.training import setup
+from medssl.training import setup, validation
 from medssl.training.checkpoint import load_checkpoint
 from medssl.training.progress import Display
 
@@ -134,4 +134,4 @@ def test_methods_with_nothing_to_say_are_not_asked(
     dataset, splits = setup.plan_cases(loaded.recipe, quiet)
     data = setup.prepare_cases(loaded.recipe, dataset, splits, quiet)
     device = torch.device("cpu")
-    assert setup.make_diagnosis(loaded.recipe, data, device=device, precision="fp32") is None
+    assert validation.make_diagnosis(loaded.recipe, data, device=device, precision="fp32") is None

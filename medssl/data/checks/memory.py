@@ -67,7 +67,11 @@ def estimate_memory(
         stored = float(np.prod(f.shape))
         final = stored
         if spec is not None and spec.spacing != "native":
-            final = stored * float(np.prod(f.spacing)) / float(np.prod(spec.spacing))
+            target = [
+                own if wanted is None else wanted
+                for own, wanted in zip(f.spacing, spec.spacing, strict=True)
+            ]
+            final = stored * float(np.prod(f.spacing)) / float(np.prod(target))
         peaks.append(BYTES_PER_VOXEL * f.channels * max(stored, final))
         # float16 image and uint8 label
         cache += final * (2 * f.channels + (f.role == "labeled"))
