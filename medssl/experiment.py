@@ -23,6 +23,7 @@ from medssl.report.preview import write_previews
 from medssl.roi_stage import check_coarse, describe_regions, keep_regions, open_finder
 from medssl.runs import LoadedRun, evaluate_run, load_run
 from medssl.training.engine import Engine
+from medssl.training.placement import augments_on
 from medssl.training.precision import resolve_device, resolve_precision, speed_up
 from medssl.training.privacy import Redactor
 from medssl.training.progress import Display
@@ -147,7 +148,12 @@ def _train(
         Engine(
             method,
             loaded.recipe,
-            samplers=sampler_factory(loaded.recipe, data, strong=method.uses_strong_view),
+            samplers=sampler_factory(
+                loaded.recipe,
+                data,
+                strong=method.uses_strong_view,
+                finished=not augments_on(where, loaded.recipe),
+            ),
             validate=make_validator(loaded.recipe, data, device=where, precision=how),
             diagnose=make_diagnosis(loaded.recipe, data, device=where, precision=how),
             run=run,

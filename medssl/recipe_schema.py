@@ -233,6 +233,12 @@ class AugmentSettings(Strict):
         0.8, ge=0, le=1, description="the same for the strong view, where a method uses one"
     )
 
+    place: Literal["auto", "loader", "device"] = Field(
+        "auto",
+        description="where patches are warped and intensities changed: by the loader or on the "
+        "device that trains; the patches are the same. auto: on the device where it is a CUDA card",
+    )
+
     @field_validator("scale")
     @classmethod
     def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:

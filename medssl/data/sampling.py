@@ -16,11 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medssl.data.augment import Augmenter, Geometry
+from medssl.data.augment import Augmenter, Geometry, move
+from medssl.data.augment_batch import finish
 from medssl.data.case import IGNORE_INDEX, CachedCase
 from medssl.errors import MedSSLError
 
 _DRAW, _ORDER = 0, 1
+_HOST = torch.device("cpu")
 
 
 class PatchSampler:
@@ -40,6 +42,8 @@ class PatchSampler:
         augment: augmentation, or None for plain crops.
         strong: add the strong view to each batch; needs ``augment``.
         labels_only: deliver labels alone; no image is read.
+        finished: False delivers plain crops and what was drawn for them, for
+            `augment_batch.finish` to do on a device.
         sparse: labels may hold voxels without annotation. Slices without any annotated voxel are
             then left out, and volumes that are annotated in part are cropped around annotated
             voxels, so that every labeled patch teaches something.
@@ -63,6 +67,7 @@ class PatchSampler:
         augment: Augmenter | None = None,
         strong: bool = False,
         labels_only: bool = False,
+        finished: bool = True,
         sparse: bool = False,
     ) -> None:
         if not cases:
@@ -86,6 +91,7 @@ class PatchSampler:
         self.foreground_fraction = foreground_fraction
         self.augment = augment
         self.strong = strong
+        self.finished = finished
         self.slice_axis = slice_axis if len(patch) == 2 else None
         size = list(patch)
         if self.slice_axis is not None:
@@ -115,14 +121,16 @@ class PatchSampler:
 
         Returns:
             ``image (B, C, *patch)`` float32, ``label (B, *patch)`` int64 if the cases have labels,
-            ``strong`` like ``image`` if asked for.
+            ``strong`` like ``image`` if asked for. Plain crops, if those are wanted, have their
+            cache's types, and come with what `augment_batch.finish` takes.
         """
         first = iteration * self.batch_size
         out: dict[str, Tensor] = {}
         for position in range(self.batch_size):
-            for name, tensor in self.draw(first + position).items():
+            patch = self.draw(first + position) if self.finished else self.plain(first + position)
+            for name, tensor in patch.items():
                 if name not in out:
-                    dtype = torch.int64 if name == "label" else torch.float32
+                    dtype = torch.int64 if name == "label" and self.finished else tensor.dtype
                     out[name] = torch.empty((self.batch_size, *tensor.shape), dtype=dtype)
                 out[name][position].copy_(tensor)
         return out
@@ -153,43 +161,39 @@ class PatchSampler:
 
     def draw(self, number: int) -> dict[str, Tensor]:
         """Return patch ``number`` of the stream: ``image``, ``label`` (uint8), ``strong``."""
+        plain = {name: tensor[None] for name, tensor in self.plain(number).items()}
+        return {name: tensor[0] for name, tensor in finish(plain, _HOST).items()}
+
+    def plain(self, number: int) -> dict[str, Tensor]:
+        """Return patch ``number`` cut out, turned and mirrored, and what else was drawn for it."""
         index, start, size, geometry, rng = self._place(number)
         case = self.cases[index]
-        # Padding is labeled background, as in the literature: outside of a scan nothing is shown.
-        label = None if case.label is None else _crop(case.label[None], start, size, lambda: 0)[0]
-        if self.labels_only:
-            assert label is not None
-            image = label[None]  # a stand-in that is dropped in the end
-        else:
+        image = label = None
+        if not self.labels_only:
             image = _crop(case.image, start, size, lambda: self._pad_value(index))
-        return self._finish(image, label, geometry, rng)
+        if case.label is not None:
+            # Padding is labeled background, as in the literature: outside of a scan is nothing.
+            label = _crop(case.label[None], start, size, lambda: 0)[0]
+        mover = move if self.augment is None else self.augment.move
+        moved, target = mover(image, label, geometry)
+        named = {"image": moved, "label": target}
+        out = {name: tensor for name, tensor in named.items() if tensor is not None}
+        if self.slice_axis is not None:
+            # The slice axis counts from the end, whether or not there is a channel axis.
+            out = {name: tensor.squeeze(self.slice_axis - 3) for name, tensor in out.items()}
+        return out if self.augment is None else {**out, **self._drawn(geometry, rng)}
 
-    def _finish(
-        self,
-        image: np.ndarray,
-        label: np.ndarray | None,
-        geometry: Geometry,
-        rng: np.random.Generator,
-    ) -> dict[str, Tensor]:
-        out: dict[str, Tensor] = {}
-        if self.augment is None:
-            out["image"] = torch.from_numpy(np.array(image, dtype=np.float32, order="C"))
-            if label is not None:
-                out["label"] = torch.from_numpy(np.array(label, order="C"))
-        else:
-            moved, target = self.augment.move(image, label, geometry)
-            if not self.labels_only:
-                out["image"] = self.augment.weak(moved, rng)
-            if target is not None:
-                out["label"] = target
-            if self.strong:
-                out["strong"] = self.augment.strong(out["image"], rng)
-        if self.labels_only:
-            out.pop("image", None)
-        if self.slice_axis is None:
-            return out
-        # The slice axis counts from the end, whether or not there is a channel axis.
-        return {name: tensor.squeeze(self.slice_axis - 3) for name, tensor in out.items()}
+    def _drawn(self, geometry: Geometry, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Draw the intensity changes; return all that `augment_batch.finish` is to do."""
+        assert self.augment is not None
+        axes = [a for a in range(3) if a != self.slice_axis]
+        matrix = np.eye(3) if geometry.matrix is None else geometry.matrix
+        rows = {"matrix": matrix[np.ix_(axes, axes)]}
+        if not self.labels_only:
+            rows["weak"] = self.augment.draw_weak(rng)
+        if self.strong:
+            rows["strong_changes"] = self.augment.draw_strong(rng)
+        return {name: torch.from_numpy(row) for name, row in rows.items()}
 
     def item(self, number: int) -> tuple[int, int]:
         """Return the case index and slice (0 for volumes) of patch ``number``."""

@@ -269,9 +269,12 @@ def make_augmenter(recipe: Recipe, dataset: Dataset, splits: Splits) -> Augmente
 
 
 def sampler_factory(
-    recipe: Recipe, data: TrainingData, *, strong: bool
+    recipe: Recipe, data: TrainingData, *, strong: bool, finished: bool = True
 ) -> Callable[[Stage], dict[str, PatchSampler]]:
-    """Return a function that makes the patch samplers of a stage."""
+    """Return a function that makes the patch samplers of a stage.
+
+    With ``finished=False`` they leave to `to_batch` the arithmetic of augmentation.
+    """
     training, spec = recipe.training, recipe.spec
     augmenter = make_augmenter(recipe, data.dataset, data.splits)
     cases = {"labeled": data.labeled, "unlabeled": data.unlabeled, "masks": data.labeled}
@@ -294,6 +297,7 @@ def sampler_factory(
                 augment=augmenter,
                 strong=strong and stream == "unlabeled",
                 labels_only=stream == "masks",
+                finished=finished,
                 sparse=data.dataset.labels.ignore_value is not None,
             )
             for stream in stage.streams

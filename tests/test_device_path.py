@@ -1,0 +1,173 @@
+"""Work that may be done on the training device gives the same patches as on the host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from medssl.data.augment import Augmenter
+from medssl.data.augment_batch import finish
+from medssl.data.cache import class_indices
+from medssl.data.case import IGNORE_INDEX, CachedCase
+from medssl.data.loader import StreamLoader
+from medssl.data.sampling import PatchSampler
+from medssl.recipe_schema import AugmentSettings, DataSpec, Recipe
+from medssl.training.batches import to_batch
+from medssl.training.placement import augments_on
+
+HOST = torch.device("cpu")
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=[
+            pytest.mark.gpu,
+            pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
+        ],
+    ),
+]
+SPEC = DataSpec(
+    flip_axes=[0, 1, 2], rot90_planes=[[0, 1]], rotate_planes=[[0, 1], [1, 2]], label_pairs=[[1, 2]]
+)
+FULL = AugmentSettings(
+    rotate_degrees=20,
+    rotate_probability=0.5,
+    scale=(0.8, 1.2),
+    scale_probability=0.5,
+    intensity_probability=0.5,
+)
+
+
+def make_case(name: str, *, labeled: bool = True, shape: tuple[int, ...] = (22, 18, 12)) -> Any:
+    rng = np.random.default_rng(len(name))
+    image = rng.normal(size=(2, *shape)).astype(np.float16)
+    label = rng.integers(0, 3, shape).astype(np.uint8)
+    label[rng.random(shape) < 0.1] = IGNORE_INDEX
+    indices = class_indices(label, seed=0)
+    return CachedCase(name, name, image, label if labeled else None, indices if labeled else {})
+
+
+def make_sampler(settings: AugmentSettings | None = FULL, **options: Any) -> PatchSampler:
+    patch = options.setdefault("patch", (10, 8, 6))
+    dims, labeled = len(patch), options.pop("labeled", True)
+    augment = settings and Augmenter(settings, SPEC, spatial_dims=dims, label_pairs=[[1, 2]])
+    cases = [make_case(n, labeled=labeled) for n in ("a", "bb", "ccc")]
+    common = {"batch_size": 4, "seed": 3, "stream": "labeled", "foreground_fraction": 0.5}
+    return PatchSampler(cases, augment=augment, **{**common, **options})
+
+
+def assert_close(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    """Rounding may turn a nearest voxel on a card into its neighbor; images may not differ."""
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        other = second[name].cpu()
+        if name == "label":
+            assert (tensor.long() == other.long()).float().mean() > 0.999
+        else:
+            torch.testing.assert_close(tensor, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"strong": True, "labeled": False},
+        {"labels_only": True},
+        {"patch": (30, 8, 20)},  # padded
+        {"patch": (16, 12), "strong": True},
+        {"patch": (16, 12), "slice_axis": 1},
+        {"settings": None},
+        {"settings": AugmentSettings()},
+    ],
+    ids=["3d", "strong", "labels", "padded", "2d", "axis1", "plain", "flips"],
+)
+def test_finishing_on_a_device_gives_the_loaders_patches(
+    options: dict[str, Any], device: str
+) -> None:
+    whole, plain = make_sampler(**options), make_sampler(**options, finished=False)
+    for number in range(5):
+        assert_close(whole.batch(number), finish(plain.batch(number), torch.device(device)))
+
+
+def test_a_patch_does_not_depend_on_the_rest_of_its_batch() -> None:
+    large = make_sampler(strong=True, batch_size=6, finished=False)
+    small = make_sampler(strong=True, batch_size=1, finished=False)
+    together = finish(large.batch(1), HOST)
+    for position in range(6):
+        alone = finish(small.batch(6 + position), HOST)
+        assert_close({k: v[position : position + 1] for k, v in together.items()}, alone)
+
+
+def test_untouched_patches_of_a_batch_stay_exactly_as_they_were() -> None:
+    rare = FULL.model_copy(update={"intensity_probability": 0.15})
+    plain = make_sampler(rare, strong=True, batch_size=32, finished=False).batch(0)
+    rows = (plain["weak"] == torch.tensor([0.0, 1, 1, 0, 0, 0, 0])).all(1)
+    still = (plain["matrix"] == torch.eye(3)).all((1, 2)) & rows
+    assert 0 < int(still.sum()) < 32
+    out = finish(plain, HOST)
+    assert torch.equal(out["image"][still], plain["image"][still].float())
+    assert torch.equal(out["label"][still], plain["label"][still])
+
+
+def test_plain_crops_are_small_and_pass_through_workers() -> None:
+    sampler = make_sampler(strong=True, finished=False)
+    batch = sampler.batch(0)
+    assert batch["image"].dtype == torch.float16
+    assert batch["label"].dtype == torch.uint8
+    with StreamLoader({"labeled": sampler}, start=0, stop=2, workers=1) as loader:
+        for number, streams in loader:
+            expected = sampler.batch(number)
+            assert all(torch.equal(streams["labeled"][k], v) for k, v in expected.items())
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_batch_for_a_method_is_the_same_from_both_places(device: str) -> None:
+    streams = {
+        "labeled": {},
+        "unlabeled": {"labeled": False, "stream": "unlabeled", "strong": True},
+        "masks": {"labels_only": True, "stream": "masks"},
+    }
+    made = []
+    for finished in (True, False):
+        samplers = {k: make_sampler(**v, finished=finished) for k, v in streams.items()}
+        arrays = {name: sampler.batch(3) for name, sampler in samplers.items()}
+        made.append(to_batch(arrays, torch.device(device)))
+    for batch in made:
+        assert batch.labeled is not None
+        assert batch.unlabeled is not None
+        assert batch.masks is not None
+        assert batch.labeled.label.dtype == batch.masks.dtype == torch.int64
+        assert batch.labeled.image.dtype == torch.float32
+        assert batch.labeled.image.device.type == device
+    whole, plain = made
+    torch.testing.assert_close(whole.unlabeled.strong, plain.unlabeled.strong, rtol=0, atol=1e-4)
+    torch.testing.assert_close(whole.labeled.image, plain.labeled.image, rtol=0, atol=1e-4)
+    assert torch.equal(whole.masks, plain.masks)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_augmenting_on_a_card_never_makes_the_host_wait() -> None:
+    plain = make_sampler(strong=True, finished=False).batch(0)
+    pinned = {k: v.pin_memory() for k, v in plain.items()}
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        finish(pinned, torch.device("cuda"))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_where_augmentation_is_done() -> None:
+    def recipe(place: str) -> Recipe:
+        return Recipe.model_validate({"training": {"augment": {"place": place}}})
+
+    card = torch.device("cuda")
+    assert augments_on(card, recipe("auto"))
+    assert not augments_on(HOST, recipe("auto"))
+    assert augments_on(HOST, recipe("device"))
+    assert not augments_on(card, recipe("loader"))
