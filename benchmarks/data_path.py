@@ -34,7 +34,7 @@ from medssl.data.cache import CaseCache
 from medssl.data.case import CachedCase, Case, LabelMap
 from medssl.data.loader import StreamLoader
 from medssl.data.preprocess import image_transforms
-from medssl.data.sampling import PatchSampler
+from medssl.data.sampling import Deliver, PatchSampler
 from medssl.recipe_schema import AugmentSettings, DataSpec
 from medssl.training.precision import resolve_device
 
@@ -62,7 +62,7 @@ def write_cases(folder: Path) -> list[Case]:
 
 
 def make_sampler(
-    cases: list[CachedCase], *, finished: bool = True, **settings: Any
+    cases: list[CachedCase], *, deliver: Deliver = "finished", **settings: Any
 ) -> PatchSampler:
     """Return the labeled stream."""
     return PatchSampler(
@@ -72,7 +72,7 @@ def make_sampler(
         seed=0,
         stream="labeled",
         foreground_fraction=0.5,
-        finished=finished,
+        deliver=deliver,
         augment=Augmenter(AugmentSettings(**settings), SPEC, spatial_dims=3),
     )
 
@@ -153,11 +153,15 @@ def run(repeats: int, device: torch.device) -> dict[str, Any]:
             "scale": (0.9, 1.1),
             "intensity_probability": 0.2,
         }
-        warped, crops = make_sampler(cached, **many), make_sampler(cached, finished=False, **many)
+        warped, crops, places = (
+            make_sampler(cached, deliver=deliver, **many)
+            for deliver in ("finished", "plain", "places")
+        )
         results = {
             "medssl flips and quarter turns": measure(plain.batch, repeats),
             "medssl with rotation, zoom, intensities": measure(warped.batch, repeats),
             "  its loader's share with a device": measure(crops.batch, repeats),
+            "  the same, cases held on the device": measure(places.batch, repeats),
             **measure_device(crops, repeats, device),
             "medssl wait behind a 50 ms step, 1 worker": measure_workers(plain, repeats, 1),
         }

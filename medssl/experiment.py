@@ -23,7 +23,7 @@ from medssl.report.preview import write_previews
 from medssl.roi_stage import check_coarse, describe_regions, keep_regions, open_finder
 from medssl.runs import LoadedRun, evaluate_run, load_run
 from medssl.training.engine import Engine
-from medssl.training.placement import augments_on
+from medssl.training.placement import place_cases
 from medssl.training.precision import resolve_device, resolve_precision, speed_up
 from medssl.training.privacy import Redactor
 from medssl.training.progress import Display
@@ -145,22 +145,23 @@ def _train(
             keep_regions(run, loaded.recipe.data.roi, data.regions)
         _announce(loaded, data.splits, run, where, how, display)
         speed_up(where)
+        placed = place_cases(loaded.recipe, data, where, display.say)
         Engine(
             method,
             loaded.recipe,
             samplers=sampler_factory(
-                loaded.recipe,
-                data,
-                strong=method.uses_strong_view,
-                finished=not augments_on(where, loaded.recipe),
+                loaded.recipe, data, strong=method.uses_strong_view, deliver=placed.deliver
             ),
             validate=make_validator(loaded.recipe, data, device=where, precision=how),
             diagnose=make_diagnosis(loaded.recipe, data, device=where, precision=how),
             run=run,
             device=where,
             precision=how,
-            workers=loader_workers(loaded.recipe.training.workers, where),
+            workers=loader_workers(
+                loaded.recipe.training.workers, where, resident=placed.resident is not None
+            ),
             display=display,
+            resident=placed.resident,
         ).fit(resume=resume)
         run.write_manifest(peak_memory_bytes=_peak_memory(where))
         summaries = _evaluate_splits(run, loaded, device, how, display)

@@ -287,6 +287,11 @@ class TrainingSettings(Strict):
     )
     nonfinite_limit: int = Field(10, ge=1, description="so many of them in a row stop the run")
     workers: int | Literal["auto"] = Field("auto", description="loader processes")
+    cache_on_device: bool | Literal["auto"] = Field(
+        "auto",
+        description="hold all training cases in the device's memory; auto: on a CUDA card of which "
+        "they take at most a quarter of what is free",
+    )
 
     @field_validator("patch")
     @classmethod
@@ -294,6 +299,12 @@ class TrainingSettings(Strict):
         if len(value) not in (2, 3) or any(v < 1 for v in value):
             raise ValueError("must be two or three positive numbers of voxels")
         return value
+
+    @model_validator(mode="after")
+    def _one_place(self) -> TrainingSettings:
+        if self.cache_on_device is True and self.augment.place == "loader":
+            raise ValueError("cache_on_device leaves nothing for augment.place 'loader' to do")
+        return self
 
     @property
     def spatial_dims(self) -> int:

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,7 +19,10 @@ from torch import Tensor
 from medssl.data.augment import Augmenter, Geometry, move
 from medssl.data.augment_batch import finish
 from medssl.data.case import IGNORE_INDEX, CachedCase
+from medssl.data.device_cases import describe_place, overlap
 from medssl.errors import MedSSLError
+
+Deliver = Literal["finished", "plain", "places"]
 
 _DRAW, _ORDER = 0, 1
 _HOST = torch.device("cpu")
@@ -42,8 +45,9 @@ class PatchSampler:
         augment: augmentation, or None for plain crops.
         strong: add the strong view to each batch; needs ``augment``.
         labels_only: deliver labels alone; no image is read.
-        finished: False delivers plain crops and what was drawn for them, for
-            `augment_batch.finish` to do on a device.
+        deliver: ``finished`` patches; ``plain`` crops and what was drawn for them, for
+            `augment_batch.finish` to do on a device; or the ``places`` of crops alone, to be cut
+            by `DeviceCases`.
         sparse: labels may hold voxels without annotation. Slices without any annotated voxel are
             then left out, and volumes that are annotated in part are cropped around annotated
             voxels, so that every labeled patch teaches something.
@@ -67,7 +71,7 @@ class PatchSampler:
         augment: Augmenter | None = None,
         strong: bool = False,
         labels_only: bool = False,
-        finished: bool = True,
+        deliver: Deliver = "finished",
         sparse: bool = False,
     ) -> None:
         if not cases:
@@ -91,7 +95,7 @@ class PatchSampler:
         self.foreground_fraction = foreground_fraction
         self.augment = augment
         self.strong = strong
-        self.finished = finished
+        self.deliver = deliver
         self.slice_axis = slice_axis if len(patch) == 2 else None
         size = list(patch)
         if self.slice_axis is not None:
@@ -125,12 +129,13 @@ class PatchSampler:
             cache's types, and come with what `augment_batch.finish` takes.
         """
         first = iteration * self.batch_size
+        finished = self.deliver == "finished"
+        draw = {"finished": self.draw, "plain": self.plain, "places": self.place}[self.deliver]
         out: dict[str, Tensor] = {}
         for position in range(self.batch_size):
-            patch = self.draw(first + position) if self.finished else self.plain(first + position)
-            for name, tensor in patch.items():
+            for name, tensor in draw(first + position).items():
                 if name not in out:
-                    dtype = torch.int64 if name == "label" and self.finished else tensor.dtype
+                    dtype = torch.int64 if name == "label" and finished else tensor.dtype
                     out[name] = torch.empty((self.batch_size, *tensor.shape), dtype=dtype)
                 out[name][position].copy_(tensor)
         return out
@@ -181,11 +186,27 @@ class PatchSampler:
         if self.slice_axis is not None:
             # The slice axis counts from the end, whether or not there is a channel axis.
             out = {name: tensor.squeeze(self.slice_axis - 3) for name, tensor in out.items()}
-        return out if self.augment is None else {**out, **self._drawn(geometry, rng)}
+        return {**out, **self._drawn(geometry, rng)}
+
+    def place(self, number: int) -> dict[str, Tensor]:
+        """Return where patch ``number`` lies, and what else was drawn for it; no image is read."""
+        index, start, size, geometry, rng = self._place(number)
+        swaps = self.augment is not None and self.augment.swapped_by(geometry) is not None
+        row = describe_place(index, start, size, geometry, swaps=swaps)
+        out = {"place": torch.from_numpy(row)}
+        if not self.labels_only:
+            shape = self.cases[index].shape
+            reaches_out = any(
+                s < 0 or s + n > m for s, n, m in zip(start, size, shape, strict=True)
+            )
+            pad = self._pad_value(index) if reaches_out else 0.0
+            out["pad"] = torch.tensor(pad, dtype=torch.float64)
+        return {**out, **self._drawn(geometry, rng)}
 
     def _drawn(self, geometry: Geometry, rng: np.random.Generator) -> dict[str, Tensor]:
         """Draw the intensity changes; return all that `augment_batch.finish` is to do."""
-        assert self.augment is not None
+        if self.augment is None:
+            return {}
         axes = [a for a in range(3) if a != self.slice_axis]
         matrix = np.eye(3) if geometry.matrix is None else geometry.matrix
         rows = {"matrix": matrix[np.ix_(axes, axes)]}
@@ -312,15 +333,11 @@ def _crop(
     volume: np.ndarray, start: Sequence[int], size: Sequence[int], fill: Callable[[], float]
 ) -> np.ndarray:
     """Return ``(C, *size)`` from ``(C, X, Y, Z)``: a view, or a padded copy if it reaches out."""
-    shape = volume.shape[1:]
-    inside = tuple(
-        slice(max(s, 0), min(s + n, limit)) for s, n, limit in zip(start, size, shape, strict=True)
-    )
+    inside, target = overlap(start, size, volume.shape[1:])
     view = volume[(slice(None), *inside)]
     if view.shape[1:] == tuple(size):
         return view
     out = np.full((volume.shape[0], *size), fill(), dtype=volume.dtype)
-    target = tuple(slice(i.start - s, i.stop - s) for i, s in zip(inside, start, strict=True))
     out[(slice(None), *target)] = view
     return out
 

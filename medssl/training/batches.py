@@ -10,12 +10,22 @@ import torch
 from torch import Tensor
 
 from medssl.data.augment_batch import finish
+from medssl.data.device_cases import DeviceCases
 from medssl.data.sampling import PatchSampler
 from medssl.methods.base import Batch, LabeledBatch, Method, Progress, UnlabeledBatch
 
 
-def to_batch(arrays: Mapping[str, Mapping[str, Tensor]], device: torch.device) -> Batch:
-    """Move the loader's tensors to ``device`` as a :class:`Batch`, and finish plain crops there."""
+def to_batch(
+    arrays: Mapping[str, Mapping[str, Tensor]],
+    device: torch.device,
+    resident: DeviceCases | None = None,
+) -> Batch:
+    """Move the loader's tensors to ``device`` as a :class:`Batch`, and finish plain crops there.
+
+    Places are cut out of the ``resident`` cases.
+    """
+    if resident is not None:
+        arrays = {name: resident.cut(name, rows) for name, rows in arrays.items()}
     streams = {name: finish(tensors, device) for name, tensors in arrays.items()}
     labeled = unlabeled = masks = None
     if "labeled" in streams:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medssl.data.device_cases import DeviceCases
 from medssl.data.loader import StreamLoader
 from medssl.data.sampling import PatchSampler
 from medssl.errors import MedSSLError
@@ -62,6 +63,7 @@ class Engine:
         validate: returns the mean foreground Dice of a predictor on the validation cases, or None
             when there are none.
         diagnose: returns what the method says about itself on validation cases; None for nothing.
+        resident: the cases on the device, for samplers that deliver places.
     """
 
     def __init__(
@@ -77,12 +79,13 @@ class Engine:
         precision: str,
         workers: int,
         display: Display,
+        resident: DeviceCases | None = None,
     ) -> None:
         self.method = method.to(device)
         self.recipe, self.training = recipe, recipe.training
         self.samplers, self.validate, self.diagnose = samplers, validate, diagnose
         self.run, self.device, self.precision = run, device, precision
-        self.workers, self.display = workers, display
+        self.workers, self.display, self.resident = workers, display, resident
         self.stages = method.stages(self.training.iterations)
         self.state = State()
         self.scaler = make_scaler(device, precision)
@@ -165,7 +168,7 @@ class Engine:
             )
             torch.manual_seed(torch_seed(progress))
             _, arrays = next(batches)
-            batch = to_batch(arrays, self.device)
+            batch = to_batch(arrays, self.device, self.resident)
             with autocast(self.device, self.precision):
                 output = method.training_step(batch, progress)
                 losses = iter(output.losses())
