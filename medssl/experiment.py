@@ -22,6 +22,7 @@ from medssl.recipe import LoadedRecipe, load_recipe, save_recipe
 from medssl.report.preview import write_previews
 from medssl.roi_stage import check_coarse, describe_regions, keep_regions, open_finder
 from medssl.runs import LoadedRun, evaluate_run, load_run
+from medssl.training.compilation import compile_networks
 from medssl.training.engine import Engine
 from medssl.training.placement import place_cases
 from medssl.training.precision import resolve_device, resolve_precision, speed_up
@@ -145,6 +146,13 @@ def _train(
             keep_regions(run, loaded.recipe.data.roi, data.regions)
         _announce(loaded, data.splits, run, where, how, display)
         speed_up(where)
+        compile_networks(
+            method,
+            loaded.recipe.training.compile,
+            device=where,
+            batches=loaded.recipe.training.iterations * loaded.recipe.training.accumulate,
+            say=display.say,
+        )
         placed = place_cases(loaded.recipe, data, where, display.say)
         Engine(
             method,

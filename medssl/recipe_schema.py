@@ -287,6 +287,11 @@ class TrainingSettings(Strict):
     )
     nonfinite_limit: int = Field(10, ge=1, description="so many of them in a row stop the run")
     workers: int | Literal["auto"] = Field("auto", description="loader processes")
+    compile: bool | Literal["auto"] = Field(
+        "auto",
+        description="compile the networks with torch.compile; auto: on a CUDA card, from 5000 "
+        "batches on",
+    )
     cache_on_device: bool | Literal["auto"] = Field(
         "auto",
         description="hold all training cases in the device's memory; auto: on a CUDA card of which "
