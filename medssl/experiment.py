@@ -24,6 +24,7 @@ from medssl.roi_stage import check_coarse, describe_regions, keep_regions, open_
 from medssl.runs import LoadedRun, evaluate_run, load_run
 from medssl.training.compilation import compile_networks
 from medssl.training.engine import Engine
+from medssl.training.memory_format import use_channels_last
 from medssl.training.placement import place_cases
 from medssl.training.precision import resolve_device, resolve_precision, speed_up
 from medssl.training.privacy import Redactor
@@ -146,11 +147,14 @@ def _train(
             keep_regions(run, loaded.recipe.data.roi, data.regions)
         _announce(loaded, data.splits, run, where, how, display)
         speed_up(where)
+        training = loaded.recipe.training
+        if use_channels_last(method, training.channels_last, device=where, precision=how):
+            display.say("note: the networks are laid out channels last")
         compile_networks(
             method,
-            loaded.recipe.training.compile,
+            training.compile,
             device=where,
-            batches=loaded.recipe.training.iterations * loaded.recipe.training.accumulate,
+            batches=training.iterations * training.accumulate,
             say=display.say,
         )
         placed = place_cases(loaded.recipe, data, where, display.say)
@@ -165,9 +169,7 @@ def _train(
             run=run,
             device=where,
             precision=how,
-            workers=loader_workers(
-                loaded.recipe.training.workers, where, resident=placed.resident is not None
-            ),
+            workers=loader_workers(training.workers, where, resident=placed.resident is not None),
             display=display,
             resident=placed.resident,
         ).fit(resume=resume)

@@ -292,6 +292,11 @@ class TrainingSettings(Strict):
         description="compile the networks with torch.compile; auto: on a CUDA card, from 5000 "
         "batches on",
     )
+    channels_last: bool | Literal["auto"] = Field(
+        "auto",
+        description="memory layout of the networks; auto: on a CUDA card in bf16 or fp16, for "
+        "networks without InstanceNorm",
+    )
     cache_on_device: bool | Literal["auto"] = Field(
         "auto",
         description="hold all training cases in the device's memory; auto: on a CUDA card of which "

@@ -33,6 +33,7 @@ from medssl.training.checkpoint import (
     save_checkpoint,
 )
 from medssl.training.extension import LENGTHS, extended, lengths
+from medssl.training.memory_format import follow_layout
 from medssl.training.nonfinite import (
     NOT_FINITE_FIX,
     Guard,
@@ -243,6 +244,7 @@ class Engine:
         for key, optimizer in self.optimizers.items():
             if key in states:
                 optimizer.load_state_dict(states[key])
+        follow_layout(self.optimizers.values())
         self.method.train()
 
     def _reuse(self, stage: Stage, source: Path) -> None:
