@@ -23,6 +23,7 @@ from medssl.report.preview import write_previews
 from medssl.roi_stage import check_coarse, describe_regions, keep_regions, open_finder
 from medssl.runs import LoadedRun, evaluate_run, load_run
 from medssl.training.compilation import compile_networks
+from medssl.training.cudnn_versions import warn_of_cudnn
 from medssl.training.engine import Engine
 from medssl.training.memory_format import use_channels_last
 from medssl.training.placement import place_cases
@@ -148,6 +149,9 @@ def _train(
         _announce(loaded, data.splits, run, where, how, display)
         speed_up(where)
         training = loaded.recipe.training
+        trouble = warn_of_cudnn(where, spatial_dims=training.spatial_dims, precision=how)
+        if trouble:
+            display.say(f"warning: {trouble}")
         if use_channels_last(method, training.channels_last, device=where, precision=how):
             display.say("note: the networks are laid out channels last")
         compile_networks(
