@@ -18,6 +18,7 @@ from medssl.data.case import Dataset, LabelMap
 from medssl.data.split import Splits, save_splits, split_hash
 from medssl.errors import MedSSLError, located
 from medssl.methods.base import Method
+from medssl.planning.relief import memory_explained
 from medssl.recipe import LoadedRecipe, load_recipe, save_recipe
 from medssl.report.preview import write_previews
 from medssl.roi_stage import check_coarse, describe_regions, keep_regions, open_finder
@@ -143,7 +144,8 @@ def _train(
     save_recipe(loaded.recipe, run.recipe)
     save_splits(splits, run.splits)
     run.write_manifest(**environment(where, how), **_description(loaded, dataset, splits, method))
-    with _recorded(run, where):
+    sizes = {"num_classes": dataset.labels.num_classes, "channels": len(dataset.modality)}
+    with _recorded(run, where), memory_explained(loaded, where, how, **sizes):
         if loaded.recipe.data.roi is not None:
             keep_regions(run, loaded.recipe.data.roi, data.regions)
         _announce(loaded, data.splits, run, where, how, display)
