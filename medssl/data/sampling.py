@@ -110,21 +110,22 @@ class PatchSampler:
         """Items of an epoch: cases, or slices of all cases."""
         return int(self._ends[-1])
 
-    def batch(self, iteration: int) -> dict[str, Tensor]:
-        """Return batch number ``iteration``.
+    def batch(self, iteration: int, rows: range | None = None) -> dict[str, Tensor]:
+        """Return batch number ``iteration``, or some of its rows.
 
         Returns:
             ``image (B, C, *patch)`` float32, ``label (B, *patch)`` int64 if the cases have labels,
             ``strong`` like ``image`` if asked for.
         """
         first = iteration * self.batch_size
+        rows = range(self.batch_size) if rows is None else rows
         out: dict[str, Tensor] = {}
-        for position in range(self.batch_size):
-            for name, tensor in self.draw(first + position).items():
+        for place, row in enumerate(rows):
+            for name, tensor in self.draw(first + row).items():
                 if name not in out:
                     dtype = torch.int64 if name == "label" else torch.float32
-                    out[name] = torch.empty((self.batch_size, *tensor.shape), dtype=dtype)
-                out[name][position].copy_(tensor)
+                    out[name] = torch.empty((len(rows), *tensor.shape), dtype=dtype)
+                out[name][place].copy_(tensor)
         return out
 
     def addresses(self, iteration: int) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from medssl.data.sampling import PatchSampler
 from medssl.methods.base import Batch, LabeledBatch, Method, Progress, UnlabeledBatch
+from medssl.training.distributed import World
 
 
 def to_batch(arrays: Mapping[str, Mapping[str, Tensor]], device: torch.device) -> Batch:
@@ -29,6 +30,32 @@ def to_batch(arrays: Mapping[str, Mapping[str, Tensor]], device: torch.device) -
         unlabeled = UnlabeledBatch(move(source["image"]), None if strong is None else move(strong))
     masks = move(arrays["masks"]["label"]) if "masks" in arrays else None
     return Batch(labeled, unlabeled, masks)
+
+
+def whole_batch(batch: Batch, sizes: Mapping[str, int], world: World) -> Batch:
+    """Put a batch together of which each process has loaded its rows.
+
+    Args:
+        batch: the rows here.
+        sizes: of each stream's whole batch.
+    """
+    if world.alone:
+        return batch
+
+    def whole(stream: str, rows: Tensor) -> Tensor:
+        return world.whole(rows, sizes[stream])
+
+    labeled, unlabeled, masks = batch.labeled, batch.unlabeled, batch.masks
+    if labeled is not None:
+        image, label = (whole("labeled", t) for t in (labeled.image, labeled.label))
+        labeled = LabeledBatch(image, label)
+    if unlabeled is not None:
+        strong = unlabeled.strong
+        unlabeled = UnlabeledBatch(
+            whole("unlabeled", unlabeled.image),
+            None if strong is None else whole("unlabeled", strong),
+        )
+    return Batch(labeled, unlabeled, None if masks is None else whole("masks", masks))
 
 
 def torch_seed(progress: Progress) -> int:
