@@ -33,6 +33,10 @@ class MedSSLError(Exception):
         return "\n".join(lines)
 
 
+class ToldElsewhere(MedSSLError):  # noqa: N818 - nothing more to say
+    """Another process of the same run says what is wrong."""
+
+
 @contextmanager
 def located(file: str | Path) -> Iterator[None]:
     """Add ``file`` to an error raised inside that names no file: none, or only a recipe's key."""

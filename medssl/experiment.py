@@ -23,12 +23,11 @@ from medssl.recipe import LoadedRecipe, load_recipe, save_recipe
 from medssl.report.preview import write_previews
 from medssl.roi_stage import check_coarse, describe_regions, keep_regions, open_finder
 from medssl.runs import LoadedRun, evaluate_run, load_run
-from medssl.training.compilation import compile_networks
-from medssl.training.cudnn_versions import warn_of_cudnn
+from medssl.training.acceleration import accelerate
+from medssl.training.distributed import ALONE, World, joined, own_device, this_world
 from medssl.training.engine import Engine
-from medssl.training.memory_format import use_channels_last
 from medssl.training.placement import place_cases
-from medssl.training.precision import resolve_device, resolve_precision, speed_up
+from medssl.training.precision import resolve_device, resolve_precision
 from medssl.training.privacy import Redactor
 from medssl.training.progress import Display
 from medssl.training.run_folder import (
@@ -112,24 +111,32 @@ def _train(
 ) -> TrainResult:
     """Train; the run folder's lock is entered into ``locked``, as soon as there is a folder."""
     started = time.monotonic()
-    loaded = load_recipe(recipe, overrides)
-    for warning in loaded.warnings:
-        display.say(f"warning: {warning}")
+    world = this_world()
+    device = own_device(device, world)
     where = resolve_device(device)
-    how = resolve_precision(precision or loaded.recipe.training.precision, where)
-    run = RunFolder(_run_path(loaded, recipe, output, resume=resume))
-    if resume and not run.recipe.is_file():
-        raise MedSSLError(
-            "there is no run to resume", where=run.path, fix="start it without --resume"
-        )
-    if resume:
-        locked.enter_context(only_writer(run.path, display.say))
-    with located(loaded.source):
-        dataset, splits = plan_cases(loaded.recipe, display)
-    if resume:
-        _same_experiment(loaded, run, split_hash(splits))
+    if not world.first:
+        display = Display(quiet=True)
+    locked.enter_context(joined(world, where))
+    with world.together():
+        loaded = load_recipe(recipe, overrides)
+        for warning in loaded.warnings:
+            display.say(f"warning: {warning}")
+        how = resolve_precision(precision or loaded.recipe.training.precision, where)
+        path = _run_path(loaded, recipe, output, resume=resume)
+    run = RunFolder(world.from_first(path), writes=world.first)
+    with world.together():
+        if resume and not run.recipe.is_file():
+            raise MedSSLError(
+                "there is no run to resume", where=run.path, fix="start it without --resume"
+            )
+        if resume and run.writes:
+            locked.enter_context(only_writer(run.path, display.say))
+        with located(loaded.source):
+            dataset, splits = plan_cases(loaded.recipe, display)
+        if resume:
+            _same_experiment(loaded, run, split_hash(splits))
     load = partial(load_run, device=device, precision=how)
-    data = prepare_run(loaded, run if resume else None, load, dataset, splits, display)
+    data = prepare_run(loaded, run if resume else None, load, dataset, splits, display, world)
     method = create_method(
         loaded.recipe,
         loaded.settings,
@@ -138,30 +145,26 @@ def _train(
     )
     if loaded.recipe.privacy == "strict":
         run.redactor = Redactor(dataset)
-    run.create(resume=resume)
-    if not resume:
-        locked.enter_context(only_writer(run.path, display.say))
-    save_recipe(loaded.recipe, run.recipe)
-    save_splits(splits, run.splits)
-    run.write_manifest(**environment(where, how), **_description(loaded, dataset, splits, method))
+    with world.together():
+        if run.writes:
+            run.create(resume=resume)
+            if not resume:
+                locked.enter_context(only_writer(run.path, display.say))
+            save_recipe(loaded.recipe, run.recipe)
+            save_splits(splits, run.splits)
+    run.write_manifest(
+        **environment(where, how),
+        **_description(loaded, dataset, splits, method),
+        processes=world.size,
+    )
     sizes = {"num_classes": dataset.labels.num_classes, "channels": len(dataset.modality)}
     with _recorded(run, where), memory_explained(loaded, where, how, **sizes):
-        if loaded.recipe.data.roi is not None:
+        if loaded.recipe.data.roi is not None and run.writes:
             keep_regions(run, loaded.recipe.data.roi, data.regions)
         _announce(loaded, data.splits, run, where, how, display)
-        speed_up(where)
         training = loaded.recipe.training
-        trouble = warn_of_cudnn(where, spatial_dims=training.spatial_dims, precision=how)
-        if trouble:
-            display.say(f"warning: {trouble}")
-        if use_channels_last(method, training.channels_last, device=where, precision=how):
-            display.say("note: the networks are laid out channels last")
-        compile_networks(
-            method,
-            training.compile,
-            device=where,
-            batches=training.iterations * training.accumulate,
-            say=display.say,
+        accelerate(
+            method, training, device=where, precision=how, alone=world.alone, say=display.say
         )
         placed = place_cases(loaded.recipe, data, where, display.say)
         Engine(
@@ -170,15 +173,18 @@ def _train(
             samplers=sampler_factory(
                 loaded.recipe, data, strong=method.uses_strong_view, deliver=placed.deliver
             ),
-            validate=make_validator(loaded.recipe, data, device=where, precision=how),
+            validate=make_validator(loaded.recipe, data, device=where, precision=how, world=world),
             diagnose=make_diagnosis(loaded.recipe, data, device=where, precision=how),
             run=run,
             device=where,
             precision=how,
             workers=loader_workers(training.workers, where, resident=placed.resident is not None),
             display=display,
+            world=world,
             resident=placed.resident,
         ).fit(resume=resume)
+        if not run.writes:
+            return TrainResult(run.path, {}, time.monotonic() - started)
         run.write_manifest(peak_memory_bytes=_peak_memory(where))
         summaries = _evaluate_splits(run, loaded, device, how, display)
         seconds = time.monotonic() - started
@@ -193,6 +199,7 @@ def prepare_run(
     dataset: Dataset,
     splits: Splits,
     display: Display,
+    world: World = ALONE,
 ) -> TrainingData:
     """Preprocess the cases, cropped to regions of interest if the recipe has a coarse run."""
     recipe = loaded.recipe
@@ -200,7 +207,7 @@ def prepare_run(
         finder = open_finder(recipe, run, load, cache=cache_root(recipe) / "regions")
         if finder is not None:
             check_coarse(finder, dataset, splits, display)
-    data = prepare_cases(recipe, dataset, splits, display, finder=finder)
+    data = prepare_cases(recipe, dataset, splits, display, finder=finder, world=world)
     if finder is not None:
         with located(loaded.source):
             for line in describe_regions(data.regions, data.labeled, dataset.labels.names):
@@ -211,6 +218,9 @@ def prepare_run(
 @contextmanager
 def _recorded(run: RunFolder, device: torch.device) -> Iterator[None]:
     """Keep log.txt, and write into the manifest how the run ended."""
+    if not run.writes:
+        yield
+        return
     handler = log_to_file(run.log, run.redactor)
     try:
         yield

@@ -173,11 +173,13 @@ def test_a_loader_process_that_dies(
 ) -> None:
     batch, main, run = PatchSampler.batch, os.getpid(), tmp_path / "run"
 
-    def dying(self: PatchSampler, iteration: int) -> dict[str, torch.Tensor]:
+    def dying(
+        self: PatchSampler, iteration: int, rows: range | None = None
+    ) -> dict[str, torch.Tensor]:
         if iteration == 7 and os.getpid() != main:
             time.sleep(1.0)  # let the first checkpoint be written
             os.kill(os.getpid(), signal.SIGKILL)
-        return batch(self, iteration)
+        return batch(self, iteration, rows)
 
     with monkeypatch.context() as patch:
         patch.setattr(PatchSampler, "batch", dying)

@@ -35,8 +35,10 @@ def poison(monkeypatch: pytest.MonkeyPatch, *iterations: int, value: float = np.
     """Put a voxel that is not finite into the labeled batch of 0-based iterations."""
     batch = PatchSampler.batch
 
-    def poisoned(self: PatchSampler, iteration: int) -> dict[str, torch.Tensor]:
-        out = batch(self, iteration)
+    def poisoned(
+        self: PatchSampler, iteration: int, rows: range | None = None
+    ) -> dict[str, torch.Tensor]:
+        out = batch(self, iteration, rows)
         if self.stream == "train/labeled" and iteration in iterations:
             out["image"].view(-1)[5] = value
         return out

@@ -25,7 +25,8 @@ from medssl.cli import (
     uncertain,
 )
 from medssl.cli.console import app, err, out
-from medssl.errors import MedSSLError
+from medssl.errors import MedSSLError, ToldElsewhere
+from medssl.processes import place
 
 GROUPS = (
     running,
@@ -81,6 +82,8 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     except SystemExit as stop:  # how typer ends every command, and a mistyped one with code 2
         return stop.code if isinstance(stop.code, int) else 0
+    except ToldElsewhere:
+        return 2
     except MedSSLError as error:
         problem = error
     except KeyboardInterrupt:
@@ -110,10 +113,11 @@ def run(arguments: Sequence[str]) -> int:
                 markup=False,
             )
             return 1
-        err.print(
-            f"{error}; the state is saved. Go on with: medssl train {error.run} --resume",
-            highlight=False,
-        )
+        if place()[0] == 0:  # all processes of a run stop together, and one says so
+            err.print(
+                f"{error}; the state is saved. Go on with: medssl train {error.run} --resume",
+                highlight=False,
+            )
         return 128 + error.signum
     if debug:
         raise problem

@@ -9,6 +9,8 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from medssl.processes import place
+
 ORDER = (
     *(
         "train",
@@ -47,6 +49,8 @@ out = Console()
 if not out.is_terminal:
     out = Console(width=120)  # tables in files and pipes are not cut at 80 columns
 err = Console(stderr=True)
+if place()[0] > 0:  # one of several processes of a run: the first one speaks
+    out.quiet = True
 
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="change a key: --set training.iterations=2000")

@@ -34,8 +34,9 @@ class StreamLoader:
         start: first iteration.
         stop: one past the last iteration.
         workers: loader processes; 0 loads in this process.
-        address: from iteration to batch number of the samplers, by default the same. With several
-            devices, device ``r`` of ``n`` asks for batch ``n * iteration + r``.
+        address: from iteration to batch number of the samplers, by default the same.
+        rows: from the size of a stream's batches to the rows that are loaded, by default all. Where
+            processes share batches, each loads its own.
         pin_memory: copy batches to page-locked memory, for CUDA.
     """
 
@@ -47,9 +48,10 @@ class StreamLoader:
         stop: int,
         workers: int,
         address: Callable[[int], int] | None = None,
+        rows: Callable[[int], range] | None = None,
         pin_memory: bool = False,
     ) -> None:
-        self._batches = _Batches(dict(samplers))
+        self._batches = _Batches(dict(samplers), rows)
         self._addresses = _Addresses(start, stop, address)
         self._workers = workers
         self._pin_memory = pin_memory
@@ -130,12 +132,16 @@ class StreamLoader:
 class _Batches(Dataset[tuple[int, Streams]]):
     """Batches by ``(iteration, address)``."""
 
-    def __init__(self, samplers: dict[str, PatchSampler]) -> None:
+    def __init__(
+        self, samplers: dict[str, PatchSampler], rows: Callable[[int], range] | None
+    ) -> None:
         self.samplers = samplers
+        self.rows = {n: rows(s.batch_size) if rows else None for n, s in samplers.items()}
 
     def __getitem__(self, pair: tuple[int, int]) -> tuple[int, Streams]:
         iteration, address = pair
-        return iteration, {name: s.batch(address) for name, s in self.samplers.items()}
+        streams = {n: s.batch(address, self.rows[n]) for n, s in self.samplers.items()}
+        return iteration, streams
 
 
 class _Addresses:

@@ -120,8 +120,8 @@ class PatchSampler:
         """Items of an epoch: cases, or slices of all cases."""
         return int(self._ends[-1])
 
-    def batch(self, iteration: int) -> dict[str, Tensor]:
-        """Return batch number ``iteration``.
+    def batch(self, iteration: int, rows: range | None = None) -> dict[str, Tensor]:
+        """Return batch number ``iteration``, or some of its rows.
 
         Returns:
             ``image (B, C, *patch)`` float32, ``label (B, *patch)`` int64 if the cases have labels,
@@ -129,15 +129,16 @@ class PatchSampler:
             cache's types, and come with what `augment_batch.finish` takes.
         """
         first = iteration * self.batch_size
+        rows = range(self.batch_size) if rows is None else rows
         finished = self.deliver == "finished"
         draw = {"finished": self.draw, "plain": self.plain, "places": self.place}[self.deliver]
         out: dict[str, Tensor] = {}
-        for position in range(self.batch_size):
-            for name, tensor in draw(first + position).items():
+        for place, row in enumerate(rows):
+            for name, tensor in draw(first + row).items():
                 if name not in out:
                     dtype = torch.int64 if name == "label" and finished else tensor.dtype
-                    out[name] = torch.empty((self.batch_size, *tensor.shape), dtype=dtype)
-                out[name][position].copy_(tensor)
+                    out[name] = torch.empty((len(rows), *tensor.shape), dtype=dtype)
+                out[name][place].copy_(tensor)
         return out
 
     def addresses(self, iteration: int) -> list[dict[str, Any]]:

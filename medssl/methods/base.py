@@ -129,12 +129,15 @@ class Method(nn.Module):
     Class attributes:
         uses_unlabeled: False for a method that learns from labels alone.
         uses_strong_view: ask the unlabeled stream for a strongly augmented view too.
+        undivided: modules that never see image patches one by one (a policy): where processes
+            share a batch, each runs them on all of it.
         paper: citation shown by ``medssl methods``.
     """
 
     Settings: ClassVar[type[Settings]] = Settings
     uses_unlabeled: ClassVar[bool] = True
     uses_strong_view: ClassVar[bool] = False
+    undivided: ClassVar[tuple[str, ...]] = ()
     paper: ClassVar[str] = ""
 
     def __init__(
@@ -183,6 +186,14 @@ class Method(nn.Module):
 
     def after_step(self, progress: Progress) -> None:
         """Act after the optimizer step, for instance update a teacher."""
+
+    def sum_tensors(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Complete gradients that a step needs itself, before the engine adds them up.
+
+        Where processes share a batch, ``torch.autograd.grad`` gives the gradient of this process's
+        rows; this returns the sum over the processes. The engine replaces it.
+        """
+        return tensors
 
     def diagnose(self, image: Tensor, label: Tensor, progress: Progress) -> dict[str, Tensor]:
         """Measure, where the truth is known, what the method's claim rests on; log terms by name.

@@ -154,6 +154,7 @@ class PseudoSupervisor(StudentTeacher):
 
     Settings = PseudoSupervisorSettings
     settings: PseudoSupervisorSettings
+    undivided = ("policy",)
     paper = "after Luo et al., ICCV 2023 (experimental: a voxelwise version, unproven)"
     rewards: Tensor
     descriptions: Tensor
@@ -254,7 +255,7 @@ class PseudoSupervisor(StudentTeacher):
         first = cut if cut < len(labeled.image) else 0
         held = LabeledBatch(labeled.image[first:], labeled.label[first:])
         gradients = self._gradients(unsupervised)
-        improvement = self.improvement(gradients, held)
+        improvement = self.improvement(self.sum_tensors(gradients), held)
         self._remember(slot, description, actions, improvement, terms)
         yield weight * _carry(unsupervised.detach(), list(self.student.parameters()), gradients)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from medssl.networks.blocks import CONV
 from medssl.networks.vnet import VNet
+from medssl.networks.whole_batch import randn_like
 
 Bottleneck = Literal["fc", "conv"]
 
@@ -111,7 +112,7 @@ class MaskAutoencoder(VNet):
             skipped.clear()  # not held while decoding
         code = self._code(features)
         if latent_noise:
-            noise = torch.randn_like(code) * latent_noise
+            noise = randn_like(code) * latent_noise
             code = code + noise.clamp_(-2 * latent_noise, 2 * latent_noise)
         logits = self._decode(self._rebuild(code, features.shape[2:]), skipped)
         return logits[(..., *(slice(n) for n in spatial))]

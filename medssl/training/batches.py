@@ -13,6 +13,7 @@ from medssl.data.augment_batch import finish
 from medssl.data.device_cases import DeviceCases
 from medssl.data.sampling import PatchSampler
 from medssl.methods.base import Batch, LabeledBatch, Method, Progress, UnlabeledBatch
+from medssl.training.distributed import World
 
 
 def to_batch(
@@ -36,6 +37,32 @@ def to_batch(
     if "masks" in streams:
         masks = streams["masks"]["label"].long()
     return Batch(labeled, unlabeled, masks)
+
+
+def whole_batch(batch: Batch, sizes: Mapping[str, int], world: World) -> Batch:
+    """Put a batch together of which each process has loaded its rows.
+
+    Args:
+        batch: the rows here.
+        sizes: of each stream's whole batch.
+    """
+    if world.alone:
+        return batch
+
+    def whole(stream: str, rows: Tensor) -> Tensor:
+        return world.whole(rows, sizes[stream])
+
+    labeled, unlabeled, masks = batch.labeled, batch.unlabeled, batch.masks
+    if labeled is not None:
+        image, label = (whole("labeled", t) for t in (labeled.image, labeled.label))
+        labeled = LabeledBatch(image, label)
+    if unlabeled is not None:
+        strong = unlabeled.strong
+        unlabeled = UnlabeledBatch(
+            whole("unlabeled", unlabeled.image),
+            None if strong is None else whole("unlabeled", strong),
+        )
+    return Batch(labeled, unlabeled, None if masks is None else whole("masks", masks))
 
 
 def torch_seed(progress: Progress) -> int:

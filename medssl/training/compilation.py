@@ -104,10 +104,17 @@ def compile_networks(
     *,
     device: torch.device,
     batches: int,
+    alone: bool,
     say: Callable[[str], None],
 ) -> Compiled | None:
-    """Compile a method's networks if that is wanted; see `wants_compiling`."""
+    """Compile a method's networks if that is wanted; see `wants_compiling`.
+
+    Not in several processes, which exchange rows in the middle of a pass.
+    """
     if not wants_compiling(setting, device, batches):
+        return None
+    if not alone:
+        say("note: networks are not compiled in several processes")
         return None
     say("note: the networks are compiled; the first iterations take minutes")
     return Compiled(method, say)

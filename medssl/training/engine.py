@@ -23,15 +23,16 @@ from medssl.data.device_cases import DeviceCases
 from medssl.data.loader import StreamLoader
 from medssl.data.sampling import PatchSampler
 from medssl.errors import MedSSLError
-from medssl.methods.base import Method, Progress, Stage
+from medssl.methods.base import Batch, Method, Progress, Stage
 from medssl.recipe_schema import Recipe
-from medssl.training.batches import batch_addresses, to_batch, torch_seed
+from medssl.training.batches import batch_addresses, to_batch, torch_seed, whole_batch
 from medssl.training.checkpoint import (
     load_checkpoint,
     load_newest,
     load_weights,
     save_checkpoint,
 )
+from medssl.training.distributed import ALONE, World
 from medssl.training.extension import LENGTHS, extended, lengths
 from medssl.training.memory_format import follow_layout
 from medssl.training.nonfinite import (
@@ -46,6 +47,7 @@ from medssl.training.precision import autocast, make_scaler
 from medssl.training.progress import Display
 from medssl.training.records import Records
 from medssl.training.run_folder import RunFolder
+from medssl.training.sharing import SharedBatches
 from medssl.training.state import SignalCatcher, State, Stopped
 from medssl.training.step_log import StepLog
 
@@ -65,6 +67,10 @@ class Engine:
             when there are none.
         diagnose: returns what the method says about itself on validation cases; None for nothing.
         resident: the cases on the device, for samplers that deliver places.
+        world: the processes that train this run together.
+
+    Raises:
+        MedSSLError: the network cannot be divided between processes.
     """
 
     def __init__(
@@ -81,8 +87,10 @@ class Engine:
         workers: int,
         display: Display,
         resident: DeviceCases | None = None,
+        world: World = ALONE,
     ) -> None:
         self.method = method.to(device)
+        self.world, self.sharing = world, SharedBatches(self.method, world)
         self.recipe, self.training = recipe, recipe.training
         self.samplers, self.validate, self.diagnose = samplers, validate, diagnose
         self.run, self.device, self.precision = run, device, precision
@@ -121,6 +129,7 @@ class Engine:
     def _run_stage(self, stage: Stage) -> None:
         state, training = self.state, self.training
         samplers = self.samplers(stage)
+        self.batch_sizes = {stream: s.batch_size for stream, s in samplers.items()}
         loader = self._loader(stage, samplers)
         describe = partial(batch_addresses, self.method, samplers, stage.name, training.accumulate)
         self.watch.start(stage.name, describe, state)
@@ -145,9 +154,11 @@ class Engine:
                             f"stage ends at iteration {state.iteration}"
                         )
                         state.ended = True
-                if self.signals.caught is not None:
+                # One process may have been told before another: all stop at the same iteration.
+                caught = self.world.largest(self.signals.caught or 0)
+                if caught:
                     self._save(stage)
-                    raise Stopped(self.signals.caught, state.step, self.run.path)
+                    raise Stopped(caught, state.step, self.run.path)
                 if not done and state.iteration % training.checkpoint_every == 0:
                     self._save(stage)
         self._end_stage(stage)
@@ -169,21 +180,11 @@ class Engine:
             )
             torch.manual_seed(torch_seed(progress))
             _, arrays = next(batches)
-            batch = to_batch(arrays, self.device, self.resident)
-            with autocast(self.device, self.precision):
-                output = method.training_step(batch, progress)
-                losses = iter(output.losses())
-            total: Tensor | None = None
-            while True:
-                with autocast(self.device, self.precision):
-                    loss = next(losses, None)
-                if loss is None:
-                    break
-                self.scaler.scale(loss / training.accumulate).backward()
-                total = loss.detach() if total is None else total + loss.detach()
-            if total is None:
-                raise RuntimeError(f"{type(method).__name__}.training_step gave no loss")
-            self._log.add(total, output.terms)
+            rows = to_batch(arrays, self.device, self.resident)
+            batch = whole_batch(rows, self.batch_sizes, self.world)
+            with self.sharing.active():
+                total, terms = self._losses(batch, progress)
+            self._log.add(total, terms)
             losses_of_step.append(total.float())
         self._set_learning_rates(stage)
         # Networks that rest in this iteration have no gradient; their momentum must not move them.
@@ -191,6 +192,7 @@ class Engine:
             o for o in self.optimizers.values() if any(p.grad is not None for p in _parameters(o))
         ]
         parameters = [p for optimizer in active for p in _parameters(optimizer)]
+        self.world.sum_gradients(parameters)
         if training.gradient_clip:
             for optimizer in active:
                 self.scaler.unscale_(optimizer)
@@ -203,6 +205,23 @@ class Engine:
         self.watch.see(loss, finite)
         self.scaler.update()
         method.after_step(progress)
+
+    def _losses(self, batch: Batch, progress: Progress) -> tuple[Tensor, dict[str, Tensor]]:
+        """Back-propagate the losses of a batch, one after another; return their sum, and terms."""
+        with autocast(self.device, self.precision):
+            output = self.method.training_step(batch, progress)
+            losses = iter(output.losses())
+        total: Tensor | None = None
+        while True:
+            with autocast(self.device, self.precision):
+                loss = next(losses, None)
+            if loss is None:
+                break
+            self.scaler.scale(loss / self.training.accumulate).backward()
+            total = loss.detach() if total is None else total + loss.detach()
+        if total is None:
+            raise RuntimeError(f"{type(self.method).__name__}.training_step gave no loss")
+        return total, output.terms
 
     # ------------------------------------------------------------------ stages
 
@@ -268,11 +287,9 @@ class Engine:
         self._save(stage)
         if self.state.stage < len(self.stages) - 1:
             # Kept for other runs, which may start after this stage (`training.stages.NAME.reuse`).
-            save_checkpoint(
-                {**self._identity(), "method_state": self.method.state_dict()},
-                self.run.stage_end(stage.name),
-            )
+            self._write({"method_state": self.method.state_dict()}, self.run.stage_end(stage.name))
             logger.info("stage %s finished after %d iterations", stage.name, self.state.iteration)
+        self.world.wait()  # the next stage may read what the first process has written
 
     def _loader(self, stage: Stage, samplers: dict[str, PatchSampler]) -> StreamLoader:
         accumulate = self.training.accumulate
@@ -282,6 +299,7 @@ class Engine:
             stop=stage.iterations * accumulate,
             workers=self.workers,
             address=partial(self.method.batch_address, stage.name),
+            rows=None if self.world.alone else self.world.rows,
             pin_memory=self.device.type == "cuda",
         )
 
@@ -320,7 +338,8 @@ class Engine:
         started = time.perf_counter()
         dice = self.validate(self.method.predictor())
         progress = Progress(stage.name, state.iteration - 1, stage.iterations, self.recipe.seed)
-        terms = self.diagnose(self.method, progress) if self.diagnose else {}
+        diagnosed = self.diagnose is not None and self.run.writes  # it is for the log alone
+        terms = self.diagnose(self.method, progress) if diagnosed else {}
         self.method.train()
         better = state.best is None or dice > state.best
         state.stale = 0 if better else state.stale + 1
@@ -331,10 +350,7 @@ class Engine:
             if any(s.carry_optimizer for s in following):
                 # Momentum belongs to the weights it was gathered on.
                 content["optimizers"] = {k: o.state_dict() for k, o in self.optimizers.items()}
-            save_checkpoint(
-                {**self._identity(), **content},
-                self.run.best(stage.name if following else None),
-            )
+            self._write(content, self.run.best(stage.name if following else None))
         seconds = time.perf_counter() - started
         self.records.validation(stage.name, state, dice, seconds, best=better, terms=terms)
         self._log.restart_clock()
@@ -349,15 +365,19 @@ class Engine:
             "step": self.state.step,
         }
 
+    def _write(self, content: dict[str, Any], path: Path, previous: Path | None = None) -> None:
+        """Save a checkpoint; of several processes the first does."""
+        if self.run.writes:
+            save_checkpoint({**self._identity(), **content}, path, previous=previous)
+
     def _save(self, stage: Stage) -> None:
         """Write last.pt with everything needed to continue, unless it stands there already."""
         if self._saved == self.state.to_dict():
             return
         self.watch.read()
         check_weights(self.method, self.run.path)
-        save_checkpoint(
+        self._write(
             {
-                **self._identity(),
                 "stage_name": stage.name,
                 LENGTHS: lengths(self.stages),
                 "state": self.state.to_dict(),
@@ -403,8 +423,10 @@ class Engine:
                 f"warning: {self.run.last.name}: {reason}; the run goes back to {path.name}, "
                 f"saved after {self.state.step} iterations"
             )
-            # The next checkpoint must not push the only good one out.
-            os.replace(path, self.run.last)
+            self.world.wait()  # until all have read it
+            if self.run.writes:
+                # The next checkpoint must not push the only good one out.
+                os.replace(path, self.run.last)
         self.run.truncate_metrics(self.state.step)
         self._saved = self.state.to_dict()
         self._plan(stages, saved)

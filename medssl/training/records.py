@@ -21,6 +21,8 @@ class Records:
         self, stage: str, total: int, state: State, lr: float, speed: float, terms: Mapping
     ) -> None:
         """Record the means of the last iterations."""
+        if not self.run.writes:
+            return
         where = {"step": state.step, "stage": stage, "iteration": state.iteration}
         self.run.append_metrics(
             {**where, "lr": lr, "iterations_per_second": round(speed, 4), **terms}
@@ -40,6 +42,8 @@ class Records:
         terms: Mapping[str, float],
     ) -> None:
         """Record a validation, with what the method says about itself in ``terms``."""
+        if not self.run.writes:
+            return
         where = {"step": state.step, "stage": stage, "iteration": state.iteration}
         values = {"validation/dice": dice, **terms}
         self.run.append_metrics({**where, **values, "validation/seconds": round(seconds, 3)})

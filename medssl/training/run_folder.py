@@ -34,11 +34,13 @@ TELLING = ("dataset", "command", "error")
 class RunFolder:
     """Paths and small files of a run; see the layout in the README.
 
-    With a ``redactor``, log, metrics and manifest name no patient.
+    With a ``redactor``, log, metrics and manifest name no patient. Of several processes that train
+    one run, only one ``writes``.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
         self.path = path
+        self.writes = writes
         self.redactor: Redactor | None = None
         self.recipe = path / "recipe.yaml"
         self.manifest = path / "manifest.json"
@@ -115,6 +117,8 @@ class RunFolder:
 
     def write_manifest(self, **fields: Any) -> None:
         """Merge ``fields`` into manifest.json; atomic."""
+        if not self.writes:
+            return
         if self.redactor is not None:
             told = {k: self.redactor.value(fields[k]) for k in TELLING if k in fields}
             fields = {**fields, **told}
@@ -137,12 +141,16 @@ class RunFolder:
         self._append(self.nonfinite, record)
 
     def _append(self, path: Path, record: dict[str, Any]) -> None:
+        if not self.writes:
+            return
         if self.redactor is not None:
             record = self.redactor.value(record)
         _append(path, record)
 
     def truncate_metrics(self, step: int) -> None:
         """Drop what was logged after ``step``: a resumed run computes it again."""
+        if not self.writes:
+            return
         for path in (self.metrics, self.nonfinite):
             if path.is_file():
                 kept = [line for line in read_lines(path) if line.get("step", 0) <= step]

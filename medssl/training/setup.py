@@ -31,6 +31,7 @@ from medssl.methods import get_method
 from medssl.methods.base import Method, Settings, Stage
 from medssl.networks import build_network
 from medssl.recipe_schema import Recipe
+from medssl.training.distributed import ALONE, World
 from medssl.training.progress import Display
 
 MAX_PADDED_SHARE = 2.0
@@ -131,10 +132,12 @@ def prepare_cases(
     display: Display,
     *,
     finder: RegionFinder | None = None,
+    world: World = ALONE,
 ) -> TrainingData:
     """Check every file that training will read, then preprocess what is not in the cache yet.
 
-    With a finder, every case is cropped to its region of interest, for which no label is read.
+    Several processes divide the preprocessing; then each opens all cases. With a finder, every case
+    is cropped to its region of interest, for which no label is read.
 
     Raises:
         MedSSLError: an unreadable or inconsistent file, or a patch that does not suit the volumes.
@@ -148,15 +151,20 @@ def prepare_cases(
     uses_unlabeled = get_method(recipe.method.name).uses_unlabeled
     unlabeled = splits.unlabeled if uses_unlabeled else ()
     wanted = (*splits.labeled, *unlabeled, *splits.validation)
+    mine = world.share(wanted)
     regions: dict[str, Region] = {}
     if finder is not None:
-        with display.counting("finding regions of interest", len(wanted)) as done:
-            for case in wanted:
-                regions[case.id] = finder.find(case.images)
+        found: list[tuple[str, Region]] = []
+        with world.together(), display.counting("finding regions of interest", len(mine)) as done:
+            for case in mine:
+                found.append((case.id, finder.find(case.images)))
                 done(case.id)
+        regions = dict(world.collect(found))
     cache = CaseCache(cache_root(recipe), recipe.spec, dataset.labels, regions=regions)
-    with display.counting("preprocessing", len(wanted)) as done:
-        cached = cache.prepare(wanted, on_progress=done)
+    with world.together(), display.counting("preprocessing", len(mine)) as done:
+        cached = cache.prepare(mine, on_progress=done)
+    if not world.alone:
+        cached = cache.prepare(wanted)
     labeled = tuple(cached[c.id] for c in splits.labeled)
     images = tuple(cached[c.id] for c in unlabeled)
     if uses_unlabeled:

@@ -16,6 +16,7 @@ from medssl.inference.predictor import Predictor, evaluation_mode
 from medssl.methods import get_method
 from medssl.methods.base import Method, Progress
 from medssl.recipe_schema import Recipe
+from medssl.training.distributed import ALONE, World
 from medssl.training.precision import autocast
 from medssl.training.setup import TrainingData
 
@@ -24,12 +25,18 @@ MAX_DIAGNOSED = 16
 
 
 def make_validator(
-    recipe: Recipe, data: TrainingData, *, device: torch.device, precision: str
+    recipe: Recipe,
+    data: TrainingData,
+    *,
+    device: torch.device,
+    precision: str,
+    world: World = ALONE,
 ) -> Callable[[nn.Module], float] | None:
     """Return a function from a predictor to its mean foreground Dice on the validation cases.
 
-    Measured on the preprocessed grid, without post-processing, as a signal for selection; the
-    figures of a run come from the evaluator on the native grid.
+    Several processes divide the cases and get the same mean. Measured on the preprocessed grid,
+    without post-processing, as a signal for selection; the figures of a run come from the evaluator
+    on the native grid.
     """
     if not data.validation:
         return None
@@ -46,7 +53,8 @@ def make_validator(
             precision=precision,
             in_channels=len(data.dataset.modality),
         )
-        scores = [case_dice(predictor, c, data.dataset.labels) for c in data.validation]
+        mine = world.share(data.validation)
+        scores = world.collect([case_dice(predictor, c, data.dataset.labels) for c in mine])
         return float(np.nanmean(np.concatenate(scores)))
 
     return validate
