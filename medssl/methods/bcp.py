@@ -57,6 +57,7 @@ from medssl.methods.base import (
 )
 from medssl.methods.bcp_presets import BCPSettings, Rules, resolve
 from medssl.methods.student_teacher import StudentTeacher
+from medssl.networks.passes import forward_each
 from medssl.ops.components import begin_largest_components
 from medssl.ops.ema import copy_weights
 from medssl.ops.losses import (
@@ -172,7 +173,7 @@ class BCP(StudentTeacher):
     def _predict(self, images: list[MixedImage]) -> list[Tensor]:
         """Return the student's logits, in one piece or one per mixed image."""
         if not self.rules.joint_forward:
-            return [self.student(m.image) for m in images]
+            return forward_each(self.student, [m.image for m in images])
         joined = self.student(torch.cat([m.image for m in images]))
         return [joined] if self.rules.normalize == "source" else list(joined.chunk(2))
 
@@ -215,7 +216,7 @@ class BCP(StudentTeacher):
         if self.teacher.training is not train:
             self.teacher.train(train)
         parts = image.split((len(image) + 1) // 2) if train else [image]
-        logits = [self.teacher(part) for part in parts]
+        logits = forward_each(self.teacher, parts)
         probs = torch.softmax((logits[0] if len(logits) == 1 else torch.cat(logits)).float(), dim=1)
         threshold = None if isinstance(rules.threshold, str) else rules.threshold
         raw = hard_labels(probs, threshold=threshold)

@@ -50,6 +50,7 @@ from medssl.methods.base import (
     register,
 )
 from medssl.networks.ensemble import Ensemble
+from medssl.networks.passes import forward_each
 from medssl.ops.losses import DiceVariant, region_terms
 from medssl.ops.pseudo_labels import hard_labels
 from medssl.ops.ramps import sigmoid_ramp
@@ -264,7 +265,7 @@ class CPS(Method):
         images = (batch.labeled.image, batch.unlabeled.image)
         if self.rules.joint_forward:
             return network(torch.cat(images))
-        return torch.cat([network(image) for image in images])
+        return torch.cat(forward_each(network, images))
 
     def _start(self, batch: Batch) -> int:
         """Return the first patch, labeled ones counted first, that gets a pseudo-label."""
