@@ -13,12 +13,14 @@ import pytest
 import torch
 
 from medssl.errors import MedSSLError, located
+from medssl.ops.moving import to_device
 from medssl.recipe_schema import OptimizerSettings, ScheduleSettings
 from medssl.training.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from medssl.training.optimization import build_optimizer, learning_rate
 from medssl.training.precision import autocast, make_scaler, resolve_device, resolve_precision
 from medssl.training.progress import describe
 from medssl.training.run_folder import RunFolder, free_run_path
+from medssl.training.setup import loader_workers
 from medssl.training.step_log import StepLog
 
 CPU = torch.device("cpu")
@@ -78,6 +80,36 @@ def test_precision_on_a_cpu() -> None:
             assert layer(x).dtype == dtype
     assert make_scaler(CPU, "fp16").is_enabled()
     assert not make_scaler(CPU, "bf16").is_enabled()
+
+
+def test_an_mps_device_trains_in_full_precision_and_is_asked_for_by_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    device = torch.device("mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert resolve_device("mps") == device
+    assert resolve_device("auto").type != "mps"
+    assert resolve_precision("auto", device) == resolve_precision("fp32", device) == "fp32"
+    for name in ("bf16", "fp16"):
+        with pytest.raises(MedSSLError, match="not trained on MPS"):
+            resolve_precision(name, device)
+    assert not make_scaler(device, "fp32").is_enabled()
+    assert loader_workers(0, device) == 0
+
+
+@pytest.mark.parametrize(("device", "goes_on"), [("cuda", True), ("cpu", True), ("mps", False)])
+def test_the_host_waits_for_copies_to_mps_alone(
+    monkeypatch: pytest.MonkeyPatch, device: str, goes_on: bool
+) -> None:
+    asked: list[bool] = []
+
+    def to(self: torch.Tensor, _: torch.device, *, non_blocking: bool) -> torch.Tensor:
+        asked.append(non_blocking)
+        return self
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    to_device(torch.zeros(1), torch.device(device))
+    assert asked == [goes_on]
 
 
 @pytest.mark.parametrize("name", ["gpu", "xpu", "cuda:99"])

@@ -55,7 +55,7 @@ if place()[0] > 0:  # one of several processes of a run: the first one speaks
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="change a key: --set training.iterations=2000")
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")]
 Precision = Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="folder to write")]
 Checkpoint = Annotated[str, typer.Option(help="best, last, or auto: best where there is one")]

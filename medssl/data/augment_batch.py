@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from medssl.data import augment_ops as ops
+from medssl.ops.moving import to_device
 
 DRAWN = ("matrix", "weak", "strong_changes")
 """What a batch of plain crops says about each of them besides image and label."""
@@ -44,7 +45,7 @@ def finish(patches: Mapping[str, Tensor], device: torch.device) -> dict[str, Ten
     Returns:
         ``image`` float32, ``label`` of its type, and ``strong`` like ``image``, as far as given.
     """
-    out = {k: v.to(device, non_blocking=True) for k, v in patches.items() if k not in DRAWN}
+    out = {k: to_device(v, device) for k, v in patches.items() if k not in DRAWN}
     image, label = out.get("image"), out.get("label")
     if image is not None:
         image = image.float()

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from medssl.ops.moving import to_device
+
 _EPSILON = 1e-6
 _LOW_BITS = 0xFFFFFFFF
 
@@ -195,7 +197,7 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def _to(values: np.ndarray, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values)).to(dtype).to(device, non_blocking=True)
+    return to_device(torch.from_numpy(np.ascontiguousarray(values)).to(dtype), device)
 
 
 def _column(values: np.ndarray, images: Tensor) -> Tensor:

@@ -83,6 +83,7 @@ from medssl.methods.pseudo_supervisor_presets import PseudoSupervisorSettings, r
 from medssl.methods.student_teacher import StudentTeacher
 from medssl.ops import policy as ops
 from medssl.ops.losses import IGNORE_INDEX, DiceVariant, region_terms
+from medssl.ops.moving import to_device
 from medssl.ops.pseudo_labels import hard_labels
 
 DICE = DiceVariant(background=False)
@@ -279,7 +280,7 @@ class PseudoSupervisor(StudentTeacher):
         if self.settings.selection == "random":
             logits = torch.zeros_like(logits)
         drawn = progress.rng("thresholds").random_sample(tuple(logits.shape[:2]))
-        uniform = torch.from_numpy(drawn).to(logits.device, logits.dtype, non_blocking=True)
+        uniform = to_device(torch.from_numpy(drawn).to(logits.dtype), logits.device)
         actions = ops.sample_actions(torch.log_softmax(logits, dim=-1), uniform)
         if terms is not None:
             most = ops.entropy(torch.zeros_like(logits))

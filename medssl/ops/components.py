@@ -9,6 +9,8 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from medssl.ops.moving import to_device
+
 
 def largest_component(mask: np.ndarray, *, connectivity: int | None = None) -> np.ndarray:
     """Keep the largest connected component of a boolean array.
@@ -97,6 +99,6 @@ def begin_largest_components(
             arrived.synchronize()
         for sample in host.numpy():
             keep_largest(sample, num_classes, connectivity=connectivity)
-        return host.to(label.device, non_blocking=True).to(label.dtype)
+        return to_device(host, label.device).to(label.dtype)
 
     return end

@@ -26,7 +26,7 @@ def resolve_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise MedSSLError(
-            f"unknown device {name!r}", where="--device", fix="use auto, cpu, cuda or cuda:0"
+            f"unknown device {name!r}", where="--device", fix="use auto, cpu, cuda, cuda:0 or mps"
         ) from None
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -58,6 +58,12 @@ def resolve_precision(name: str, device: torch.device) -> str:
     if name not in ("fp32", *AUTOCAST_DTYPE):
         raise MedSSLError(
             f"unknown precision {name!r}", where="--precision", fix="use auto, fp32, bf16 or fp16"
+        )
+    if name != "fp32" and device.type == "mps":
+        raise MedSSLError(
+            f"{name} is not trained on MPS: it lacks transposed convolutions of volumes in it",
+            where="--precision",
+            fix="use --precision fp32",
         )
     if name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise MedSSLError(

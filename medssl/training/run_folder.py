@@ -220,7 +220,7 @@ def environment(device: torch.device, precision: str) -> dict[str, Any]:
         "command": " ".join(sys.argv),
         "platform": platform.platform(),
         "device": str(device),
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
         "precision": precision,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medssl.ops.moving import to_device
+
 
 class StepLog:
     """Collect scalar tensors on their device and turn them into means once in a while.
@@ -30,7 +32,7 @@ class StepLog:
         """Add the terms of one batch; no value is read."""
         values = {"loss/total": loss, **terms}
         # Terms that are plain settings (the weight of a ramp) were made on the host.
-        terms_here = [v.detach().to(loss.device, non_blocking=True) for v in values.values()]
+        terms_here = [to_device(v.detach(), loss.device) for v in values.values()]
         row = torch.stack([v.float() for v in terms_here])
         row = torch.cat([row, torch.ones_like(row[:1])])
         row = torch.where(loss.isfinite(), row, 0.0)
