@@ -18,6 +18,7 @@ from medssl.data.case import Dataset, LabelMap
 from medssl.data.split import Splits, save_splits, split_hash
 from medssl.errors import MedSSLError, located
 from medssl.methods.base import Method
+from medssl.planning.memory import step_bytes
 from medssl.planning.relief import memory_explained
 from medssl.recipe import LoadedRecipe, load_recipe, save_recipe
 from medssl.report.preview import write_previews
@@ -166,7 +167,13 @@ def _train(
         accelerate(
             method, training, device=where, precision=how, alone=world.alone, say=display.say
         )
-        placed = place_cases(loaded.recipe, data, where, display.say)
+        placed = place_cases(
+            loaded.recipe,
+            data,
+            where,
+            display.say,
+            step_bytes=partial(step_bytes, loaded, precision=how, device="cuda", **sizes),
+        )
         Engine(
             method,
             loaded.recipe,

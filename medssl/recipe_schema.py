@@ -299,8 +299,8 @@ class TrainingSettings(Strict):
     )
     cache_on_device: bool | Literal["auto"] = Field(
         "auto",
-        description="hold all training cases in the device's memory; auto: on a CUDA card of which "
-        "they take at most a quarter of what is free",
+        description="hold all training cases in the device's memory; auto: on a CUDA card, if "
+        "they take at most a quarter of what is free and leave enough for a step",
     )
 
     @field_validator("patch")

@@ -248,14 +248,23 @@ def test_streams_that_share_cases_hold_them_once() -> None:
 
 def test_cases_go_to_a_card_that_has_room() -> None:
     card, gib = torch.device("cuda"), 2**30
-    assert holds_cases("auto", card, needed=gib, free=8 * gib)
-    assert not holds_cases("auto", card, needed=3 * gib, free=8 * gib)
-    assert not holds_cases("auto", HOST, needed=1, free=None)
-    assert holds_cases(True, HOST, needed=gib, free=None)
-    assert holds_cases(True, card, needed=7 * gib, free=8 * gib)
-    assert not holds_cases(False, card, needed=1, free=gib)
+
+    def holds(setting: Any, device: torch.device, needed: int, free: int | None, step: int) -> bool:
+        def step_bytes() -> float:
+            assert step >= 0, "asked in vain"
+            return step
+
+        return holds_cases(setting, device, needed=needed, free=free, step_bytes=step_bytes)
+
+    assert holds("auto", card, gib, 8 * gib, 6 * gib)
+    assert not holds("auto", card, gib, 8 * gib, 7 * gib)  # the step would not fit any more
+    assert not holds("auto", card, 3 * gib, 8 * gib, -1)
+    assert not holds("auto", HOST, 1, None, -1)
+    assert holds(True, HOST, gib, None, -1)
+    assert holds(True, card, 7 * gib, 8 * gib, -1)
+    assert not holds(False, card, 1, gib, -1)
     with pytest.raises(MedSSLError, match=r"9.0 GiB and 8.0 GiB are free"):
-        holds_cases(True, card, needed=9 * gib, free=8 * gib)
+        holds(True, card, 9 * gib, 8 * gib, -1)
 
 
 def test_a_run_is_the_same_wherever_its_cases_lie(tmp_path: Path) -> None:

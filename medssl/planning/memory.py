@@ -149,6 +149,16 @@ def measure_footprint(
     return Footprint(fixed, constant, slope, seconds / sizes[1])
 
 
+def step_bytes(
+    loaded: LoadedRecipe, *, num_classes: int, channels: int, precision: str, device: str
+) -> float:
+    """Return the memory that training a recipe needs on a ``cpu`` or ``cuda`` device."""
+    need = measure_footprint(
+        loaded, num_classes=num_classes, channels=channels, precision=precision
+    )
+    return need.bytes(loaded.recipe.training.patch, device)
+
+
 def small_patches(
     patch: Sequence[int], factors: Sequence[int]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -14,7 +14,10 @@ from medssl.recipe_schema import Recipe, TrainingSettings
 from medssl.training.setup import TrainingData, make_augmenter, stream_cases
 
 LARGEST_SHARE = 0.25
-"""Share of the device's free memory that cases take unasked; the rest is for the networks."""
+"""Share of the device's free memory that cases take unasked."""
+
+SPARE = 1.1
+"""So many times what a step is thought to need is left to it."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,12 @@ def augments_on(device: torch.device, training: TrainingSettings) -> bool:
 
 
 def holds_cases(
-    setting: bool | str, device: torch.device, *, needed: int, free: int | None
+    setting: bool | str,
+    device: torch.device,
+    *,
+    needed: int,
+    free: int | None,
+    step_bytes: Callable[[], float],
 ) -> bool:
     """Return whether all training cases go into the device's memory.
 
@@ -41,12 +49,15 @@ def holds_cases(
         device: where to.
         needed: bytes of the cases.
         free: bytes free on the device; None where they are unknown.
+        step_bytes: returns what training needs besides; takes seconds, so it is asked last.
 
     Raises:
         MedSSLError: they were asked to and do not fit.
     """
     if setting == "auto":
-        return device.type == "cuda" and free is not None and needed <= LARGEST_SHARE * free
+        if device.type != "cuda" or free is None or needed > LARGEST_SHARE * free:
+            return False
+        return needed + SPARE * step_bytes() <= free
     if setting and free is not None and needed > free:
         raise MedSSLError(
             f"the training cases take {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free "
@@ -58,9 +69,21 @@ def holds_cases(
 
 
 def place_cases(
-    recipe: Recipe, data: TrainingData, device: torch.device, say: Callable[[str], None]
+    recipe: Recipe,
+    data: TrainingData,
+    device: torch.device,
+    say: Callable[[str], None],
+    *,
+    step_bytes: Callable[[], float],
 ) -> Placement:
     """Decide how patches come to the device, and copy the cases there if they are to live there.
+
+    Args:
+        recipe: the recipe.
+        data: its cases.
+        device: that trains.
+        say: tells the user.
+        step_bytes: see `holds_cases`.
 
     Raises:
         MedSSLError: the cases were asked to lie on the device and do not fit.
@@ -70,7 +93,9 @@ def place_cases(
         return Placement("finished")
     needed = held_bytes(streams.values())
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
-    if not holds_cases(training.cache_on_device, device, needed=needed, free=free):
+    if not holds_cases(
+        training.cache_on_device, device, needed=needed, free=free, step_bytes=step_bytes
+    ):
         return Placement("plain" if augments_on(device, training) else "finished")
     resident = DeviceCases(
         streams,
