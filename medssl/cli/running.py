@@ -13,6 +13,7 @@ from medssl.cli.console import (
     Output,
     Overrides,
     Precision,
+    Shard,
     app,
     display_of,
     err,
@@ -84,6 +85,7 @@ def predict(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="predict again what is there")
     ] = False,
+    shard: Shard = None,
     device: Device = "auto",
     precision: Precision = None,
 ) -> None:
@@ -105,6 +107,7 @@ def predict(
         calibrated=calibration,
         format=format,
         overwrite=overwrite,
+        shard=shard,
         display=display_of(ctx),
     )
     failed = [r for r in results if r.error]
