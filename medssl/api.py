@@ -22,6 +22,7 @@ from medssl.inference.folder import FORMATS, PredictionResult, predict_files
 from medssl.inference.inputs import find_cases
 from medssl.inference.tables import write_tables
 from medssl.planning.planner import Plan, plan
+from medssl.preprocessing import Preprocessed, preprocess
 from medssl.recipe import load_recipe
 from medssl.replaying import Replay, replay
 from medssl.report.compare import compare
@@ -41,6 +42,7 @@ __all__ = [
     "LoadedRun",
     "MedSSLError",
     "Plan",
+    "Preprocessed",
     "Replay",
     "Stopped",
     "SweepResult",
@@ -60,6 +62,7 @@ __all__ = [
     "load_run",
     "plan",
     "predict",
+    "preprocess",
     "replay",
     "report",
     "sweep",

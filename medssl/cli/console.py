@@ -21,7 +21,18 @@ ORDER = (
         "report",
         "export",
     ),
-    *("check", "plan", "import", "phantom", "methods", "recipes", "specs", "info", "replay"),
+    *(
+        "check",
+        "plan",
+        "preprocess",
+        "import",
+        "phantom",
+        "methods",
+        "recipes",
+        "specs",
+        "info",
+        "replay",
+    ),
 )
 """How help lists the commands: as they are met; those not named here come last."""
 
