@@ -32,6 +32,10 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="continue from the last checkpoint")
     ] = False,
+    resume_or_start: Annotated[
+        bool,
+        typer.Option("--resume-or-start", help="continue if there is such a run, else start it"),
+    ] = False,
     device: Device = "auto",
     precision: Precision = None,
 ) -> None:
@@ -43,6 +47,7 @@ def train(
         overrides=overrides or (),
         output=output,
         resume=resume,
+        resume_or_start=resume_or_start,
         device=device,
         precision=precision,
         display=display_of(ctx),
