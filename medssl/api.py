@@ -192,7 +192,8 @@ def evaluate(
         MedSSLError: missing predictions, mismatched grids, unreadable files.
     """
     display = display or Display(quiet=True)
-    dataset = read_dataset(dataset_json.parent) if dataset_json else None
+    # Its images are not opened, so they may lie anywhere.
+    dataset = read_dataset(dataset_json.parent, allow_outside=True) if dataset_json else None
     with display.counting("measuring", sum(1 for _ in reference.glob("*"))) as done:
         rows = evaluate_folders(
             predictions,
