@@ -26,7 +26,6 @@ from medssl import api
 from medssl.methods import REGISTRY
 from medssl.training.engine import Engine
 
-
 clock = time.process_time
 """Time that the process computed: on a shared machine the clock on the wall also counts others'."""
 

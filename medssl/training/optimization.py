@@ -11,7 +11,6 @@ from torch import nn
 
 from medssl.recipe_schema import OptimizerSettings, ScheduleSettings
 
-
 FUSED_DEVICES = ("cuda", "cpu")
 
 
