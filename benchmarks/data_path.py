@@ -3,7 +3,7 @@
 Both draw two labeled 96x96x48 patches of which half are centered on a structure, with random flips,
 from synthetic 160x160x80 volumes: medssl from its memory-mapped cache on disk, MONAI from memory.
 
-    python benchmarks/data_path.py [--output FILE.json] [--repeats 60]
+    python benchmarks/data_path.py [--output FILE.json] [--repeats 60] [--device auto]
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ from monai.transforms import (
 )
 
 from medssl.data.augment import Augmenter
+from medssl.data.augment_batch import finish
 from medssl.data.cache import CaseCache
 from medssl.data.case import CachedCase, Case, LabelMap
 from medssl.data.loader import StreamLoader
 from medssl.data.preprocess import image_transforms
-from medssl.data.sampling import PatchSampler
+from medssl.data.sampling import Deliver, PatchSampler
 from medssl.recipe_schema import AugmentSettings, DataSpec
+from medssl.training.precision import resolve_device
 
 SHAPE, PATCH, BATCH, CASES = (160, 160, 80), (96, 96, 48), 2, 4
 TARGET_MS = 3.0
@@ -59,7 +61,9 @@ def write_cases(folder: Path) -> list[Case]:
     return cases
 
 
-def make_sampler(cases: list[CachedCase], **settings: Any) -> PatchSampler:
+def make_sampler(
+    cases: list[CachedCase], *, deliver: Deliver = "finished", **settings: Any
+) -> PatchSampler:
     """Return the labeled stream."""
     return PatchSampler(
         cases,
@@ -68,6 +72,7 @@ def make_sampler(cases: list[CachedCase], **settings: Any) -> PatchSampler:
         seed=0,
         stream="labeled",
         foreground_fraction=0.5,
+        deliver=deliver,
         augment=Augmenter(AugmentSettings(**settings), SPEC, spatial_dims=3),
     )
 
@@ -107,6 +112,20 @@ def measure(draw: Callable[[int], Any], repeats: int) -> dict[str, float]:
     return {"min_ms": min(times[10:]), "median_ms": float(np.median(times[10:]))}
 
 
+def measure_device(
+    sampler: PatchSampler, repeats: int, device: torch.device
+) -> dict[str, dict[str, float]]:
+    """Measure the share of the device in augmentation, from batches that were loaded before."""
+    batches = [sampler.batch(number) for number in range(8)]
+
+    def finished(number: int) -> None:
+        finish(batches[number % 8], device)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return {f"  its share of the device ({device})": measure(finished, repeats)}
+
+
 def measure_workers(sampler: PatchSampler, repeats: int, workers: int) -> dict[str, float]:
     """Return the wait per batch of a loop that steps for 50 ms meanwhile."""
     waits = []
@@ -120,7 +139,7 @@ def measure_workers(sampler: PatchSampler, repeats: int, workers: int) -> dict[s
     return {"min_ms": min(waits[5:]), "median_ms": float(np.median(waits[5:]))}
 
 
-def run(repeats: int) -> dict[str, Any]:
+def run(repeats: int, device: torch.device) -> dict[str, Any]:
     """Measure all pipelines."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -128,16 +147,22 @@ def run(repeats: int) -> dict[str, Any]:
         cache = CaseCache(Path(folder) / "cache", SPEC, LabelMap((0, 1, 2), ("b", "x", "y")))
         cached = list(cache.prepare(cases).values())
         plain = make_sampler(cached)
-        warped = make_sampler(
-            cached,
-            rotate_degrees=15,
-            rotate_probability=1,
-            scale=(0.9, 1.1),
-            intensity_probability=0.2,
+        many = {
+            "rotate_degrees": 15,
+            "rotate_probability": 1,
+            "scale": (0.9, 1.1),
+            "intensity_probability": 0.2,
+        }
+        warped, crops, places = (
+            make_sampler(cached, deliver=deliver, **many)
+            for deliver in ("finished", "plain", "places")
         )
         results = {
             "medssl flips and quarter turns": measure(plain.batch, repeats),
             "medssl with rotation, zoom, intensities": measure(warped.batch, repeats),
+            "  its loader's share with a device": measure(crops.batch, repeats),
+            "  the same, cases held on the device": measure(places.batch, repeats),
+            **measure_device(crops, repeats, device),
             "medssl wait behind a 50 ms step, 1 worker": measure_workers(plain, repeats, 1),
         }
         for copy_cache in (True, False):
@@ -163,9 +188,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
     parser.add_argument("--repeats", type=int, default=60)
+    parser.add_argument("--device", default="auto", help="of augmentation: auto, cpu or cuda")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore", module="monai")
-    figures = run(arguments.repeats)
+    figures = run(arguments.repeats, resolve_device(arguments.device))
     print(figures["batch"])
     for name, value in figures["results"].items():
         print(f"  {name:44s} min {value['min_ms']:6.2f} ms   median {value['median_ms']:6.2f} ms")

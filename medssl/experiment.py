@@ -18,13 +18,16 @@ from medssl.data.case import Dataset, LabelMap
 from medssl.data.split import Splits, save_splits, split_hash
 from medssl.errors import MedSSLError, located
 from medssl.methods.base import Method
+from medssl.planning.relief import memory_explained
 from medssl.recipe import LoadedRecipe, load_recipe, save_recipe
 from medssl.report.preview import write_previews
 from medssl.roi_stage import check_coarse, describe_regions, keep_regions, open_finder
 from medssl.runs import LoadedRun, evaluate_run, load_run
+from medssl.training.acceleration import accelerate
 from medssl.training.distributed import ALONE, World, joined, own_device, this_world
 from medssl.training.engine import Engine
-from medssl.training.precision import resolve_device, resolve_precision, speed_up
+from medssl.training.placement import place_cases
+from medssl.training.precision import resolve_device, resolve_precision
 from medssl.training.privacy import Redactor
 from medssl.training.progress import Display
 from medssl.training.run_folder import (
@@ -160,23 +163,31 @@ def _train(
         **_description(loaded, dataset, splits, method),
         processes=world.size,
     )
-    with _recorded(run, where):
+    sizes = {"num_classes": dataset.labels.num_classes, "channels": len(dataset.modality)}
+    with _recorded(run, where), memory_explained(loaded, where, how, **sizes):
         if loaded.recipe.data.roi is not None and run.writes:
             keep_regions(run, loaded.recipe.data.roi, data.regions)
         _announce(loaded, data.splits, run, where, how, display)
-        speed_up(where)
+        training = loaded.recipe.training
+        accelerate(
+            method, training, device=where, precision=how, alone=world.alone, say=display.say
+        )
+        placed = place_cases(loaded.recipe, data, where, display.say)
         Engine(
             method,
             loaded.recipe,
-            samplers=sampler_factory(loaded.recipe, data, strong=method.uses_strong_view),
+            samplers=sampler_factory(
+                loaded.recipe, data, strong=method.uses_strong_view, deliver=placed.deliver
+            ),
             validate=make_validator(loaded.recipe, data, device=where, precision=how, world=world),
             diagnose=make_diagnosis(loaded.recipe, data, device=where, precision=how),
             run=run,
             device=where,
             precision=how,
-            workers=loader_workers(loaded.recipe.training.workers, where),
+            workers=loader_workers(training.workers, where, resident=placed.resident is not None),
             display=display,
             world=world,
+            resident=placed.resident,
         ).fit(resume=resume)
         if not run.writes:
             return TrainResult(run.path, {}, time.monotonic() - started)

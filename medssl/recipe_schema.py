@@ -233,6 +233,12 @@ class AugmentSettings(Strict):
         0.8, ge=0, le=1, description="the same for the strong view, where a method uses one"
     )
 
+    place: Literal["auto", "loader", "device"] = Field(
+        "auto",
+        description="where patches are warped and intensities changed: by the loader or on the "
+        "device that trains; the patches are the same. auto: on the device where it is a CUDA card",
+    )
+
     @field_validator("scale")
     @classmethod
     def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
@@ -281,6 +287,21 @@ class TrainingSettings(Strict):
     )
     nonfinite_limit: int = Field(10, ge=1, description="so many of them in a row stop the run")
     workers: int | Literal["auto"] = Field("auto", description="loader processes")
+    compile: bool | Literal["auto"] = Field(
+        "auto",
+        description="compile the networks with torch.compile; auto: on a CUDA card, from 5000 "
+        "batches on",
+    )
+    channels_last: bool | Literal["auto"] = Field(
+        "auto",
+        description="memory layout of the networks; auto: on a CUDA card in bf16 or fp16, for "
+        "networks without InstanceNorm",
+    )
+    cache_on_device: bool | Literal["auto"] = Field(
+        "auto",
+        description="hold all training cases in the device's memory; auto: on a CUDA card of which "
+        "they take at most a quarter of what is free",
+    )
 
     @field_validator("patch")
     @classmethod
@@ -288,6 +309,12 @@ class TrainingSettings(Strict):
         if len(value) not in (2, 3) or any(v < 1 for v in value):
             raise ValueError("must be two or three positive numbers of voxels")
         return value
+
+    @model_validator(mode="after")
+    def _one_place(self) -> TrainingSettings:
+        if self.cache_on_device is True and self.augment.place == "loader":
+            raise ValueError("cache_on_device leaves nothing for augment.place 'loader' to do")
+        return self
 
     @property
     def spatial_dims(self) -> int:

@@ -268,13 +268,12 @@ def test_mixed_images_and_their_labels_come_from_the_same_places():
     shape = SHAPES[2]
     labels = torch.stack([torch.full(shape, k) for k in (10, 11, 12)])
     guesses = torch.stack([torch.full(shape, k) for k in (20, 21, 22, 23, 24)])
-    labeled = LabeledBatch(labels.unsqueeze(1).float(), labels)
     images = method.mixed_images(
-        labeled, guesses.unsqueeze(1).float(), guesses, Progress("self_train", 0, 9)
+        labels.unsqueeze(1).float(), guesses.unsqueeze(1).float(), Progress("self_train", 0, 9)
     )
     seen = set()
-    for m in images:
-        mixed = torch.where(m.mask, m.outside, m.inside)
+    for m, (outside, inside) in zip(images, method.pairs(labels, guesses), strict=True):
+        mixed = torch.where(m.mask, outside, inside)
         assert torch.equal(m.image[:, 0].long(), mixed)
         assert torch.equal(m.is_truth, mixed < 20)
         seen |= set(mixed.unique().tolist())
@@ -298,11 +297,12 @@ def test_source_normalization_weighs_a_voxel_alike_in_and_out_of_the_box():
     batch = data(2, 2)
     pseudo = torch.zeros(4, *SHAPES[2], dtype=torch.int64)
     images = method.mixed_images(
-        batch.labeled, batch.unlabeled.image, pseudo, Progress("self_train", 0, 9)
+        batch.labeled.image, batch.unlabeled.image, Progress("self_train", 0, 9)
     )
+    pairs = method.pairs(batch.labeled.label, pseudo)
     from medssl.methods.bcp import source_loss
 
-    target = torch.cat([torch.where(m.mask, m.outside, m.inside) for m in images])
+    target = torch.cat([torch.where(m.mask, *p) for m, p in zip(images, pairs, strict=True)])
     truth = torch.cat([m.is_truth for m in images])
     logits = torch.zeros(4, 2, *SHAPES[2], requires_grad=True)
     labeled, unlabeled = source_loss([logits], target, truth, method.rules)
@@ -317,7 +317,7 @@ def test_source_normalization_weighs_a_voxel_alike_in_and_out_of_the_box():
 def test_pseudo_labels_never_take_the_ignore_index_and_are_cleaned():
     method = make(None, 2, 5, preset="corrected")
     method.start_stage("self_train")
-    label, terms = method.pseudo_labels(data(2, 5).unlabeled.image)
+    label, terms = method.begin_pseudo_labels(data(2, 5).unlabeled.image)()
     assert set(label.unique().tolist()) <= set(range(5))
     for sample in label.numpy():
         for c in range(1, 5):

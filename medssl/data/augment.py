@@ -70,7 +70,7 @@ class Geometry:
 
 
 class Augmenter:
-    """Draw and apply augmentation. Axes are those of the volume, for slices too.
+    """Draw augmentation, and turn and mirror. Axes are those of the volume, for slices too.
 
     Args:
         settings: strengths and probabilities.
@@ -122,29 +122,14 @@ class Augmenter:
         return Geometry(tuple(t for t in turns if t[2]), flips, matrix)
 
     def move(
-        self, image: np.ndarray, label: np.ndarray | None, geometry: Geometry
-    ) -> tuple[Tensor, Tensor | None]:
-        """Apply a geometry to a crop of ``geometry.source_size``.
+        self, image: np.ndarray | None, label: np.ndarray | None, geometry: Geometry
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Turn and mirror a crop, see :func:`move`; exchanges left and right labels."""
+        return move(image, label, geometry, swapped=self.swapped_by(geometry))
 
-        Args:
-            image: ``(C, X, Y, Z)``, of any float type; may be a view of a cached volume.
-            label: ``(X, Y, Z)`` uint8, or None.
-            geometry: what was drawn.
-
-        Returns:
-            The image in float32 and the label in uint8, copied.
-        """
-        image = np.ascontiguousarray(geometry.move(image, first_axis=1))
-        moved = _as_float(image)
-        target = None
-        if label is not None:
-            label = geometry.move(label, first_axis=0)
-            if self.swaps and self._mirrors_sides(geometry):
-                label = self.swapped[label]
-            target = torch.from_numpy(np.array(label, order="C"))
-        if geometry.matrix is not None:
-            return ops.warp(moved, target, geometry.matrix)
-        return moved, target
+    def swapped_by(self, geometry: Geometry) -> np.ndarray | None:
+        """Return the new class of each class if a geometry exchanges left and right, else None."""
+        return self.swapped if self.swaps and self._mirrors_sides(geometry) else None
 
     def _mirrors_sides(self, geometry: Geometry) -> bool:
         """Return whether a geometry exchanges left and right: it mirrors, after its turns."""
@@ -154,40 +139,68 @@ class Augmenter:
                 axis = b if axis == a else a
         return axis in geometry.flips
 
-    def weak(self, image: Tensor, rng: np.random.Generator) -> Tensor:
-        """Change intensities as the settings' ``intensity_probability`` says."""
-        return _change(image, rng, self.settings.intensity_probability, WEAK)
+    def draw_weak(self, rng: np.random.Generator) -> np.ndarray:
+        """Draw what happens to intensities, as the settings' ``intensity_probability`` says."""
+        return _draw_changes(rng, self.settings.intensity_probability, WEAK)
 
-    def strong(self, image: Tensor, rng: np.random.Generator) -> Tensor:
-        """Return a view of the same patch with strongly changed intensities.
+    def draw_strong(self, rng: np.random.Generator) -> np.ndarray:
+        """Draw the strong changes that make the strong view out of the weak one.
 
         The geometry stays, so that predictions of both views can be compared voxel by voxel.
         """
-        out = _change(image, rng, self.settings.strong_probability, STRONG)
-        return out.clone() if out is image else out
+        return _draw_changes(rng, self.settings.strong_probability, STRONG)
 
 
-def _as_float(array: np.ndarray) -> Tensor:
-    """Return a float32 tensor that shares no memory with a cached volume."""
-    tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
-    return tensor.clone() if tensor.dtype == torch.float32 else tensor.float()
+def move(
+    image: np.ndarray | None,
+    label: np.ndarray | None,
+    geometry: Geometry,
+    *,
+    swapped: np.ndarray | None = None,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Turn and mirror a crop of ``geometry.source_size``; its matrix is left to `augment_batch`.
+
+    Args:
+        image: ``(C, X, Y, Z)``, of any float type, or None; may be a view of a cached volume.
+        label: ``(X, Y, Z)`` uint8, or None.
+        geometry: what was drawn.
+        swapped: the new class of each class.
+
+    Returns:
+        Image and label of the same types, copied.
+    """
+    moved = target = None
+    if image is not None:
+        moved = torch.from_numpy(np.array(geometry.move(image, first_axis=1), order="C"))
+    if label is not None:
+        label = geometry.move(label, first_axis=0)
+        label = label if swapped is None else swapped[label]
+        target = torch.from_numpy(np.array(label, order="C"))
+    return moved, target
 
 
-def _change(
-    image: Tensor, rng: np.random.Generator, probability: float, strength: Strength
-) -> Tensor:
-    """Apply each of the five intensity changes with a probability; noise comes last."""
+UNCHANGED = np.array([0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0])
+"""Intensity changes of a patch: blur width, gamma, contrast, brightness, noise, and its two seeds.
+
+What is drawn for a patch is one such row; this one leaves it as it is.
+"""
+
+
+def _draw_changes(rng: np.random.Generator, probability: float, strength: Strength) -> np.ndarray:
+    """Draw each of the five intensity changes with a probability."""
+    row = UNCHANGED.copy()
     if probability == 0:
-        return image
+        return row
     chosen = rng.random(5) < probability
     if chosen[0]:
-        image = ops.blur(image, rng, sigma=strength.blur)
+        row[0] = rng.uniform(*strength.blur)
     if chosen[1]:
-        image = ops.change_gamma(image, rng, gamma=strength.gamma)
+        row[1] = np.exp(rng.uniform(*np.log(strength.gamma)))
     if chosen[2]:
-        image = ops.change_contrast(image, rng, factor=strength.contrast)
+        row[2] = rng.uniform(*strength.contrast)
     if chosen[3]:
-        image = ops.change_brightness(image, rng, shift=strength.brightness)
+        row[3] = rng.uniform(*strength.brightness)
     if chosen[4]:
-        image = ops.add_noise(image, rng, std=strength.noise)
-    return image
+        row[4] = rng.uniform(*strength.noise)
+        row[5:] = rng.integers(2**32, size=2)
+    return row

@@ -1,7 +1,10 @@
-"""Augmentation as pure functions of a patch ``(C, X, Y, Z)`` and a NumPy generator.
+"""Augmentation as pure functions of patches ``(B, C, *spatial)`` with parameters for each of them.
 
-A 2D slice is a patch with one voxel along the slice axis. Strengths are relative to the patch's own
-contrast, so that they mean the same for z-scores and for intensities in [0, 1].
+Parameters are NumPy arrays: what is to be done is known to the host, so nothing is read back from
+the device that does it. Every patch of a batch goes through the same operations. One that an
+operation is not meant for has parameters that leave it exactly as it is; hence a patch does not
+depend on what else is in its batch. Strengths are relative to the patch's own contrast, so that
+they mean the same for z-scores and for intensities in [0, 1].
 """
 
 from __future__ import annotations
@@ -13,10 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_SPATIAL = (1, 2, 3)
 _EPSILON = 1e-6
-
-Range = tuple[float, float]
+_LOW_BITS = 0xFFFFFFFF
 
 
 def affine_matrix(
@@ -41,71 +42,170 @@ def affine_matrix(
     return matrix * zoom[None, :]
 
 
-def warp(image: Tensor, label: Tensor | None, matrix: np.ndarray) -> tuple[Tensor, Tensor | None]:
-    """Sample a patch and its label through one affine map about the patch center.
+def warp(
+    images: Tensor | None, labels: Tensor | None, matrices: np.ndarray
+) -> tuple[Tensor | None, Tensor | None]:
+    """Sample patches and their labels, each through its affine map about the patch center.
 
-    The image is interpolated linearly and the label by nearest neighbor on the same grid; outside
-    the patch both repeat its border.
+    Images are interpolated linearly and labels by nearest neighbor on the same grid; outside the
+    patch both repeat its border.
 
     Args:
-        image: ``(C, X, Y, Z)`` float32.
-        label: ``(X, Y, Z)`` uint8, or None.
-        matrix: ``(3, 3)`` in voxels, from output to source, see `affine_matrix`.
+        images: ``(B, C, *spatial)`` float32, or None.
+        labels: ``(B, *spatial)`` uint8, or None.
+        matrices: ``(B, n, n)`` for n axes, in voxels, from output to source; see `affine_matrix`.
     """
-    size = np.asarray(image.shape[1:], dtype=np.float64)
-    # grid_sample counts half sizes, last axis first.
-    relative = (matrix * size[None, :] / size[:, None])[::-1, ::-1]
-    theta = torch.zeros(1, 3, 4)
-    theta[0, :, :3] = torch.from_numpy(np.ascontiguousarray(relative)).float()
-    grid = F.affine_grid(theta, [1, 1, *image.shape[1:]], align_corners=False)
+    moved = (matrices != np.eye(matrices.shape[-1])).any((1, 2))
+    some = images if images is not None else labels
+    if some is None or not moved.any():
+        return images, labels
+    grid = _grid(matrices, some.shape[-matrices.shape[-1] :], some.device)
     options = {"padding_mode": "border", "align_corners": False}
-    image = F.grid_sample(image[None], grid, mode="bilinear", **options)[0]
-    if label is not None:
-        sampled = F.grid_sample(label[None, None].float(), grid, mode="nearest", **options)
-        label = sampled[0, 0].to(label.dtype)
-    return image, label
+    if images is not None:
+        sampled = F.grid_sample(images, grid, mode="bilinear", **options)
+        images = _where(moved, sampled, images)
+    if labels is not None:
+        sampled = F.grid_sample(labels[:, None].float(), grid, mode="nearest", **options)
+        labels = _where(moved, sampled[:, 0].to(labels.dtype), labels)
+    return images, labels
 
 
-def add_noise(image: Tensor, rng: np.random.Generator, *, std: Range) -> Tensor:
-    """Add Gaussian noise of a random share of each channel's standard deviation."""
-    level = float(rng.uniform(*std)) * image.std(_SPATIAL, keepdim=True, correction=0)
-    noise = rng.standard_normal(tuple(image.shape), dtype=np.float32)
-    return image + level * torch.from_numpy(noise)
+def _grid(matrices: np.ndarray, size: Sequence[int], device: torch.device) -> Tensor:
+    """Return the ``(B, *size, n)`` grid of `grid_sample`, which counts half sizes, last axis first.
+
+    By multiplication and addition alone: a matrix product would be rounded to TF32 on a card.
+    """
+    sides = np.asarray(size, dtype=np.float64)
+    relative = matrices * sides[None, None, :] / sides[None, :, None]
+    n = len(sides)
+    theta = _to(relative.reshape(len(matrices), -1), device).reshape(-1, n, n, *[1] * n)
+    centers = []
+    for axis, side in enumerate(size):
+        center = (torch.arange(side, device=device, dtype=torch.float32) * 2 + 1) / side - 1
+        centers.append(center.reshape([-1 if a == axis else 1 for a in range(n)]))
+    coordinates = [
+        sum(theta[:, row, column] * centers[column] for column in range(n)) for row in range(n)
+    ]
+    return torch.stack(coordinates[::-1], dim=-1)
 
 
-def change_brightness(image: Tensor, rng: np.random.Generator, *, shift: Range) -> Tensor:
-    """Add a random share of each channel's standard deviation to all its voxels."""
-    step = float(rng.uniform(*shift))
-    return image + step * image.std(_SPATIAL, keepdim=True, correction=0)
+def blur(images: Tensor, widths: np.ndarray) -> Tensor:
+    """Smooth with Gaussians of ``(B,)`` widths in voxels, the same along all axes longer than one.
 
-
-def change_contrast(image: Tensor, rng: np.random.Generator, *, factor: Range) -> Tensor:
-    """Stretch or shrink each channel's intensities about their mean."""
-    mean = image.mean(_SPATIAL, keepdim=True)
-    return mean + float(rng.uniform(*factor)) * (image - mean)
-
-
-def change_gamma(image: Tensor, rng: np.random.Generator, *, gamma: Range) -> Tensor:
-    """Apply a random power to each channel, taken to [0, 1] and back; its range is kept."""
-    power = float(np.exp(rng.uniform(np.log(gamma[0]), np.log(gamma[1]))))
-    low, high = image.amin(_SPATIAL, keepdim=True), image.amax(_SPATIAL, keepdim=True)
-    span = (high - low).clamp_min(_EPSILON)
-    return low + span * ((image - low) / span).clamp(0, 1).pow(power)
-
-
-def blur(image: Tensor, rng: np.random.Generator, *, sigma: Range) -> Tensor:
-    """Smooth with a Gaussian of random width (voxels), the same along all axes longer than one."""
-    width = float(rng.uniform(*sigma))
-    radius = max(1, int(np.ceil(3 * width)))
-    steps = torch.arange(-radius, radius + 1, dtype=torch.float32)
-    kernel = torch.exp(-0.5 * (steps / width) ** 2)
-    kernel = kernel / kernel.sum()
-    for axis in _SPATIAL:
-        n = image.shape[axis]
+    A width of 0 changes nothing.
+    """
+    if not widths.any():
+        return images
+    kernels = [_gaussian(width) for width in widths]
+    radius = max(len(kernel) for kernel in kernels) // 2
+    padded = np.stack([np.pad(kernel, radius - len(kernel) // 2) for kernel in kernels])
+    weights = _to(padded, images.device).reshape(*padded.shape, *[1] * (images.ndim - 1))
+    for axis in range(2, images.ndim):
+        n = images.shape[axis]
         if n > 1:
-            index = torch.arange(-radius, n + radius).clamp(0, n - 1)
-            padded = image.index_select(axis, index)
-            image = sum(
-                weight * padded.narrow(axis, i, n) for i, weight in enumerate(kernel.tolist())
-            )
-    return image
+            index = torch.arange(-radius, n + radius, device=images.device).clamp_(0, n - 1)
+            source = images.index_select(axis, index)
+            images = source.narrow(axis, 0, n) * weights[:, 0]
+            for i in range(1, 2 * radius + 1):
+                images.addcmul_(source.narrow(axis, i, n), weights[:, i])
+    return images
+
+
+def _gaussian(width: float) -> np.ndarray:
+    if width == 0:
+        return np.ones(1)
+    radius = max(1, int(np.ceil(3 * width)))
+    kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / width) ** 2)
+    return kernel / kernel.sum()
+
+
+def change_gamma(images: Tensor, powers: np.ndarray) -> Tensor:
+    """Apply ``(B,)`` powers to each channel, taken to [0, 1] and back; its range is kept."""
+    changed = powers != 1
+    if not changed.any():
+        return images
+    spatial = tuple(range(2, images.ndim))
+    low, high = images.amin(spatial, keepdim=True), images.amax(spatial, keepdim=True)
+    span = (high - low).clamp_min_(_EPSILON)
+    out = (images - low).div_(span).clamp_(0, 1).pow_(_column(powers, images))
+    return _where(changed, out.mul_(span).add_(low), images)
+
+
+def change_linearly(
+    images: Tensor,
+    *,
+    contrast: np.ndarray,
+    brightness: np.ndarray,
+    noise: np.ndarray,
+    seeds: np.ndarray,
+) -> Tensor:
+    """Change contrast, then brightness, then add Gaussian noise: one linear map of each channel.
+
+    Args:
+        images: ``(B, C, *spatial)`` float32.
+        contrast: ``(B,)`` positive factors about the channel's mean; 1 for none.
+        brightness: ``(B,)`` shifts in standard deviations of the channel; 0 for none.
+        noise: ``(B,)`` standard deviations of the noise in those of the channel; 0 for none.
+        seeds: ``(B, 2)`` of the noise, see `gaussian_noise`.
+    """
+    if (contrast == 1).all() and not brightness.any() and not noise.any():
+        return images
+    std, mean = torch.std_mean(images, tuple(range(2, images.ndim)), correction=0, keepdim=True)
+    factor = _column(contrast, images)
+    out = images * factor + (
+        mean * _column(1 - contrast, images) + std * _column(contrast * brightness, images)
+    )
+    if noise.any():
+        level = std * _column(contrast * noise, images)
+        out.addcmul_(level, gaussian_noise(seeds, images.shape[1:], images.device))
+    return out
+
+
+def gaussian_noise(seeds: np.ndarray, shape: Sequence[int], device: torch.device) -> Tensor:
+    """Return ``(B, *shape)`` standard normal values that are a function of the seeds alone.
+
+    Random bits come from hashing each value's number with the seed of its patch, so that they are
+    the same on every device and in every batch; no generator is touched.
+
+    Args:
+        seeds: ``(B, 2)`` whole numbers below ``2**32``.
+        shape: of one patch.
+        device: where to compute.
+    """
+    count = int(np.prod(shape))
+    pairs = (count + 1) // 2
+    first, second = _to(seeds, device, torch.int64).unsqueeze(-1).unbind(1)
+    numbers = torch.arange(2 * pairs, device=device)
+    bits = _mix(_mix(numbers ^ first).bitwise_xor_(second))
+    uniform = bits.bitwise_right_shift_(8).float().add_(0.5).mul_(2.0**-24)  # in (0, 1]
+    radius = uniform[:, :pairs].log().mul_(-2).sqrt_()
+    angle = uniform[:, pairs:].mul(2 * np.pi)
+    values = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)
+    return values[:, :count].reshape(-1, *shape)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """Scramble 32-bit numbers in place, one to one; no product leaves the range of int64.
+
+    Shifts and factors: the two-round hash found by Wellons' "hash prospector" search.
+    """
+    x.bitwise_xor_(x >> 16).mul_(0x21F0AAAD).bitwise_and_(_LOW_BITS)
+    x.bitwise_xor_(x >> 15).mul_(0x735A2D97).bitwise_and_(_LOW_BITS)
+    return x.bitwise_xor_(x >> 15)
+
+
+def _to(values: np.ndarray, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values)).to(dtype).to(device, non_blocking=True)
+
+
+def _column(values: np.ndarray, images: Tensor) -> Tensor:
+    """Return ``(B,)`` numbers so that they broadcast over patches."""
+    return _to(values, images.device).reshape(-1, *[1] * (images.ndim - 1))
+
+
+def _where(chosen: np.ndarray, new: Tensor, old: Tensor) -> Tensor:
+    """Take the new patches that are chosen, and the others as they were."""
+    if chosen.all():
+        return new
+    mask = _to(chosen, new.device, torch.bool).reshape(-1, *[1] * (new.ndim - 1))
+    return torch.where(mask, new, old)

@@ -10,17 +10,22 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from medssl.data.augment import Augmenter, Geometry
+from medssl.data.augment import Augmenter, Geometry, move
+from medssl.data.augment_batch import finish
 from medssl.data.case import IGNORE_INDEX, CachedCase
+from medssl.data.device_cases import describe_place, overlap
 from medssl.errors import MedSSLError
 
+Deliver = Literal["finished", "plain", "places"]
+
 _DRAW, _ORDER = 0, 1
+_HOST = torch.device("cpu")
 
 
 class PatchSampler:
@@ -40,6 +45,9 @@ class PatchSampler:
         augment: augmentation, or None for plain crops.
         strong: add the strong view to each batch; needs ``augment``.
         labels_only: deliver labels alone; no image is read.
+        deliver: ``finished`` patches; ``plain`` crops and what was drawn for them, for
+            `augment_batch.finish` to do on a device; or the ``places`` of crops alone, to be cut
+            by `DeviceCases`.
         sparse: labels may hold voxels without annotation. Slices without any annotated voxel are
             then left out, and volumes that are annotated in part are cropped around annotated
             voxels, so that every labeled patch teaches something.
@@ -63,6 +71,7 @@ class PatchSampler:
         augment: Augmenter | None = None,
         strong: bool = False,
         labels_only: bool = False,
+        deliver: Deliver = "finished",
         sparse: bool = False,
     ) -> None:
         if not cases:
@@ -86,6 +95,7 @@ class PatchSampler:
         self.foreground_fraction = foreground_fraction
         self.augment = augment
         self.strong = strong
+        self.deliver = deliver
         self.slice_axis = slice_axis if len(patch) == 2 else None
         size = list(patch)
         if self.slice_axis is not None:
@@ -115,15 +125,18 @@ class PatchSampler:
 
         Returns:
             ``image (B, C, *patch)`` float32, ``label (B, *patch)`` int64 if the cases have labels,
-            ``strong`` like ``image`` if asked for.
+            ``strong`` like ``image`` if asked for. Plain crops, if those are wanted, have their
+            cache's types, and come with what `augment_batch.finish` takes.
         """
         first = iteration * self.batch_size
         rows = range(self.batch_size) if rows is None else rows
+        finished = self.deliver == "finished"
+        draw = {"finished": self.draw, "plain": self.plain, "places": self.place}[self.deliver]
         out: dict[str, Tensor] = {}
         for place, row in enumerate(rows):
-            for name, tensor in self.draw(first + row).items():
+            for name, tensor in draw(first + row).items():
                 if name not in out:
-                    dtype = torch.int64 if name == "label" else torch.float32
+                    dtype = torch.int64 if name == "label" and finished else tensor.dtype
                     out[name] = torch.empty((len(rows), *tensor.shape), dtype=dtype)
                 out[name][place].copy_(tensor)
         return out
@@ -154,43 +167,55 @@ class PatchSampler:
 
     def draw(self, number: int) -> dict[str, Tensor]:
         """Return patch ``number`` of the stream: ``image``, ``label`` (uint8), ``strong``."""
+        plain = {name: tensor[None] for name, tensor in self.plain(number).items()}
+        return {name: tensor[0] for name, tensor in finish(plain, _HOST).items()}
+
+    def plain(self, number: int) -> dict[str, Tensor]:
+        """Return patch ``number`` cut out, turned and mirrored, and what else was drawn for it."""
         index, start, size, geometry, rng = self._place(number)
         case = self.cases[index]
-        # Padding is labeled background, as in the literature: outside of a scan nothing is shown.
-        label = None if case.label is None else _crop(case.label[None], start, size, lambda: 0)[0]
-        if self.labels_only:
-            assert label is not None
-            image = label[None]  # a stand-in that is dropped in the end
-        else:
+        image = label = None
+        if not self.labels_only:
             image = _crop(case.image, start, size, lambda: self._pad_value(index))
-        return self._finish(image, label, geometry, rng)
+        if case.label is not None:
+            # Padding is labeled background, as in the literature: outside of a scan is nothing.
+            label = _crop(case.label[None], start, size, lambda: 0)[0]
+        mover = move if self.augment is None else self.augment.move
+        moved, target = mover(image, label, geometry)
+        named = {"image": moved, "label": target}
+        out = {name: tensor for name, tensor in named.items() if tensor is not None}
+        if self.slice_axis is not None:
+            # The slice axis counts from the end, whether or not there is a channel axis.
+            out = {name: tensor.squeeze(self.slice_axis - 3) for name, tensor in out.items()}
+        return {**out, **self._drawn(geometry, rng)}
 
-    def _finish(
-        self,
-        image: np.ndarray,
-        label: np.ndarray | None,
-        geometry: Geometry,
-        rng: np.random.Generator,
-    ) -> dict[str, Tensor]:
-        out: dict[str, Tensor] = {}
+    def place(self, number: int) -> dict[str, Tensor]:
+        """Return where patch ``number`` lies, and what else was drawn for it; no image is read."""
+        index, start, size, geometry, rng = self._place(number)
+        swaps = self.augment is not None and self.augment.swapped_by(geometry) is not None
+        row = describe_place(index, start, size, geometry, swaps=swaps)
+        out = {"place": torch.from_numpy(row)}
+        if not self.labels_only:
+            shape = self.cases[index].shape
+            reaches_out = any(
+                s < 0 or s + n > m for s, n, m in zip(start, size, shape, strict=True)
+            )
+            pad = self._pad_value(index) if reaches_out else 0.0
+            out["pad"] = torch.tensor(pad, dtype=torch.float64)
+        return {**out, **self._drawn(geometry, rng)}
+
+    def _drawn(self, geometry: Geometry, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Draw the intensity changes; return all that `augment_batch.finish` is to do."""
         if self.augment is None:
-            out["image"] = torch.from_numpy(np.array(image, dtype=np.float32, order="C"))
-            if label is not None:
-                out["label"] = torch.from_numpy(np.array(label, order="C"))
-        else:
-            moved, target = self.augment.move(image, label, geometry)
-            if not self.labels_only:
-                out["image"] = self.augment.weak(moved, rng)
-            if target is not None:
-                out["label"] = target
-            if self.strong:
-                out["strong"] = self.augment.strong(out["image"], rng)
-        if self.labels_only:
-            out.pop("image", None)
-        if self.slice_axis is None:
-            return out
-        # The slice axis counts from the end, whether or not there is a channel axis.
-        return {name: tensor.squeeze(self.slice_axis - 3) for name, tensor in out.items()}
+            return {}
+        axes = [a for a in range(3) if a != self.slice_axis]
+        matrix = np.eye(3) if geometry.matrix is None else geometry.matrix
+        rows = {"matrix": matrix[np.ix_(axes, axes)]}
+        if not self.labels_only:
+            rows["weak"] = self.augment.draw_weak(rng)
+        if self.strong:
+            rows["strong_changes"] = self.augment.draw_strong(rng)
+        return {name: torch.from_numpy(row) for name, row in rows.items()}
 
     def item(self, number: int) -> tuple[int, int]:
         """Return the case index and slice (0 for volumes) of patch ``number``."""
@@ -309,15 +334,11 @@ def _crop(
     volume: np.ndarray, start: Sequence[int], size: Sequence[int], fill: Callable[[], float]
 ) -> np.ndarray:
     """Return ``(C, *size)`` from ``(C, X, Y, Z)``: a view, or a padded copy if it reaches out."""
-    shape = volume.shape[1:]
-    inside = tuple(
-        slice(max(s, 0), min(s + n, limit)) for s, n, limit in zip(start, size, shape, strict=True)
-    )
+    inside, target = overlap(start, size, volume.shape[1:])
     view = volume[(slice(None), *inside)]
     if view.shape[1:] == tuple(size):
         return view
     out = np.full((volume.shape[0], *size), fill(), dtype=volume.dtype)
-    target = tuple(slice(i.start - s, i.stop - s) for i, s in zip(inside, start, strict=True))
     out[(slice(None), *target)] = view
     return out
 

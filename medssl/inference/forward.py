@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from medssl.errors import MedSSLError
+from medssl.out_of_memory import is_out_of_memory
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -54,13 +55,9 @@ def forward_logits(
     try:
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             logits = model(windows)
-    except torch.OutOfMemoryError as error:
-        raise MedSSLError(
-            f"{windows.shape[0]} windows of {tuple(windows.shape[2:])} voxels do not fit into the "
-            f"memory of {device}",
-            fix="lower inference.window_batch, or predict with --device cpu",
-        ) from error
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise _too_large(windows, device, precision) from error
         if found := _CHANNELS.search(str(error)):
             raise wrong_channels(int(found[1]), int(found[2])) from error
         raise
@@ -70,6 +67,22 @@ def forward_logits(
             fix="use the label map the network was trained with",
         )
     return logits
+
+
+def _too_large(windows: Tensor, device: torch.device, precision: Precision) -> MedSSLError:
+    """Return the error of windows that do not fit into a device's memory."""
+    count, size = windows.shape[0], tuple(windows.shape[2:])
+    if count > 1:
+        fix = f"set inference.window_batch to {count // 2}"
+    elif device.type == "cpu":
+        fix = "close other programs, or use a machine with more memory"
+    else:
+        fix = "predict with --device cpu"
+        fix += " or --precision bf16" if precision == "fp32" else ""
+    plural = "windows" if count > 1 else "window"
+    return MedSSLError(
+        f"{count} {plural} of {size} voxels do not fit into the memory of {device}", fix=fix
+    )
 
 
 def wrong_channels(expected: int, got: int) -> MedSSLError:

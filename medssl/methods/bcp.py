@@ -39,6 +39,7 @@ Both exclude voxels of ground truth 255 from every region.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +57,7 @@ from medssl.methods.base import (
 )
 from medssl.methods.bcp_presets import BCPSettings, Rules, resolve
 from medssl.methods.student_teacher import StudentTeacher
-from medssl.ops.components import largest_components
+from medssl.ops.components import begin_largest_components
 from medssl.ops.ema import copy_weights
 from medssl.ops.losses import (
     copy_paste_loss,
@@ -75,14 +76,14 @@ PAIRING: dict[str, tuple[tuple[int, bool], tuple[int, bool]]] = {
     "pancreas": ((1, False), (0, True)),
 }
 
+PseudoLabels = tuple[Tensor, dict[str, Tensor]]
+
 
 @dataclass(frozen=True)
 class MixedImage:
-    """One mixed image: ``image``, the labels of canvas and box (not mixed), and the mask."""
+    """One batch of mixed images ``(B, C, *spatial)``, True outside of the box in ``mask``."""
 
     image: Tensor
-    outside: Tensor
-    inside: Tensor
     mask: Tensor
     labeled_outside: bool
 
@@ -90,7 +91,7 @@ class MixedImage:
     def is_truth(self) -> Tensor:
         """Boolean ``(B, *spatial)``: where the label is ground truth."""
         mask = self.mask if self.labeled_outside else ~self.mask
-        return mask.expand_as(self.outside)
+        return mask.expand(len(self.image), *self.image.shape[2:])
 
 
 @register("bcp")
@@ -149,15 +150,17 @@ class BCP(StudentTeacher):
         if progress.stage == "pretrain":
             return self._pretrain_step(batch.labeled, progress)
         assert batch.unlabeled is not None
-        pseudo_label, terms = self.pseudo_labels(batch.unlabeled.image)
-        images = self.mixed_images(batch.labeled, batch.unlabeled.image, pseudo_label, progress)
+        end_pseudo_labels = self.begin_pseudo_labels(batch.unlabeled.image)
+        images = self.mixed_images(batch.labeled.image, batch.unlabeled.image, progress)
         logits = self._predict(images)
-        target = torch.cat([mix(m.outside, m.inside, m.mask) for m in images])
+        pseudo_label, terms = end_pseudo_labels()
+        labels = self.pairs(batch.labeled.label, pseudo_label)
+        target = torch.cat([mix(*pair, m.mask) for pair, m in zip(labels, images, strict=True)])
         is_truth = torch.cat([m.is_truth for m in images])
         if self.rules.normalize == "source":
             labeled, unlabeled = source_loss(logits, target, is_truth, self.rules)
         else:
-            labeled, unlabeled = region_loss(logits, images, self.rules)
+            labeled, unlabeled = region_loss(logits, images, labels, self.rules)
         with torch.no_grad():
             predicted = torch.cat([hard_labels(x.detach()) for x in logits])
             agree = weighted_mean((predicted == target).float(), ~is_truth)
@@ -195,14 +198,17 @@ class BCP(StudentTeacher):
         return StepOutput(loss, {"loss/labeled": loss.detach(), **terms})
 
     @torch.no_grad()
-    def pseudo_labels(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def begin_pseudo_labels(self, image: Tensor) -> Callable[[], PseudoLabels]:
         """Label unlabeled patches ``(B, C, *spatial)`` with the teacher.
 
         A teacher in train mode sees the two halves of the batch separately, as in the published
         code, because its BatchNorm mixes what it sees together.
 
+        Components are found on the host. The loss alone needs them, so on a GPU the student's pass
+        goes on meanwhile.
+
         Returns:
-            Class indices ``(B, *spatial)`` and statistics to log.
+            A function that waits for class indices ``(B, *spatial)`` and statistics to log.
         """
         rules = self.rules
         train = rules.teacher_mode == "train"
@@ -212,14 +218,23 @@ class BCP(StudentTeacher):
         logits = [self.teacher(part) for part in parts]
         probs = torch.softmax((logits[0] if len(logits) == 1 else torch.cat(logits)).float(), dim=1)
         threshold = None if isinstance(rules.threshold, str) else rules.threshold
-        raw = label = hard_labels(probs, threshold=threshold)
+        raw = hard_labels(probs, threshold=threshold)
         terms = {"pseudo/confidence": confidence(probs).mean()}
+        end_components = None
         if rules.largest_component == "per_class":
-            label = largest_components(raw, self.num_classes, connectivity=rules.connectivity)
-            kept = (label > 0).sum() / (raw > 0).sum().clamp(min=1)
-            terms["pseudo/kept"] = kept
-        terms["pseudo/foreground"] = (label > 0).float().mean()
-        return label, terms
+            end_components = begin_largest_components(
+                raw, self.num_classes, connectivity=rules.connectivity
+            )
+
+        def end() -> PseudoLabels:
+            label = raw
+            if end_components is not None:
+                label = end_components()
+                terms["pseudo/kept"] = (label > 0).sum() / (raw > 0).sum().clamp(min=1)
+            terms["pseudo/foreground"] = (label > 0).float().mean()
+            return label, terms
+
+        return end
 
     def masks(self, image: Tensor, count: int, progress: Progress) -> list[Tensor]:
         """Draw the masks of the two mixed images, boolean ``(count or 1, *spatial)``.
@@ -238,23 +253,35 @@ class BCP(StudentTeacher):
             masks.append(box_mask(shape, boxes, device=image.device))
         return masks if len(masks) == 2 else masks * 2
 
-    def mixed_images(
-        self, labeled: LabeledBatch, unlabeled: Tensor, pseudo_label: Tensor, progress: Progress
-    ) -> list[MixedImage]:
-        """Build the two mixed images; batches of unequal size are cycled."""
-        count = (max(len(labeled.image), len(unlabeled)) + 1) // 2
-        masks = self.masks(unlabeled, count, progress)
-        images = []
+    def pairs(self, labeled: Tensor, unlabeled: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return what lies outside and inside of the box of each of the two mixed images.
+
+        Args:
+            labeled: of labeled patches the images or the labels.
+            unlabeled: of unlabeled patches the same. Batches of unequal size are cycled.
+        """
+        count = self._count(labeled, unlabeled)
+        out = []
         for k, (half, labeled_outside) in enumerate(PAIRING[self.rules.pairing]):
-            truth = (
-                take(labeled.image, half * count, count),
-                take(labeled.label, half * count, count),
+            truth, guess = take(labeled, half * count, count), take(unlabeled, k * count, count)
+            out.append((truth, guess) if labeled_outside else (guess, truth))
+        return out
+
+    @staticmethod
+    def _count(labeled: Tensor, unlabeled: Tensor) -> int:
+        return (max(len(labeled), len(unlabeled)) + 1) // 2
+
+    def mixed_images(
+        self, labeled: Tensor, unlabeled: Tensor, progress: Progress
+    ) -> list[MixedImage]:
+        """Build the two mixed images out of images ``(B, C, *spatial)``."""
+        masks = self.masks(unlabeled, self._count(labeled, unlabeled), progress)
+        return [
+            MixedImage(mix(outside, inside, mask), mask, labeled_outside)
+            for (outside, inside), mask, (_, labeled_outside) in zip(
+                self.pairs(labeled, unlabeled), masks, PAIRING[self.rules.pairing], strict=True
             )
-            guess = take(unlabeled, k * count, count), take(pseudo_label, k * count, count)
-            canvas, box = (truth, guess) if labeled_outside else (guess, truth)
-            mixed = mix(canvas[0], box[0], masks[k])
-            images.append(MixedImage(mixed, canvas[1], box[1], masks[k], labeled_outside))
-        return images
+        ]
 
     def after_step(self, progress: Progress) -> None:
         """Update the teacher, in stage 2."""
@@ -324,25 +351,29 @@ class BCP(StudentTeacher):
 
 
 def region_loss(
-    logits: list[Tensor], images: list[MixedImage], rules: Rules
+    logits: list[Tensor],
+    images: list[MixedImage],
+    labels: list[tuple[Tensor, Tensor]],
+    rules: Rules,
 ) -> tuple[Tensor, Tensor]:
     """Compute the published loss: each region of each mixed image is normalized by itself.
 
     Args:
         logits: the student's, ``(B, C, *spatial)`` per mixed image.
         images: what was mixed.
+        labels: outside and inside of the box of each.
         rules: weights and Dice.
 
     Returns:
         The weighted ground-truth and pseudo-label parts; the loss is their sum.
     """
     labeled, unlabeled = [], []
-    for prediction, m in zip(logits, images, strict=True):
+    for prediction, m, (outside, inside) in zip(logits, images, labels, strict=True):
         weights = (rules.weight_gt, rules.weight_pseudo)
         out, box = copy_paste_loss(
             prediction,
-            m.outside,
-            m.inside,
+            outside,
+            inside,
             m.mask,
             weight_outside=weights[0 if m.labeled_outside else 1],
             weight_inside=weights[1 if m.labeled_outside else 0],

@@ -279,7 +279,7 @@ class PseudoSupervisor(StudentTeacher):
         if self.settings.selection == "random":
             logits = torch.zeros_like(logits)
         drawn = progress.rng("thresholds").random_sample(tuple(logits.shape[:2]))
-        uniform = torch.from_numpy(drawn).to(logits.device, logits.dtype)
+        uniform = torch.from_numpy(drawn).to(logits.device, logits.dtype, non_blocking=True)
         actions = ops.sample_actions(torch.log_softmax(logits, dim=-1), uniform)
         if terms is not None:
             most = ops.entropy(torch.zeros_like(logits))
@@ -374,8 +374,7 @@ class PseudoSupervisor(StudentTeacher):
         returns = ops.discounted_returns(self.rewards, gamma=rules.gamma, restart=rules.restart)
         mean = torch.stack([returns.mean(), torch.ones_like(returns[0])])
         self.baseline.lerp_(mean, 1 - BASELINE_DECAY)
-        if bool(ops.is_flat(self.rewards)):
-            return
+        idle = ops.is_flat(self.rewards)  # stays on the device: the host does not wait for it
         expected = self.baseline[0] / self.baseline[1] if rules.advantage == "baseline" else None
         advantage = ops.advantages(returns, expected)
         parameters = list(self.policy.parameters())
@@ -398,9 +397,9 @@ class PseudoSupervisor(StudentTeacher):
             for old, new in zip(
                 parameters, weights.split([p.numel() for p in parameters]), strict=True
             ):
-                old.copy_(new.view_as(old))
-            self.moments.copy_(moments)
-            self.steps.copy_(steps)
+                old.copy_(torch.where(idle, old, new.view_as(old)))
+            self.moments.copy_(torch.where(idle, self.moments, moments))
+            self.steps.copy_(torch.where(idle, self.steps, steps))
 
     # ------------------------------------------------------------------ recipes
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from scipy import ndimage
@@ -59,8 +61,8 @@ def largest_components(
 ) -> Tensor:
     """Keep the largest component of every foreground class of every sample.
 
-    Voxels of the other components become background. The labels are copied to the CPU and back:
-    on a GPU this is a synchronization.
+    Voxels of the other components become background. The labels are copied to the CPU and back;
+    :func:`begin_largest_components` lets a GPU work meanwhile.
 
     Args:
         label: ``(B, *spatial)`` integer class indices, 2D or 3D.
@@ -70,9 +72,31 @@ def largest_components(
     Returns:
         The cleaned labels, in the input's dtype and on its device.
     """
-    array = label.detach().to(torch.uint8).cpu().numpy()
-    if label.dtype == torch.uint8 and label.device.type == "cpu":
-        array = array.copy()
-    for sample in array:
-        keep_largest(sample, num_classes, connectivity=connectivity)
-    return torch.from_numpy(array).to(device=label.device, dtype=label.dtype)
+    return begin_largest_components(label, num_classes, connectivity=connectivity)()
+
+
+def begin_largest_components(
+    label: Tensor, num_classes: int, *, connectivity: int | None = None
+) -> Callable[[], Tensor]:
+    """Begin :func:`largest_components`; what is returned ends it and gives the cleaned labels.
+
+    On a GPU the labels start on their way to the host. Work that is queued between beginning and
+    end keeps the GPU busy while the host waits for them and looks for components.
+    """
+    card = label.device.type == "cuda"
+    if card:
+        host = torch.empty(label.shape, dtype=torch.uint8, pin_memory=True)
+        host.copy_(label.detach().to(torch.uint8), non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record(torch.cuda.current_stream(label.device))
+    else:
+        host = label.detach().to("cpu", torch.uint8, copy=True)
+
+    def end() -> Tensor:
+        if card:
+            arrived.synchronize()
+        for sample in host.numpy():
+            keep_largest(sample, num_classes, connectivity=connectivity)
+        return host.to(label.device, non_blocking=True).to(label.dtype)
+
+    return end

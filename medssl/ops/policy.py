@@ -249,10 +249,11 @@ def adam_step(
 
     Source: Kingma and Ba, Adam (2015), algorithm 1.
     """
-    decay = torch.tensor(betas, dtype=weights.dtype, device=weights.device).unsqueeze(1)
-    moments = decay * moments + (1 - decay) * torch.stack([gradient, gradient.square()])
-    steps = steps + 1
-    first, second = moments / (1 - decay**steps)
+    # The decays stay numbers of the host: a tensor of them would have to be copied to a card.
+    new = (gradient, gradient.square())
+    running = [b * old + (1 - b) * g for b, old, g in zip(betas, moments, new, strict=True)]
+    moments, steps = torch.stack(running), steps + 1
+    first, second = (m / (1 - b**steps) for b, m in zip(betas, running, strict=True))
     return weights - lr * first / (second.sqrt() + eps), moments, steps
 
 

@@ -9,26 +9,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medssl.data.augment_batch import finish
+from medssl.data.device_cases import DeviceCases
 from medssl.data.sampling import PatchSampler
 from medssl.methods.base import Batch, LabeledBatch, Method, Progress, UnlabeledBatch
 from medssl.training.distributed import World
 
 
-def to_batch(arrays: Mapping[str, Mapping[str, Tensor]], device: torch.device) -> Batch:
-    """Move the loader's tensors to ``device`` as a :class:`Batch`."""
+def to_batch(
+    arrays: Mapping[str, Mapping[str, Tensor]],
+    device: torch.device,
+    resident: DeviceCases | None = None,
+) -> Batch:
+    """Move the loader's tensors to ``device`` as a :class:`Batch`, and finish plain crops there.
 
-    def move(tensor: Tensor) -> Tensor:
-        return tensor.to(device, non_blocking=True)
-
-    labeled = unlabeled = None
-    if "labeled" in arrays:
-        source = arrays["labeled"]
-        labeled = LabeledBatch(move(source["image"]), move(source["label"]))
-    if "unlabeled" in arrays:
-        source = arrays["unlabeled"]
-        strong = source.get("strong")
-        unlabeled = UnlabeledBatch(move(source["image"]), None if strong is None else move(strong))
-    masks = move(arrays["masks"]["label"]) if "masks" in arrays else None
+    Places are cut out of the ``resident`` cases.
+    """
+    if resident is not None:
+        arrays = {name: resident.cut(name, rows) for name, rows in arrays.items()}
+    streams = {name: finish(tensors, device) for name, tensors in arrays.items()}
+    labeled = unlabeled = masks = None
+    if "labeled" in streams:
+        labeled = LabeledBatch(streams["labeled"]["image"], streams["labeled"]["label"].long())
+    if "unlabeled" in streams:
+        source = streams["unlabeled"]
+        unlabeled = UnlabeledBatch(source["image"], source.get("strong"))
+    if "masks" in streams:
+        masks = streams["masks"]["label"].long()
     return Batch(labeled, unlabeled, masks)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medssl.data.device_cases import DeviceCases
 from medssl.data.loader import StreamLoader
 from medssl.data.sampling import PatchSampler
 from medssl.errors import MedSSLError
@@ -33,6 +34,7 @@ from medssl.training.checkpoint import (
 )
 from medssl.training.distributed import ALONE, World
 from medssl.training.extension import LENGTHS, extended, lengths
+from medssl.training.memory_format import follow_layout
 from medssl.training.nonfinite import (
     NOT_FINITE_FIX,
     Guard,
@@ -64,6 +66,7 @@ class Engine:
         validate: returns the mean foreground Dice of a predictor on the validation cases, or None
             when there are none.
         diagnose: returns what the method says about itself on validation cases; None for nothing.
+        resident: the cases on the device, for samplers that deliver places.
         world: the processes that train this run together.
 
     Raises:
@@ -83,6 +86,7 @@ class Engine:
         precision: str,
         workers: int,
         display: Display,
+        resident: DeviceCases | None = None,
         world: World = ALONE,
     ) -> None:
         self.method = method.to(device)
@@ -90,7 +94,7 @@ class Engine:
         self.recipe, self.training = recipe, recipe.training
         self.samplers, self.validate, self.diagnose = samplers, validate, diagnose
         self.run, self.device, self.precision = run, device, precision
-        self.workers, self.display = workers, display
+        self.workers, self.display, self.resident = workers, display, resident
         self.stages = method.stages(self.training.iterations)
         self.state = State()
         self.scaler = make_scaler(device, precision)
@@ -176,7 +180,8 @@ class Engine:
             )
             torch.manual_seed(torch_seed(progress))
             _, arrays = next(batches)
-            batch = whole_batch(to_batch(arrays, self.device), self.batch_sizes, self.world)
+            rows = to_batch(arrays, self.device, self.resident)
+            batch = whole_batch(rows, self.batch_sizes, self.world)
             with self.sharing.active():
                 total, terms = self._losses(batch, progress)
             self._log.add(total, terms)
@@ -258,6 +263,7 @@ class Engine:
         for key, optimizer in self.optimizers.items():
             if key in states:
                 load_optimizer(optimizer, states[key])
+        follow_layout(self.optimizers.values())
         self.method.train()
 
     def _reuse(self, stage: Stage, source: Path) -> None:

@@ -21,7 +21,7 @@ from medssl.data.images import unit_factor
 from medssl.data.integrity import check_training_set
 from medssl.data.phantom import ensure_phantom, phantom_options
 from medssl.data.region import Region
-from medssl.data.sampling import PatchSampler
+from medssl.data.sampling import Deliver, PatchSampler
 from medssl.data.sides import class_pairs, side_axis
 from medssl.data.split import Splits, make_splits
 from medssl.data.volume import UnreadableError, open_volume
@@ -276,13 +276,21 @@ def make_augmenter(recipe: Recipe, dataset: Dataset, splits: Splits) -> Augmente
     )
 
 
+def stream_cases(data: TrainingData) -> dict[str, tuple[CachedCase, ...]]:
+    """Return the cases of each stream."""
+    return {"labeled": data.labeled, "unlabeled": data.unlabeled, "masks": data.labeled}
+
+
 def sampler_factory(
-    recipe: Recipe, data: TrainingData, *, strong: bool
+    recipe: Recipe, data: TrainingData, *, strong: bool, deliver: Deliver = "finished"
 ) -> Callable[[Stage], dict[str, PatchSampler]]:
-    """Return a function that makes the patch samplers of a stage."""
+    """Return a function that makes the patch samplers of a stage.
+
+    Unless they ``deliver`` finished patches, `to_batch` finishes them on the device.
+    """
     training, spec = recipe.training, recipe.spec
     augmenter = make_augmenter(recipe, data.dataset, data.splits)
-    cases = {"labeled": data.labeled, "unlabeled": data.unlabeled, "masks": data.labeled}
+    cases = stream_cases(data)
     sizes = {
         "labeled": training.labeled_batch,
         "unlabeled": training.unlabeled_batch,
@@ -302,6 +310,7 @@ def sampler_factory(
                 augment=augmenter,
                 strong=strong and stream == "unlabeled",
                 labels_only=stream == "masks",
+                deliver=deliver,
                 sparse=data.dataset.labels.ignore_value is not None,
             )
             for stream in stage.streams
@@ -310,8 +319,11 @@ def sampler_factory(
     return make
 
 
-def loader_workers(setting: int | str, device: torch.device) -> int:
-    """Return the number of loader processes; ``auto`` keeps a CPU run's cores for the networks."""
+def loader_workers(setting: int | str, device: torch.device, *, resident: bool = False) -> int:
+    """Return the number of loader processes; ``auto`` keeps a CPU run's cores for the networks.
+
+    Where the cases are ``resident`` on the device, drawing places is too little for a process.
+    """
     if isinstance(setting, int):
         return setting
-    return 0 if device.type == "cpu" else max(1, min(4, (os.cpu_count() or 2) - 1))
+    return 0 if device.type == "cpu" or resident else max(1, min(4, (os.cpu_count() or 2) - 1))

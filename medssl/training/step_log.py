@@ -29,7 +29,9 @@ class StepLog:
     def add(self, loss: Tensor, terms: Mapping[str, Tensor]) -> None:
         """Add the terms of one batch; no value is read."""
         values = {"loss/total": loss, **terms}
-        row = torch.stack([v.detach().float() for v in values.values()])
+        # Terms that are plain settings (the weight of a ramp) were made on the host.
+        terms_here = [v.detach().to(loss.device, non_blocking=True) for v in values.values()]
+        row = torch.stack([v.float() for v in terms_here])
         row = torch.cat([row, torch.ones_like(row[:1])])
         row = torch.where(loss.isfinite(), row, 0.0)
         names = tuple(values)

@@ -1,0 +1,82 @@
+"""What of the data path is done on the device that trains, and what on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from medssl.data.device_cases import DeviceCases, held_bytes
+from medssl.data.sampling import Deliver
+from medssl.errors import MedSSLError
+from medssl.recipe_schema import Recipe, TrainingSettings
+from medssl.training.setup import TrainingData, make_augmenter, stream_cases
+
+LARGEST_SHARE = 0.25
+"""Share of the device's free memory that cases take unasked; the rest is for the networks."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How patches come to the device: what samplers deliver, and the cases if they lie there."""
+
+    deliver: Deliver
+    resident: DeviceCases | None = None
+
+
+def augments_on(device: torch.device, training: TrainingSettings) -> bool:
+    """Return whether patches are warped and intensities changed on ``device``."""
+    place = training.augment.place
+    return place == "device" or (place == "auto" and device.type == "cuda")
+
+
+def holds_cases(
+    setting: bool | str, device: torch.device, *, needed: int, free: int | None
+) -> bool:
+    """Return whether all training cases go into the device's memory.
+
+    Args:
+        setting: ``training.cache_on_device``.
+        device: where to.
+        needed: bytes of the cases.
+        free: bytes free on the device; None where they are unknown.
+
+    Raises:
+        MedSSLError: they were asked to and do not fit.
+    """
+    if setting == "auto":
+        return device.type == "cuda" and free is not None and needed <= LARGEST_SHARE * free
+    if setting and free is not None and needed > free:
+        raise MedSSLError(
+            f"the training cases take {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free "
+            f"on {device}",
+            where="training.cache_on_device",
+            fix="set it to auto: the cases then stay on the host",
+        )
+    return bool(setting)
+
+
+def place_cases(
+    recipe: Recipe, data: TrainingData, device: torch.device, say: Callable[[str], None]
+) -> Placement:
+    """Decide how patches come to the device, and copy the cases there if they are to live there.
+
+    Raises:
+        MedSSLError: the cases were asked to lie on the device and do not fit.
+    """
+    training, streams = recipe.training, stream_cases(data)
+    if training.augment.place == "loader":
+        return Placement("finished")
+    needed = held_bytes(streams.values())
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+    if not holds_cases(training.cache_on_device, device, needed=needed, free=free):
+        return Placement("plain" if augments_on(device, training) else "finished")
+    resident = DeviceCases(
+        streams,
+        device,
+        slice_axis=None if training.spatial_dims == 3 else recipe.spec.slice_axis,
+        swapped=make_augmenter(recipe, data.dataset, data.splits).swapped,
+    )
+    say(f"note: the training cases ({needed / 2**20:.0f} MiB) are held on {device}")
+    return Placement("places", resident)
