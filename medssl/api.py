@@ -12,6 +12,7 @@ from medssl.checking import CheckResult, check
 from medssl.data.decathlon import read_dataset
 from medssl.data.importers import ImportResult, import_dataset
 from medssl.data.importers.base import optional_module, shown_on
+from medssl.data.shard import parse_shard
 from medssl.errors import MedSSLError
 from medssl.evaluation.case_metrics import evaluate_case
 from medssl.evaluation.folders import evaluate_folders
@@ -21,6 +22,7 @@ from medssl.inference.folder import FORMATS, PredictionResult, predict_files
 from medssl.inference.inputs import find_cases
 from medssl.inference.tables import write_tables
 from medssl.planning.planner import Plan, plan
+from medssl.preprocessing import Preprocessed, preprocess
 from medssl.recipe import load_recipe
 from medssl.replaying import Replay, replay
 from medssl.report.compare import compare
@@ -40,6 +42,7 @@ __all__ = [
     "LoadedRun",
     "MedSSLError",
     "Plan",
+    "Preprocessed",
     "Replay",
     "Stopped",
     "SweepResult",
@@ -59,6 +62,7 @@ __all__ = [
     "load_run",
     "plan",
     "predict",
+    "preprocess",
     "replay",
     "report",
     "sweep",
@@ -84,6 +88,7 @@ def predict(
     calibrated: bool = True,
     format: str = "nii.gz",  # noqa: A002 - what the option is called
     overwrite: bool = False,
+    shard: str | None = None,
     display: Display | None = None,
 ) -> list[PredictionResult]:
     """Segment images with a run or a bundle; each result lies on its image's own grid.
@@ -101,12 +106,15 @@ def predict(
             and ``quality.csv``.
         calibrated: make them with the temperature of `calibrate`, where there is one.
         overwrite: predict again what is already there.
+        shard: ``I/N``, to predict every N-th case from the I-th on, counted from 1. The shards may
+            run at the same time and share their output folder; tables are about all that is there.
 
     Raises:
-        MedSSLError: no run, no images, no such format. A bad image does not stop the others: see
-            ``error`` of its result.
+        MedSSLError: no run, no images, no such format or shard. A bad image does not stop the
+            others: see ``error`` of its result.
     """
     display = display or Display(quiet=True)
+    part = parse_shard(shard)
     if format not in FORMATS:
         raise MedSSLError(
             f"there is no output format '{format}'",
@@ -119,6 +127,10 @@ def predict(
         items, notes = find_cases(images, only_dicom=format == "dicom-seg")
     for note in notes:
         display.say(note)
+    if part is not None:
+        _check_stays_the_same(images, output)
+        everything, items = len(items), part.of(items)
+        display.say(f"shard {part}: {len(items)} of {everything} cases")
     predictor, other = open_predictor(
         source,
         calibrated=calibrated and (probabilities or uncertainty),
@@ -149,6 +161,16 @@ def predict(
     return results
 
 
+def _check_stays_the_same(images: Sequence[Path], output: Path) -> None:
+    """Refuse an output that other shards would find among their images."""
+    if any(Path(entry).is_dir() and output.resolve() == entry.resolve() for entry in images):
+        raise MedSSLError(
+            "other shards would take the predictions of this one for images",
+            where=output,
+            fix="choose an --output folder apart from the images",
+        )
+
+
 def evaluate(
     predictions: Path,
     reference: Path,
@@ -170,7 +192,8 @@ def evaluate(
         MedSSLError: missing predictions, mismatched grids, unreadable files.
     """
     display = display or Display(quiet=True)
-    dataset = read_dataset(dataset_json.parent) if dataset_json else None
+    # Its images are not opened, so they may lie anywhere.
+    dataset = read_dataset(dataset_json.parent, allow_outside=True) if dataset_json else None
     with display.counting("measuring", sum(1 for _ in reference.glob("*"))) as done:
         rows = evaluate_folders(
             predictions,

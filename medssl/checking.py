@@ -51,6 +51,7 @@ def check(
     repair: Path | None = None,
     json_file: Path | None = None,
     html_file: Path | None = None,
+    allow_outside: bool = False,
     display: Display | None = None,
 ) -> CheckResult:
     """Find everything wrong with a dataset before training, and mend a copy of it.
@@ -61,6 +62,8 @@ def check(
         repair: folder to write a repaired copy to; the dataset itself is never changed.
         json_file: file to write the findings to.
         html_file: page to write, with a picture of every case.
+        allow_outside: let dataset.json name files outside of its folder, as a recipe's
+            ``data.allow_outside`` does. A repaired copy holds them inside.
 
     Returns:
         The findings. A broken file is one of them and does not stop the check of the others.
@@ -78,7 +81,7 @@ def check(
         from medssl.report.thumbnails import draw_thumbnail
 
         painter = draw_thumbnail
-    report = _read(dataset, loaded, painter, display, "checking")
+    report = _read(dataset, loaded, painter, display, "checking", allow_outside=allow_outside)
     result = CheckResult(report)
     if repair is not None:
         with display.counting("writing the repaired copy", len(report.facts)) as done:
@@ -96,9 +99,15 @@ def check(
 
 
 def _read(
-    root: Path, spec: DataSpec | None, painter: Painter | None, display: Display, title: str
+    root: Path,
+    spec: DataSpec | None,
+    painter: Painter | None,
+    display: Display,
+    title: str,
+    *,
+    allow_outside: bool = False,
 ) -> CheckReport:
-    dataset = read_dataset(root, keep_missing=True)
+    dataset = read_dataset(root, keep_missing=True, allow_outside=allow_outside)
     total = len(dataset.training) + len(dataset.unlabeled) + len(dataset.test)
     with display.counting(title, total) as done:
         return check_dataset(dataset, spec=spec, painter=painter, on_progress=done)

@@ -70,6 +70,7 @@ def train(
     overrides: Sequence[str] = (),
     output: Path | None = None,
     resume: bool = False,
+    resume_or_start: bool = False,
     device: str = "auto",
     precision: str | None = None,
     display: Display | None = None,
@@ -81,6 +82,8 @@ def train(
         overrides: ``section.key=value`` assignments.
         output: the run folder; by default ``runs/NAME``, or the next free ``runs/NAME-2``, ...
         resume: continue the run in ``output`` from its last checkpoint.
+        resume_or_start: continue it if it is there, else start it. ``output`` is ``runs/NAME`` by
+            default, so that the same call always means the same run.
 
     Raises:
         MedSSLError: anything the user can mend, before the long work where possible.
@@ -93,6 +96,7 @@ def train(
             overrides,
             output,
             resume=resume,
+            resume_or_start=resume_or_start,
             device=device,
             precision=precision,
             display=display or Display(quiet=True),
@@ -106,6 +110,7 @@ def _train(
     output: Path | None,
     *,
     resume: bool,
+    resume_or_start: bool,
     device: str,
     precision: str | None,
     display: Display,
@@ -123,9 +128,10 @@ def _train(
         for warning in loaded.warnings:
             display.say(f"warning: {warning}")
         how = resolve_precision(precision or loaded.recipe.training.precision, where)
-        path = _run_path(loaded, recipe, output, resume=resume)
+        path = _run_path(loaded, recipe, output, resume=resume or resume_or_start)
     run = RunFolder(world.from_first(path), writes=world.first)
     with world.together():
+        resume = resume or (resume_or_start and run.recipe.is_file())
         if resume and not run.recipe.is_file():
             raise MedSSLError(
                 "there is no run to resume", where=run.path, fix="start it without --resume"

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from decathlon_files import header, make_dataset, touch, write_json
+from helpers import write_dataset
 
+from medssl import cli
+from medssl.data.case import Case
+from medssl.data.checks.repaired_copy import _place
 from medssl.data.decathlon import read_dataset
 from medssl.errors import MedSSLError
-from medssl.recipe import resolve
+from medssl.recipe import load_recipe, resolve
+from medssl.training.progress import Display
+from medssl.training.setup import plan_cases
 
 
 def one_item(root: Path, image: str, **changes: object) -> Path:
@@ -73,3 +81,73 @@ def test_half_a_character(tmp_path: Path) -> None:
 def test_recipe_whose_name_leaves_the_folder_of_runs(tmp_path: Path, name: str) -> None:
     with pytest.raises(MedSSLError, match="name"):
         resolve({"name": name}, path=tmp_path / "r.yaml")
+
+
+# ---------------------------------------------------------------------- check and plan
+
+
+@pytest.fixture
+def scattered(tmp_path: Path) -> Path:
+    """A dataset whose first case lies beside its folder, and whose second far away."""
+    data = write_dataset(tmp_path / "sets" / "data", cases=6)
+    content = json.loads((data / "dataset.json").read_text())
+    for index, folder in enumerate((data.parent, tmp_path / "far")):
+        folder.mkdir(exist_ok=True)
+        item = content["training"][index]
+        for kind in ("image", "label"):
+            target = folder / f"{kind}_{index}.nii.gz"
+            (data / item[kind]).rename(target)
+            item[kind] = str(target) if index else f"../{target.name}"
+        item["id"] = f"case_{index:02d}"
+    (data / "dataset.json").write_text(json.dumps(content))
+    return data
+
+
+def test_check_and_its_repair(
+    scattered: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["check", str(scattered)]) == 2
+    assert "--allow-outside" in capsys.readouterr().err
+    files = {p for p in tmp_path.rglob("*") if p.is_file()}
+    copy, facts = tmp_path / "copies" / "copy", tmp_path / "facts.json"
+    command = ["check", str(scattered), "--allow-outside", "--repair", str(copy)]
+    assert cli.run([*command, "--json", str(facts)]) == 0
+    assert "../" not in capsys.readouterr().err
+    new = {p for p in tmp_path.rglob("*") if p.is_file()} - files - {facts}
+    assert all(p.is_relative_to(copy) for p in new), "nothing is written beside the copy"
+    cases = read_dataset(copy).training  # without leave
+    assert [c.id for c in cases] == [f"case_{i:02d}" for i in range(6)]
+    before = read_dataset(scattered, allow_outside=True).training
+    for old, now in zip(before, cases, strict=True):
+        assert old.images[0].read_bytes() == now.images[0].read_bytes()
+        assert old.label is not None
+        assert now.label is not None
+        assert old.label.read_bytes() == now.label.read_bytes()
+
+
+def test_channels_of_one_name_from_two_folders(tmp_path: Path) -> None:
+    for folder in ("t1", "t2"):
+        (tmp_path / folder).mkdir()
+    root = tmp_path / "data"
+    channels = (tmp_path / "t1" / "x.nii.gz", tmp_path / "t2" / "x.nii.gz")
+    case = Case("c", channels, None, "c")
+    dataset = SimpleNamespace(root=root)
+    places = [_place(p, case, "imagesTr", dataset, n) for n, p in enumerate(channels)]
+    assert places == ["imagesTr/c_x.nii.gz", "imagesTr/c_1_x.nii.gz"]
+    assert _place(root / "../x.nii.gz", case, "imagesTr", dataset) == "imagesTr/c_x.nii.gz"
+    assert _place(root / "sub/x.nii.gz", case, "imagesTr", dataset) == "sub/x.nii.gz"
+
+
+def test_a_plan_hands_the_leave_on(
+    scattered: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    command = ["plan", str(scattered), "--method", "supervised", "--output", str(recipe)]
+    command += ["--device", "cpu", "--memory", "8"]
+    assert cli.run(command) == 2
+    assert "--allow-outside" in capsys.readouterr().err
+    assert cli.run([*command, "--allow-outside"]) == 0
+    loaded = load_recipe(recipe).recipe
+    assert loaded.data.allow_outside
+    _, splits = plan_cases(loaded, Display(quiet=True))
+    assert len(splits.labeled) + len(splits.validation) + len(splits.test) == 6

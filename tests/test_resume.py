@@ -166,6 +166,36 @@ def test_a_signal_saves_and_says_how_to_resume(
     same_bits(weights(whole), weights(tmp_path / "run"))
 
 
+def test_one_command_starts_and_resumes(
+    world: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a queue needs: the same words at the first start and after every stop."""
+    recipe = recipe_file(world, tmp_path, "mean_teacher", training={"checkpoint_every": 100})
+    whole = api.train(recipe, output=tmp_path / "whole").path
+    step, done = Engine._step, []
+
+    def preempted(self: Engine, *arguments: Any) -> None:
+        step(self, *arguments)
+        done.append(self.state.step)
+        if len(done) in (3, 5):
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    monkeypatch.setattr(Engine, "_step", preempted)
+    monkeypatch.chdir(tmp_path)
+    command = ["--quiet", "train", str(recipe), "--resume-or-start"]
+    assert [cli.run(command) for _ in range(4)] == [138, 138, 0, 0]
+    assert done == list(range(8)), "no iteration was made twice or left out"
+    assert [p.name for p in (tmp_path / "runs").iterdir()] == ["small"]  # never small-2
+    same_bits(weights(whole), weights(tmp_path / "runs" / "small"))
+    # A run that was killed before it had begun is started.
+    begun = tmp_path / "begun"
+    (begun / "checkpoints").mkdir(parents=True)
+    (begun / ".lock").write_text("{}")
+    assert cli.run([*command, "--output", str(begun)]) == 0
+    # --resume alone still asks for a run.
+    assert cli.run([*command[:-1], "--resume", "--output", str(tmp_path / "none")]) == 2
+
+
 @pytest.mark.slow
 def test_kill_nine_from_outside(world: tuple[Path, Path], tmp_path: Path) -> None:
     """Kill the real command at a random moment and resume it with the real command."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medssl.cli.console import app, display_of, out
+from medssl.cli.console import AllowOutside, app, display_of, out
 
 
 @app.command()
@@ -22,6 +22,7 @@ def check(
     html_file: Annotated[
         Path | None, typer.Option("--html", help="page with a picture of every case")
     ] = None,
+    allow_outside: AllowOutside = False,
 ) -> None:
     """Find what is wrong with a dataset; exit code 2 where training cannot start."""
     from medssl import api
@@ -33,6 +34,7 @@ def check(
         repair=repair,
         json_file=json_file,
         html_file=html_file,
+        allow_outside=allow_outside,
         display=display_of(ctx),
     )
     if result.report.problems:

@@ -41,13 +41,23 @@ def sweep(
     methods: Annotated[str | None, typer.Option(help="bcp,uamt,...; default: the recipe's")] = None,
     overrides: Overrides = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="folder to write")] = None,
-    jobs: Annotated[int, typer.Option(help="runs at a time")] = 1,
+    jobs: Annotated[
+        int | None, typer.Option(help="runs at a time; default: 1, or what the queue lets")
+    ] = None,
+    launcher: Annotated[
+        str, typer.Option(help="local, or submitit to queue the runs on SLURM")
+    ] = "local",
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="for the queue: time=12:00:00, partition=gpu, ..."),
+    ] = None,
+    wait: Annotated[bool, typer.Option(help="for the queued runs, and summarize them")] = True,
     device: Device = "auto",
     precision: Precision = None,
 ) -> None:
     """Train methods on more and more labels beside the labeled-only baseline; resumes itself."""
     from medssl import api
-    from medssl.report.sweep import stopped_message
+    from medssl.report.sweep import queued_message, stopped_message
     from medssl.report.sweep_plan import parse_labeled
     from medssl.report.sweep_summary import format_sweep
 
@@ -59,6 +69,9 @@ def sweep(
         overrides=overrides or (),
         output=output,
         jobs=jobs,
+        launcher=launcher,
+        slurm=slurm or (),
+        wait=wait,
         device=device,
         precision=precision,
         display=display_of(ctx),
@@ -71,5 +84,7 @@ def sweep(
     if result.stopped is not None:
         err.print(stopped_message(result), highlight=False)
         raise typer.Exit(128 + result.stopped)
+    if result.queued:
+        out.print(queued_message(result), highlight=False)
     if result.failures:
         raise typer.Exit(1)

@@ -23,7 +23,18 @@ ORDER = (
         "report",
         "export",
     ),
-    *("check", "plan", "import", "phantom", "methods", "recipes", "specs", "info", "replay"),
+    *(
+        "check",
+        "plan",
+        "preprocess",
+        "import",
+        "phantom",
+        "methods",
+        "recipes",
+        "specs",
+        "info",
+        "replay",
+    ),
 )
 """How help lists the commands: as they are met; those not named here come last."""
 
@@ -58,6 +69,13 @@ Overrides = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")]
 Precision = Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="folder to write")]
+AllowOutside = Annotated[
+    bool,
+    typer.Option("--allow-outside", help="let dataset.json name files outside of its folder"),
+]
+Shard = Annotated[
+    str | None, typer.Option(metavar="I/N", help="do the I-th of N parts, 1/N to N/N (job arrays)")
+]
 Checkpoint = Annotated[str, typer.Option(help="best, last, or auto: best where there is one")]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medssl.cli.console import Device, app, display_of, out
+from medssl.cli.console import AllowOutside, Device, app, display_of, out
 from medssl.errors import MedSSLError
 
 
@@ -26,6 +26,7 @@ def plan(
         str | None, typer.Option(help="data spec instead of the guessed one; see `medssl specs`")
     ] = None,
     kind: Annotated[str, typer.Option(help="of the phantom: mr, ct, cbct or oct")] = "mr",
+    allow_outside: AllowOutside = False,
 ) -> None:
     """Look at a dataset and write a recipe for it that explains every choice."""
     from medssl import api
@@ -43,6 +44,7 @@ def plan(
         device=device,
         spec=spec,
         kind=kind,
+        allow_outside=allow_outside,
         display=display_of(ctx),
     )
     out.print(f"written: {output}", highlight=False)

@@ -13,6 +13,7 @@ from medssl.cli.console import (
     Output,
     Overrides,
     Precision,
+    Shard,
     app,
     display_of,
     err,
@@ -31,6 +32,10 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="continue from the last checkpoint")
     ] = False,
+    resume_or_start: Annotated[
+        bool,
+        typer.Option("--resume-or-start", help="continue if there is such a run, else start it"),
+    ] = False,
     device: Device = "auto",
     precision: Precision = None,
 ) -> None:
@@ -42,6 +47,7 @@ def train(
         overrides=overrides or (),
         output=output,
         resume=resume,
+        resume_or_start=resume_or_start,
         device=device,
         precision=precision,
         display=display_of(ctx),
@@ -84,6 +90,7 @@ def predict(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="predict again what is there")
     ] = False,
+    shard: Shard = None,
     device: Device = "auto",
     precision: Precision = None,
 ) -> None:
@@ -105,6 +112,7 @@ def predict(
         calibrated=calibration,
         format=format,
         overwrite=overwrite,
+        shard=shard,
         display=display_of(ctx),
     )
     failed = [r for r in results if r.error]

@@ -13,10 +13,11 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ SPEC_FIELDS = {"spatial_unit", "orientation", "spacing", "resize", "resize_mode"
 """Fields of the data spec that change the arrays; the others concern training and evaluation."""
 ALIGN_FIELDS = {"align_slices", "depth_direction", "slice_axis"}
 """Fields that change them too, where slices are aligned."""
+_BUILDING = ".building-"
+_ABANDONED_SECONDS = 24 * 3600.0
 FLOAT16_MAX = 65504.0
 DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 """What reading a damaged entry raises."""
@@ -117,6 +120,26 @@ class CaseCache:
                 on_progress(case.id)
         return out
 
+    def holds(self, case: Case) -> bool:
+        """Say whether a case has an entry that is whole.
+
+        Raises:
+            MedSSLError: a file of the case is missing.
+        """
+        try:
+            _open(self.root / self.key(case), case)
+        except DAMAGED:
+            return False
+        return True
+
+    def size(self, case: Case) -> int:
+        """Return the bytes of a case's entry on disk, 0 if there is none.
+
+        Raises:
+            MedSSLError: a file of the case is missing.
+        """
+        return sum(path.stat().st_size for path in (self.root / self.key(case)).glob("*"))
+
     def _open_or_build(self, case: Case) -> CachedCase:
         folder = self.root / self.key(case)
         if folder.is_dir():
@@ -125,7 +148,7 @@ class CaseCache:
             except DAMAGED as error:
                 logger.warning("cache entry %s is damaged (%s) and made again", folder, error)
                 with self._writing():
-                    shutil.rmtree(folder)
+                    self._discard(folder)
         arrays = self._preprocess(case)
         with self._writing():
             self._store(folder, case, arrays)
@@ -165,7 +188,7 @@ class CaseCache:
     def _store(self, folder: Path, case: Case, arrays: dict[str, np.ndarray]) -> None:
         """Write an entry beside its place, then rename it: it is there whole or not at all."""
         self.root.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".building-", dir=self.root))
+        temporary = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=self.root))
         try:
             meta: dict[str, Any] = {"case": case.id, "files": [str(p) for p in case.images]}
             for name, array in arrays.items():
@@ -184,6 +207,16 @@ class CaseCache:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
+    def _discard(self, folder: Path) -> None:
+        """Remove an entry. It is moved first: others must never see, or trip over, half of it."""
+        aside = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=self.root))
+        try:
+            folder.rename(aside / folder.name)
+        except FileNotFoundError:
+            pass  # another process was faster
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
     @contextmanager
     def _writing(self) -> Iterator[None]:
         try:
@@ -194,6 +227,14 @@ class CaseCache:
                 where=self.root,
                 fix="free some space, or use another folder: `--set data.cache=FOLDER`",
             ) from error
+
+
+def remove_abandoned(root: Path) -> None:
+    """Remove what processes left that were killed while they wrote an entry, a day ago or more."""
+    for path in root.glob(f"{_BUILDING}*"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(path)
 
 
 def class_indices(label: np.ndarray, *, seed: int) -> dict[int, np.ndarray]:

@@ -21,7 +21,10 @@ MAX_ID_BYTES = 180
 """Case ids become parts of file names, of which file systems take 255 bytes."""
 
 _CHANNEL = re.compile(r"^(?P<stem>.+)_(?P<channel>\d{4})$")
-_ALLOW = "set data.allow_outside: true in the recipe if you trust this dataset.json"
+_ALLOW = (
+    "if you trust this dataset.json, set data.allow_outside: true in the recipe (for check and "
+    "plan: --allow-outside)"
+)
 _RESERVED = {"image", "images", "label", "id", "patient", "subject"}
 
 

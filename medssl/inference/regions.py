@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -154,7 +154,7 @@ def _write(path: Path | None, region: Region) -> None:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")  # hosts share process ids
         temporary.write_text(json.dumps(region.to_dict()))
         temporary.replace(path)
     except OSError as error:

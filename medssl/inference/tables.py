@@ -8,13 +8,19 @@ import json
 import math
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from medssl.errors import MedSSLError
 from medssl.inference.assess import Assessment, StructureFindings
 from medssl.inference.calibration import Calibration
+
+try:
+    import fcntl
+except ImportError:  # Windows: tables of one process are right, those of several may miss rows
+    fcntl = None  # type: ignore[assignment]
 
 
 def assessment_file(folder: Path, case_id: str) -> Path:
@@ -54,20 +60,40 @@ def write_tables(folder: Path, calibration: Calibration | None) -> None:
     expected Dice of each structure and, with a calibration, unlike (see
     :class:`medssl.inference.unlike.Reference`), flag and why.
 
+    Several processes may predict into one folder: the last one to write holds what all have found.
+
     Raises:
         MedSSLError: the disk refuses.
     """
-    found = read_assessments(folder)
-    if not found:
+    if not (folder / "uncertainty").is_dir():
         return
-    write_csv(
-        folder / "volumes.csv",
-        [row for case_id, one in found.items() for row in volume_rows(case_id, one, calibration)],
-    )
-    write_csv(
-        folder / "quality.csv",
-        [quality_row(case_id, one, calibration) for case_id, one in found.items()],
-    )
+    with _one_at_a_time(folder / "uncertainty" / ".lock"):
+        found = read_assessments(folder)
+        if not found:
+            return
+        write_csv(
+            folder / "volumes.csv",
+            [row for case, one in found.items() for row in volume_rows(case, one, calibration)],
+        )
+        write_csv(
+            folder / "quality.csv",
+            [quality_row(case, one, calibration) for case, one in found.items()],
+        )
+
+
+@contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Wait for the lock of a file. Else who reads early and writes late would drop rows."""
+    try:
+        file = path.open("w")
+    except OSError:  # the tables will say why
+        yield
+        return
+    with file:
+        if fcntl is not None:
+            with suppress(OSError):  # a file system without locks
+                fcntl.lockf(file, fcntl.LOCK_EX)
+        yield
 
 
 def volume_rows(

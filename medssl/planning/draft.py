@@ -36,6 +36,7 @@ class Order:
         memory: bytes of that device.
         device_name: for the comment, such as ``this computer's CPU``.
         phantom: options of the phantom, if that is the dataset.
+        allow_outside: whether dataset.json may name files outside of its folder.
     """
 
     root: str
@@ -44,6 +45,7 @@ class Order:
     memory: float
     device_name: str
     phantom: dict[str, Any] = field(default_factory=dict)
+    allow_outside: bool = False
 
 
 class Lines:
@@ -152,6 +154,9 @@ def _data(lines: Lines, roles: Roles, order: Order) -> None:
     lines.add("root", order.root, indent=2)
     if order.phantom:
         lines.add("phantom", order.phantom, indent=2)
+    if order.allow_outside:
+        reason = "dataset.json may name files outside of its folder"
+        lines.add("allow_outside", True, reason, indent=2)
     if roles.labeled is not None:
         lines.add("labeled", roles.labeled, roles.labeled_reason, indent=2)
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,7 @@ def plan(
     device: str = "auto",
     spec: str | None = None,
     kind: str = "mr",
+    allow_outside: bool = False,
     display: Display | None = None,
 ) -> Plan:
     """Look at a dataset and write a recipe for it in which every choice is explained.
@@ -87,6 +88,7 @@ def plan(
             ``auto`` means a card, here or elsewhere.
         spec: data spec to use instead of the guessed one, by name or file.
         kind: kind of phantom.
+        allow_outside: let dataset.json name files outside of its folder; the recipe will, too.
 
     Raises:
         MedSSLError: no such dataset or method, ``output`` exists, the method does not suit the
@@ -101,7 +103,7 @@ def plan(
     kind_of_method = get_method(method)
     if spec is not None:
         load_spec(spec)  # says at once if there is none
-    order = _order(str(dataset), method, memory, device, kind)
+    order = replace(_order(str(dataset), method, memory, device, kind), allow_outside=allow_outside)
     data = _open(order, display)
     roles = _roles(data, order, labeled)
     settings = DataSettings(labeled=labeled, validation=roles.validation, test=roles.test)
@@ -202,7 +204,7 @@ def _first_draft(found: Fingerprint, roles: Roles, order: Order, guess: SpecGues
         for name in sorted(REGISTRY):
             if name == order.method:
                 continue
-            other = Order(**{**vars(order), "method": name})
+            other = replace(order, method=name)
             try:
                 _checked_draft(found, roles, other, guess)
             except MedSSLError:
@@ -260,7 +262,7 @@ def _open(order: Order, display: Display) -> Dataset:
         total = sizes.labeled + sizes.validation + sizes.unlabeled + sizes.test
         with display.counting("making the phantom", total) as done:
             root = ensure_phantom(default_cache_root(), order.phantom, done)
-    return read_dataset(root)
+    return read_dataset(root, allow_outside=order.allow_outside)
 
 
 def _roles(dataset: Dataset, order: Order, labeled: int | None) -> Roles:

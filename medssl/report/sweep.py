@@ -18,11 +18,19 @@ from pathlib import Path
 from typing import Any
 
 from medssl.errors import MedSSLError
+from medssl.report.slurm import Queue, SlurmQueue, check_slurm
+from medssl.report.slurm_options import parse_options
 from medssl.report.sweep_jobs import Outcome, run_here, run_in_processes
 from medssl.report.sweep_plan import Job, check_cases, check_folders, plan_sweep
+from medssl.report.sweep_queue import run_in_queue
 from medssl.training.progress import Display
 
 logger = logging.getLogger(__name__)
+
+LOCAL = "local"
+LAUNCHERS = (LOCAL, "submitit")
+LOGS = "slurm"
+"""Folder beside the runs for what a queue writes."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,7 @@ class SweepResult:
         stopped: the signal that ended it early, or None.
         finished: number of finished runs.
         total: number of all runs.
+        queued: number of runs that are still in the queue.
     """
 
     path: Path
@@ -44,6 +53,7 @@ class SweepResult:
     stopped: int | None = None
     finished: int = 0
     total: int = 0
+    queued: int = 0
 
 
 def sweep(
@@ -54,7 +64,10 @@ def sweep(
     methods: Sequence[str] = (),
     overrides: Sequence[str] = (),
     output: Path | None = None,
-    jobs: int = 1,
+    jobs: int | None = None,
+    launcher: str = "local",
+    slurm: Sequence[str] = (),
+    wait: bool = True,
     device: str = "auto",
     precision: str | None = None,
     display: Display | None = None,
@@ -69,7 +82,11 @@ def sweep(
             and ``training.stages`` belong to the recipe's own method; others run on their defaults.
         overrides: ``section.key=value`` assignments for all.
         output: folder of the runs and the summary; by default ``runs/NAME-sweep``.
-        jobs: how many runs to train at a time, in processes of their own if more than one.
+        jobs: how many runs to train at a time, in processes of their own if more than one; by
+            default one, and in a queue as many as it lets.
+        launcher: ``local``, or ``submitit`` to queue the runs on SLURM.
+        slurm: ``KEY=VALUE`` options of the queue, see `parse_options`.
+        wait: False returns once the runs are in the queue; a later call summarizes them.
         device, precision: as for `medssl.api.train`.
 
     Raises:
@@ -77,25 +94,28 @@ def sweep(
             does not stop the others: see ``failures``.
     """
     display = display or Display(quiet=True)
+    options = _check_launcher(launcher, slurm, jobs)
     planned = plan_sweep(
         recipe, labeled=labeled, seeds=seeds, methods=methods, overrides=overrides, output=output
     )
     folder = planned[0].path.parent
     check_folders(planned)
     check_cases(planned, display)
-    if jobs < 1:
-        raise MedSSLError(f"{jobs} runs at a time", where="--jobs", fix="give 1 or more")
     todo = [job for job in planned if not job.finished]
     display.say(
         f"sweep: {len(planned)} runs in {folder}, {len(planned) - len(todo)} of them finished"
     )
     with _only_one(folder):
-        if jobs == 1:
-            outcome = run_here(todo, recipe, device=device, precision=precision, display=display)
-        else:
-            outcome = run_in_processes(
-                todo, recipe, at_once=jobs, device=device, precision=precision, display=display
+        common = {"device": device, "precision": precision, "display": display}
+        if launcher != LOCAL:
+            queue = _open_queue(folder, options, jobs) if todo else None
+            outcome = run_in_queue(
+                todo, recipe, queue=queue, folder=folder / LOGS, wait=wait, **common
             )
+        elif jobs in (None, 1):
+            outcome = run_here(todo, recipe, **common)
+        else:
+            outcome = run_in_processes(todo, recipe, at_once=jobs, **common)
         summary = _summarize(planned, folder, recipe, outcome)
     return SweepResult(
         path=folder,
@@ -104,7 +124,34 @@ def sweep(
         stopped=outcome.stopped,
         finished=sum(job.finished for job in planned),
         total=len(planned),
+        queued=outcome.queued,
     )
+
+
+def _check_launcher(launcher: str, slurm: Sequence[str], jobs: int | None) -> dict[str, Any]:
+    """Return the options of the queue, empty without one."""
+    if jobs is not None and jobs < 1:
+        raise MedSSLError(f"{jobs} runs at a time", where="--jobs", fix="give 1 or more")
+    if launcher not in LAUNCHERS:
+        raise MedSSLError(
+            f"there is no launcher {launcher!r}",
+            where="--launcher",
+            fix=f"choose one of {', '.join(LAUNCHERS)}",
+        )
+    if launcher != LOCAL:
+        check_slurm()
+        return parse_options(slurm)
+    if slurm:
+        raise MedSSLError(
+            "--slurm has no meaning for runs on this machine",
+            where="--slurm",
+            fix="add --launcher submitit, or leave --slurm out",
+        )
+    return {}
+
+
+def _open_queue(folder: Path, options: dict[str, Any], jobs: int | None) -> Queue:
+    return SlurmQueue(folder / LOGS, options, name=f"medssl-{folder.name}", at_once=jobs)
 
 
 def _summarize(
@@ -152,7 +199,17 @@ def _only_one(folder: Path) -> Iterator[None]:
 def stopped_message(result: SweepResult) -> str:
     """Say how to go on after a signal."""
     name = signal.Signals(result.stopped or signal.SIGINT).name
+    if result.queued:
+        return f"stopped by {name}: {queued_message(result)}"
     return (
         f"stopped by {name}: {result.finished} of {result.total} runs are finished, the state of "
         "the others is saved. Go on with the same command"
+    )
+
+
+def queued_message(result: SweepResult) -> str:
+    """Say how to come back to runs in a queue."""
+    return (
+        f"{result.queued} runs go on in the queue, {result.finished} of {result.total} are "
+        "finished. The same command waits for them and summarizes"
     )

@@ -34,10 +34,14 @@ _POLL_SECONDS = 0.1
 
 @dataclass
 class Outcome:
-    """What became of the runs: reasons of failure by run, and the signal that stopped all."""
+    """What became of the runs: reasons of failure by run, and the signal that stopped all.
+
+    ``queued`` counts those that are left in a queue.
+    """
 
     failures: dict[str, str] = field(default_factory=dict)
     stopped: int | None = None
+    queued: int = 0
 
 
 def run_here(
@@ -94,7 +98,7 @@ def _forget_peak_memory() -> None:
 
 
 @contextmanager
-def _noted_signals() -> Iterator[list[int]]:
+def noted_signals() -> Iterator[list[int]]:
     """Collect the signals that stop a run in a list instead of acting on them."""
     noted: list[int] = []
     try:
@@ -126,7 +130,7 @@ def run_in_processes(
     """
     outcome, waiting, passed_on = Outcome(), list(jobs), 0
     running: dict[subprocess.Popen[bytes], tuple[Job, IO[bytes]]] = {}
-    with display.counting("sweep", len(jobs)) as done, _noted_signals() as signals:
+    with display.counting("sweep", len(jobs)) as done, noted_signals() as signals:
         while waiting or running:
             while waiting and len(running) < at_once and not signals:
                 process, messages = _start(waiting[0], recipe, device, precision, at_once)

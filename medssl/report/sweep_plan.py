@@ -125,7 +125,7 @@ def _overrides(
 
 
 def check_folders(jobs: Sequence[Job]) -> None:
-    """Refuse run folders that hold another experiment; clear those of runs that never began.
+    """Refuse run folders that hold another experiment, or none.
 
     Raises:
         MedSSLError: names the first key that differs.
@@ -133,15 +133,12 @@ def check_folders(jobs: Sequence[Job]) -> None:
     for job in jobs:
         run = RunFolder(job.path)
         if not run.recipe.is_file():
-            files = [p for p in job.path.rglob("*") if p.is_file()]
-            if files:
+            if run.holds_something():
                 raise MedSSLError(
                     "the folder of a run holds something that is not a run",
                     where=job.path,
                     fix="remove it, or choose another --output",
                 )
-            for empty in sorted(job.path.rglob("*"), reverse=True):
-                empty.rmdir()
             continue
         before, now = (
             flatten(r.model_dump(mode="json"), "")

@@ -42,7 +42,7 @@ from medssl.training.nonfinite import (
     check_weights,
     gradient_norm,
 )
-from medssl.training.optimization import build_optimizer, learning_rate
+from medssl.training.optimization import build_optimizer, learning_rate, load_optimizer
 from medssl.training.precision import autocast, make_scaler
 from medssl.training.progress import Display
 from medssl.training.records import Records
@@ -262,7 +262,7 @@ class Engine:
         states = saved["optimizers"] if saved else (earlier if stage.carry_optimizer else {})
         for key, optimizer in self.optimizers.items():
             if key in states:
-                optimizer.load_state_dict(states[key])
+                load_optimizer(optimizer, states[key])
         follow_layout(self.optimizers.values())
         self.method.train()
 

@@ -86,7 +86,7 @@ class RunFolder:
         Raises:
             MedSSLError: it holds something and ``resume`` is off, or it cannot be written.
         """
-        if not resume and self._holds_something():
+        if not resume and self.holds_something():
             raise MedSSLError(
                 "the run folder exists and is not empty",
                 where=self.path,
@@ -107,7 +107,7 @@ class RunFolder:
                 fix="choose a writable folder with --output",
             ) from None
 
-    def _holds_something(self) -> bool:
+    def holds_something(self) -> bool:
         """Say whether there is more than a run leaves that was killed before it had begun."""
         if not self.path.exists():
             return False

@@ -115,8 +115,8 @@ def _copy_case(facts: CaseFacts, dataset: Dataset, out: Path, done: list[str]) -
     """Copy the files of a case, mended, and return its item of dataset.json."""
     case = facts.case
     images = [
-        _copy_file(p, _place(p, case, _FOLDERS[facts.role], dataset), out, facts, done)
-        for p in case.images
+        _copy_file(p, _place(p, case, _FOLDERS[facts.role], dataset, n), out, facts, done)
+        for n, p in enumerate(case.images)
     ]
     item: dict[str, Any] = {"image": images[0] if len(images) == 1 else images}
     if case.label is not None:
@@ -128,12 +128,14 @@ def _copy_case(facts: CaseFacts, dataset: Dataset, out: Path, done: list[str]) -
     return {**case.meta, **item}
 
 
-def _place(path: Path, case: Case, folder: str, dataset: Dataset) -> str:
-    """Return where a file lies in the copy: where it lay, or in the folder of its kind."""
-    try:
+def _place(path: Path, case: Case, folder: str, dataset: Dataset, channel: int = 0) -> str:
+    """Return where a file lies in the copy: where it lay, or in the folder of its kind.
+
+    A file from outside of the dataset must not be written outside of the copy.
+    """
+    if path.is_relative_to(dataset.root) and ".." not in path.relative_to(dataset.root).parts:
         return path.relative_to(dataset.root).as_posix()
-    except ValueError:
-        return f"{folder}/{case.id}_{path.name}"
+    return f"{folder}/{case.id}_{f'{channel}_' if channel else ''}{path.name}"
 
 
 def _copy_file(path: Path, place: str, out: Path, facts: CaseFacts, done: list[str]) -> str:
