@@ -195,6 +195,13 @@ def _refuse_contradictions(recipe: Recipe, settings: Settings, path: Path) -> No
             where=path,
             fix="give one stride per patch axis",
         )
+    if training.cache_on_device is True and training.augment.place == "loader":
+        raise MedSSLError(
+            "training.cache_on_device holds the cases on the device, where no loader can "
+            "augment them, but training.augment.place is 'loader'",
+            where=path,
+            fix="set training.augment.place to auto, or training.cache_on_device to false",
+        )
     if method.uses_unlabeled and training.unlabeled_batch == 0:
         raise MedSSLError(
             f"method {recipe.method.name!r} learns from unlabeled patches but "

@@ -310,12 +310,6 @@ class TrainingSettings(Strict):
             raise ValueError("must be two or three positive numbers of voxels")
         return value
 
-    @model_validator(mode="after")
-    def _one_place(self) -> TrainingSettings:
-        if self.cache_on_device is True and self.augment.place == "loader":
-            raise ValueError("cache_on_device leaves nothing for augment.place 'loader' to do")
-        return self
-
     @property
     def spatial_dims(self) -> int:
         """2 for slices, 3 for volumes."""

@@ -21,6 +21,7 @@ from medssl.data.loader import StreamLoader
 from medssl.data.sampling import PatchSampler
 from medssl.errors import MedSSLError
 from medssl.experiment import train
+from medssl.recipe import load_recipe
 from medssl.recipe_schema import AugmentSettings, DataSpec, TrainingSettings
 from medssl.training.batches import to_batch
 from medssl.training.placement import augments_on, holds_cases
@@ -286,6 +287,8 @@ def test_a_run_is_the_same_wherever_its_cases_lie(tmp_path: Path) -> None:
         assert all(torch.equal(other[k], v) for k, v in weights[0].items())
 
 
-def test_contradicting_places_are_refused() -> None:
-    with pytest.raises(ValueError, match="leaves nothing"):
-        TrainingSettings.model_validate({"cache_on_device": True, "augment": {"place": "loader"}})
+def test_contradicting_places_are_refused(tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path, tmp_path)
+    recipe["training"] |= {"cache_on_device": True, "augment": {"place": "loader"}}
+    with pytest.raises(MedSSLError, match="no loader can augment"):
+        load_recipe(write_recipe(tmp_path / "r.yaml", recipe))
