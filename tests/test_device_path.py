@@ -49,9 +49,11 @@ FULL = AugmentSettings(
 )
 
 
-def make_case(name: str, *, labeled: bool = True, shape: tuple[int, ...] = (22, 18, 12)) -> Any:
+def make_case(
+    name: str, *, labeled: bool = True, channels: int = 2, shape: tuple[int, ...] = (22, 18, 12)
+) -> Any:
     rng = np.random.default_rng(len(name))
-    image = rng.normal(size=(2, *shape)).astype(np.float16)
+    image = rng.normal(size=(channels, *shape)).astype(np.float16)
     label = rng.integers(0, 3, shape).astype(np.uint8)
     label[rng.random(shape) < 0.1] = IGNORE_INDEX
     indices = class_indices(label, seed=0)
@@ -62,7 +64,8 @@ def make_sampler(settings: AugmentSettings | None = FULL, **options: Any) -> Pat
     patch = options.setdefault("patch", (10, 8, 6))
     dims, labeled = len(patch), options.pop("labeled", True)
     augment = settings and Augmenter(settings, SPEC, spatial_dims=dims, label_pairs=[[1, 2]])
-    cases = [make_case(n, labeled=labeled) for n in ("a", "bb", "ccc")]
+    channels = options.pop("channels", 2)
+    cases = [make_case(n, labeled=labeled, channels=channels) for n in ("a", "bb", "ccc")]
     common = {"batch_size": 4, "seed": 3, "stream": "labeled", "foreground_fraction": 0.5}
     return PatchSampler(cases, augment=augment, **{**common, **options})
 

@@ -11,22 +11,28 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers import small_recipe
 from test_device_path import make_sampler
-from test_methods_contract import ALL, BUDGET, DIMS, make, make_batch
+from test_methods_contract import ALL, BUDGET, make, make_batch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from medssl.data.device_cases import DeviceCases
-from medssl.methods import Batch, Progress, Stage
+from medssl.methods import Batch, Progress, Stage, list_methods
+from medssl.recipe_schema import Recipe
 from medssl.training.batches import to_batch
+from medssl.training.engine import Engine
 from medssl.training.nonfinite import Guard, gradient_norm
 from medssl.training.precision import make_scaler
+from medssl.training.progress import Display
+from medssl.training.run_folder import RunFolder
 from medssl.training.step_log import StepLog
 
 META = torch.device("meta")
@@ -106,9 +112,8 @@ def steps(
 
 
 @ALL
-@DIMS
-def test_no_step_makes_the_host_wait(name: str, settings: dict[str, str], dims: int) -> None:
-    for method, stage, progress in steps(name, settings, dims, META):
+def test_no_step_makes_the_host_wait(name: str, settings: dict[str, str]) -> None:
+    for method, stage, progress in steps(name, settings, 2, META):
         take_step(method, to_device(make_batch(method, stage), META), stage, progress)
 
 
@@ -150,6 +155,56 @@ def test_no_step_waits_on_a_card(
             take_step(method, batch, stage, progress)
         finally:
             torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("name", list_methods())
+def test_the_engine_never_waits(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop itself, from the loader to the teacher, as on a card: flags are read later.
+
+    The fused optimizers alone are left out, which the meta device has not.
+    """
+    monkeypatch.setattr("torch.manual_seed", lambda _: None)  # of the host's generator
+    content = small_recipe(tmp_path, tmp_path)
+    content["method"] = {"name": name}
+    content["training"] |= {"gradient_clip": 1.0, "iterations": 20, "patch": [16] * 3}
+    recipe = Recipe.model_validate(content)
+    method = make(name, {}, dims=3)
+    streams: dict[str, dict[str, Any]] = {
+        "labeled": {},
+        "unlabeled": {"labeled": False, "strong": method.uses_strong_view},
+        "masks": {"labels_only": True},
+    }
+    options = {"patch": (16, 16, 16), "batch_size": 2, "deliver": "places", "channels": 1}
+    samplers = {k: make_sampler(stream=k, **v, **options) for k, v in streams.items()}
+    engine = Engine(
+        method,
+        recipe,
+        samplers=lambda stage: {k: samplers[k] for k in stage.streams},
+        validate=None,
+        run=RunFolder(tmp_path / "run"),
+        device=META,
+        precision="fp32",
+        workers=0,
+        display=Display(quiet=True),
+        resident=DeviceCases(
+            {k: sampler.cases for k, sampler in samplers.items()},
+            META,
+            slice_axis=None,
+            swapped=np.arange(256, dtype=np.uint8),
+        ),
+    )
+    engine.guard = Guard(method, engine.scaler, deferred=True)
+    engine.watch.deferred = True
+    monkeypatch.setattr(engine.scaler, "step", lambda _: None)
+    for index, stage in enumerate(engine.stages):
+        engine._start_stage(index, None)
+        chosen = engine.samplers(stage)
+        engine.batch_sizes = {k: sampler.batch_size for k, sampler in chosen.items()}
+        engine.watch.start(stage.name, lambda _: [], engine.state)
+        batches = iter(engine._loader(stage, chosen))
+        engine.state.iteration = 1  # the first one may check what later ones rely on
+        with never_waiting():
+            engine._step(stage, batches)
 
 
 def test_the_policy_is_updated_without_waiting() -> None:
