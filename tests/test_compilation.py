@@ -80,6 +80,24 @@ def test_a_compiled_step_is_the_step(name: str, settings: dict[str, str]) -> Non
         torch.testing.assert_close(plain, fast, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["bcp", "mean_teacher", "uamt", "umct"])
+def test_nothing_is_compiled_twice(name: str) -> None:
+    """What changes from step to step (patches, weights, dropout) is no part of the graph."""
+    method, backend = make(name, {}), Counting()
+    Compiled(method, pytest.fail, backend=backend)
+    for stage in method.stages(BUDGET):
+        method.start_stage(stage.name)
+        counts = []
+        for iteration in (2, 3, 4):
+            progress = Progress(stage.name, iteration, stage.iterations, seed=7)
+            output = method.training_step(make_batch(method, stage, seed=iteration), progress)
+            for loss in output.losses():
+                loss.backward()
+            method.after_step(progress)
+            counts.append(backend.compiled)
+        assert counts[0] == counts[-1] <= 8
+
+
 def test_predicting_is_never_compiled() -> None:
     method, backend = make("mean_teacher", {}), Counting()
     Compiled(method, pytest.fail, backend=backend)

@@ -148,7 +148,7 @@ def test_the_proposed_patch_fits_and_suits_the_network(tmp_path: Path) -> None:
         assert change is not None
         assert change.needed <= room * GIB
         patch = yaml.safe_load(change.settings.split("=")[1])
-        assert all(n % 2 == 0 and n <= m for n, m in zip(patch, (96, 96, 64), strict=True))
+        assert all(n % 8 == 0 and n <= m for n, m in zip(patch, (96, 96, 64), strict=True))
         assert now.bytes(patch, "cuda") > 0.9 * change.needed
 
 

@@ -18,6 +18,9 @@ from medssl.out_of_memory import bytes_asked, is_out_of_memory
 from medssl.planning.memory import Footprint, measure_footprint
 from medssl.recipe import LoadedRecipe
 
+ROUND = 8
+"""Sides of a patch are cut by at least so many voxels."""
+
 FULL = 0.95
 """Share of the memory that a training may take; the rest is lost between blocks."""
 
@@ -163,12 +166,13 @@ def smaller_patch(loaded: LoadedRecipe, now: Footprint, *, kind: str, room: floa
     recipe = loaded.recipe
     sides = list(recipe.training.patch)
     factors = patch_factors(recipe.network.name, len(sides), recipe.network.options)
+    steps = [f * math.ceil(ROUND / f) for f in factors]
     while now.bytes(sides, kind) > room:
-        able = [i for i, (n, f) in enumerate(zip(sides, factors, strict=True)) if n >= 3 * f]
+        able = [i for i, (n, step) in enumerate(zip(sides, steps, strict=True)) if n >= 2 * step]
         if not able:
             return None
         longest = max(able, key=lambda i: sides[i])
-        sides[longest] -= factors[longest]
+        sides[longest] -= steps[longest]
     if sides == list(recipe.training.patch):
         return None
     text = str(sides).replace(" ", "")

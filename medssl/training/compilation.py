@@ -20,9 +20,9 @@ from medssl.methods.base import Method
 LEAST_BATCHES = 5000
 """Batches from which compiling pays, by what others report for 3D networks on cards.
 
-It made a step 1.1 times as fast and took 24 s for one network in one mode (MONAI's tutorial); a
-method has several of both, so compiling takes minutes, and the tenth of a quarter-second step
-returns two of them in 5000.
+It made a step 1.1 times as fast and took 24 s for one network in one mode (MONAI's tutorial); the
+methods here make one to six such graphs, so compiling takes up to two minutes, and the tenth of a
+quarter-second step returns two of them in 5000.
 """
 
 BACKEND = "inductor"
