@@ -177,7 +177,7 @@ def _train(
             loaded.recipe,
             data,
             where,
-            display.say,
+            display,
             step_bytes=partial(step_bytes, loaded, precision=how, device="cuda", **sizes),
         )
         Engine(

@@ -5,7 +5,7 @@ Where to cut is still drawn on the host, by the patch sampler itself; only those
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -51,6 +51,7 @@ class DeviceCases:
         device: where.
         slice_axis: axis across the slices of 2D patches, or None.
         swapped: the new class of each class where left and right are exchanged.
+        on_progress: called with the case's id for each case.
     """
 
     def __init__(
@@ -60,20 +61,20 @@ class DeviceCases:
         *,
         slice_axis: int | None,
         swapped: np.ndarray,
+        on_progress: Callable[[str], None] | None = None,
     ) -> None:
         held: dict[int, Tensor] = {}
 
-        def hold(array: np.ndarray | None) -> Tensor | None:
-            if array is None:
-                return None
-            if id(array) not in held:
-                held[id(array)] = torch.from_numpy(np.array(array)).to(device)
-            return held[id(array)]
+        def hold(case: CachedCase) -> tuple[Tensor, Tensor | None]:
+            if on_progress is not None and id(case.image) not in held:
+                on_progress(case.id)
+            arrays = [case.image] if case.label is None else [case.image, case.label]
+            for array in arrays:
+                if id(array) not in held:
+                    held[id(array)] = torch.from_numpy(np.array(array)).to(device)
+            return held[id(case.image)], None if case.label is None else held[id(case.label)]
 
-        self.streams = {
-            name: [(hold(case.image), hold(case.label)) for case in cases]
-            for name, cases in streams.items()
-        }
+        self.streams = {name: [hold(case) for case in cases] for name, cases in streams.items()}
         self.slice_axis = slice_axis
         self.swapped = torch.from_numpy(swapped).to(device)
 
@@ -92,7 +93,6 @@ class DeviceCases:
         for position, place in enumerate(places):
             image, label = self.streams[stream][place[0]]
             if pads is not None:
-                assert image is not None
                 images.append(self._patch(image, place, pads[position]))
             if label is not None:
                 crop = self._patch(label[None], place, 0)[0]

@@ -11,6 +11,7 @@ from medssl.data.device_cases import DeviceCases, held_bytes
 from medssl.data.sampling import Deliver
 from medssl.errors import MedSSLError
 from medssl.recipe_schema import Recipe, TrainingSettings
+from medssl.training.progress import Display
 from medssl.training.setup import TrainingData, make_augmenter, stream_cases
 
 LARGEST_SHARE = 0.25
@@ -72,7 +73,7 @@ def place_cases(
     recipe: Recipe,
     data: TrainingData,
     device: torch.device,
-    say: Callable[[str], None],
+    display: Display,
     *,
     step_bytes: Callable[[], float],
 ) -> Placement:
@@ -82,7 +83,7 @@ def place_cases(
         recipe: the recipe.
         data: its cases.
         device: that trains.
-        say: tells the user.
+        display: shows progress.
         step_bytes: see `holds_cases`.
 
     Raises:
@@ -97,11 +98,14 @@ def place_cases(
         training.cache_on_device, device, needed=needed, free=free, step_bytes=step_bytes
     ):
         return Placement("plain" if augments_on(device, training) else "finished")
-    resident = DeviceCases(
-        streams,
-        device,
-        slice_axis=None if training.spatial_dims == 3 else recipe.spec.slice_axis,
-        swapped=make_augmenter(recipe, data.dataset, data.splits).swapped,
-    )
-    say(f"note: the training cases ({needed / 2**20:.0f} MiB) are held on {device}")
+    cases = {case.id for stream in streams.values() for case in stream}
+    with display.counting(f"copying cases to {device}", len(cases)) as done:
+        resident = DeviceCases(
+            streams,
+            device,
+            slice_axis=None if training.spatial_dims == 3 else recipe.spec.slice_axis,
+            swapped=make_augmenter(recipe, data.dataset, data.splits).swapped,
+            on_progress=done,
+        )
+    display.say(f"note: the training cases ({needed / 2**20:.0f} MiB) are held on {device}")
     return Placement("places", resident)
