@@ -26,6 +26,8 @@ def place() -> tuple[int, int, int]:
         if values[0] is None or values[1] in (None, "1") or "MASTER_ADDR" not in os.environ:
             continue
         values[2] = values[2] or values[0]
+        if names[0].startswith("SLURM") and "SLURM_GPUS_PER_TASK" in os.environ:
+            values[2] = "0"  # each task sees its own card alone, as the first
         try:
             rank, size, local = (int(v) for v in values if v is not None)
         except ValueError:

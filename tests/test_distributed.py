@@ -194,6 +194,8 @@ def test_place_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert place() == (0, 1, 0), "tasks that have no meeting place work for themselves"
     monkeypatch.setenv("MASTER_ADDR", "node1")
     assert place() == (3, 4, 1)
+    monkeypatch.setenv("SLURM_GPUS_PER_TASK", "1")
+    assert place() == (3, 4, 0), "a task that is shown one card counts it as the first"
     monkeypatch.setenv("SLURM_PROCID", "x")
     with pytest.raises(MedSSLError, match="not numbers"):
         place()
