@@ -1,9 +1,10 @@
 """What the engine adds to the passes a training step consists of.
 
 For each method a short real training runs (patches from a warm cache, logging on). Inside each step
-the time spent in network forwards and in backward passes is added up, and apart from it the time in
-optimizer steps; the rest (data, loss, EMA, pseudo-labels, logging) is what method and engine add.
-Reported, within one run: step time over pass time, and over pass and optimizer time.
+three spans are timed: network forwards and backward passes alone; the method's whole step, which is
+these and its losses, mixing and pseudo-labels; the optimizers. Reported, within one run: step time
+over the passes; over the passes and the optimizers; and over the method's step, which is what the
+engine itself adds (data, optimizers, averaging of teachers, guard, logging).
 """
 
 from __future__ import annotations
@@ -59,13 +60,26 @@ class Stopwatch:
 
 def measure(method: str, folder: Path, network: dict, iterations: int, patch: list[int]) -> dict:
     """Train ``method`` for a while; return medians over its last stage's steps."""
-    watch, updates, steps = Stopwatch(), Stopwatch(), []
-    backward, step = torch.Tensor.backward, Engine._step
+    watch, updates, own, steps = Stopwatch(), Stopwatch(), Stopwatch(), []
+    backward, step, losses = torch.Tensor.backward, Engine._step, Engine._losses
+    gradients = torch.autograd.grad
 
     def timed_backward(self: torch.Tensor, *args: object, **kwargs: object) -> None:
         started = clock()
         backward(self, *args, **kwargs)
         watch.seconds += clock() - started
+
+    def timed_gradients(*args: object, **kwargs: object) -> object:
+        started = clock()
+        out = gradients(*args, **kwargs)
+        watch.seconds += clock() - started
+        return out
+
+    def timed_losses(self: Engine, *args: object) -> object:
+        own._enter()
+        out = losses(self, *args)
+        own._leave()
+        return out
 
     def timed_step(self: Engine, stage: object, batches: object) -> None:
         if not getattr(self, "_watched", False):
@@ -77,12 +91,12 @@ def measure(method: str, folder: Path, network: dict, iterations: int, patch: li
                 optimizer.register_step_pre_hook(lambda *_: updates._enter())
                 optimizer.register_step_post_hook(lambda *_: updates._leave())
                 optimizer._watched = True
-        watch.take()
-        updates.take()
+        for stopwatch in (watch, updates, own):
+            stopwatch.take()
         started = clock()
         step(self, stage, batches)
         seconds = clock() - started
-        steps.append((stage.name, seconds, watch.take(), updates.take()))
+        steps.append((stage.name, seconds, watch.take(), updates.take(), own.take()))
 
     recipe = small_recipe(folder / "data", folder / "cache", network=network)
     recipe["network"] = network
@@ -100,23 +114,27 @@ def measure(method: str, folder: Path, network: dict, iterations: int, patch: li
     file = folder / f"{method}.yaml"
     file.write_text(yaml.safe_dump(recipe))
     torch.Tensor.backward, Engine._step = timed_backward, timed_step
+    Engine._losses, torch.autograd.grad = timed_losses, timed_gradients
     try:
         api.train(file, output=folder / f"run-{method}")
     finally:
-        torch.Tensor.backward, Engine._step = backward, step
+        torch.Tensor.backward, Engine._step, Engine._losses = backward, step, losses
+        torch.autograd.grad = gradients
     last = steps[-1][0]
-    kept = [(s, p, u) for name, s, p, u in steps if name == last][3:]
-    ratios = [s / p for s, p, _ in kept]
-    loops = [s / (p + u) for s, p, u in kept]
+    kept = [row for name, *row in steps if name == last][3:]
+    ratios = [s / p for s, p, _, _ in kept]
+    loops = [s / (p + u) for s, p, u, _ in kept]
+    added = [s / m for s, _, _, m in kept]
     return {
         "method": method,
         "stage": last,
-        "step_ms": 1000 * statistics.median(s for s, _, _ in kept),
-        "passes_ms": 1000 * statistics.median(p for _, p, _ in kept),
-        "optimizer_ms": 1000 * statistics.median(u for _, _, u in kept),
+        "step_ms": 1000 * statistics.median(s for s, _, _, _ in kept),
+        "passes_ms": 1000 * statistics.median(p for _, p, _, _ in kept),
+        "optimizer_ms": 1000 * statistics.median(u for _, _, u, _ in kept),
         "ratio_min": min(ratios),
         "ratio_median": statistics.median(ratios),
         "with_optimizer_median": statistics.median(loops),
+        "over_method_median": statistics.median(added),
         "steps": len(kept),
     }
 
@@ -141,7 +159,8 @@ def main() -> None:
                 f"{row['method']:18} step {row['step_ms']:8.1f} ms  passes {row['passes_ms']:8.1f}"
                 f" ms  optimizer {row['optimizer_ms']:6.1f} ms  step / passes"
                 f" {row['ratio_median']:.3f} (min {row['ratio_min']:.3f})"
-                f"  step / (passes + optimizer) {row['with_optimizer_median']:.3f}",
+                f"  step / (passes + optimizer) {row['with_optimizer_median']:.3f}"
+                f"  step / method's step {row['over_method_median']:.3f}",
                 flush=True,
             )
     if options.output:

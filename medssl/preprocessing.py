@@ -12,7 +12,7 @@ from medssl.data.case import Case, Dataset
 from medssl.data.integrity import check_training_set
 from medssl.data.region import Region
 from medssl.data.shard import parse_shard
-from medssl.data.split import Splits
+from medssl.data.split import ROLES, Splits
 from medssl.errors import located
 from medssl.recipe import LoadedRecipe, load_recipe
 from medssl.roi_stage import check_coarse, open_finder
@@ -53,8 +53,9 @@ def preprocess(
 ) -> Preprocessed:
     """Preprocess the cases that training will take from the cache, and train nothing.
 
-    These are the labeled, unlabeled and validation cases; test cases are read from their files.
-    What is there already is left as it is. Calls with different shards may run at the same time.
+    These are the labeled, unlabeled and validation cases. Test cases are only checked, for they are
+    read from their files. What is there already is left as it is. Calls with different shards may
+    run at the same time.
 
     Args:
         recipe: a recipe file, the name of a shipped recipe, or a run folder.
@@ -85,12 +86,14 @@ def preprocess(
         wanted = part.of(wanted)
         display.say(f"shard {part}: {len(wanted)} of {len(everything)} cases")
     run = RunFolder(Path(recipe)) if Path(recipe).is_dir() else None
-    root = cache_root(loaded.recipe).expanduser()
+    root = cache_root(loaded.recipe)
     remove_abandoned(root)
     regions = _find_regions(loaded, run, load, dataset, splits, wanted, display)
     cache = CaseCache(root, loaded.recipe.spec, dataset.labels, regions=regions)
     missing = [case for case in wanted if not cache.holds(case)]
-    _check(dataset, splits, missing, display)
+    test = sorted(splits.test, key=lambda case: case.id)
+    checked = [*wanted, *(test if part is None else part.of(test))]
+    _check(dataset, splits, checked, root / "checked", display)
     with display.counting("preprocessing", len(missing)) as done:
         for case in missing:  # one after another: no map of thousands of them stays open
             cache.prepare([case])
@@ -129,12 +132,14 @@ def _find_regions(
     return regions
 
 
-def _check(dataset: Dataset, splits: Splits, cases: Sequence[Case], display: Display) -> None:
-    """Refuse what training would refuse, before the first case is made."""
+def _check(
+    dataset: Dataset, splits: Splits, cases: Sequence[Case], memory: Path, display: Display
+) -> None:
+    """Refuse what training would refuse, before the first case is made; training remembers it."""
     chosen = {case.id for case in cases}
-    roles = ("labeled", "unlabeled", "validation")
-    part = {role: tuple(c for c in getattr(splits, role) if c.id in chosen) for role in roles}
+    part = {role: tuple(c for c in getattr(splits, role) if c.id in chosen) for role in ROLES}
     with display.counting("checking files", len(cases)) as done:
-        warnings = check_training_set(dataset, replace(splits, **part, test=()), on_progress=done)
+        chosen_splits = replace(splits, **part)
+        warnings = check_training_set(dataset, chosen_splits, memory=memory, on_progress=done)
     for problem in warnings:
         display.say(f"warning: {problem.file.name}: {problem.what}")

@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,40 +53,80 @@ def resume_equals(clean: tuple[Path, Path, Path], run: Path, *more: str) -> None
     assert manifest["status"] == "finished"
 
 
-def test_a_disk_that_fills_up(
-    clean: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """On a real small file system where one can be mounted."""
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 2 MB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("no small file system can be mounted here")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Leave no room; return the file that takes it."""
+    with (disk / "others").open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(2**12))
+    return disk / "others"
+
+
+def test_a_disk_that_fills_up(
+    clean: tuple[Path, Path, Path], disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     step, done = Engine._step, []
 
     def filling(self: Engine, *arguments: Any) -> None:
         step(self, *arguments)
         done.append(1)
         if len(done) == 4:  # after the first checkpoint
-            with (disk / "others").open("wb") as file:
-                try:
-                    while True:
-                        file.write(bytes(2**14))
-                        file.flush()
-                except OSError:
-                    pass
+            fill(disk)
 
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Engine, "_step", filling)
-            assert train(clean[1], disk / "run") == 2
-        message = capsys.readouterr().err
-        assert "No space left" in message or "cannot read or write" in message
-        assert last(disk / "run")["step"] == 3
-        (disk / "others").unlink()
-        resume_equals(clean, disk / "run")
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "_step", filling)
+        assert train(clean[1], disk / "run") == 2
+    message = capsys.readouterr().err
+    assert "No space left" in message or "cannot read or write" in message
+    assert last(disk / "run")["step"] == 3
+    (disk / "others").unlink()
+    resume_equals(clean, disk / "run")
+
+
+def test_a_disk_of_the_cache_that_is_full(
+    clean: tuple[Path, Path, Path], disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["preprocess", str(clean[1]), "--set", f"data.cache={disk / 'cache'}"]
+    assert cli.run([*command, "--shard", "1/3"]) == 0
+    made = sorted((disk / "cache").iterdir())
+    others = fill(disk)
+    capsys.readouterr()
+    assert cli.run(command) == 2
+    message = capsys.readouterr().err
+    assert "the preprocessing cache cannot be written (No space left" in message
+    assert "data.cache=FOLDER" in message
+    assert sorted((disk / "cache").iterdir()) == made, "no half of an entry stays"
+    others.unlink()
+    assert cli.run(command) == 0
+    assert "2 were there already" in capsys.readouterr().out
+
+
+def test_a_cache_on_a_disk_that_becomes_read_only(
+    clean: tuple[Path, Path, Path], disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache_there = ["--set", f"data.cache={disk / 'cache'}"]
+    assert cli.run(["preprocess", str(clean[1]), *cache_there, "--shard", "1/2"]) == 0
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    capsys.readouterr()
+    assert train(clean[1], tmp_path / "run", *cache_there) == 2
+    assert "Read-only file system" in capsys.readouterr().err
+    subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+    assert cli.run(["preprocess", str(clean[1]), *cache_there]) == 0
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    assert cli.run(["preprocess", str(clean[1]), *cache_there]) == 0
+    assert train(clean[1], tmp_path / "run", *cache_there) == 0
+    same_bits(last(clean[2]), last(tmp_path / "run"))
 
 
 def test_a_cache_that_cannot_be_written(
@@ -136,6 +178,46 @@ def test_a_file_that_vanishes(
     finally:
         shutil.move(tmp_path / gone.name, gone)
     resume_equals(clean, run)
+
+
+def test_a_file_of_the_training_that_vanishes(
+    clean: tuple[Path, Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What is in the cache is trained on to the end, even if the cache goes as well."""
+    data, recipe, whole = clean
+    labeled = json.loads((whole / "splits.json").read_text())["labeled"][0]
+    gone, step = data / "imagesTr" / f"{labeled}.nii.gz", Engine._step
+    own = ["--set", f"data.cache={tmp_path / 'cache'}"]
+
+    def vanishing(self: Engine, *arguments: Any) -> None:
+        if self.state.step == 5:
+            shutil.move(gone, tmp_path / gone.name)
+            shutil.rmtree(tmp_path / "cache")
+        step(self, *arguments)
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Engine, "_step", vanishing)
+            assert train(recipe, tmp_path / "run", *own) == 2, "a dataset with holes is not read"
+        assert gone.name in capsys.readouterr().err
+        same_bits(last(whole), last(tmp_path / "run"))  # but it was trained to the end
+    finally:
+        shutil.move(tmp_path / gone.name, gone)
+    resume_equals(clean, tmp_path / "run", *own)
+
+
+def test_a_cache_that_is_emptied(
+    clean: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = ["--set", f"data.cache={tmp_path / 'cache'}"]
+    with monkeypatch.context() as patch:
+        crash_after(patch, 5)
+        train(clean[1], tmp_path / "run", *own)
+    shutil.rmtree(tmp_path / "cache")
+    resume_equals(clean, tmp_path / "run", *own)
 
 
 def test_an_image_that_becomes_nan(

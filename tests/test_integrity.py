@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import os
+import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -19,7 +23,8 @@ from medssl.data.grids import grid_distance
 from medssl.data.integrity import check_case, check_training_set
 from medssl.data.problem import Problem
 from medssl.data.split import make_splits
-from medssl.data.volume import count_values, open_volume
+from medssl.data.verdicts import Verdicts
+from medssl.data.volume import Volume, count_values, open_volume
 from medssl.errors import MedSSLError
 from medssl.recipe_schema import DataSettings
 
@@ -340,3 +345,72 @@ def test_real_folders_are_sound_and_quick(shared_data: Path, folder: str) -> Non
     start = time.perf_counter()
     assert check_training_set(dataset, splits) == []
     assert time.perf_counter() - start < 30
+
+
+# ---------------------------------------------------------------------- verdicts
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files that are read, in order."""
+    names: list[str] = []
+
+    def noted(path: Path) -> Volume:
+        names.append(f"{path.parent.name}/{path.name.split('.')[0]}")
+        return open_volume(path)
+
+    monkeypatch.setattr(check_case, "__kwdefaults__", {"min_shape": None, "open_file": noted})
+    return names
+
+
+def test_what_was_read_is_not_read_again(tmp_path: Path, reads: list[str]) -> None:
+    dataset, memory = prepare(tmp_path / "data"), tmp_path / "checked"
+    image = nib.load(tmp_path / "data" / "labelsTr" / "c5.nii.gz")
+    blank = nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine)
+    nib.save(blank, tmp_path / "data" / "labelsTr" / "c5.nii.gz")
+    splits = make_splits(dataset, DataSettings(labeled=["c0", "c1"], test=["c5"]))
+
+    def check(**changes: Any) -> list[str]:
+        reads.clear()
+        found = check_training_set(replace(dataset, **changes), splits, memory=memory)
+        assert [p.check for p in found] == ["empty_label"]
+        return sorted(reads)
+
+    everything = [f"imagesTr/c{n}" for n in range(6)] + [f"labelsTr/c{n}" for n in (0, 1, 5)]
+    assert check() == everything
+    broken = ["imagesTr/c5", "labelsTr/c5"]  # an error, but for a test case
+    assert check() == broken
+    os.utime(tmp_path / "data" / "imagesTr" / "c1.nii.gz", ns=(0, 12345))
+    assert check() == ["imagesTr/c1", "imagesTr/c5", "labelsTr/c1", "labelsTr/c5"]
+    assert check() == broken
+    values = (*dataset.labels.values, 77)
+    assert check(labels=LabelMap(values, (*dataset.labels.names, "new"))) == everything
+    for entry in memory.iterdir():
+        entry.write_text('[{"severity": "note"}]')
+    assert check() == everything
+    shutil.rmtree(memory)
+    memory.write_text("")  # cannot be written
+    assert check() == check() == everything
+
+
+def test_warnings_are_remembered(tmp_path: Path, reads: list[str]) -> None:
+    dataset = prepare(tmp_path / "data")
+    case, found = dataset.training[0], [Problem("warning", Path("x"), "odd", "look", "odd")]
+    verdicts = Verdicts(tmp_path / "checked", dataset.labels, 1)
+    assert verdicts.get(case) is None
+    verdicts.keep(case, found)
+    assert verdicts.get(case) == found
+    assert Verdicts(tmp_path / "checked", dataset.labels, 2).get(case) is None
+    assert verdicts.get(replace(case, label=None)) is None
+    assert Verdicts(None, dataset.labels, 1).get(case) is None
+    verdicts.keep(case, [Problem("error", Path("x"), "broken", "copy")])
+    assert verdicts.get(case) == found, "an error is not kept"
+
+
+def test_a_file_that_is_gone_is_an_error(tmp_path: Path) -> None:
+    dataset, memory = prepare(tmp_path / "data"), tmp_path / "checked"
+    splits = make_splits(dataset, DataSettings(labeled=["c0", "c1"]))
+    check_training_set(dataset, splits, memory=memory)
+    (tmp_path / "data" / "imagesTr" / "c3.nii.gz").unlink()
+    with pytest.raises(MedSSLError, match="c3"):
+        check_training_set(dataset, splits, memory=memory)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from medssl.ops import components
 from medssl.ops.components import largest_component, largest_components
 from medssl.ops.ema import copy_weights, ema_decay, ema_update, frozen_copy
 from medssl.ops.pseudo_labels import confidence, hard_labels, sharpen
@@ -60,6 +61,27 @@ def test_connectivity_decides_what_touches():
 def test_of_equal_components_the_first_in_raster_order_stays():
     mask = np.array([[0, 0, 1, 0, 1], [1, 0, 1, 0, 1], [1, 0, 0, 0, 0]], bool)
     assert np.array_equal(np.argwhere(largest_component(mask)), [[0, 2], [1, 2]])
+
+
+@pytest.mark.parametrize("shape", [(9, 8), (7, 6, 5), (1, 6, 5)])
+@pytest.mark.parametrize("connectivity", [1, 2, 3, None])
+def test_one_pass_over_all_classes_keeps_the_same(
+    shape: tuple[int, ...], connectivity: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("cc3d", reason="the extra fast is not installed")
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        label = rng.choice(
+            np.array([0, 1, 2, 3, 255], np.uint8), shape, p=[0.3, 0.3, 0.2, 0.1, 0.1]
+        )
+        label = np.asfortranarray(label) if seed % 2 else label
+        fast, plain = label.copy(order="K"), label.copy()
+        components.keep_largest(fast, 4, connectivity=connectivity)
+        with monkeypatch.context() as patch:
+            patch.setattr(components, "cc3d", None)
+            components.keep_largest(plain, 4, connectivity=connectivity)
+        assert np.array_equal(fast, plain)
+        assert (plain != label).any()
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8])

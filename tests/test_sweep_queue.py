@@ -17,6 +17,7 @@ from helpers import same_bits, small_recipe, write_dataset, write_recipe
 
 from medssl import cli, experiment
 from medssl.errors import MedSSLError
+from medssl.report import slurm as slurm_module
 from medssl.report import sweep as sweep_module
 from medssl.report import sweep_queue
 from medssl.report.slurm import QueuedRun
@@ -274,7 +275,7 @@ def job() -> Iterator[Callable[[QueuedRun], list[int]]]:
 
     The handler is what the job's process ends with when it is requeued.
     """
-    before = signal.getsignal(signal.SIGUSR2)
+    before = {s: signal.getsignal(s) for s in (signal.SIGUSR1, signal.SIGUSR2)}
 
     def start(run: QueuedRun) -> list[int]:
         calls: list[int] = []
@@ -283,13 +284,14 @@ def job() -> Iterator[Callable[[QueuedRun], list[int]]]:
             calls.append(signum)
             raise Requeued
 
-        signal.signal(signal.SIGUSR2, handler)
+        signal.signal(slurm_module.PREEMPTION, handler)
         with suppress(Requeued):
             run()
         return calls
 
     yield start
-    signal.signal(signal.SIGUSR2, before)
+    for signum, earlier in before.items():
+        signal.signal(signum, earlier)
 
 
 def run_of(recipe: Path, folder: Path) -> QueuedRun:
@@ -304,31 +306,34 @@ def announce(signum: int) -> None:
     os.kill(os.getpid(), signum)
 
 
+@pytest.mark.parametrize("signum", [signal.SIGUSR2, signal.SIGUSR1])
 def test_a_preempted_run_saves_itself_first(
+    signum: signal.Signals,
     recipe: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     job: Callable[[QueuedRun], list[int]],
 ) -> None:
+    """By the signal that submitit uses, and by the other one that it may be told to use."""
+    monkeypatch.setattr(slurm_module, "PREEMPTION", signum)
     assert job(run_of(recipe, tmp_path / "whole")) == []
     run = run_of(recipe, tmp_path / "run")
     step = Engine._step
 
     def announced(self: Engine, *arguments: Any) -> None:
         step(self, *arguments)
-        announce(signal.SIGUSR2)
+        if self.state.step % 2:
+            announce(signum)
 
     with monkeypatch.context() as patch:
         patch.setattr(Engine, "_step", announced)
-        for done in range(1, 5):
-            assert job(run) == [signal.SIGUSR2]
+        for done in (2, 4):
+            assert job(run) == [signum]
             assert last(tmp_path / "run")["step"] == done
     # Outside of the loop there is nothing to save: the job goes back at once.
-    evaluate = experiment._evaluate_splits
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "_evaluate_splits", lambda *_: announce(signal.SIGUSR2))
-        assert job(run) == [signal.SIGUSR2]
-    assert experiment._evaluate_splits is evaluate
+        patch.setattr(experiment, "_evaluate_splits", lambda *_: announce(signum))
+        assert job(run) == [signum]
     assert job(run) == []
     same_bits(last(tmp_path / "whole"), last(tmp_path / "run"))
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())

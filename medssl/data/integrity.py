@@ -17,6 +17,7 @@ from medssl.data.grids import (
 )
 from medssl.data.problem import Problem
 from medssl.data.split import Splits
+from medssl.data.verdicts import Verdicts
 from medssl.data.volume import UnreadableError, Volume, count_values, open_volume
 from medssl.errors import MedSSLError
 
@@ -235,6 +236,7 @@ def check_training_set(
     splits: Splits,
     *,
     min_shape: Sequence[int] | None = None,
+    memory: Path | None = None,
     on_progress: Callable[[str], None] | None = None,
 ) -> list[Problem]:
     """Read every case that training will use and refuse to start on a broken one.
@@ -243,6 +245,8 @@ def check_training_set(
 
     Args:
         min_shape: smallest allowed voxels per axis of an image as stored, if any.
+        memory: folder that remembers what was read without an error, see :class:`Verdicts`; None
+            reads everything.
         on_progress: called with each case's id when it has been read.
 
     Returns:
@@ -255,8 +259,13 @@ def check_training_set(
     roles += [(c, "held back") for c in (*splits.validation, *splits.test)]
     roles += [(c, "unlabeled") for c in splits.unlabeled]
     problems: list[Problem] = []
+    channels = len(dataset.modality)
+    verdicts = Verdicts(memory, dataset.labels, channels, min_shape)
     for case, role in roles:
-        found = check_case(case, dataset.labels, len(dataset.modality), min_shape=min_shape)
+        found = verdicts.get(case)
+        if found is None:
+            found = check_case(case, dataset.labels, channels, min_shape=min_shape)
+            verdicts.keep(case, found)
         if role == "held back":
             found = [
                 replace(p, severity="warning") if p.check == "empty_label" else p for p in found

@@ -95,8 +95,8 @@ class QueuedRun:
                 display=Display(),
             )
         except Stopped as stop:
-            if announced and callable(requeue):
-                requeue(announced[0], None)  # ends this process
+            if callable(requeue) and (announced or stop.signum == PREEMPTION):
+                requeue(PREEMPTION, None)  # ends this process
             # No result, which would say that the job has ended: the queue may start it again.
             sys.exit(128 + stop.signum)
         return self.output

@@ -52,7 +52,7 @@ class TrainingData:
 
 def cache_root(recipe: Recipe) -> Path:
     """Return the folder of the preprocessing cache."""
-    return Path(recipe.data.cache) if recipe.data.cache else default_cache_root()
+    return Path(recipe.data.cache).expanduser() if recipe.data.cache else default_cache_root()
 
 
 def open_dataset(recipe: Recipe, display: Display | None = None) -> Dataset:
@@ -143,7 +143,8 @@ def prepare_cases(
         MedSSLError: an unreadable or inconsistent file, or a patch that does not suit the volumes.
     """
     with display.counting("checking files", len(_all(splits))) as done:
-        warnings = check_training_set(dataset, splits, on_progress=done)
+        memory = cache_root(recipe) / "checked"
+        warnings = check_training_set(dataset, splits, memory=memory, on_progress=done)
     for problem in warnings[:5]:
         display.say(f"warning: {problem.file.name}: {problem.what}")
     if len(warnings) > 5:
