@@ -56,6 +56,7 @@ def info() -> None:
     import torch
 
     from medssl.networks import list_networks
+    from medssl.training.cudnn_versions import warn_of_cudnn
     from medssl.training.precision import resolve_device, resolve_precision
     from medssl.training.run_folder import environment
 
@@ -64,6 +65,9 @@ def info() -> None:
     for key in ("medssl", "versions", "device", "device_name", "precision", "threads"):
         out.print(f"{key}: {details[key]}", highlight=False)
     out.print(f"cuda devices: {torch.cuda.device_count()}", highlight=False)
+    trouble = warn_of_cudnn(device, spatial_dims=3, precision=details["precision"])
+    if trouble:
+        out.print(f"warning: {trouble}", highlight=False, soft_wrap=True)
     table = Table("network", "description", title="networks")
     for name, description in list_networks().items():
         table.add_row(name, description)
