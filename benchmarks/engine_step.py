@@ -108,7 +108,8 @@ def steps_of(
 def row_of(method: str, steps: list[tuple[str, float, float, float]]) -> Row:
     """Return medians over the steps of the last stage."""
     last = steps[-1][0]
-    kept = [row for name, *row in steps if name == last][3:]
+    kept = [row for name, *row in steps if name == last]
+    kept = kept[min(3, len(kept) // 2) :]
     step, passes, optimizer = (1000 * statistics.median(x) for x in zip(*kept, strict=True))
     ratios = [s / p for s, p, _ in kept]
     loop = statistics.median(s / (p + u) for s, p, u in kept)

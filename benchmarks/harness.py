@@ -70,7 +70,7 @@ class Row:
 
 
 Measure = Callable[[argparse.Namespace, Mapping[str, Row]], Iterable[Row]]
-"""Yields a part's rows. Takes the options, and by name the rows that an interrupted run has left."""
+"""Yields a part's rows. Takes the options, and by name the rows an interrupted run has left."""
 
 
 def options_of(doc: str) -> argparse.ArgumentParser:
@@ -88,6 +88,7 @@ def options_of(doc: str) -> argparse.ArgumentParser:
         help="folder of Task04_Hippocampus and Task102_LeftAtrium; default $MEDSSL_DATA, or "
         "shared/data beside the project",
     )
+    parser.add_argument("--name", default=Path(sys.argv[0]).stem, help=argparse.SUPPRESS)
     return parser
 
 
@@ -115,8 +116,7 @@ def dataset_folder(options: argparse.Namespace, name: str) -> Path:
 def run_part(parser: argparse.ArgumentParser, measure: Measure) -> None:
     """Measure a part from the command line: rows to the screen and the file as they come."""
     options = parser.parse_args()
-    name = Path(sys.argv[0]).stem
-    entry = identify(name, options.device, options.quick)
+    entry = identify(options.name, options.device, options.quick)
     known = read_rows(options.output, entry)
     rows = dict(known)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import resource
@@ -151,8 +152,7 @@ def train(
 
 def text_of(value: Any) -> str:
     """Write a value as `--set` takes it."""
-    plain = {None: "null", True: "true", False: "false"}
-    return plain[value] if value is None or isinstance(value, bool) else str(value)
+    return str(value) if isinstance(value, str | Path) else json.dumps(value)
 
 
 def device_of(options: Any) -> torch.device:
