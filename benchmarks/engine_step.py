@@ -3,66 +3,70 @@
 For each method a short real training runs (patches from a warm cache, logging on). Inside each step
 three spans are timed: network forwards and backward passes alone; the method's whole step, which is
 these and its losses, mixing and pseudo-labels; the optimizers. Reported, within one run: step time
-over the passes; over the passes and the optimizers; and over the method's step, which is what the
-engine itself adds (data, optimizers, averaging of teachers, guard, logging).
+over the passes; over passes and optimizers; and over the method's step, which is what the engine
+itself adds (data, optimizers, averaging of teachers, guard, logging). Times are of the processor on
+a CPU, of finished work on a card, whose passes are waited for.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
-import sys
 import tempfile
-import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-import yaml
+from harness import Row, options_of, run_part
+from helpers import small_recipe, write_dataset, write_recipe
+from measuring import NEVER, by_name, clock_of, train
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from helpers import small_recipe, write_dataset
-
-from medssl import api
 from medssl.methods import REGISTRY
 from medssl.training.engine import Engine
-
-clock = time.process_time
-"""Time that the process computed: on a shared machine the clock on the wall also counts others'."""
+from medssl.training.precision import resolve_device
 
 
 class Stopwatch:
     """Add up the time inside network forwards and backward passes."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
         self.seconds = 0.0
         self._depth = 0
         self._since = 0.0
 
     def watch(self, network: torch.nn.Module) -> None:
-        network.register_forward_pre_hook(lambda *_: self._enter())
-        network.register_forward_hook(lambda *_: self._leave())
+        """Count a network's forward passes."""
+        network.register_forward_pre_hook(lambda *_: self.enter())
+        network.register_forward_hook(lambda *_: self.leave())
 
-    def _enter(self) -> None:
+    def enter(self) -> None:
+        """Begin to count."""
         if self._depth == 0:
-            self._since = clock()
+            self._since = self.clock()
         self._depth += 1
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """End what was begun."""
         self._depth -= 1
         if self._depth == 0:
-            self.seconds += clock() - self._since
+            self.seconds += self.clock() - self._since
 
     def take(self) -> float:
+        """Return the seconds since the last call."""
         seconds, self.seconds = self.seconds, 0.0
         return seconds
 
 
-def measure(method: str, folder: Path, network: dict, iterations: int, patch: list[int]) -> dict:
-    """Train ``method`` for a while; return medians over its last stage's steps."""
-    watch, updates, own, steps = Stopwatch(), Stopwatch(), Stopwatch(), []
-    backward, step, losses = torch.Tensor.backward, Engine._step, Engine._losses
-    gradients = torch.autograd.grad
+def steps_of(
+    method: str, folder: Path, device: torch.device, changes: dict[str, Any], network: str
+) -> list[tuple[str, float, float, float, float]]:
+    """Train; return of each step its stage, and seconds of all, passes, updates, method's step."""
+    clock = clock_of(device)
+    watch, updates, own, steps = Stopwatch(clock), Stopwatch(clock), Stopwatch(clock), []
+    backward, gradients, losses = torch.Tensor.backward, torch.autograd.grad, Engine._losses
+    seen: dict[int, Any] = {}  # and kept, so that no number is given away twice
 
     def timed_backward(self: torch.Tensor, *args: object, **kwargs: object) -> None:
         started = clock()
@@ -75,98 +79,103 @@ def measure(method: str, folder: Path, network: dict, iterations: int, patch: li
         watch.seconds += clock() - started
         return out
 
-    def timed_losses(self: Engine, *args: object) -> object:
-        own._enter()
+    def timed_losses(self: Engine, *args: Any) -> Any:
+        own.enter()
         out = losses(self, *args)
-        own._leave()
+        own.leave()
         return out
 
-    def timed_step(self: Engine, stage: object, batches: object) -> None:
-        if not getattr(self, "_watched", False):
-            for child in self.method.children():
-                watch.watch(child)
-            self._watched = True
-        for optimizer in self.optimizers.values():
-            if not getattr(optimizer, "_watched", False):
-                optimizer.register_step_pre_hook(lambda *_: updates._enter())
-                optimizer.register_step_post_hook(lambda *_: updates._leave())
-                optimizer._watched = True
+    def around(engine: Engine, stage: Any, step: Callable[[], None]) -> None:
+        networks = [
+            network
+            for child in engine.method.children()
+            for network in (child if isinstance(child, torch.nn.ModuleList) else (child,))
+        ]
+        for thing in (*networks, *engine.optimizers.values()):
+            if id(thing) in seen:
+                continue
+            seen[id(thing)] = thing
+            if isinstance(thing, torch.optim.Optimizer):
+                thing.register_step_pre_hook(lambda *_: updates.enter())
+                thing.register_step_post_hook(lambda *_: updates.leave())
+            else:
+                watch.watch(thing)
         for stopwatch in (watch, updates, own):
             stopwatch.take()
         started = clock()
-        step(self, stage, batches)
+        step()
         seconds = clock() - started
         steps.append((stage.name, seconds, watch.take(), updates.take(), own.take()))
 
-    recipe = small_recipe(folder / "data", folder / "cache", network=network)
-    recipe["network"] = network
-    recipe["method"] = {"name": method}
+    recipe = small_recipe(folder / "data", folder / "cache", method=by_name(method))
+    recipe["network"] = {"name": network}
     recipe["data"]["test"] = 0
-    recipe["training"] |= {
-        "iterations": iterations,
-        "patch": patch,
-        "labeled_batch": 4,
-        "unlabeled_batch": 4,
-        "log_every": 10,
-        "checkpoint_every": 10_000,
-        "validate_every": 10_000,
-    }
-    file = folder / f"{method}.yaml"
-    file.write_text(yaml.safe_dump(recipe))
-    torch.Tensor.backward, Engine._step = timed_backward, timed_step
-    Engine._losses, torch.autograd.grad = timed_losses, timed_gradients
+    path = write_recipe(folder / f"{method}.yaml", recipe)
+    torch.Tensor.backward = timed_backward  # type: ignore[method-assign]
+    torch.autograd.grad, Engine._losses = timed_gradients, timed_losses  # type: ignore[assignment]
     try:
-        api.train(file, output=folder / f"run-{method}")
+        train(path, changes, folder=folder, device=str(device), around=around)
     finally:
-        torch.Tensor.backward, Engine._step, Engine._losses = backward, step, losses
-        torch.autograd.grad = gradients
+        torch.Tensor.backward = backward  # type: ignore[method-assign]
+        torch.autograd.grad, Engine._losses = gradients, losses  # type: ignore[method-assign]
+    return steps
+
+
+def row_of(method: str, steps: list[tuple[str, float, float, float, float]]) -> Row:
+    """Return medians over the steps of the last stage."""
     last = steps[-1][0]
-    kept = [row for name, *row in steps if name == last][3:]
+    kept = [row for name, *row in steps if name == last]
+    kept = kept[min(3, len(kept) // 2) :]
+    step, passes, optimizer, own = (1000 * statistics.median(x) for x in zip(*kept, strict=True))
     ratios = [s / p for s, p, _, _ in kept]
-    loops = [s / (p + u) for s, p, u, _ in kept]
-    added = [s / m for s, _, _, m in kept]
-    return {
-        "method": method,
-        "stage": last,
-        "step_ms": 1000 * statistics.median(s for s, _, _, _ in kept),
-        "passes_ms": 1000 * statistics.median(p for _, p, _, _ in kept),
-        "optimizer_ms": 1000 * statistics.median(u for _, _, u, _ in kept),
-        "ratio_min": min(ratios),
-        "ratio_median": statistics.median(ratios),
-        "with_optimizer_median": statistics.median(loops),
-        "over_method_median": statistics.median(added),
-        "steps": len(kept),
+    loop = statistics.median(s / (p + u) for s, p, u, _ in kept)
+    added = statistics.median(s / m for s, _, _, m in kept)
+    return Row(
+        method,
+        statistics.median(ratios),
+        target="<= 1.03",
+        note=f"step {step:.1f} ms, passes {passes:.1f}, optimizer {optimizer:.1f}; "
+        f"over both {loop:.3f}, over the method's step {added:.3f}",
+        details={
+            "stage": last,
+            "step_ms": step,
+            "passes_ms": passes,
+            "optimizer_ms": optimizer,
+            "ratio_min": min(ratios),
+            "with_optimizer_median": loop,
+            "method_ms": own,
+            "over_method_median": added,
+            "steps": len(kept),
+        },
+    )
+
+
+def measure(options: Namespace, known: Mapping[str, Row]) -> Iterator[Row]:
+    """Yield for each method the step over its passes."""
+    device = resolve_device(options.device)
+    patch = [32, 16, 16] if options.quick else options.patch
+    changes = {
+        "training.iterations": 16 if options.quick else options.iterations,
+        "training.patch": patch,
+        "training.labeled_batch": 4,
+        "training.unlabeled_batch": 4,
+        "training.log_every": 10,
+        "training.checkpoint_every": NEVER,
+        "training.validate_every": NEVER,
     }
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shape = (40, 24, 24) if options.quick else (64, 64, 48)
+        write_dataset(folder / "data", cases=6, shape=shape)
+        for method in options.methods:
+            steps = steps_of(method, folder, device, changes, options.network)
+            yield row_of(method, steps)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+if __name__ == "__main__":
+    parser = options_of(__doc__)
     parser.add_argument("--iterations", type=int, default=40)
     parser.add_argument("--network", default="vnet")
     parser.add_argument("--patch", type=int, nargs=3, default=[48, 48, 32])
     parser.add_argument("--methods", nargs="*", default=sorted(REGISTRY))
-    parser.add_argument("--output", type=Path)
-    options = parser.parse_args()
-    network = {"name": options.network}
-    rows = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_dataset(folder / "data", cases=6, shape=(64, 64, 48))
-        for method in options.methods:
-            rows.append(measure(method, folder, network, options.iterations, options.patch))
-            row = rows[-1]
-            print(
-                f"{row['method']:18} step {row['step_ms']:8.1f} ms  passes {row['passes_ms']:8.1f}"
-                f" ms  optimizer {row['optimizer_ms']:6.1f} ms  step / passes"
-                f" {row['ratio_median']:.3f} (min {row['ratio_min']:.3f})"
-                f"  step / (passes + optimizer) {row['with_optimizer_median']:.3f}"
-                f"  step / method's step {row['over_method_median']:.3f}",
-                flush=True,
-            )
-    if options.output:
-        threads = torch.get_num_threads()
-        options.output.write_text(json.dumps({"threads": threads, "rows": rows}, indent=2))
-
-
-if __name__ == "__main__":
-    main()
+    run_part(parser, measure)

@@ -8,28 +8,25 @@ the imports alone. Small cases are compared voxel by voxel with the textbook mea
 
 from __future__ import annotations
 
-import argparse
-import json
-import resource
 import tempfile
 import time
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import torch
+from harness import Row, options_of, run_part
+from measuring import forget_peak, peak_resident_mib, resident_mib
 
 from medssl.data.case import LabelMap
 from medssl.inference.predictor import Predictor
 from medssl.networks import build_network
 from medssl.recipe_schema import DataSpec, InferenceSettings
+from medssl.training.precision import resolve_device
 
 AFFINE = np.array([[-0.8, 0, 0, 200.0], [0, -0.8, 0, 200.0], [0, 0, 1.0, -300.0], [0, 0, 0, 1]])
-
-
-def peak_gb() -> float:
-    """Return the largest resident memory of this process so far, in GiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def write_ct(path: Path, shape: tuple[int, ...]) -> None:
@@ -44,18 +41,10 @@ def write_ct(path: Path, shape: tuple[int, ...]) -> None:
     nib.save(nib.Nifti1Image(volume, AFFINE), path)
 
 
-def main() -> None:
-    """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shape", type=int, nargs=3, default=(512, 512, 600))
-    parser.add_argument("--classes", type=int, default=14)
-    parser.add_argument("--patch", type=int, nargs=3, default=(96, 96, 96))
-    parser.add_argument("--overlap", type=float, default=0.25)
-    parser.add_argument("--spacing", type=float, nargs=3, help="resample to this first, mm")
-    parser.add_argument("--memory-gb", type=float, default=2.0)
-    parser.add_argument("--output", type=Path, help="JSON file")
-    options = parser.parse_args()
+def measure(options: Namespace, known: Mapping[str, Row]) -> Iterator[Row]:
+    """Yield peak memory and seconds of one prediction."""
     torch.manual_seed(0)
+    shape = (160, 160, 120) if options.quick else tuple(options.shape)
     network = build_network(
         "unet",
         spatial_dims=3,
@@ -68,50 +57,42 @@ def main() -> None:
         spacing=list(options.spacing) if options.spacing else "native",
         intensity={"rule": "window", "lower": -160, "upper": 240},
     )
+    classes = range(options.classes)
     predictor = Predictor(
         network,
         spec=spec,
-        label_map=LabelMap(
-            tuple(range(options.classes)), tuple(f"class {k}" for k in range(options.classes))
-        ),
+        label_map=LabelMap(tuple(classes), tuple(f"class {k}" for k in classes)),
         patch=options.patch,
         inference=InferenceSettings(overlap=options.overlap, memory_gb=options.memory_gb),
-        device=torch.device("cpu"),
+        device=resolve_device(options.device),
     )
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "ct.nii.gz"
-        write_ct(source, tuple(options.shape))
+        write_ct(source, shape)
         # The volume was in memory while it was written; only what comes after counts.
-        Path("/proc/self/clear_refs").write_text("5")
-        before = peak_now()
+        forget_peak()
+        before = resident_mib() / 1024
         started = time.perf_counter()
-        prediction = predictor.predict_file(source)
-        written = nib.load(prediction.save(Path(folder) / "out.nii.gz"))
-        seconds = time.perf_counter() - started
-        result = {
-            "shape": list(options.shape),
-            "classes": options.classes,
-            "patch": list(options.patch),
-            "memory_gb_setting": options.memory_gb,
-            "resident_before_gb": round(before, 2),
-            "peak_resident_gb": round(peak_now(), 2),
-            "seconds": round(seconds, 1),
-            "aligned": written.shape == tuple(options.shape)
-            and bool(np.allclose(written.affine, AFFINE)),
-        }
-    for key, value in result.items():
-        print(f"{key:20} {value}")
-    if options.output:
-        options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-
-
-def peak_now() -> float:
-    """Return the peak resident memory since it was last cleared, in GiB (Linux)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) / 2**20
-    return peak_gb()
+        written = nib.load(predictor.predict_file(source).save(Path(folder) / "out.nii.gz"))
+        seconds, peak = time.perf_counter() - started, peak_resident_mib() / 1024
+    if written.shape != shape or not np.allclose(written.affine, AFFINE):
+        raise ValueError(f"the output {written.shape} is not on the grid of the image {shape}")
+    yield Row(
+        f"peak resident memory, {shape}, {options.classes} classes",
+        peak,
+        "GiB",
+        "<= 6",
+        f"{seconds:.0f} s; {before:.2f} GiB before; inference.memory_gb {options.memory_gb:g}",
+        {"seconds": seconds, "before_gib": before, "patch": list(options.patch)},
+    )
 
 
 if __name__ == "__main__":
-    main()
+    parser = options_of(__doc__)
+    parser.add_argument("--shape", type=int, nargs=3, default=(512, 512, 600))
+    parser.add_argument("--classes", type=int, default=14)
+    parser.add_argument("--patch", type=int, nargs=3, default=(96, 96, 96))
+    parser.add_argument("--overlap", type=float, default=0.25)
+    parser.add_argument("--spacing", type=float, nargs=3, help="resample to this first, mm")
+    parser.add_argument("--memory-gb", type=float, default=2.0)
+    run_part(parser, measure)
