@@ -176,6 +176,22 @@ def test_an_error_is_told_once(runs: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize("method", ["supervised", "bcp", "rail"])
+def test_two_cards_give_the_curve_of_one(runs: Path, tmp_path: Path, method: str) -> None:
+    recipe = recipe_of(runs, method)
+    recipe["network"]["dropout"] = 0.0  # fused kernels draw other numbers for other shapes
+    file = write_recipe(tmp_path / "recipe.yaml", recipe)
+    api.train(file, output=tmp_path / "one", device="cuda")
+    launch(2, "-m", "medssl", "train", file, "--output", tmp_path / "two", "--device", "cuda")
+    first, second = (lines_of(tmp_path / name) for name in ("one", "two"))
+    for a, b in zip(first, second, strict=True):
+        for key in a.keys() & {"loss/total", "loss/labeled", "loss/unlabeled"}:
+            assert math.isclose(a[key], b[key], rel_tol=2e-2), (key, a, b)
+
+
 def test_rows_are_a_partition_in_order() -> None:
     for count in range(2, 12):
         for size in range(1, count + 1):
