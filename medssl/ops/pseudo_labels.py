@@ -19,10 +19,28 @@ def hard_labels(probs: Tensor, *, threshold: float | None = None) -> Tensor:
         int64 ``(B, *spatial)``.
     """
     if threshold is None:
-        # Ten times faster on a CPU than argmax over a strided axis; both give the first of ties.
+        return _most_probable(probs)
+    foreground = probs[:, 1:]
+    index = _most_probable(foreground)
+    return torch.where(foreground.amax(dim=1) >= threshold, index + 1, 0)
+
+
+def _most_probable(probs: Tensor) -> Tensor:
+    """Return the index of the largest value along dimension 1, the first of equals, int64.
+
+    On a CPU, class by class: for three classes of 295 000 voxels 0.4 ms, where ``max`` over a
+    strided axis takes 3.4 and ``argmax`` 34.
+    """
+    classes = probs.shape[1]
+    if probs.device.type != "cpu" or not 1 < classes < 256:
         return probs.max(dim=1).indices
-    value, index = probs[:, 1:].max(dim=1)
-    return torch.where(value >= threshold, index + 1, 0)
+    best = probs[:, 0]
+    index = torch.zeros(best.shape, dtype=torch.uint8)
+    for c in range(1, classes):
+        better = (probs[:, c] > best).to(torch.uint8)
+        index = torch.maximum(index, better * c)
+        best = torch.maximum(best, probs[:, c])
+    return index.long()
 
 
 def confidence(probs: Tensor) -> Tensor:
