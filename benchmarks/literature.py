@@ -5,9 +5,9 @@
 `la_bcp`, `la_supervised`, `acdc_bcp` and `acdc_supervised`; the scans are synthetic. medssl is
 measured through its engine, with data path and logging: float32, bf16 and fp16, augmentation and
 cases on the device or the host, eager and compiled. Each way to train has a process of its own: so
-its memory is its own, and what does not fit spoils nothing else. Each figure is the time of a step of the plain
-loop (`plain_loop.py`) over that of medssl; the rows about "busy" are the share of the time in which
-the card computes.
+its memory is its own, and what does not fit spoils nothing else. Each figure is the time of a step
+of the plain loop (`plain_loop.py`) over that of medssl; the rows about "busy" are the share of the
+time in which the card computes.
 
     python benchmarks/literature.py --setting la [--methods bcp] [--quick] [--output FILE.json]
 """
