@@ -92,7 +92,12 @@ def measure(options: Namespace, known: Mapping[str, Row]) -> Iterator[Row]:
         write_dataset(folder / "data", cases=8, shape=tuple(n + 8 for n in patch))
         for method in options.methods:
             recipe = small_recipe(folder / "data", folder / "cache", method=by_name(method))
-            recipe["network"] = {"name": "unet", "channels": [16, 32, 64], "strides": [2, 2]}
+            recipe["network"] = {
+                "name": "unet",
+                "channels": [16, 32, 64],
+                "strides": [2, 2],
+                "dropout": 0.1,  # umct's uncertainty is that of dropout
+            }
             recipe["data"]["test"] = 0
             recipe["training"] |= {
                 "iterations": steps,
