@@ -45,6 +45,7 @@ def curve_of(method: str, folder: Path, device: torch.device, iterations: int) -
                 found["card_mib"].append(torch.cuda.memory_allocated(device) / MIB)
 
     recipe = small_recipe(folder / "data", folder / "cache", method=by_name(method))
+    recipe["network"]["dropout"] = 0.1  # umct's uncertainty is that of dropout
     recipe["data"]["test"] = 0
     path = write_recipe(folder / f"{method}.yaml", recipe)
     changes = {

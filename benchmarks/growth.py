@@ -1,0 +1,140 @@
+"""How cost grows with the number of cases, of classes, and with the patch.
+
+Cases: the time to draw a batch, of 10, 100 and 1000 cases; it must stay flat. Classes: a step of
+``supervised`` and ``bcp`` with 2, 5 and 14 classes. Patch: a step with cubes of 32 to 96 voxels a
+side; the exponent is that of the number of voxels, and 1 is proportional.
+
+    python benchmarks/growth.py [--quick] [--output FILE.json]
+"""
+
+from __future__ import annotations
+
+import tempfile
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from arms import Arm, random_batch
+from harness import Row, attempt, options_of, run_part
+from measuring import device_of, exponent
+
+from medssl.data.augment import Augmenter
+from medssl.data.cache import class_indices
+from medssl.data.case import CachedCase
+from medssl.data.sampling import PatchSampler
+from medssl.recipe_schema import AugmentSettings, DataSpec
+from medssl.training.precision import resolve_precision
+
+NETWORK = {"name": "unet", "channels": [8, 16, 32], "strides": [2, 2], "num_res_units": 0}
+METHODS = ("supervised", "bcp")
+FILES, SIDE = 10, 64
+
+
+def make_cases(folder: Path) -> list[CachedCase]:
+    """Write a few volumes, and return them as memory-mapped cases."""
+    rng, cases = np.random.default_rng(0), []
+    for number in range(FILES):
+        label = np.zeros((SIDE,) * 3, np.uint8)
+        label[tuple(slice(a, a + 16) for a in rng.integers(SIDE - 16, size=3))] = 1
+        arrays = {"image": rng.normal(size=(1, *label.shape)).astype(np.float16), "label": label}
+        for name, array in arrays.items():
+            np.save(folder / f"{name}{number}.npy", array)
+        image, label = (np.load(folder / f"{n}{number}.npy", mmap_mode="r") for n in arrays)
+        indices = class_indices(label, seed=number)
+        cases.append(CachedCase(str(number), str(number), image, label, indices))
+    return cases
+
+
+def draw_ms(cases: list[CachedCase], count: int, draws: int) -> float:
+    """Return the median of the milliseconds to draw a batch from ``count`` cases."""
+    from statistics import median
+    from time import perf_counter
+
+    spec = DataSpec(flip_axes=[0, 1, 2])
+    sampler = PatchSampler(
+        [cases[i % len(cases)] for i in range(count)],
+        patch=[32, 32, 32],
+        batch_size=4,
+        seed=0,
+        stream="labeled",
+        foreground_fraction=0.5,
+        augment=Augmenter(AugmentSettings(), spec, spatial_dims=3),
+    )
+    times = []
+    for number in range(draws):
+        started = perf_counter()
+        sampler.batch(number)
+        times.append(1000 * (perf_counter() - started))
+    return median(times)
+
+
+def step_s(arm: Arm, side: int, classes: int, steps: int) -> float:
+    """Return the least seconds of a step."""
+    batch = random_batch([side] * 3, 2, classes=classes, device=arm.device)
+    arm.step(batch)
+    return min(arm.step(batch) for _ in range(steps))
+
+
+def growth_row(
+    what: str, sizes: list[int], cost: Callable[[int], float], *, power: int, target: str = ""
+) -> Row:
+    """Return the exponent at which a cost grows with ``size ** power``."""
+    costs = [cost(size) for size in sizes]
+    value = exponent([size**power for size in sizes], costs)
+    listed = ", ".join(f"{n}: {1000 * c:.3g} ms" for n, c in zip(sizes, costs, strict=True))
+    return Row(what, value, "exponent", target, listed, {"sizes": sizes, "seconds": costs})
+
+
+def measure(options: Namespace, known: Mapping[str, Row]) -> Iterator[Row]:
+    """Yield the ratio of draws, and exponents of steps."""
+    device = device_of(options)
+    precision = resolve_precision("auto", device)
+    draws, steps = (100, 1) if options.quick else (1000, 3)
+    with tempfile.TemporaryDirectory() as folder:
+        cases, counts = make_cases(Path(folder)), [10, 100, 1000]
+        draw_ms(cases, 10, 50)
+        times = [draw_ms(cases, count, draws) for count in counts]
+    listed = ", ".join(f"{n}: {t:.2f} ms" for n, t in zip(counts, times, strict=True))
+    details = {"cases": counts, "ms": times}
+    yield Row(
+        "cases: a draw from 1000 over one from 10",
+        times[-1] / times[0],
+        "",
+        "" if options.quick else "<= 1.2",
+        listed,
+        details,
+    )
+    side, sides = (16, [16, 24, 32]) if options.quick else (48, [32, 48, 64, 96])
+    for method in METHODS:
+
+        def arm_of(side: int, classes: int, method: str = method) -> Arm:
+            return Arm(
+                method,
+                patch=[side] * 3,
+                network=NETWORK,
+                classes=classes,
+                device=device,
+                precision=precision,
+            )
+
+        def of_classes(classes: int, arm_of: Callable[..., Arm] = arm_of) -> float:
+            return step_s(arm_of(side, classes), side, classes, steps)
+
+        def of_side(side: int, arm_of: Callable[..., Arm] = arm_of) -> float:
+            return step_s(arm_of(side, 2), side, 2, steps)
+
+        what = f"{method}: a step against classes"
+        yield attempt(
+            what, lambda w=what, f=of_classes: growth_row(w, [2, 5, 14], f, power=1, target="<= 1")
+        )
+        what = f"{method}: a step against voxels"
+        target = "" if options.quick else "<= 1.1"
+        yield attempt(
+            what,
+            lambda w=what, f=of_side, t=target: growth_row(w, sides, f, power=3, target=t),
+        )
+
+
+if __name__ == "__main__":
+    run_part(options_of(__doc__), measure)

@@ -1,0 +1,121 @@
+"""How long it takes to a Dice that is worth having: hippocampus, 4 labels, recipes as shipped.
+
+The recipes `hippocampus_METHOD` train with 20 of the scans as validation cases, looked at every 50
+iterations (a clinic with 4 labels has no such set: this is to measure speed). Time is that of the
+training steps up to the first validation with the target, from `metrics.jsonl`, without
+validations; on a CPU, also the processor's, which other work on the machine does not disturb.
+
+    python benchmarks/time_to_dice.py --data FOLDER [--target 0.75] [--methods supervised bcp]
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness import Row, dataset_folder, options_of, run_part
+from measuring import around_steps, device_of, text_of
+
+from medssl import api
+from medssl.recipe import list_recipes
+from medssl.report.figures import read_metrics
+from medssl.training.records import Records
+
+
+class Reached(Exception):  # noqa: N818 - it is no error
+    """The target is reached."""
+
+
+def seconds_to(records: Sequence[Mapping[str, Any]], target: float) -> tuple[float, int] | None:
+    """Return seconds of training and iterations to a validation Dice; None: never reached.
+
+    Args:
+        records: lines of metrics.jsonl.
+        target: Dice of the validation cases.
+    """
+    seconds, step = 0.0, 0
+    for record in records:
+        if "iterations_per_second" in record:
+            seconds += (record["step"] - step) / record["iterations_per_second"]
+            step = record["step"]
+        if record.get("validation/dice", -1.0) >= target:
+            return seconds, record["step"]
+    return None
+
+
+def train_to(
+    method: str, target: float, changes: Mapping[str, Any], folder: Path, device: str
+) -> tuple[list[dict[str, Any]], float]:
+    """Train until the target is reached or the recipe ends; return its metrics and CPU seconds."""
+    processor, path = 0.0, folder / method
+    validation = Records.validation
+
+    def around(_: Any, __: Any, step: Callable[[], None]) -> None:
+        nonlocal processor
+        started = time.process_time()
+        step()
+        processor += time.process_time() - started
+
+    def watched(
+        self: Records, stage: str, state: Any, dice: float, *rest: Any, **more: Any
+    ) -> None:
+        validation(self, stage, state, dice, *rest, **more)
+        if dice >= target:
+            raise Reached
+
+    Records.validation = watched  # type: ignore[method-assign]
+    try:
+        with around_steps(around):
+            api.train(
+                list_recipes()[f"hippocampus_{method}"],
+                overrides=[f"{key}={text_of(value)}" for key, value in changes.items()],
+                output=path,
+                device=device,
+            )
+    except Reached:
+        pass
+    finally:
+        Records.validation = validation  # type: ignore[method-assign]
+    return read_metrics(path / "metrics.jsonl"), processor
+
+
+def measure(options: Namespace, known: Mapping[str, Row]) -> Iterator[Row]:
+    """Yield the seconds of each method."""
+    root, device = dataset_folder(options, "Task04_Hippocampus"), device_of(options)
+    target = 0.3 if options.quick else options.target
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        changes = {
+            "data.root": root,
+            "data.cache": folder / "cache",
+            # Validation cases are taken from the labeled ones; four are left to learn from.
+            "data.labeled": 8 if options.quick else 24,
+            "data.validation": 4 if options.quick else 20,
+            "training.validate_every": 50,
+            "training.log_every": 10,
+            "evaluation.splits": [],
+        }
+        for method in options.methods:
+            records, processor = train_to(method, target, changes, folder, str(device))
+            what, found = f"{method}, Dice {target:g}", seconds_to(records, target)
+            best = max((r["validation/dice"] for r in records if "validation/dice" in r), default=0)
+            if found is None:
+                yield Row(what, None, note=f"not reached; the best is {best:.3f}")
+                continue
+            seconds, iterations = found
+            note = f"{iterations} iterations"
+            if device.type == "cpu":
+                note += f"; {processor:.0f} s of one core"
+            details = {"iterations": iterations, "processor_s": processor, "dice": best}
+            yield Row(what, seconds, "s", note=note, details=details)
+
+
+if __name__ == "__main__":
+    parser = options_of(__doc__)
+    parser.add_argument("--target", type=float, default=0.75)
+    parser.add_argument("--methods", nargs="*", default=["supervised", "mean_teacher", "bcp"])
+    run_part(parser, measure)
