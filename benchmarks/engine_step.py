@@ -176,6 +176,6 @@ if __name__ == "__main__":
     parser = options_of(__doc__)
     parser.add_argument("--iterations", type=int, default=40)
     parser.add_argument("--network", default="vnet")
-    parser.add_argument("--patch", type=int, nargs=3, default=[48, 48, 32])
+    parser.add_argument("--patch", type=int, nargs=3, default=[64, 64, 48])
     parser.add_argument("--methods", nargs="*", default=sorted(REGISTRY))
     run_part(parser, measure)
