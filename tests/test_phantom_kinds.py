@@ -136,7 +136,7 @@ def test_no_label_value_is_undeclared_and_all_occur(kind: str, scans: dict) -> N
     for choice, names in KINDS[kind].choices.items():
         found = [set(np.unique(labels_of(kind, choice, s))) for s in scans[kind]]
         assert set().union(*found) == set(names), choice
-        if choice in ("organs", "pancreas", "binary", "canal", "jaws", "layers"):
+        if choice in ("organs", "pancreas", "binary", "canal", "sinus", "jaws", "layers"):
             assert all(f == set(names) for f in found), choice
 
 
@@ -265,7 +265,16 @@ def test_jaws_teeth_and_canals_lie_where_they_do_in_a_head(scans: dict) -> None:
         up = {v: center(jaws == v, scan.affine)[2] for v in range(1, 7)}
         assert max(up[1], up[3]) < up[6] < up[5] < min(up[2], up[4])
         grey = (scan.image.astype(float) - scan.settings["offset"]) / scan.settings["slope"]
-        assert np.median(grey[jaws == 4]) < -600  # air
+        assert np.all((jaws == 4) == (scan.others["sinus"] == 1))
+        middle = center(teeth > 0, scan.affine)[0]
+        sides = nib.affines.apply_affine(scan.affine, np.argwhere(jaws == 4))[:, 0] - middle
+        values = grey[jaws == 4]
+        for name, inside in (("right", sides > 0), ("left", sides < 0)):
+            assert inside.sum() > 50
+            filling = scan.settings[f"{name}_sinus"]
+            air = np.mean(values[inside] < -500)
+            assert air < 0.02 if filling == "opaque" else air > 0.05, filling
+            assert filling != "clear" or air > 0.6
         assert np.median(grey[jaws == 3]) < np.median(grey[jaws == 1]) - 50
 
 

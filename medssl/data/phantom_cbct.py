@@ -1,8 +1,8 @@
 """The dental CBCT phantom: two arches of teeth with FDI numbers in a cylindrical field of view.
 
 Label values are FDI numbers: 11 to 18 upper right, 21 to 28 upper left, 31 to 38 lower left, 41 to
-48 lower right of the *patient*, counted from the midline; or all teeth as one class; or the canal
-of the nerve in the lower jaw, both sides as one; or jaws, canal, sinuses and teeth together. Some
+48 lower right of the *patient*, counted from the midline; or all teeth as one class; or the canals
+of the nerves in the lower jaw; or the maxillary sinuses; or jaws, canals, sinuses and teeth. Some
 teeth are missing, as in people. Unlabeled on purpose: soft tissue, tongue, airway and metal
 streaks. Grey values are not Hounsfield units: offset and slope differ from scanner to scanner, the
 field is cupped, and what lies outside the cylinder is padded. Teeth have three quarters of their
@@ -36,6 +36,7 @@ FDI_NUMBERS = tuple(10 * quadrant + tooth for quadrant in range(1, 5) for tooth 
 LABELS = {0: "background"} | {number: f"tooth_{number}" for number in FDI_NUMBERS}
 BINARY_LABELS = {0: "background", 1: "tooth"}
 CANAL_LABELS = {0: "background", 1: "canal"}
+SINUS_LABELS = {0: "background", 1: "sinus"}
 UPPER_TEETH, LOWER_TEETH = 5, 6
 JAW_LABELS = {
     0: "background",
@@ -117,7 +118,7 @@ def make_cbct(rng: np.random.Generator, shape: tuple[int, int, int]) -> Scan:
     teeth = [*_draw_teeth(upper, rng), *_draw_teeth(lower, rng)]
     canvas = Canvas(shape, background=AIR, softness=1.2 / (unit * size))
     _paint_head(canvas, points, rng)
-    volumes = paint_jaws(canvas, points, (upper, lower), rng)
+    canals, sinuses = paint_jaws(canvas, points, (upper, lower), rng)
     jaws = canvas.label.copy()
     canvas.label[:] = 0
     metal = _paint_teeth(canvas, points, teeth, rng)
@@ -136,10 +137,11 @@ def make_cbct(rng: np.random.Generator, shape: tuple[int, int, int]) -> Scan:
         "teeth": float(len(teeth)),
         "metal_crowns": float(len(metal)),
         "field_radius_mm": round(radius, 4),
+        **sinuses,
         **scanner,
     }
     scale = (unit * size) ** 3
-    volumes |= {f"tooth_{t.number}": t.volume for t in teeth}
+    volumes = {f"tooth_{t.number}": t.volume for t in teeth} | {"canal": canals}
     return Scan(
         image,
         numbers,
@@ -148,6 +150,7 @@ def make_cbct(rng: np.random.Generator, shape: tuple[int, int, int]) -> Scan:
         others={
             "binary": (numbers > 0).astype(np.uint8),
             "canal": (jaws == CANAL).astype(np.uint8),
+            "sinus": (jaws == SINUS).astype(np.uint8),
             "jaws": jaws,
         },
         analytic={name: round(volume * scale, 2) for name, volume in volumes.items()},

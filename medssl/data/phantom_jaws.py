@@ -1,4 +1,7 @@
-"""The jaws of the CBCT phantom: bone, sinuses and the canals of the nerves in the lower jaw.
+"""The jaws of the CBCT phantom: bone, nose, sinuses, and the canals of the nerves in the lower jaw.
+
+A maxillary sinus is filled with air or, as in many people, in part or wholly with swollen mucosa,
+a cyst or fluid; all of it counts as sinus. The nose beside it is air as well. The field cuts both.
 
 The canal of each side runs from the end of the jaw, below the molars, to the mental foramen, where
 it leaves through the outer cortex; a thinner branch, not labeled, goes on to the front teeth. What
@@ -19,6 +22,9 @@ from medssl.data.phantom_parts import Array, Canvas
 
 LOWER_JAW, UPPER_JAW, CANAL, SINUS = 1, 2, 3, 4
 """Label values while jaws are painted."""
+
+FILLINGS = ("clear", "thickened", "cyst", "opaque")
+"""What a maxillary sinus may hold: air; air within swollen mucosa or around a cyst; none at all."""
 
 AIR, SOFT, TRABECULAR, CORTICAL = -1000.0, 60.0, 450.0, 1250.0
 """Grey values before the scanner's own offset and slope."""
@@ -109,12 +115,22 @@ def draw_arches(rng: np.random.Generator) -> tuple[Arch, Arch]:
 
 def paint_jaws(
     canvas: Canvas, points: Array, arches: tuple[Arch, Arch], rng: np.random.Generator
-) -> dict[str, float]:
-    """Paint both jaws with :data:`LOWER_JAW` to :data:`SINUS`; return volumes that are known."""
+) -> tuple[float, dict[str, str]]:
+    """Paint both jaws with label values :data:`LOWER_JAW` to :data:`SINUS`.
+
+    Returns:
+        The volume of both canals, and what was drawn.
+    """
+    upper, lower = arches
     bone = _draw_bone(canvas.label.shape, rng)
-    for arch in arches:
-        ridge = _paint_bone(canvas, points, arch, bone, rng)
-    return {"canal": _paint_canals(canvas, points, arches[1], ridge, bone, rng)}
+    _paint_bone(canvas, points, upper, bone, rng)
+    _paint_nose(canvas, points, rng)
+    sinuses = {
+        f"{name}_sinus": _paint_sinus(canvas, points, side, rng)
+        for name, side in (("right", 1), ("left", -1))
+    }
+    ridge = _paint_bone(canvas, points, lower, bone, rng)
+    return _paint_canals(canvas, points, lower, ridge, bone, rng), sinuses
 
 
 def _draw_bone(shape: tuple[int, int, int], rng: np.random.Generator) -> Bone:
@@ -148,13 +164,45 @@ def _paint_bone(
     jaw = UPPER_JAW if arch.up > 0 else LOWER_JAW
     canvas.paint(ridge, bone.cortical, label=jaw)
     canvas.paint(ridge + bone.shell, bone.spongy, label=jaw)
-    if arch.up > 0:
-        for side in (-1, 1):  # sinus above the upper molars
-            sinus = parts.place(points, (side * 20, -8, 19 + rng.uniform(-1, 1)))
-            sinus = parts.ellipsoid(sinus, (4.5, 10, 5))
-            canvas.paint(sinus - 1, CORTICAL * 0.6, label=jaw)
-            canvas.paint(sinus, AIR, label=SINUS)
     return ridge
+
+
+def _paint_nose(canvas: Canvas, points: Array, rng: np.random.Generator) -> None:
+    """Paint the floor of the nose above the palate: air, like a sinus, between mucosa."""
+    inside = parts.place(points, (0, rng.uniform(-2, 4), 22 + rng.uniform(-1, 1)))
+    nose = parts.ellipsoid(inside, rng.uniform([7, 14, 6], [10, 19, 7.5]))
+    canvas.paint(nose - 1, CORTICAL * 0.6, label=UPPER_JAW)
+    canvas.paint(nose, SOFT)
+    bend = rng.uniform(-1.5, 1.5)
+    septum = np.abs(inside[0] - bend * np.cos(inside[1] / 8))
+    canvas.paint(np.maximum(nose + rng.uniform(0.5, 1.5), rng.uniform(0.8, 1.6) - septum), AIR)
+    for side in (-1, 1):  # lower turbinate
+        turbinate = parts.place(inside, (side * rng.uniform(3, 6), rng.uniform(-3, 3), -2))
+        turbinate = parts.ellipsoid(turbinate, rng.uniform([1.2, 6, 1.2], [2.6, 11, 2.4]))
+        canvas.paint(np.maximum(turbinate, nose), SOFT + float(rng.uniform(-40, 80)))
+
+
+def _paint_sinus(canvas: Canvas, points: Array, side: int, rng: np.random.Generator) -> str:
+    """Paint the sinus above the upper molars of one side; return what fills it."""
+    center = (side * rng.uniform(19, 21.5), rng.uniform(-11, -5), rng.uniform(18.5, 21.5))
+    turn = parts.rotation([0, side * rng.uniform(-12, 12), side * rng.uniform(5, 25)])
+    local = parts.place(points, center, turn)
+    radii = rng.uniform([4.5, 8.0, 5.5], [6.5, 12.0, 8.5])
+    sinus = parts.ellipsoid(local, radii)
+    canvas.paint(sinus - rng.uniform(0.5, 1.1), CORTICAL * 0.6, label=UPPER_JAW)
+    state = str(rng.choice(FILLINGS, p=[0.4, 0.3, 0.15, 0.15]))
+    mucosa = float(rng.uniform(0, 140))
+    canvas.paint(sinus, mucosa, label=SINUS)
+    if state == "clear":
+        canvas.paint(sinus, AIR, label=SINUS)
+    elif state == "thickened":  # more on the floor, where fluid also collects
+        lining = rng.uniform(0.7, 2.5) + rng.uniform(0, 2.5) * (local[2] < -0.2 * radii[2])
+        canvas.paint(sinus + lining, AIR, label=SINUS)
+    elif state == "cyst":
+        dome = parts.place(local, (rng.uniform(-2, 2), rng.uniform(-5, 5), -radii[2]))
+        dome = parts.ellipsoid(dome, rng.uniform([3, 3, 4], [5, 6, 8]))
+        canvas.paint(np.maximum(sinus, -dome), AIR, label=SINUS)
+    return state
 
 
 def _paint_canals(

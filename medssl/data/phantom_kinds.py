@@ -70,6 +70,7 @@ KINDS: dict[str, PhantomKind] = {
             "fdi": phantom_cbct.LABELS,
             "binary": phantom_cbct.BINARY_LABELS,
             "canal": phantom_cbct.CANAL_LABELS,
+            "sinus": phantom_cbct.SINUS_LABELS,
             "jaws": phantom_cbct.JAW_LABELS,
         },
         shape=phantom_cbct.SHAPE,
