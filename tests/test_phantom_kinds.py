@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from medssl import cli
-from medssl.data import phantom_cbct, phantom_ct, phantom_oct
+from medssl.data import phantom_cbct, phantom_ct, phantom_oct, phantom_parts
 from medssl.data.decathlon import read_dataset
 from medssl.data.phantom import write_phantom
 from medssl.data.phantom_kinds import KINDS, phantom_options
@@ -136,18 +136,20 @@ def test_no_label_value_is_undeclared_and_all_occur(kind: str, scans: dict) -> N
     for choice, names in KINDS[kind].choices.items():
         found = [set(np.unique(labels_of(kind, choice, s))) for s in scans[kind]]
         assert set().union(*found) == set(names), choice
-        if choice in ("organs", "pancreas", "binary", "layers"):
+        if choice in ("organs", "pancreas", "binary", "canal", "sinus", "jaws", "layers"):
             assert all(f == set(names) for f in found), choice
 
 
 @pytest.mark.parametrize("kind", NEW)
 def test_volumes_are_those_of_the_formula(kind: str, scans: dict) -> None:
-    names = {name: v for v, name in next(iter(KINDS[kind].choices.values())).items()}
+    choices = reversed(KINDS[kind].choices.items())
+    where = {name: (choice, v) for choice, names in choices for v, name in names.items()}
     ratios: dict[str, list[float]] = {}
     for scan in scans[kind]:
         voxel = abs(np.linalg.det(scan.affine[:3, :3]))
         for name, volume in scan.analytic.items():
-            measured = voxel * (scan.label == names[name]).sum()
+            choice, value = where[name]
+            measured = voxel * (labels_of(kind, choice, scan) == value).sum()
             ratios.setdefault(name, []).append(measured / volume)
     together = np.concatenate(list(ratios.values()))
     assert len(together) >= 5
@@ -155,6 +157,28 @@ def test_volumes_are_those_of_the_formula(kind: str, scans: dict) -> None:
     assert np.median(together) == pytest.approx(1, abs=0.05)
     assert np.quantile(together, 0.2) > 0.85
     assert together.max() < 1.25
+    if kind == "cbct":  # the field cuts the ends of some canals
+        assert len(ratios["canal"]) == len(scans[kind])
+        assert max(ratios["canal"]) < 1.05
+        assert np.median(ratios["canal"]) > 0.85
+
+
+def test_a_tube_along_a_curve_has_the_distance_and_volume_of_a_bent_one() -> None:
+    angle = np.linspace(0, np.pi / 2, 300)
+    arc = 10 * np.stack([np.cos(angle), np.sin(angle), 0 * angle], axis=1)
+    points = np.stack(np.meshgrid(*[np.arange(-3, 14, 0.25)] * 2, np.arange(-3, 3.1, 0.25)))
+    distance = phantom_parts.curve_tube(points.astype(np.float32), arc, 2.0)
+    assert phantom_parts.tube_volume(arc, 2.0) == pytest.approx(
+        np.pi * 4 * (5 * np.pi + 8 / 3), rel=1e-4
+    )
+    assert 0.25**3 * (distance < 0).sum() == pytest.approx(
+        phantom_parts.tube_volume(arc, 2.0), rel=0.02
+    )
+    x, y, z = points
+    inner = (x > 0) & (y > 0) & (distance < 3)
+    np.testing.assert_allclose(
+        distance[inner], np.hypot(np.hypot(x, y) - 10, z)[inner] - 2, atol=0.03
+    )
 
 
 def test_ct_is_in_hounsfield_units_with_liver_right_and_spleen_left(scans: dict) -> None:
@@ -230,6 +254,47 @@ def test_cbct_is_padded_around_a_cylinder_and_not_calibrated(scans: dict) -> Non
         assert np.median(grey[scan.label > 0]) > 1000
         offsets.append(s["offset"])
     assert np.ptp(offsets) > 500
+
+
+def test_jaws_teeth_and_canals_lie_where_they_do_in_a_head(scans: dict) -> None:
+    for scan in scans["cbct"]:
+        jaws, teeth = scan.others["jaws"], scan.label
+        assert np.all((jaws == 5) == np.isin(teeth // 10, (1, 2)))
+        assert np.all((jaws == 6) == np.isin(teeth // 10, (3, 4)))
+        assert np.all((jaws == 3) == (scan.others["canal"] == 1))
+        up = {v: center(jaws == v, scan.affine)[2] for v in range(1, 7)}
+        assert max(up[1], up[3]) < up[6] < up[5] < min(up[2], up[4])
+        grey = (scan.image.astype(float) - scan.settings["offset"]) / scan.settings["slope"]
+        assert np.all((jaws == 4) == (scan.others["sinus"] == 1))
+        middle = center(teeth > 0, scan.affine)[0]
+        sides = nib.affines.apply_affine(scan.affine, np.argwhere(jaws == 4))[:, 0] - middle
+        values = grey[jaws == 4]
+        for name, inside in (("right", sides > 0), ("left", sides < 0)):
+            assert inside.sum() > 50
+            filling = scan.settings[f"{name}_sinus"]
+            air = np.mean(values[inside] < -500)
+            assert air < 0.02 if filling == "opaque" else air > 0.05, filling
+            assert filling != "clear" or air > 0.6
+        assert np.median(grey[jaws == 3]) < np.median(grey[jaws == 1]) - 50
+
+
+def test_there_is_one_canal_on_each_side_inside_the_lower_jaw(scans: dict) -> None:
+    from scipy.ndimage import binary_dilation
+    from scipy.ndimage import label as components
+
+    for scan in scans["cbct"]:
+        canal, jaws = scan.others["canal"] == 1, scan.others["jaws"]
+        pieces, _ = components(canal, np.ones((3, 3, 3)))
+        sizes = np.bincount(pieces.ravel())[1:]
+        largest = np.argsort(sizes)[-2:] + 1
+        assert sizes[largest - 1].sum() > 0.9 * canal.sum()
+        middle = center(scan.label > 0, scan.affine)[0]
+        side = [center(pieces == n, scan.affine)[0] - middle for n in largest]
+        assert side[0] * side[1] < 0
+        assert np.abs(side).min() > 10
+        around = binary_dilation(canal) & ~canal
+        # Beside it are bone, a root, or, where it leaves the jaw and at the field's edge, neither.
+        assert np.mean(np.isin(jaws[around], (1, 6))) > 0.85
 
 
 def test_metal_streaks_reach_beyond_the_crowns() -> None:

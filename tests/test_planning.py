@@ -189,6 +189,8 @@ def test_a_patch_of_given_factors_may_be_a_cube():
         ("CT", ("liver", "spleen", "pancreas"), "ct_abdomen"),
         ("CT", ("lung nodule",), "ct"),
         ("CBCT", ("tooth",), "cbct_tooth"),
+        ("CBCT", ("inferior alveolar canal",), "cbct_canal"),
+        ("CBCT", ("root canal",), "cbct_tooth"),
         ("OCT", ("IRF", "SRF", "PED"), "oct_fluid"),
         ("OCT", ("RNFL", "GCL", "IPL"), "oct_layers"),
     ],

@@ -16,7 +16,7 @@ from medssl.methods import list_methods
 from medssl.recipe import SAVED_SPEC_FIELDS, LoadedRecipe, load_recipe
 
 EXPECTED = {
-    *("ct", "ct_abdomen", "ct_pancreas", "ct_liver", "cbct_tooth", "cbct_fdi"),
+    *("ct", "ct_abdomen", "ct_pancreas", "ct_liver", "cbct_tooth", "cbct_fdi", "cbct_canal"),
     *("mr", "mr_atrium", "mr_brain", "mr_cardiac", "mr_hippocampus", "mr_phantom"),
     *("oct_fluid", "oct_layers"),
 }
@@ -60,7 +60,7 @@ def test_facts_of_the_shipped_specs() -> None:
 
 
 def test_facts_of_cbct() -> None:
-    for name in ("cbct_tooth", "cbct_fdi"):
+    for name in ("cbct_tooth", "cbct_canal", "cbct_fdi"):
         spec = load_spec(name)
         assert (spec.intensity.rule, spec.intensity.exclude) == ("percentile_zscore", "padding")
         assert (spec.spacing, spec.flip_axes) == ([0.3, 0.3, 0.3], [0])
@@ -71,6 +71,8 @@ def test_facts_of_cbct() -> None:
     assert all({a // 10 % 10, b // 10 % 10} in ({1, 2}, {3, 4}) for a, b in pairs if a % 100 > 10)
     assert all(a % 10 == b % 10 and a // 100 == b // 100 for a, b in pairs if a % 100 > 10)
     assert load_spec("cbct_tooth").label_pairs == []
+    assert load_spec("cbct_canal").label_pairs == []
+    assert not load_spec("cbct_canal").largest_component  # one on each side
 
 
 @pytest.mark.parametrize("name", ["oct_fluid", "oct_layers"])

@@ -17,7 +17,9 @@ def phantom(
     kind: Annotated[str, typer.Option(help="mr, ct, cbct or oct")] = "mr",
     labels: Annotated[
         str | None,
-        typer.Option(help="ct: organs, liver, pancreas; cbct: fdi, binary; oct: fluid, layers"),
+        typer.Option(
+            help="ct: organs, liver, pancreas; cbct: fdi, binary, canal, jaws; oct: fluid, layers"
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="seed")] = 0,
 ) -> None:

@@ -21,7 +21,7 @@ from medssl.data.folder_writing import all_or_nothing, write_nifti
 from medssl.data.phantom_kinds import KINDS, PhantomKind, PhantomOptions, phantom_options
 from medssl.errors import MedSSLError
 
-PHANTOM_VERSION = 2
+PHANTOM_VERSION = 3
 """Raise it whenever the same options give other voxels: cached phantoms are then made anew."""
 
 OnProgress = Callable[[str], None]

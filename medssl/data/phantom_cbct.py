@@ -1,8 +1,9 @@
 """The dental CBCT phantom: two arches of teeth with FDI numbers in a cylindrical field of view.
 
 Label values are FDI numbers: 11 to 18 upper right, 21 to 28 upper left, 31 to 38 lower left, 41 to
-48 lower right of the *patient*, counted from the midline; or all teeth as one class. Some teeth are
-missing, as in people. Unlabeled on purpose: jaws, soft tissue, tongue, airway, sinuses and metal
+48 lower right of the *patient*, counted from the midline; or all teeth as one class; or the canals
+of the nerves in the lower jaw; or the maxillary sinuses; or jaws, canals, sinuses and teeth. Some
+teeth are missing, as in people. Unlabeled on purpose: soft tissue, tongue, airway and metal
 streaks. Grey values are not Hounsfield units: offset and slope differ from scanner to scanner, the
 field is cupped, and what lies outside the cylinder is padded. Teeth have three quarters of their
 real size, so that a jaw fits into 64 voxels of 1 mm.
@@ -16,19 +17,40 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
-from scipy.spatial import cKDTree
 
 from medssl.data import phantom_parts as parts
+from medssl.data.phantom_jaws import (
+    AIR,
+    CANAL,
+    LOWER_JAW,
+    SINUS,
+    SOFT,
+    UPPER_JAW,
+    Arch,
+    draw_arches,
+    paint_jaws,
+)
 from medssl.data.phantom_parts import Array, Canvas, Scan
 
 FDI_NUMBERS = tuple(10 * quadrant + tooth for quadrant in range(1, 5) for tooth in range(1, 9))
 LABELS = {0: "background"} | {number: f"tooth_{number}" for number in FDI_NUMBERS}
 BINARY_LABELS = {0: "background", 1: "tooth"}
+CANAL_LABELS = {0: "background", 1: "canal"}
+SINUS_LABELS = {0: "background", 1: "sinus"}
+UPPER_TEETH, LOWER_TEETH = 5, 6
+JAW_LABELS = {
+    0: "background",
+    LOWER_JAW: "lower jaw",
+    UPPER_JAW: "upper jaw",
+    CANAL: "canal",
+    SINUS: "sinus",
+    UPPER_TEETH: "upper teeth",
+    LOWER_TEETH: "lower teeth",
+}
 SPACING_MM = (1.0, 1.0, 1.0)
 SHAPE = (64, 64, 40)
 MIN_SHAPE = (40, 40, 24)
 
-AIR, SOFT, TRABECULAR, CORTICAL = -1000.0, 60.0, 450.0, 1250.0
 DENTIN, ENAMEL, PULP, METAL = 1700.0, 2600.0, 250.0, 6000.0
 """Grey values before the scanner's own offset and slope."""
 
@@ -38,31 +60,6 @@ _LOWER = [(4.0, 4.4), (4.3, 4.7), (5.2, 5.7), (5.4, 5.8), (5.5, 6.2), (8.2, 7.9)
 WIDTHS_MM = {"upper": [*_UPPER, (6.4, 7.2)], "lower": [*_LOWER, (7.2, 7.0)]}
 _MISSING = np.array([0.03, 0.05, 0.04, 0.08, 0.07, 0.12, 0.07, 0.45])
 """Chance that tooth 1 to 8 is missing."""
-
-
-@dataclass(frozen=True)
-class Arch:
-    """One dental arch: half an ellipse in the axial plane, open towards the back.
-
-    Attributes:
-        half_width, depth: half axes of the ellipse.
-        back: y of its center, where the arch ends.
-        up: 1 for the upper jaw (roots point up), -1 for the lower.
-        bite: height of the chewing surface.
-    """
-
-    half_width: float
-    depth: float
-    back: float
-    up: int
-    bite: float
-
-    def outline(self, side: int, count: int = 400) -> NDArray[np.float64]:
-        """Return ``(count, 2)`` points of one half from the midline backwards; side 1 is right."""
-        angle = np.linspace(0, 1.9, count)
-        return np.stack(
-            [side * self.half_width * np.sin(angle), self.back + self.depth * np.cos(angle)], axis=1
-        )
 
 
 @dataclass(frozen=True)
@@ -117,42 +114,47 @@ def make_cbct(rng: np.random.Generator, shape: tuple[int, int, int]) -> Scan:
     pose = parts.rotation(rng.uniform(-1, 1, 3) * [7, 4, 7])
     points = parts.place(world / np.float32(unit), rng.uniform(-2, 2, 3), pose) / np.float32(size)
 
-    upper, lower = _draw_arches(rng)
+    upper, lower = draw_arches(rng)
     teeth = [*_draw_teeth(upper, rng), *_draw_teeth(lower, rng)]
     canvas = Canvas(shape, background=AIR, softness=1.2 / (unit * size))
-    _paint_head(canvas, points, (upper, lower), rng)
+    _paint_head(canvas, points, rng)
+    canals, sinuses = paint_jaws(canvas, points, (upper, lower), rng)
+    jaws = canvas.label.copy()
+    canvas.label[:] = 0
     metal = _paint_teeth(canvas, points, teeth, rng)
     canvas.image += _streaks(points, metal, rng)
 
     radius = float(rng.uniform(30.5, 32.0)) * unit
     axis = np.einsum("ji,j...->i...", grid.direction.astype(np.float32), world)
     outside = np.hypot(axis[0], axis[1]) > radius
-    canvas.label[outside] = 0
+    numbers = canvas.label
+    numbers[outside] = jaws[outside] = 0
+    jaws[np.isin(numbers // 10, (1, 2))] = UPPER_TEETH
+    jaws[np.isin(numbers // 10, (3, 4))] = LOWER_TEETH
     image, scanner = _scan(canvas.image, np.hypot(axis[0], axis[1]) / radius, outside, rng)
     settings: dict[str, float | str | list[float]] = {
         "size": round(size, 4),
         "teeth": float(len(teeth)),
         "metal_crowns": float(len(metal)),
         "field_radius_mm": round(radius, 4),
+        **sinuses,
         **scanner,
     }
     scale = (unit * size) ** 3
+    volumes = {f"tooth_{t.number}": t.volume for t in teeth} | {"canal": canals}
     return Scan(
         image,
-        canvas.label,
+        numbers,
         grid.affine,
         settings,
-        others={"binary": (canvas.label > 0).astype(np.uint8)},
-        analytic={f"tooth_{t.number}": round(t.volume * scale, 2) for t in teeth},
+        others={
+            "binary": (numbers > 0).astype(np.uint8),
+            "canal": (jaws == CANAL).astype(np.uint8),
+            "sinus": (jaws == SINUS).astype(np.uint8),
+            "jaws": jaws,
+        },
+        analytic={name: round(volume * scale, 2) for name, volume in volumes.items()},
     )
-
-
-def _draw_arches(rng: np.random.Generator) -> tuple[Arch, Arch]:
-    half_width, depth = rng.uniform(22.0, 24.5), rng.uniform(36.0, 41.0)
-    gap, back = rng.uniform(0.3, 2.5), rng.uniform(-17.5, -15.5)
-    overjet = rng.uniform(0.5, 2.5)
-    upper = Arch(half_width, depth, back, 1, gap / 2)
-    return upper, Arch(half_width - 0.7, depth - overjet, back, -1, -gap / 2)
 
 
 def _draw_teeth(arch: Arch, rng: np.random.Generator) -> list[Tooth]:
@@ -203,9 +205,7 @@ def _draw_teeth(arch: Arch, rng: np.random.Generator) -> list[Tooth]:
     return found
 
 
-def _paint_head(
-    canvas: Canvas, points: Array, arches: tuple[Arch, Arch], rng: np.random.Generator
-) -> None:
+def _paint_head(canvas: Canvas, points: Array, rng: np.random.Generator) -> None:
     flat = points.copy()
     flat[2] = 0
     texture = 25 * parts.smooth_field(rng, canvas.label.shape, (1.5, 1.5, 1.5))
@@ -215,36 +215,6 @@ def _paint_head(
     canvas.paint(airway, AIR)
     # Air between tongue and palate.
     canvas.paint(parts.ellipsoid(parts.place(points, (0, 0, 9)), (11, 12, rng.uniform(1, 3))), AIR)
-    spongy = 1 + 0.25 * parts.smooth_field(rng, canvas.label.shape, (0.8, 0.8, 0.8))
-    for arch in arches:
-        line = np.concatenate([arch.outline(1), arch.outline(-1)])
-        tree = cKDTree(line)
-        flat_points = np.moveaxis(points[:2], 0, -1).reshape(-1, 2)
-        # Beyond the jaw's width any distance does, and searching is what takes the time.
-        away = tree.query(flat_points, distance_upper_bound=8.0)[0]
-        away = away.reshape(canvas.label.shape).astype(np.float32)
-        height = arch.up * (points[2] - arch.bite)
-        crest = rng.uniform(5.0, 6.5)  # the crowns stand above it
-        thick = rng.uniform(4.0, 4.9)
-        ridge = np.maximum(away - thick, crest - height)
-        if arch.up > 0:  # the palate joins both sides
-            within = (arch.half_width, arch.depth, 1.0)
-            palate = parts.ellipsoid(parts.place(flat, (0, arch.back, 0)), within)
-            palate = np.maximum(palate, np.abs(height - 13.5) - 1.2)
-            palate = np.maximum(palate, arch.back + 5 - points[1])
-            ridge = np.minimum(ridge, palate)
-        canvas.paint(ridge, CORTICAL * float(rng.uniform(0.85, 1.1)))
-        canvas.paint(ridge + 1.3, TRABECULAR * spongy * float(rng.uniform(0.8, 1.2)))
-        for side in (-1, 1):
-            if arch.up > 0:  # sinus above the upper molars
-                sinus = parts.place(points, (side * 20, -8, 19 + rng.uniform(-1, 1)))
-                sinus = parts.ellipsoid(sinus, (4.5, 10, 5))
-                canvas.paint(sinus - 1, CORTICAL * 0.6)
-                canvas.paint(sinus, AIR)
-            else:  # the nerve's canal below the lower ones
-                inside = np.maximum(np.abs(away) - 1.2, np.abs(height - 15.5) - 1.2)
-                inside = np.maximum(inside, np.maximum(3 - side * points[0], points[1] - 10))
-                canvas.paint(inside, SOFT)
 
 
 def _paint_teeth(
@@ -313,7 +283,7 @@ def _scan(
     # Two habits of manufacturers: air near -1000, or no negative values at all.
     offset = float(rng.normal(0, 120) if rng.random() < 0.5 else 1000 * slope + rng.normal(0, 120))
     cupping = float(rng.uniform(-0.05, 0.22))
-    noise = float(rng.uniform(70, 170))
+    noise = float(rng.uniform(40, 130))
     blur = float(rng.uniform(0.45, 0.75))
     image = gaussian_filter(np.minimum(image, METAL), blur)
     image = (image + 1000) * (1 + cupping * (radial**2 - 0.5)) - 1000

@@ -66,7 +66,13 @@ KINDS: dict[str, PhantomKind] = {
     ),
     "cbct": PhantomKind(
         modality="CBCT",
-        choices={"fdi": phantom_cbct.LABELS, "binary": phantom_cbct.BINARY_LABELS},
+        choices={
+            "fdi": phantom_cbct.LABELS,
+            "binary": phantom_cbct.BINARY_LABELS,
+            "canal": phantom_cbct.CANAL_LABELS,
+            "sinus": phantom_cbct.SINUS_LABELS,
+            "jaws": phantom_cbct.JAW_LABELS,
+        },
         shape=phantom_cbct.SHAPE,
         min_shape=phantom_cbct.MIN_SHAPE,
         draw=phantom_cbct.make_cbct,
@@ -96,8 +102,8 @@ class PhantomOptions:
         seed: another seed, other patients.
         shape: voxels per axis; none: the kind's own.
         labels: what is labeled, where a kind offers a choice; none: the kind's first. CT:
-            ``organs``, ``liver`` with tumors or ``pancreas``; CBCT: ``fdi`` or ``binary``; OCT:
-            ``fluid`` or ``layers``. The images are the same.
+            ``organs``, ``liver`` with tumors or ``pancreas``; CBCT: ``fdi``, ``binary``, ``canal``
+            or ``jaws``; OCT: ``fluid`` or ``layers``. The images are the same.
     """
 
     kind: str = "mr"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
+from scipy.spatial import cKDTree
 
 Array = NDArray[np.float32]
 Triple = Sequence[float] | NDArray[np.float64]
@@ -174,6 +175,28 @@ def straight_tube(local: Array, *, half_length: float, radius: float) -> Array:
     """Signed distance to a capsule along the local z axis."""
     beyond = np.maximum(np.abs(local[2]) - half_length, 0)
     return np.sqrt(local[0] ** 2 + local[1] ** 2 + beyond**2) - radius
+
+
+def curve_tube(points: Array, curve: Array, radius: float) -> Array:
+    """Signed distance to a tube with round ends along a curve.
+
+    Args:
+        points: ``(3, X, Y, Z)``.
+        curve: ``(N, 3)`` points on the axis, much denser than the radius.
+        radius: of the tube. Farther than three length units from its box, the distance is 3.
+    """
+    reach = radius + 3
+    low, high = (edge.reshape(3, 1, 1, 1) for edge in (curve.min(axis=0), curve.max(axis=0)))
+    near = np.all((points >= low - reach) & (points <= high + reach), axis=0)
+    out = np.full(points.shape[1:], 3.0, dtype=np.float32)
+    out[near] = cKDTree(curve).query(points[:, near].T)[0] - radius
+    return out
+
+
+def tube_volume(curve: Array, radius: float) -> float:
+    """Volume of such a tube, exact where the curve bends less sharply than its radius."""
+    length = float(np.linalg.norm(np.diff(curve, axis=0), axis=1).sum())
+    return float(np.pi * radius**2 * (length + 4 / 3 * radius))
 
 
 class Canvas:

@@ -75,7 +75,10 @@ _BY_STRUCTURES: dict[str, tuple[_Rule, ...]] = {
             (r"layer|nfl|gcl|gcip|\bipl|\binl|\bopl|\bonl|rpe|\bilm|retina|choroid|bruch",),
         ),
     ),
-    "CBCT": (_Rule("cbct_tooth", ("tooth|teeth|dental",)),),
+    "CBCT": (
+        _Rule("cbct_tooth", ("tooth|teeth|dental",)),
+        _Rule("cbct_canal", ("^canal$|(alveolar|mandibular) canal",)),
+    ),
 }
 _FALLBACKS = {
     "MR": ("mr",),
