@@ -8,7 +8,6 @@ allocated there too). Growth is between iteration 200, when caches are full, and
 
 from __future__ import annotations
 
-import gc
 import tempfile
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
@@ -37,7 +36,6 @@ def curve_of(method: str, folder: Path, device: torch.device, iterations: int) -
         step()
         count += 1
         if count % EVERY == 0:
-            gc.collect()
             found["iteration"].append(count)
             found["resident_mib"].append(resident_mib())
             if device.type == "cuda":
@@ -78,7 +76,7 @@ def measure(options: Namespace, known: Mapping[str, Row]) -> Iterator[Row]:
                     100 * (after / before - 1),
                     "%",
                     "<= 2" if not options.quick else "",
-                    f"{before:.0f} to {after:.0f} MiB, iteration {start} to {iterations}",
+                    f"{before:.1f} to {after:.1f} MiB, iteration {start} to {iterations}",
                     {"iteration": curve["iteration"], "mib": curve[key]},
                 )
 
