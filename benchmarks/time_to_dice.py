@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import Row, dataset_folder, options_of, run_part
+from harness import Row, dataset_folder, left_of, options_of, run_part
 from measuring import around_steps, device_of, text_of
 
 from medssl import api
@@ -103,6 +103,9 @@ def measure(options: Namespace, known: Mapping[str, Row]) -> Iterator[Row]:
             "evaluation.splits": [],
         }
         for method in options.methods:
+            if left_of(known, method):
+                yield from left_of(known, method)
+                continue
             records, processor = train_to(method, targets[-1], changes, folder, str(device))
             best = max((r["validation/dice"] for r in records if "validation/dice" in r), default=0)
             for target in targets:
