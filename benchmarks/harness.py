@@ -261,6 +261,11 @@ def read_rows(path: Path | None, entry: Mapping[str, Any]) -> dict[str, Row]:
     return {row.what: row for row in rows if row.value is not None}
 
 
+def left_of(known: Mapping[str, Row], method: str) -> list[Row]:
+    """Return the rows of a method that an interrupted run has left."""
+    return [row for row in known.values() if row.what.partition(", ")[0] == method]
+
+
 # ---------------------------------------------------------------------- tables
 
 

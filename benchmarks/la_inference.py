@@ -72,7 +72,7 @@ def read_scan(options: Namespace) -> tuple[Tensor, str]:
         voxels, what = np.random.default_rng(0).normal(size=shape), "synthetic"
     else:
         path = sorted((folder / "imagesTr").glob("*.nii.gz"))[0]
-        voxels, what = np.asarray(nib.load(path).dataobj), path.name.partition(".")[0]
+        voxels, what = np.asarray(nib.load(path).dataobj), "left atrium"
     image = torch.as_tensor(voxels.astype(np.float32))[None]
     return (image - image.mean()) / image.std(), f"{what}, {' x '.join(map(str, voxels.shape))}"
 

@@ -150,6 +150,11 @@ def test_a_part_goes_on_with_the_rows_it_has(
     assert [(row["what"], row["value"]) for row in done["rows"]] == [("one", 1.0), ("two", 3.0)]
 
 
+def test_rows_of_a_method_are_told_from_those_of_others() -> None:
+    rows = [Row(what, 1.0) for what in ("bcp, card", "bcp", "cps, bcp", "bcp2, card")]
+    assert harness.left_of({row.what: row for row in rows}, "bcp") == rows[:2]
+
+
 def test_a_part_says_why_it_is_skipped_or_fails(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
