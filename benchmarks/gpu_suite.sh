@@ -33,7 +33,7 @@ if [ "$(cat "$passed" 2>/dev/null || true)" = "$commit" ]; then
     echo "GPU tests: passed before, of this commit"
 else
     code=0
-    timeout "$limit" "$python" -m pytest -q -m gpu "$root/tests" || code=$?
+    timeout "$limit" "$python" -m pytest -q -n 0 -m gpu "$root/tests" || code=$?
     if [ "$code" -eq 124 ]; then
         echo "not finished: the GPU tests need more time, call it with more minutes"
         exit 3
