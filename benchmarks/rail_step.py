@@ -98,7 +98,7 @@ def measure(options: Namespace, known: Mapping[str, Row]) -> Iterator[Row]:
 if __name__ == "__main__":
     parser = options_of(__doc__)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--patch", type=int, nargs=3, default=[64, 64, 48])
+    parser.add_argument("--patch", type=int, nargs=3, default=[80, 80, 64])
     parser.add_argument("--batch", type=int, default=2, help="labeled, and as many unlabeled")
     parser.add_argument("--filters", type=int, default=16)
     parser.add_argument("--bf16", action="store_true")
