@@ -408,8 +408,7 @@ def test_parts_run_are_resumed_and_written(tmp_path: Path) -> None:
     assert "Task04_Hippocampus" in first[2]["reason"]
     for row in (Row(**row) for entry in first for row in entry["rows"]):
         assert row.value is not None
-        assert np.isfinite(row.value)
-        assert row.value > 0
+        assert np.isfinite(row.value)  # an exponent of times at toy size may be anything
     assert all(entry["machine"]["torch"] == torch.__version__ for entry in first)
     shown = run_it()
     assert shown.count("in the file already") == 2
