@@ -2,8 +2,8 @@
 
 ``python kill_loop.py RECIPE RUNS SEED KILLS`` imports everything once and forks a child per start,
 so that a start costs no imports. A child runs ``medssl train --resume-or-start`` and dies by
-SIGKILL at the n-th time it comes by a chosen place, or by a timer of its own processor time, with
-which the kernel ends it in the middle of anything. First ``RUNS/whole`` is trained without a kill;
+SIGKILL: its own at the n-th time it comes by a chosen place, or its parent's after so much of its
+processor time, in the middle of anything. First ``RUNS/whole`` is trained without a kill;
 what that took is the measure of the timers, so nothing depends on how fast the machine is. Then
 ``RUNS/pieces`` is killed so often, once more after its training, and may end. Prints a JSON object
 per child.
@@ -16,11 +16,13 @@ import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
 from medssl import cli, experiment
@@ -39,9 +41,9 @@ PLACES = {
 }
 """Where a child may be killed, and at most how often it comes by there before that."""
 TIMED = 7
-"""How many of the kills come from the timer."""
+"""How many of the kills come from outside, after some of the child's processor time."""
 SHARES = (0.1, 0.35)
-"""Its setting, as a share of what the whole run takes."""
+"""That time, as a share of what the whole run takes."""
 
 
 def die() -> None:
@@ -107,8 +109,15 @@ def arm(place: str, times: int) -> None:
         experiment._evaluate_splits = counted(experiment._evaluate_splits)
 
 
-def start(recipe: str, run: Path, prepare: Callable[[], object]) -> int:
-    """Train in a child; return the signal that ended it, or minus its exit code."""
+def start(
+    recipe: str, run: Path, prepare: Callable[[], object], *, allowed: float | None = None
+) -> int:
+    """Train in a child; return the signal that ended it, or minus its exit code.
+
+    Args:
+        prepare: called in the child.
+        allowed: seconds of the child's processor time after which it is killed.
+    """
     pid = os.fork()
     if pid == 0:
         code = 70
@@ -118,6 +127,14 @@ def start(recipe: str, run: Path, prepare: Callable[[], object]) -> int:
             code = cli.run(["train", recipe, "--output", str(run), "--resume-or-start"])
         finally:
             os._exit(code)
+    if allowed is not None:
+        child = psutil.Process(pid)
+        while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            used = child.cpu_times()
+            if used.user + used.system >= allowed:
+                os.kill(pid, signal.SIGKILL)
+                break
+            time.sleep(0.002)
     status = os.waitpid(pid, 0)[1]
     return os.WTERMSIG(status) if os.WIFSIGNALED(status) else -os.WEXITSTATUS(status)
 
@@ -144,7 +161,7 @@ def main(recipe: str, runs: Path, seed: int, kills: int) -> None:
     for place in rng.permutation(plan).tolist():
         if place == "timer":
             amount = round(whole * float(rng.uniform(*SHARES)), 3)
-            ended = start(recipe, run, lambda s=amount: signal.setitimer(signal.ITIMER_PROF, s))
+            ended = start(recipe, run, lambda: None, allowed=amount)
         else:
             amount = int(rng.integers(1, PLACES[place] + 1))
             ended = start(recipe, run, lambda p=place, n=amount: arm(p, n))

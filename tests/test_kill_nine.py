@@ -51,8 +51,7 @@ def test_twenty_kills_change_nothing(tmp_path: Path) -> None:
     first, *starts = loop(recipe, tmp_path, seed=11)
     print(*starts, sep="\n")
     assert first["ended"] == 0
-    killed = (signal.SIGKILL, signal.SIGPROF)
-    assert [s["place"] for s in starts if s["ended"] not in killed] == [None], starts
+    assert [s["place"] for s in starts if s["ended"] != signal.SIGKILL] == [None], starts
     assert (len(starts), starts[-1]["ended"]) == (KILLS + 2, 0)
     steps = [s["step"] for s in starts]
     assert steps == sorted(steps), "no checkpoint was lost"
