@@ -216,7 +216,7 @@ def prepare_run(
 ) -> TrainingData:
     """Preprocess the cases, cropped to regions of interest if the recipe has a coarse run."""
     recipe = loaded.recipe
-    with located(loaded.source):
+    with world.together(), located(loaded.source):
         finder = open_finder(recipe, run, load, cache=cache_root(recipe) / "regions")
         if finder is not None:
             check_coarse(finder, dataset, splits, display)

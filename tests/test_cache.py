@@ -17,7 +17,6 @@ from medssl.data.cache import (
     CaseCache,
     class_indices,
     default_cache_root,
-    hold_in_memory,
 )
 from medssl.data.case import IGNORE_INDEX, Case, LabelMap
 from medssl.errors import MedSSLError
@@ -189,17 +188,6 @@ def test_entry_made_meanwhile_by_another_process_is_used(
     monkeypatch.setattr(cache_module, "preprocess_case", slow)
     assert ready.prepare([case])["c1"].shape == (12, 10, 8)
     assert entries(tmp_path) == [ready.key(case)]
-
-
-def test_hold_in_memory_respects_the_budget(tmp_path: Path, case: Case) -> None:
-    other = replace(case, id="c2")
-    cases = make(tmp_path).prepare([case, other])
-    size = 12 * 10 * 8 * 3
-    held, used = hold_in_memory(cases, size + 1)
-    assert used == size
-    assert not isinstance(held["c1"].image, np.memmap)
-    assert isinstance(held["c2"].image, np.memmap)
-    np.testing.assert_array_equal(held["c1"].image, cases["c1"].image)
 
 
 def test_default_root(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -166,9 +166,18 @@ def test_command_is_launched_stopped_and_resumed_on_another_number(
 
 
 @pytest.mark.slow
-def test_an_error_is_told_once(runs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("broken", ["dataset", "image", "patch"])
+def test_an_error_is_told_once(runs: Path, tmp_path: Path, broken: str) -> None:
     recipe = recipe_of(runs, "bcp")
-    recipe["data"]["root"] = str(tmp_path / "nothing")
+    data = tmp_path / "data"
+    if broken != "dataset":
+        write_dataset(data, cases=10)
+    if broken == "image":
+        image = data / "imagesTr" / "case_03.nii.gz"
+        image.write_bytes(image.read_bytes()[:200])
+    if broken == "patch":
+        recipe["training"]["patch"] = [64, 64, 64]
+    recipe["data"]["root"] = str(data)
     file = write_recipe(tmp_path / "bcp.yaml", recipe)
     with pytest.raises(AssertionError) as caught:
         launch(2, "-m", "medssl", "train", file, "--output", tmp_path / "run")

@@ -18,7 +18,6 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -255,26 +254,6 @@ def class_indices(label: np.ndarray, *, seed: int) -> dict[int, np.ndarray]:
             where = np.sort(rng.choice(where, MAX_CLASS_INDICES, replace=False))
         out[int(value)] = where
     return out
-
-
-def hold_in_memory(
-    cases: Mapping[str, CachedCase], budget_bytes: int
-) -> tuple[dict[str, CachedCase], int]:
-    """Replace memory maps by arrays, case by case, as long as they fit the budget.
-
-    Useful where the cache is on a slow disk; on a local one the system's page cache does as well.
-
-    Returns:
-        The cases, and the bytes now held.
-    """
-    out, held = dict(cases), 0
-    for name, case in cases.items():
-        size = case.image.nbytes + (0 if case.label is None else case.label.nbytes)
-        if held + size <= budget_bytes:
-            label = None if case.label is None else np.array(case.label)
-            out[name] = replace(case, image=np.array(case.image), label=label)
-            held += size
-    return out, held
 
 
 def _fingerprint(path: Path) -> list[str | int]:

@@ -20,6 +20,7 @@ from medssl.data.decathlon import read_dataset
 from medssl.data.images import unit_factor
 from medssl.data.integrity import check_training_set
 from medssl.data.phantom import ensure_phantom, phantom_options
+from medssl.data.problem import Problem
 from medssl.data.region import Region
 from medssl.data.sampling import Deliver, PatchSampler
 from medssl.data.sides import class_pairs, side_axis
@@ -142,9 +143,11 @@ def prepare_cases(
     Raises:
         MedSSLError: an unreadable or inconsistent file, or a patch that does not suit the volumes.
     """
-    with display.counting("checking files", len(_all(splits))) as done:
-        memory = cache_root(recipe) / "checked"
-        warnings = check_training_set(dataset, splits, memory=memory, on_progress=done)
+    warnings: list[Problem] = []
+    with world.together(), display.counting("checking files", len(_all(splits))) as done:
+        if world.first:  # one reader is enough
+            memory = cache_root(recipe) / "checked"
+            warnings = check_training_set(dataset, splits, memory=memory, on_progress=done)
     for problem in warnings[:5]:
         display.say(f"warning: {problem.file.name}: {problem.what}")
     if len(warnings) > 5:
@@ -186,7 +189,8 @@ def prepare_cases(
         validation=tuple(cached[c.id] for c in splits.validation),
         regions=regions,
     )
-    _check_patch_against(data, recipe)
+    with world.together():
+        _check_patch_against(data, recipe)
     return data
 
 

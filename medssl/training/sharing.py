@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medssl.errors import MedSSLError
 from medssl.methods.base import Method
 from medssl.networks.whole_batch import Rows, prepare, seeing
 from medssl.training.distributed import World
@@ -69,7 +70,7 @@ class SharedBatches:
         world: the processes.
 
     Raises:
-        ValueError: a network has a layer that cannot be divided.
+        MedSSLError: a network has a layer that cannot be divided.
     """
 
     def __init__(self, method: Method, world: World) -> None:
@@ -82,7 +83,14 @@ class SharedBatches:
             if name in method.undivided:
                 continue
             for network in child if isinstance(child, nn.ModuleList) else (child,):
-                prepare(network)
+                try:
+                    prepare(network)
+                except ValueError as error:
+                    raise MedSSLError(
+                        f"the network's layer {error}",
+                        where="network",
+                        fix="train in one process, or choose another network",
+                    ) from error
                 # Closures, and not this object's methods: a copied network shares them.
                 network.register_forward_pre_hook(lambda _, inputs: self._before(inputs))
                 network.register_forward_hook(
