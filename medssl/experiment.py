@@ -149,6 +149,7 @@ def _train(
         loaded.settings,
         num_classes=dataset.labels.num_classes,
         channels=len(dataset.modality),
+        labels=dataset.labels,
     )
     if loaded.recipe.privacy == "strict":
         run.redactor = Redactor(dataset)

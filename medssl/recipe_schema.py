@@ -6,6 +6,7 @@ into a message with file and line in :mod:`medssl.settings_io`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -161,6 +162,15 @@ class DataSpec(Strict):
         default_factory=dict, description="methods to be used with care here, and why"
     )
     largest_component: bool = Field(False, description="structures are one piece each")
+    pieces: dict[int, int] = Field(
+        default_factory=dict,
+        description="label values of structures in several pieces, and how many: {3: 2}; with "
+        "largest_component so many are kept",
+    )
+
+    def pieces_of(self, values: Sequence[int]) -> dict[int, int]:
+        """Return `pieces` by class index, for the label values of a dataset in class order."""
+        return {i: self.pieces[v] for i, v in enumerate(values) if v in self.pieces}
 
 
 class NetworkSettings(BaseModel):

@@ -110,6 +110,7 @@ def replay(
         loaded.settings,
         num_classes=dataset.labels.num_classes,
         channels=len(dataset.modality),
+        labels=dataset.labels,
     ).to(where)
     saved, path, _ = load_newest(
         (folder.last, folder.previous), map_location=where, method=recipe.method.name

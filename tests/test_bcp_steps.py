@@ -344,6 +344,22 @@ def test_corrected_teacher_averages_buffers_with_warmup():
             torch.testing.assert_close(value, expected.to(value.dtype), msg=key)
 
 
+def test_pseudo_labels_keep_as_many_pieces_as_the_data_have(monkeypatch):
+    """Of three bars, long to short, one stays; with two pieces the two longest."""
+    logits = torch.zeros(1, 2, 16, 16)
+    for row, length in ((2, 12), (6, 8), (10, 4)):
+        logits[0, 1, row, :length] = 5
+    logits[0, 0] = 1
+    kept = {}
+    for pieces in ({}, {1: 2}):
+        method = make(None, 2, 2, preset="corrected")
+        method.pieces = pieces
+        monkeypatch.setattr("medssl.methods.bcp.forward_each", lambda *_: [logits])
+        label, _ = method.begin_pseudo_labels(torch.zeros(1, 1, 16, 16))()
+        kept[len(pieces)] = label.sum().item()
+    assert kept == {0: 12, 1: 20}
+
+
 # ----------------------------------------------------------------------- recipe contradictions
 
 

@@ -44,7 +44,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
             "largest_component": False,
         },
     },
-    "ensemble": {"method": {"name": "cps", "predict_with": "mean"}},
+    "ensemble": {
+        "method": {"name": "cps", "predict_with": "mean"},
+        "spec": {"largest_component": True, "pieces": {11: 2}},
+    },
     "vnet": {
         "method": {"name": "supervised"},
         "network": {"name": "vnet", "filters": 2},

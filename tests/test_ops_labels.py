@@ -63,6 +63,21 @@ def test_of_equal_components_the_first_in_raster_order_stays():
     assert np.array_equal(np.argwhere(largest_component(mask)), [[0, 2], [1, 2]])
 
 
+def test_so_many_components_stay_as_are_asked_for():
+    mask = np.array([[1, 0, 1, 0, 1], [0, 0, 1, 0, 1], [1, 0, 0, 0, 1], [0, 0, 1, 1, 0]], bool)
+    # Of one, two, one and (corner to corner) five voxels; of the two single ones the first stays.
+    sizes = [largest_component(mask, count=n).sum() for n in (1, 2, 3, 4, 9)]
+    assert sizes == [5, 7, 8, 9, 9]
+    three = largest_component(mask, count=3)
+    assert (three[0, 0], three[2, 0]) == (True, False)
+
+
+def test_classes_have_their_own_number_of_pieces():
+    row = torch.tensor([[1, 0, 1, 1, 0, 1, 1, 1, 0, 2, 0, 2, 2, 0, 3, 0, 3]])
+    out = largest_components(row[None], 4, pieces={1: 2, 3: 2})
+    assert out.tolist() == [[[0, 0, 1, 1, 0, 1, 1, 1, 0, 0, 0, 2, 2, 0, 3, 0, 3]]]
+
+
 @pytest.mark.parametrize("shape", [(9, 8), (7, 6, 5), (1, 6, 5)])
 @pytest.mark.parametrize("connectivity", [1, 2, 3, None])
 def test_one_pass_over_all_classes_keeps_the_same(
@@ -76,10 +91,11 @@ def test_one_pass_over_all_classes_keeps_the_same(
         )
         label = np.asfortranarray(label) if seed % 2 else label
         fast, plain = label.copy(order="K"), label.copy()
-        components.keep_largest(fast, 4, connectivity=connectivity)
+        pieces = {} if seed % 3 else {1: 2, 3: 4}
+        components.keep_largest(fast, 4, connectivity=connectivity, pieces=pieces)
         with monkeypatch.context() as patch:
             patch.setattr(components, "cc3d", None)
-            components.keep_largest(plain, 4, connectivity=connectivity)
+            components.keep_largest(plain, 4, connectivity=connectivity, pieces=pieces)
         assert np.array_equal(fast, plain)
         assert (plain != label).any()
 

@@ -267,6 +267,19 @@ def test_largest_component_follows_the_recipe_then_the_spec(
     assert (classes == 2).sum() == 8  # the only piece of its structure, though the smallest
 
 
+def test_a_structure_keeps_as_many_pieces_as_the_spec_says() -> None:
+    image = torch.zeros(1, *SHAPE)
+    image[0, 2:8, 2:8, 2:8] = 100.0
+    image[0, 12:15, 12:15, 6:9] = 100.0
+    image[0, 17:19, 2:4, 2:4] = 100.0
+    image[0, 20:22, 4:6, 4:6] = image[0, 24:25, 4:6, 4:6] = 200.0
+    value = make_predictor().label_map.values[1]
+    spec = DataSpec(**RAW, largest_component=True, pieces={value: 2})
+    classes = make_predictor(spec=spec).classes(image)
+    assert (classes == 1).sum() == 216 + 27
+    assert (classes == 2).sum() == 8
+
+
 def test_inference_settings_reach_the_windows() -> None:
     counts: list[tuple[int, int]] = []
     settings = InferenceSettings(stride=[5, 16, 16], window_batch=2)

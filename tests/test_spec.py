@@ -72,7 +72,8 @@ def test_facts_of_cbct() -> None:
     assert all(a % 10 == b % 10 and a // 100 == b // 100 for a, b in pairs if a % 100 > 10)
     assert load_spec("cbct_tooth").label_pairs == []
     assert load_spec("cbct_canal").label_pairs == []
-    assert not load_spec("cbct_canal").largest_component  # one on each side
+    canal = load_spec("cbct_canal")
+    assert (canal.largest_component, canal.pieces) == (True, {1: 2})  # one on each side
 
 
 @pytest.mark.parametrize("name", ["oct_fluid", "oct_layers"])

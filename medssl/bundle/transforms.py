@@ -163,16 +163,22 @@ def decide_transforms(spec: DataSpec, labels: LabelMap, *, largest_component: bo
     }
     if not largest_component:
         return [decide, invert]
-    keep = {
-        "_target_": "KeepLargestConnectedComponentd",
-        "keys": "pred",
-        "applied_labels": list(range(1, labels.num_classes)),
-        "is_onehot": False,
-    }
+    pieces = spec.pieces_of(labels.values)
+    counts = {i: pieces.get(i, 1) for i in range(1, labels.num_classes)}
+    keep = [
+        {
+            "_target_": "KeepLargestConnectedComponentd",
+            "keys": "pred",
+            "applied_labels": [i for i, n in counts.items() if n == count],
+            "is_onehot": False,
+            "num_components": count,
+        }
+        for count in sorted(set(counts.values()))
+    ]
     # medssl looks for pieces without the padding, which is gone only after the inversion. Pieces
     # stay the same then unless the image was resampled.
     same_voxels = spec.spacing == "native" and spec.resize is None
-    return [decide, invert, keep] if same_voxels else [decide, keep, invert]
+    return [decide, invert, *keep] if same_voxels else [decide, *keep, invert]
 
 
 def to_label_values(labels: LabelMap, key: str) -> list[Config]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from medssl.data.case import LabelMap
 from medssl.data.shipped import shipped_folder
 from medssl.errors import MedSSLError
 from medssl.recipe_schema import DataSpec
@@ -99,6 +100,22 @@ def _find(name_or_path: str) -> Path:
     )
 
 
+def check_pieces(spec: DataSpec, labels: LabelMap, *, where: Path) -> None:
+    """Refuse numbers of pieces for labels that a dataset does not have.
+
+    Raises:
+        MedSSLError: names the label value.
+    """
+    unknown = sorted(spec.pieces.keys() - set(labels.values[1:]))
+    if unknown:
+        values = ", ".join(str(v) for v in labels.values[1:])
+        raise MedSSLError(
+            f"spec.pieces speaks of label {unknown[0]}, which the dataset does not declare",
+            where=where,
+            fix=f"use label values of the dataset ({values})",
+        )
+
+
 def check_spec(spec: DataSpec, *, where: Path | str) -> None:
     """Refuse values that no image with three axes can have.
 
@@ -163,3 +180,5 @@ def check_spec(spec: DataSpec, *, where: Path | str) -> None:
     flat = [value for pair in spec.label_pairs for value in pair]
     if any(len(pair) != 2 for pair in spec.label_pairs) or len(flat) != len(set(flat)):
         refuse("label_pairs", "a list of pairs of label values, each value in one pair only")
+    if any(value < 1 or count < 1 for value, count in spec.pieces.items()):
+        refuse("pieces", "a number of pieces, from 1 on, for each of some label values: {3: 2}")

@@ -140,12 +140,19 @@ class Tally:
             for label_map, one in zip(self._members, members, strict=True):
                 label_map[where] = argmax_classes(one)
 
-    def finish(self, classes: np.ndarray, *, largest_component: bool) -> Findings:
+    def finish(
+        self,
+        classes: np.ndarray,
+        *,
+        largest_component: bool,
+        pieces: Mapping[int, int] | None = None,
+    ) -> Findings:
         """Return the findings for the final label map ``(X, Y, Z)``.
 
         Args:
             classes: after post-processing.
             largest_component: post-process the members' label maps alike.
+            pieces: how many pieces of a class are kept then, if not one.
         """
         inside = np.zeros(self._classes)
         voxels = count_voxels(classes, self._classes)
@@ -155,7 +162,9 @@ class Tally:
         # Less than half a voxel is expected of it, and none was found: there is nothing to score.
         known = (voxels > 0) | (self._soft >= 0.5)
         dice = np.divide(2 * inside, both, out=np.full(both.shape, np.nan), where=known)
-        members = [keep_largest_components(m) if largest_component else m for m in self._members]
+        members = self._members
+        if largest_component:
+            members = [keep_largest_components(m, pieces) for m in members]
         counts = [count_voxels(m, self._classes) for m in members]
         return Findings(
             voxels=voxels,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from torch import Tensor
 
@@ -26,18 +28,21 @@ def argmax_classes(probabilities: Tensor) -> np.ndarray:
     return classes
 
 
-def keep_largest_components(classes: np.ndarray) -> np.ndarray:
+def keep_largest_components(
+    classes: np.ndarray, pieces: Mapping[int, int] | None = None
+) -> np.ndarray:
     """Keep the largest connected piece of each structure; the other pieces become background.
 
-    For structures known to be in one piece. Voxels touching at a face, edge or corner are
-    connected (26 neighbors in 3D).
+    For structures known to be in one piece, or in a known number of pieces. Voxels touching at a
+    face, edge or corner are connected (26 neighbors in 3D).
 
     Args:
         classes: class indices ``(*S)``, 0 is background.
+        pieces: how many pieces to keep of a class; 1 of those that are not in it.
 
     Returns:
         A new array of the same shape and dtype.
     """
     result = classes.copy()
-    keep_largest(result, int(classes.max(initial=0)) + 1)
+    keep_largest(result, int(classes.max(initial=0)) + 1, pieces=pieces)
     return result

@@ -117,6 +117,11 @@ class Predictor:
         return self.spec.largest_component if choice is None else choice
 
     @property
+    def pieces(self) -> dict[int, int]:
+        """How many pieces a class has where it is not one."""
+        return self.spec.pieces_of(self.label_map.values)
+
+    @property
     def temperature(self) -> float:
         """The temperature of the calibration; 1 without one."""
         return 1.0 if self.calibration is None else self.calibration.temperature
@@ -245,10 +250,12 @@ class Predictor:
                 each = found if members > 1 else None
                 tally.add(where, block, calibrated, classes[where], each)
         if self.largest_component:
-            classes = keep_largest_components(classes)
+            classes = keep_largest_components(classes, self.pieces)
         findings = None
         if tally is not None:
-            findings = tally.finish(classes, largest_component=self.largest_component)
+            findings = tally.finish(
+                classes, largest_component=self.largest_component, pieces=self.pieces
+            )
         return Decision(classes, kept, unsure, findings)
 
     def predict_file(

@@ -126,6 +126,10 @@ class Method(nn.Module):
         num_classes: classes including background.
         spatial_dims: 2 or 3.
 
+    Attributes:
+        pieces: how many connected pieces a class has, by class index; one if it is not there. Of
+            the data, not of the method: whoever trains sets it.
+
     Class attributes:
         uses_unlabeled: False for a method that learns from labels alone.
         uses_strong_view: ask the unlabeled stream for a strongly augmented view too.
@@ -152,6 +156,7 @@ class Method(nn.Module):
         self.settings = settings
         self.num_classes = num_classes
         self.spatial_dims = spatial_dims
+        self.pieces: dict[int, int] = {}
 
     def stages(self, iterations: int) -> list[Stage]:
         """Divide a budget of ``iterations`` into stages."""

@@ -5,7 +5,8 @@ Segmentation" (CVPR 2023, arXiv 2305.00673).
 
 Algorithm. ``pretrain``: train on mixes of two labeled images. ``self_train``: student and teacher
 start from that network; per iteration
-  1. the teacher labels the unlabeled patches (hard labels, largest component per class);
+  1. the teacher labels the unlabeled patches (hard labels, largest component per class, or as
+     many as the data spec's ``pieces`` says);
   2. a random box with 2/3 of every side cuts each of two mixed images: one with a labeled box on
      an unlabeled canvas, one with an unlabeled box on a labeled canvas;
   3. the student learns both with Dice + CE per region, weight 1 where the label is ground truth
@@ -224,7 +225,7 @@ class BCP(StudentTeacher):
         end_components = None
         if rules.largest_component == "per_class":
             end_components = begin_largest_components(
-                raw, self.num_classes, connectivity=rules.connectivity
+                raw, self.num_classes, connectivity=rules.connectivity, pieces=self.pieces
             )
 
         def end() -> PseudoLabels:
@@ -345,8 +346,8 @@ class BCP(StudentTeacher):
         if rules.largest_component == "per_class" and not recipe.spec.largest_component:
             out.append(
                 "bcp reduces each pseudo-labeled structure to its largest piece, but the data spec "
-                "does not say that structures are one piece (spec.largest_component); set "
-                "method.largest_component: off if they are not"
+                "does not say that structures are one piece (spec.largest_component); if they are "
+                "not, say how many each has (spec.pieces) or set method.largest_component: off"
             )
         return out
 

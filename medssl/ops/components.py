@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -17,34 +17,59 @@ except ImportError:  # the extra `fast`
     cc3d = None
 
 
-def largest_component(mask: np.ndarray, *, connectivity: int | None = None) -> np.ndarray:
-    """Keep the largest connected component of a boolean array.
+def largest_component(
+    mask: np.ndarray, *, connectivity: int | None = None, count: int = 1
+) -> np.ndarray:
+    """Keep the largest connected component, or the ``count`` largest ones, of a boolean array.
 
     Args:
         mask: boolean, 2D or 3D.
         connectivity: 1 joins voxels that share a face, 2 an edge, 3 a corner; None is the array's
             dimension (full). More than the dimension counts as full.
+        count: how many to keep.
 
     Returns:
         Boolean array. Of components of equal size, the one met first in raster order is kept; an
         empty mask stays empty.
     """
     degree = mask.ndim if connectivity is None else min(connectivity, mask.ndim)
-    labeled, count = ndimage.label(mask, ndimage.generate_binary_structure(mask.ndim, degree))
-    if count <= 1:
+    labeled, found = ndimage.label(mask, ndimage.generate_binary_structure(mask.ndim, degree))
+    if found <= count:
         return mask
     sizes = np.bincount(labeled.ravel())
-    sizes[0] = 0
-    largest = np.flatnonzero(sizes == sizes.max())
-    if largest.size > 1:
-        flat = labeled.ravel()
-        keep = flat[np.argmax(np.isin(flat, largest))]
-    else:
-        keep = largest[0]
-    return labeled == keep
+    keep = _largest(np.arange(1, found + 1), sizes, labeled.ravel(), count)
+    if count == 1:
+        return labeled == keep[0]
+    return np.isin(labeled, keep)
 
 
-def keep_largest(label: np.ndarray, num_classes: int, *, connectivity: int | None = None) -> None:
+def _largest(ids: np.ndarray, sizes: np.ndarray, flat: np.ndarray, count: int) -> np.ndarray:
+    """Return the ``count`` largest of the components ``ids``; of equal ones those met first.
+
+    Args:
+        ids: values in ``flat``.
+        sizes: voxels of every value in ``flat``.
+        flat: the component of every voxel, in raster order.
+        count: how many.
+    """
+    if len(ids) <= count:
+        return ids
+    limit = np.sort(sizes[ids])[-count]
+    larger, equal = ids[sizes[ids] > limit], ids[sizes[ids] == limit]
+    wanted = count - len(larger)
+    if len(equal) > wanted:
+        values, first = np.unique(flat[np.isin(flat, equal)], return_index=True)
+        equal = values[np.argsort(first)][:wanted]
+    return np.concatenate([larger, equal])
+
+
+def keep_largest(
+    label: np.ndarray,
+    num_classes: int,
+    *,
+    connectivity: int | None = None,
+    pieces: Mapping[int, int] | None = None,
+) -> None:
     """Reduce each foreground class of one label map to its largest component, in place.
 
     Removed voxels become background. With the extra ``fast`` installed all classes are labeled in
@@ -54,9 +79,11 @@ def keep_largest(label: np.ndarray, num_classes: int, *, connectivity: int | Non
         label: integer array ``(*spatial)``.
         num_classes: classes including background; larger values are left as they are.
         connectivity: see :func:`largest_component`.
+        pieces: how many components to keep of a class; 1 of those that are not in it.
     """
+    pieces = pieces or {}
     if cc3d is not None and label.dtype.itemsize == 1:
-        _keep_largest_at_once(label, num_classes, connectivity)
+        _keep_largest_at_once(label, num_classes, connectivity, pieces)
         return
     boxes = ndimage.find_objects(label, max_label=num_classes - 1)
     for value, box in enumerate(boxes, start=1):
@@ -64,13 +91,16 @@ def keep_largest(label: np.ndarray, num_classes: int, *, connectivity: int | Non
             continue
         view = label[box]
         mask = view == value
-        view[mask & ~largest_component(mask, connectivity=connectivity)] = 0
+        kept = largest_component(mask, connectivity=connectivity, count=pieces.get(value, 1))
+        view[mask & ~kept] = 0
 
 
 _NEIGHBORS = {2: (4, 8), 3: (6, 18, 26)}
 
 
-def _keep_largest_at_once(label: np.ndarray, num_classes: int, connectivity: int | None) -> None:
+def _keep_largest_at_once(
+    label: np.ndarray, num_classes: int, connectivity: int | None, pieces: Mapping[int, int]
+) -> None:
     """Do the same by components of equal values."""
     choices = _NEIGHBORS[label.ndim]
     neighbors = choices[min(connectivity or label.ndim, label.ndim) - 1]
@@ -82,18 +112,17 @@ def _keep_largest_at_once(label: np.ndarray, num_classes: int, connectivity: int
     keep = values >= num_classes
     for value in range(1, num_classes):
         mine = np.flatnonzero(values == value)
-        if not len(mine):
-            continue
-        largest = mine[sizes[mine] == sizes[mine].max()]
-        if len(largest) > 1:  # the one met first in raster order
-            largest = flat[np.argmax(np.isin(flat, largest))]
-        keep[largest] = True
+        keep[_largest(mine, sizes, flat, pieces.get(value, 1))] = True
     keep[0] = True
     label[~keep[labeled]] = 0
 
 
 def largest_components(
-    label: Tensor, num_classes: int, *, connectivity: int | None = None
+    label: Tensor,
+    num_classes: int,
+    *,
+    connectivity: int | None = None,
+    pieces: Mapping[int, int] | None = None,
 ) -> Tensor:
     """Keep the largest component of every foreground class of every sample.
 
@@ -104,15 +133,20 @@ def largest_components(
         label: ``(B, *spatial)`` integer class indices, 2D or 3D.
         num_classes: classes including background, at most 256.
         connectivity: 1, 2 or 3; see :func:`largest_component`.
+        pieces: how many components to keep of a class; 1 of those that are not in it.
 
     Returns:
         The cleaned labels, in the input's dtype and on its device.
     """
-    return begin_largest_components(label, num_classes, connectivity=connectivity)()
+    return begin_largest_components(label, num_classes, connectivity=connectivity, pieces=pieces)()
 
 
 def begin_largest_components(
-    label: Tensor, num_classes: int, *, connectivity: int | None = None
+    label: Tensor,
+    num_classes: int,
+    *,
+    connectivity: int | None = None,
+    pieces: Mapping[int, int] | None = None,
 ) -> Callable[[], Tensor]:
     """Begin :func:`largest_components`; what is returned ends it and gives the cleaned labels.
 
@@ -132,7 +166,7 @@ def begin_largest_components(
         if card:
             arrived.synchronize()
         for sample in host.numpy():
-            keep_largest(sample, num_classes, connectivity=connectivity)
+            keep_largest(sample, num_classes, connectivity=connectivity, pieces=pieces)
         return to_device(host, label.device).to(label.dtype)
 
     return end

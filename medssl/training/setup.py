@@ -15,7 +15,7 @@ from torch import nn
 
 from medssl.data.augment import Augmenter
 from medssl.data.cache import CaseCache, default_cache_root
-from medssl.data.case import IGNORE_INDEX, CachedCase, Case, Dataset
+from medssl.data.case import IGNORE_INDEX, CachedCase, Case, Dataset, LabelMap
 from medssl.data.decathlon import read_dataset
 from medssl.data.images import unit_factor
 from medssl.data.integrity import check_training_set
@@ -24,6 +24,7 @@ from medssl.data.problem import Problem
 from medssl.data.region import Region
 from medssl.data.sampling import Deliver, PatchSampler
 from medssl.data.sides import class_pairs, side_axis
+from medssl.data.spec import check_pieces
 from medssl.data.split import Splits, make_splits
 from medssl.data.volume import UnreadableError, open_volume
 from medssl.errors import MedSSLError
@@ -94,6 +95,7 @@ def plan_cases(recipe: Recipe, display: Display) -> tuple[Dataset, Splits]:
         display.say(f"note: {note}")
     _check_native_spacing(recipe, splits)
     make_augmenter(recipe, dataset, splits)  # refuses labels of which one side is missing
+    check_pieces(recipe.spec, dataset.labels, where=dataset.root / "dataset.json")
     return dataset, splits
 
 
@@ -231,8 +233,23 @@ def _check_patch_against(data: TrainingData, recipe: Recipe) -> None:
         )
 
 
-def create_method(recipe: Recipe, settings: Settings, *, num_classes: int, channels: int) -> Method:
-    """Build the method with freshly initialized networks that depend on the seed alone."""
+def create_method(
+    recipe: Recipe,
+    settings: Settings,
+    *,
+    num_classes: int,
+    channels: int,
+    labels: LabelMap | None = None,
+) -> Method:
+    """Build the method with freshly initialized networks that depend on the seed alone.
+
+    Args:
+        recipe: names the method and its network.
+        settings: of the method.
+        num_classes: classes including background.
+        channels: of the images.
+        labels: of the dataset. Training needs them, to know which structure has several pieces.
+    """
     dims, classes = recipe.training.spatial_dims, num_classes
 
     def build(
@@ -252,9 +269,12 @@ def create_method(recipe: Recipe, settings: Settings, *, num_classes: int, chann
         )
 
     torch.manual_seed(recipe.seed)
-    return get_method(recipe.method.name)(
+    method = get_method(recipe.method.name)(
         settings, build, num_classes=num_classes, spatial_dims=dims
     )
+    if labels is not None:
+        method.pieces = recipe.spec.pieces_of(labels.values)
+    return method
 
 
 def make_augmenter(recipe: Recipe, dataset: Dataset, splits: Splits) -> Augmenter:
