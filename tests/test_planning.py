@@ -313,6 +313,13 @@ def test_cine_is_planned_in_slices_and_pieces_are_kept():
     assert not draft.loaded.warnings
 
 
+def test_pieces_that_the_spec_knows_of_are_no_reason_to_keep_all():
+    canals = SpecGuess("cbct_canal", "the test")
+    for pieces, kept in ((2.0, None), (3.0, "off")):
+        data = replace(CINE, structures=(Structure(1, "canal", pieces=pieces),))
+        assert make_draft(data, ROLES, order(), canals).loaded.settings.largest_component == kept
+
+
 def test_left_and_right_structures_are_exchanged_where_scans_are_mirrored():
     names = ("Left hippocampus", "right hippocampus", "right_amygdala", "left_amygdala", "csf")
     draft = make_draft(found(names=names), ROLES, order(), SpecGuess("mr_brain", "the test"))

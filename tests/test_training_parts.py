@@ -11,16 +11,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import small_recipe, write_dataset, write_recipe
 
+from medssl.data.case import LabelMap
 from medssl.errors import MedSSLError, located
 from medssl.ops.moving import to_device
+from medssl.recipe import load_recipe
 from medssl.recipe_schema import OptimizerSettings, ScheduleSettings
 from medssl.training.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from medssl.training.optimization import build_optimizer, learning_rate
 from medssl.training.precision import autocast, make_scaler, resolve_device, resolve_precision
-from medssl.training.progress import describe
+from medssl.training.progress import Display, describe
 from medssl.training.run_folder import RunFolder, free_run_path
-from medssl.training.setup import loader_workers
+from medssl.training.setup import create_method, loader_workers, plan_cases
 from medssl.training.step_log import StepLog
 
 CPU = torch.device("cpu")
@@ -222,3 +225,19 @@ def test_errors_are_given_a_place() -> None:
     with pytest.raises(MedSSLError) as caught, located("r.yaml"):
         raise MedSSLError("what", where="data.labeled", fix="do")
     assert caught.value.where == "r.yaml (data.labeled)"
+
+
+# ----------------------------------------------------------------- pieces of a structure
+
+
+def test_training_is_told_of_pieces_by_class_and_the_user_of_unknown_labels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_dataset(tmp_path / "blobs", cases=8)
+    recipe = small_recipe(root, tmp_path / "cache", spec={"pieces": {2: 3, 7: 2}})
+    loaded = load_recipe(write_recipe(tmp_path / "recipe.yaml", recipe))
+    plan_cases(loaded.recipe, Display())
+    assert "spec.pieces: the dataset declares no label 7" in capsys.readouterr().err
+    labels = LabelMap((0, 5, 2), ("background", "one", "two"))
+    method = create_method(loaded.recipe, loaded.settings, num_classes=3, channels=1, labels=labels)
+    assert method.pieces == {2: 3}

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medssl.data.case import LabelMap
 from medssl.data.shipped import shipped_folder
 from medssl.errors import MedSSLError
 from medssl.recipe_schema import DataSpec
@@ -98,22 +97,6 @@ def _find(name_or_path: str) -> Path:
     raise MedSSLError(
         "there is no such data spec", where=name_or_path, fix=did_you_mean(path.stem, shipped)
     )
-
-
-def check_pieces(spec: DataSpec, labels: LabelMap, *, where: Path) -> None:
-    """Refuse numbers of pieces for labels that a dataset does not have.
-
-    Raises:
-        MedSSLError: names the label value.
-    """
-    unknown = sorted(spec.pieces.keys() - set(labels.values[1:]))
-    if unknown:
-        values = ", ".join(str(v) for v in labels.values[1:])
-        raise MedSSLError(
-            f"spec.pieces speaks of label {unknown[0]}, which the dataset does not declare",
-            where=where,
-            fix=f"use label values of the dataset ({values})",
-        )
 
 
 def check_spec(spec: DataSpec, *, where: Path | str) -> None:

@@ -95,7 +95,7 @@ def choose_training(
     iterations, why = choose_iterations(grid, patch, len(found.structures), device)
     out = TrainingChoices(dict(network.method))
     _method_settings(out.method, method, iterations, device)
-    several = [s for s in found.structures if s.pieces >= 1.5]
+    several = [s for s in found.structures if s.pieces >= spec.pieces.get(s.value, 1) + 0.5]
     pieces = "the data spec does not say that structures are one piece"
     if several:
         pieces = f"{several[0].name} has {several[0].pieces:.0f} pieces in your labels"
