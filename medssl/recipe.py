@@ -218,8 +218,7 @@ def _refuse_contradictions(recipe: Recipe, settings: Settings, path: Path) -> No
                 fix=did_you_mean(name, list(stages)),
             )
     for name, stage in stages.items():
-        override = training.stages.get(name)
-        schedule = (override and override.schedule) or training.schedule
+        schedule = training.schedule_of(name)
         if schedule.warmup >= stage.iterations:
             raise MedSSLError(
                 f"the learning-rate warm-up ({schedule.warmup} iterations) is not shorter than "

@@ -315,6 +315,16 @@ class TrainingSettings(Strict):
         """2 for slices, 3 for volumes."""
         return len(self.patch)
 
+    def optimizer_of(self, stage: str) -> OptimizerSettings:
+        """Return the optimizer of a stage: its own, or that of all."""
+        override = self.stages.get(stage)
+        return (override and override.optimizer) or self.optimizer
+
+    def schedule_of(self, stage: str) -> ScheduleSettings:
+        """Return the learning-rate schedule of a stage: its own, or that of all."""
+        override = self.stages.get(stage)
+        return (override and override.schedule) or self.schedule
+
 
 class InferenceSettings(Strict):
     """Sliding-window inference."""
