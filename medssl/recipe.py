@@ -17,7 +17,7 @@ from medssl.errors import MedSSLError, located
 from medssl.methods import get_method
 from medssl.methods.base import Settings
 from medssl.networks import check_patch
-from medssl.recipe_schema import DataSpec, Recipe
+from medssl.recipe_schema import Recipe
 from medssl.settings_io import (
     Lines,
     did_you_mean,
@@ -25,6 +25,7 @@ from medssl.settings_io import (
     set_override,
     validate_settings,
 )
+from medssl.spec_schema import DataSpec
 
 logger = logging.getLogger(__name__)
 

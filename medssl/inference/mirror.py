@@ -13,7 +13,7 @@ from medssl.data.case import LabelMap
 from medssl.data.sides import class_pairs
 from medssl.data.spec import axis_along
 from medssl.errors import MedSSLError
-from medssl.recipe_schema import DataSpec
+from medssl.spec_schema import DataSpec
 
 
 class MirrorMean(nn.Module):

@@ -34,7 +34,8 @@ from medssl.inference.windows import (
 )
 from medssl.networks.ensemble import HasMembers, SideBySide
 from medssl.ops.uncertainty import tempered
-from medssl.recipe_schema import DataSpec, InferenceSettings
+from medssl.recipe_schema import InferenceSettings
+from medssl.spec_schema import DataSpec
 
 
 class Regions(Protocol):
