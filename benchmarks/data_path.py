@@ -37,7 +37,8 @@ from medssl.data.decathlon import read_dataset
 from medssl.data.loader import StreamLoader
 from medssl.data.preprocess import image_transforms
 from medssl.data.sampling import Deliver, PatchSampler
-from medssl.recipe_schema import AugmentSettings, DataSpec
+from medssl.recipe_schema import AugmentSettings
+from medssl.spec_schema import DataSpec
 
 SHAPE, PATCH, BATCH, CASES = (160, 160, 80), (96, 96, 48), 2, 4
 TARGET = "<= 3"

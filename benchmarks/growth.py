@@ -23,7 +23,8 @@ from medssl.data.augment import Augmenter
 from medssl.data.cache import class_indices
 from medssl.data.case import CachedCase
 from medssl.data.sampling import PatchSampler
-from medssl.recipe_schema import AugmentSettings, DataSpec
+from medssl.recipe_schema import AugmentSettings
+from medssl.spec_schema import DataSpec
 from medssl.training.precision import resolve_precision
 
 NETWORK = {"name": "unet", "channels": [8, 16, 32], "strides": [2, 2], "num_res_units": 0}

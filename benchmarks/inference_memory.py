@@ -23,7 +23,8 @@ from measuring import forget_peak, peak_resident_mib, resident_mib
 from medssl.data.case import LabelMap
 from medssl.inference.predictor import Predictor
 from medssl.networks import build_network
-from medssl.recipe_schema import DataSpec, InferenceSettings
+from medssl.recipe_schema import InferenceSettings
+from medssl.spec_schema import DataSpec
 from medssl.training.precision import resolve_device
 
 AFFINE = np.array([[-0.8, 0, 0, 200.0], [0, -0.8, 0, 200.0], [0, 0, 1.0, -300.0], [0, 0, 0, 1]])

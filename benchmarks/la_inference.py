@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from medssl.data.case import LabelMap
 from medssl.inference.predictor import Predictor
 from medssl.networks import build_network
-from medssl.recipe_schema import DataSpec, InferenceSettings
+from medssl.recipe_schema import InferenceSettings
+from medssl.spec_schema import DataSpec
 from medssl.training.precision import resolve_precision, speed_up
 
 PATCH, STRIDE = (112, 112, 80), (18, 18, 4)

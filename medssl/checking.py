@@ -13,7 +13,7 @@ from medssl.data.checks.run import CheckReport, check_dataset
 from medssl.data.decathlon import read_dataset
 from medssl.data.spec import load_spec
 from medssl.errors import MedSSLError
-from medssl.recipe_schema import DataSpec
+from medssl.spec_schema import DataSpec
 from medssl.training.progress import Display
 
 

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
-from medssl.data.case import Dataset, LabelMap
+from medssl.data.case import Dataset
 from medssl.data.split import Splits, save_splits, split_hash
 from medssl.errors import MedSSLError, located
-from medssl.methods.base import Method
 from medssl.planning.memory import step_bytes
 from medssl.planning.relief import memory_explained
 from medssl.recipe import LoadedRecipe, load_recipe, save_recipe
 from medssl.report.preview import write_previews
+from medssl.resuming import check_same_experiment
 from medssl.roi_stage import check_coarse, describe_regions, keep_regions, open_finder
+from medssl.run_manifest import description, peak_memory, recorded
 from medssl.runs import LoadedRun, evaluate_run, load_run
 from medssl.training.acceleration import accelerate
 from medssl.training.distributed import ALONE, World, joined, own_device, this_world
@@ -32,14 +31,10 @@ from medssl.training.precision import resolve_device, resolve_precision
 from medssl.training.privacy import Redactor
 from medssl.training.progress import Display
 from medssl.training.run_folder import (
-    STATUS_FAILED,
     STATUS_FINISHED,
-    STATUS_RUNNING,
-    STATUS_STOPPED,
     RunFolder,
     environment,
     free_run_path,
-    log_to_file,
 )
 from medssl.training.run_lock import only_writer
 from medssl.training.setup import (
@@ -51,7 +46,6 @@ from medssl.training.setup import (
     prepare_cases,
     sampler_factory,
 )
-from medssl.training.state import Stopped
 from medssl.training.validation import make_diagnosis, make_validator
 
 
@@ -141,7 +135,7 @@ def _train(
         with located(loaded.source):
             dataset, splits = plan_cases(loaded.recipe, display)
         if resume:
-            _same_experiment(loaded, run, split_hash(splits))
+            check_same_experiment(loaded, run, split_hash(splits))
     load = partial(load_run, device=device, precision=how)
     data = prepare_run(loaded, run if resume else None, load, dataset, splits, display, world)
     method = create_method(
@@ -162,11 +156,11 @@ def _train(
             save_splits(splits, run.splits)
     run.write_manifest(
         **environment(where, how),
-        **_description(loaded, dataset, splits, method),
+        **description(loaded, dataset, splits, method),
         processes=world.size,
     )
     sizes = {"num_classes": dataset.labels.num_classes, "channels": len(dataset.modality)}
-    with _recorded(run, where), memory_explained(loaded, where, how, **sizes):
+    with recorded(run, where), memory_explained(loaded, where, how, **sizes):
         if loaded.recipe.data.roi is not None and run.writes:
             keep_regions(run, loaded.recipe.data.roi, data.regions)
         _announce(loaded, data.splits, run, where, how, display)
@@ -199,7 +193,7 @@ def _train(
         ).fit(resume=resume)
         if not run.writes:
             return TrainResult(run.path, {}, time.monotonic() - started)
-        run.write_manifest(peak_memory_bytes=_peak_memory(where))
+        run.write_manifest(peak_memory_bytes=peak_memory(where))
         summaries = _evaluate_splits(run, loaded, device, how, display)
         seconds = time.monotonic() - started
         run.write_manifest(status=STATUS_FINISHED, wall_seconds=seconds)
@@ -229,47 +223,6 @@ def prepare_run(
     return data
 
 
-@contextmanager
-def _recorded(run: RunFolder, device: torch.device) -> Iterator[None]:
-    """Keep log.txt, and write into the manifest how the run ended."""
-    if not run.writes:
-        yield
-        return
-    handler = log_to_file(run.log, run.redactor)
-    try:
-        yield
-    except Stopped:
-        run.write_manifest(status=STATUS_STOPPED, peak_memory_bytes=_peak_memory(device))
-        raise
-    except BaseException as error:
-        run.write_manifest(status=STATUS_FAILED, error=str(error)[:500])
-        raise
-    finally:
-        logging.getLogger("medssl").removeHandler(handler)
-        handler.close()
-
-
-def _description(
-    loaded: LoadedRecipe, dataset: Dataset, splits: Splits, method: Method
-) -> dict[str, Any]:
-    """Return what the manifest says about the experiment."""
-    roles = ("labeled", "unlabeled", "validation", "test")
-    return {
-        "status": STATUS_RUNNING,
-        "protocol": loaded.recipe.protocol,
-        "method": loaded.recipe.method.name,
-        "method_settings": loaded.settings.model_dump(mode="json"),
-        "seed": loaded.recipe.seed,
-        "dataset": str(dataset.root),
-        "dataset_name": dataset.name,
-        "splits_sha256": split_hash(splits),
-        "cases": {k: len(getattr(splits, k)) for k in roles},
-        "labels": _labels(dataset.labels),
-        "channels": len(dataset.modality),
-        "parameters": sum(p.numel() for p in method.predictor().parameters()),
-    }
-
-
 def _run_path(
     loaded: LoadedRecipe, recipe: str | Path, output: Path | None, *, resume: bool
 ) -> Path:
@@ -280,52 +233,6 @@ def _run_path(
     if resume:
         return Path("runs") / loaded.recipe.name
     return free_run_path(Path("runs"), loaded.recipe.name)
-
-
-def _labels(labels: LabelMap) -> dict[str, Any]:
-    return {
-        "values": list(labels.values),
-        "names": list(labels.names),
-        "ignore_value": labels.ignore_value,
-    }
-
-
-def _same_experiment(loaded: LoadedRecipe, run: RunFolder, splits: str) -> None:
-    """Refuse to resume with a recipe that would not continue the same training."""
-    before = load_recipe(run.recipe).recipe
-    now = loaded.recipe
-    for key, old, new in (
-        ("method", before.method.model_dump(), now.method.model_dump()),
-        ("network", before.network.model_dump(), now.network.model_dump()),
-        ("seed", before.seed, now.seed),
-        ("spec", before.spec.model_dump(), now.spec.model_dump()),
-        ("training.patch", before.training.patch, now.training.patch),
-        ("data.roi", before.data.model_dump()["roi"], now.data.model_dump()["roi"]),
-    ):
-        if old != new:
-            if isinstance(old, dict) and isinstance(new, dict):
-                changed = next(k for k in {**old, **new} if old.get(k) != new.get(k))
-                key, old, new = f"{key}.{changed}", old.get(changed), new.get(changed)
-            raise MedSSLError(
-                f"the run was started with {key} = {old!r}, not {new!r}",
-                where=run.recipe,
-                fix=f"resume with {key}={old!r}, or train into another --output",
-            )
-    if now.training.iterations < before.training.iterations:
-        raise MedSSLError(
-            f"the run was started for {before.training.iterations} iterations, not "
-            f"{now.training.iterations}; a run can be extended but not shortened",
-            where=run.recipe,
-            fix=f"resume with training.iterations={before.training.iterations} or more, or train "
-            "into another --output",
-        )
-    recorded = run.read_manifest().get("splits_sha256")
-    if recorded and recorded != splits:
-        raise MedSSLError(
-            "the cases of the run have changed since it was started (another split)",
-            where=run.splits,
-            fix="restore the dataset and data.labeled, or train into another --output",
-        )
 
 
 def _announce(
@@ -350,17 +257,6 @@ def _announce(
             "note: this is a long training for a CPU; --set training.iterations=500 gives a first "
             "look, --device cuda uses a graphics card"
         )
-
-
-def _peak_memory(device: torch.device) -> dict[str, int]:
-    """Return the process's peak resident memory and, on CUDA, the peak of the card."""
-    import resource
-
-    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
-    peak["host_now"] = psutil.Process().memory_info().rss
-    if device.type == "cuda":
-        peak["device"] = torch.cuda.max_memory_allocated(device)
-    return peak
 
 
 def _evaluate_splits(

@@ -17,7 +17,7 @@ from medssl.errors import MedSSLError, located
 from medssl.methods import get_method
 from medssl.methods.base import Settings
 from medssl.networks import check_patch
-from medssl.recipe_schema import DataSpec, Recipe
+from medssl.recipe_schema import Recipe
 from medssl.settings_io import (
     Lines,
     did_you_mean,
@@ -25,6 +25,7 @@ from medssl.settings_io import (
     set_override,
     validate_settings,
 )
+from medssl.spec_schema import DataSpec
 
 logger = logging.getLogger(__name__)
 
@@ -218,8 +219,7 @@ def _refuse_contradictions(recipe: Recipe, settings: Settings, path: Path) -> No
                 fix=did_you_mean(name, list(stages)),
             )
     for name, stage in stages.items():
-        override = training.stages.get(name)
-        schedule = (override and override.schedule) or training.schedule
+        schedule = training.schedule_of(name)
         if schedule.warmup >= stage.iterations:
             raise MedSSLError(
                 f"the learning-rate warm-up ({schedule.warmup} iterations) is not shorter than "

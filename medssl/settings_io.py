@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medssl.errors import MedSSLError
 
@@ -36,6 +36,12 @@ SYNONYMS = {
     "num_workers": "workers",
 }
 """What other tools call our keys."""
+
+
+class Strict(BaseModel):
+    """Base of every settings model: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:

@@ -14,7 +14,7 @@ from medssl.data.phantom_oct import make_oct, oct_affine
 from medssl.data.preprocess import image_transforms, preprocess_case
 from medssl.data.spec import load_spec
 from medssl.errors import MedSSLError
-from medssl.recipe_schema import DataSpec
+from medssl.spec_schema import DataSpec
 
 ALIGNED = {"align_slices": True}
 

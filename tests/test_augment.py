@@ -10,7 +10,8 @@ from scipy import ndimage, stats
 from medssl.data import augment_ops as ops
 from medssl.data.augment import UNCHANGED, WEAK, Augmenter, Geometry
 from medssl.data.augment_batch import change_intensities, finish
-from medssl.recipe_schema import AugmentSettings, DataSpec
+from medssl.recipe_schema import AugmentSettings
+from medssl.spec_schema import DataSpec
 
 FREE = DataSpec(flip_axes=[0, 1, 2], rot90_planes=[[0, 1], [0, 2], [1, 2]])
 

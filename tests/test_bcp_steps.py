@@ -12,6 +12,7 @@ from scipy import ndimage
 from torch import nn
 
 from medssl.methods import Batch, LabeledBatch, Progress, UnlabeledBatch, get_method
+from medssl.methods.bcp_mixing import draw_masks, mix_images, pair_up
 from medssl.methods.bcp_presets import OFFICIAL, BCPSettings, Rules
 from medssl.ops.ema import ema_decay
 
@@ -268,11 +269,12 @@ def test_mixed_images_and_their_labels_come_from_the_same_places():
     shape = SHAPES[2]
     labels = torch.stack([torch.full(shape, k) for k in (10, 11, 12)])
     guesses = torch.stack([torch.full(shape, k) for k in (20, 21, 22, 23, 24)])
-    images = method.mixed_images(
-        labels.unsqueeze(1).float(), guesses.unsqueeze(1).float(), Progress("self_train", 0, 9)
-    )
+    rng = Progress("self_train", 0, 9).rng("box")
+    scans = labels.unsqueeze(1).float(), guesses.unsqueeze(1).float()
+    images = mix_images(*scans, method.rules, rng)
+    pairs = pair_up(labels, guesses, method.rules)
     seen = set()
-    for m, (outside, inside) in zip(images, method.pairs(labels, guesses), strict=True):
+    for m, (outside, inside) in zip(images, pairs, strict=True):
         mixed = torch.where(m.mask, outside, inside)
         assert torch.equal(m.image[:, 0].long(), mixed)
         assert torch.equal(m.is_truth, mixed < 20)
@@ -282,12 +284,17 @@ def test_mixed_images_and_their_labels_come_from_the_same_places():
 
 
 def test_corrected_draws_a_box_per_sample_and_image_and_official_one():
-    image = torch.zeros(3, 1, 60, 60)
-    progress = Progress("self_train", 0, 9)
-    one = make("la", 2, 2).masks(image, 3, progress)
+    shape, progress, device = (
+        torch.Size([60, 60]),
+        Progress("self_train", 0, 9),
+        torch.device("cpu"),
+    )
+    rules = make("la", 2, 2).rules
+    one = draw_masks(shape, 3, rules, progress.rng("box"), device)
     assert [m.shape[0] for m in one] == [1, 1]
     assert torch.equal(one[0], one[1])
-    many = torch.cat(make(None, 2, 2, preset="corrected").masks(image, 3, progress))
+    rules = make(None, 2, 2, preset="corrected").rules
+    many = torch.cat(draw_masks(shape, 3, rules, progress.rng("box"), device))
     assert len({tuple(m.flatten().tolist()) for m in many}) == 6
 
 
@@ -296,10 +303,9 @@ def test_source_normalization_weighs_a_voxel_alike_in_and_out_of_the_box():
     method.start_stage("self_train")
     batch = data(2, 2)
     pseudo = torch.zeros(4, *SHAPES[2], dtype=torch.int64)
-    images = method.mixed_images(
-        batch.labeled.image, batch.unlabeled.image, Progress("self_train", 0, 9)
-    )
-    pairs = method.pairs(batch.labeled.label, pseudo)
+    rng = Progress("self_train", 0, 9).rng("box")
+    images = mix_images(batch.labeled.image, batch.unlabeled.image, method.rules, rng)
+    pairs = pair_up(batch.labeled.label, pseudo, method.rules)
     from medssl.methods.bcp import source_loss
 
     target = torch.cat([torch.where(m.mask, *p) for m, p in zip(images, pairs, strict=True)])

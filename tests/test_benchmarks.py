@@ -31,6 +31,7 @@ from stretch import busy_seconds  # noqa: E402
 from time_to_dice import seconds_to  # noqa: E402
 
 from medssl.methods import Batch, LabeledBatch, Progress, UnlabeledBatch, get_method  # noqa: E402
+from medssl.methods.bcp_mixing import draw_masks  # noqa: E402
 from medssl.methods.bcp_presets import BCPSettings  # noqa: E402
 from medssl.ops.components import largest_components  # noqa: E402
 from medssl.ops.ema import ema_update  # noqa: E402
@@ -334,7 +335,8 @@ def test_the_plain_loop_computes_the_loss_it_is_compared_with(
     shape = (12, 9, 10)[:dims]
     image, label = torch.randn(8, 1, *shape), torch.randint(0, classes, (4, *shape))
     progress = Progress("self_train", 5, 100)
-    mask = method.masks(image[4:], 2, progress)[0]
+    rng, device = progress.rng("box"), image.device
+    mask = draw_masks(image.shape[2:], 2, method.rules, rng, device)[0]
     batch = Batch(LabeledBatch(image[:4], label), UnlabeledBatch(image[4:]))
     ours = sum(method.training_step(batch, progress).losses())
     plain = bcp_losses(method, {"image": image[:4], "label": label}, {"image": image[4:]}, mask)

@@ -20,7 +20,7 @@ from medssl.data.cache import (
 )
 from medssl.data.case import IGNORE_INDEX, Case, LabelMap
 from medssl.errors import MedSSLError
-from medssl.recipe_schema import DataSpec
+from medssl.spec_schema import DataSpec
 
 LABELS = LabelMap((0, 7, 11), ("background", "a", "b"), ignore_value=200)
 

@@ -22,7 +22,8 @@ from medssl.data.sampling import PatchSampler
 from medssl.errors import MedSSLError
 from medssl.experiment import train
 from medssl.recipe import load_recipe
-from medssl.recipe_schema import AugmentSettings, DataSpec, TrainingSettings
+from medssl.recipe_schema import AugmentSettings, TrainingSettings
+from medssl.spec_schema import DataSpec
 from medssl.training.batches import to_batch
 from medssl.training.placement import augments_on, holds_cases
 

@@ -24,7 +24,8 @@ from medssl.inference.folder import predict_files
 from medssl.inference.inputs import find_cases
 from medssl.inference.predictor import Predictor
 from medssl.inference.regions import RegionFinder
-from medssl.recipe_schema import DataSpec, InferenceSettings, RoiSettings
+from medssl.recipe_schema import InferenceSettings, RoiSettings
+from medssl.spec_schema import DataSpec
 
 pytest.importorskip("highdicom")
 import pydicom

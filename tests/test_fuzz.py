@@ -47,7 +47,8 @@ from medssl.evaluation.summary import read_cases_csv
 from medssl.inference.writer import write_label
 from medssl.networks import build_network
 from medssl.recipe import load_recipe
-from medssl.recipe_schema import DataSettings, DataSpec, InferenceSettings
+from medssl.recipe_schema import DataSettings, InferenceSettings
+from medssl.spec_schema import DataSpec
 from medssl.training.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from medssl.training.run_folder import free_run_path
 

@@ -22,7 +22,8 @@ from medssl.inference.postprocess import keep_largest_components
 from medssl.inference.prediction import normalized_entropy
 from medssl.inference.predictor import Predictor
 from medssl.inference.windows import column_size
-from medssl.recipe_schema import DataSpec, InferenceSettings
+from medssl.recipe_schema import InferenceSettings
+from medssl.spec_schema import DataSpec
 
 SHAPE = (26, 22, 12)
 LABELS = LabelMap(values=(0, 11, 12), names=("background", "body", "core"))

@@ -24,7 +24,7 @@ from medssl.data.preprocess import (
     read_image,
 )
 from medssl.errors import MedSSLError
-from medssl.recipe_schema import DataSpec
+from medssl.spec_schema import DataSpec
 
 PLAIN = {"intensity": {"rule": "none"}}
 

@@ -19,7 +19,7 @@ from medssl.data.cache import CaseCache, remove_abandoned
 from medssl.data.decathlon import read_dataset
 from medssl.errors import MedSSLError
 from medssl.inference.regions import RegionFinder
-from medssl.recipe_schema import DataSpec
+from medssl.spec_schema import DataSpec
 
 
 @pytest.fixture(scope="module")

@@ -22,9 +22,10 @@ from medssl.errors import MedSSLError
 from medssl.inference.predictor import Predictor
 from medssl.inference.regions import RegionFinder
 from medssl.recipe import load_recipe
-from medssl.recipe_schema import DataSpec, InferenceSettings, RoiSettings
+from medssl.recipe_schema import InferenceSettings, RoiSettings
 from medssl.roi_stage import check_coarse, describe_regions
 from medssl.runs import load_run
+from medssl.spec_schema import DataSpec
 from medssl.training.progress import Display
 from medssl.training.validation import case_dice
 

@@ -23,7 +23,8 @@ from medssl.data.case import IGNORE_INDEX, CachedCase
 from medssl.data.loader import StreamLoader
 from medssl.data.sampling import PatchSampler
 from medssl.errors import MedSSLError
-from medssl.recipe_schema import AugmentSettings, DataSpec
+from medssl.recipe_schema import AugmentSettings
+from medssl.spec_schema import DataSpec
 
 SPEC = DataSpec(flip_axes=[0, 1, 2], rot90_planes=[[0, 1]], rotate_planes=[[0, 1]])
 FULL = AugmentSettings(rotate_degrees=15, scale=(0.9, 1.1), intensity_probability=0.5)

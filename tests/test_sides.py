@@ -22,7 +22,8 @@ from medssl.data.spec import load_spec
 from medssl.errors import MedSSLError
 from medssl.experiment import train
 from medssl.recipe import resolve, save_recipe
-from medssl.recipe_schema import AugmentSettings, DataSpec
+from medssl.recipe_schema import AugmentSettings
+from medssl.spec_schema import DataSpec
 from medssl.training.progress import Display
 from medssl.training.setup import make_augmenter, plan_cases, prepare_cases
 

@@ -20,8 +20,9 @@ from medssl.data.sampling import PatchSampler
 from medssl.errors import MedSSLError
 from medssl.experiment import train
 from medssl.recipe import load_recipe
-from medssl.recipe_schema import AugmentSettings, DataSpec
+from medssl.recipe_schema import AugmentSettings
 from medssl.report.preview import draw_case
+from medssl.spec_schema import DataSpec
 from medssl.training.progress import Display
 from medssl.training.setup import plan_cases, prepare_cases
 

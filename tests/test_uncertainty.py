@@ -25,8 +25,9 @@ from medssl.inference.tables import quality_row, volume_rows
 from medssl.inference.triage import rank_cases
 from medssl.inference.unlike import learn_reference
 from medssl.networks.ensemble import Ensemble, SideBySide
-from medssl.recipe_schema import DataSpec, InferenceSettings
+from medssl.recipe_schema import InferenceSettings
 from medssl.report.calibration_summary import draw_calibration, format_calibration
+from medssl.spec_schema import DataSpec
 
 LABELS = LabelMap((0, 7), ("background", "organ"))
 RAW = {"orientation": None, "intensity": {"rule": "none"}, "flip_axes": [0]}

@@ -10,8 +10,9 @@ from medssl.bundle.model_tree import Tree, describe
 from medssl.data.case import LabelMap
 from medssl.errors import MedSSLError
 from medssl.inference.calibration import portable
-from medssl.recipe_schema import DataSpec, InferenceSettings
+from medssl.recipe_schema import InferenceSettings
 from medssl.runs import LoadedRun
+from medssl.spec_schema import DataSpec
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from medssl.bundle.contents import Contents
 from medssl.bundle.model_tree import needed_modules
 from medssl.data.case import LabelMap
 from medssl.methods import get_method
-from medssl.recipe_schema import DataSpec, InferenceSettings
+from medssl.recipe_schema import InferenceSettings
+from medssl.spec_schema import DataSpec
 
 SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
 REQUIRED = (

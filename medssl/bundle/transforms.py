@@ -11,7 +11,7 @@ from typing import Any
 
 from medssl.data.case import LabelMap
 from medssl.errors import MedSSLError
-from medssl.recipe_schema import DataSpec, Intensity
+from medssl.spec_schema import DataSpec, Intensity
 
 Config = dict[str, Any]
 

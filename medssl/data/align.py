@@ -19,7 +19,7 @@ from nibabel import orientations
 from scipy import fft, ndimage
 
 from medssl.data.images import with_affine
-from medssl.recipe_schema import DataSpec
+from medssl.spec_schema import DataSpec
 
 MAX_SHIFT_SHARE = 0.125
 """No B-scan is shifted by more of the depth than this."""

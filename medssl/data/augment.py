@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from medssl.data import augment_ops as ops
-from medssl.recipe_schema import AugmentSettings, DataSpec
+from medssl.recipe_schema import AugmentSettings
+from medssl.spec_schema import DataSpec
 
 
 @dataclass(frozen=True)

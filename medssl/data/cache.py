@@ -27,7 +27,7 @@ from medssl.data.case import IGNORE_INDEX, CachedCase, Case, LabelMap
 from medssl.data.preprocess import preprocess_case
 from medssl.data.region import Region
 from medssl.errors import MedSSLError
-from medssl.recipe_schema import DataSpec
+from medssl.spec_schema import DataSpec
 
 logger = logging.getLogger(__name__)
 

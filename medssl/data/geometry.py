@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from medssl.data.images import with_affine
 from medssl.ops.mixing import Box
-from medssl.recipe_schema import DataSpec
+from medssl.spec_schema import DataSpec
 
 FINE_SPACING = 0.1
 """Below this MONAI's absolute affine tolerance of 1e-3 would be more than one percent."""

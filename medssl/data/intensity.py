@@ -16,7 +16,7 @@ from monai.transforms import (
 from scipy import ndimage
 
 from medssl.data.geometry import PerImaged
-from medssl.recipe_schema import Intensity
+from medssl.spec_schema import Intensity
 
 
 class ScaleNonzerod(PerImaged):

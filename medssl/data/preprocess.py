@@ -24,7 +24,7 @@ from medssl.data.images import check_grid, read_image, read_images, with_affine
 from medssl.data.intensity import intensity_transforms
 from medssl.errors import MedSSLError
 from medssl.ops.mixing import Box
-from medssl.recipe_schema import DataSpec
+from medssl.spec_schema import DataSpec
 
 __all__ = [
     "Prepared",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -19,7 +18,9 @@ from torch import Tensor
 from medssl.data.augment import Augmenter, Geometry, move
 from medssl.data.augment_batch import finish
 from medssl.data.case import IGNORE_INDEX, CachedCase
+from medssl.data.crop_position import draw_center, draw_start
 from medssl.data.device_cases import describe_place, overlap
+from medssl.data.mapped_cases import pack, unpack
 from medssl.errors import MedSSLError
 
 Deliver = Literal["finished", "plain", "places"]
@@ -165,6 +166,18 @@ class PatchSampler:
         size = geometry.source_size(self.size)
         return index, self._start(index, slice_index, size, rng), size, geometry, rng
 
+    def _start(
+        self, index: int, slice_index: int, size: tuple[int, ...], rng: np.random.Generator
+    ) -> tuple[int, ...]:
+        """Draw the first voxel of the crop; negative where the volume is padded."""
+        case, center = self.cases[index], None
+        plane = None if self.slice_axis is None else (self.slice_axis, slice_index)
+        if rng.random() < self.foreground_fraction:
+            center = draw_center(case, self.size, plane, rng)
+        if center is None and self.sparse and self._is_partly_annotated(index):
+            center = draw_center(case, self.size, plane, rng, background=True)
+        return draw_start(case.shape, size, center, plane, rng)
+
     def draw(self, number: int) -> dict[str, Tensor]:
         """Return patch ``number`` of the stream: ``image``, ``label`` (uint8), ``strong``."""
         plain = {name: tensor[None] for name, tensor in self.plain(number).items()}
@@ -237,71 +250,6 @@ class PatchSampler:
             self._partly[index] = label is not None and bool((label == IGNORE_INDEX).any())
         return self._partly[index]
 
-    def _start(
-        self,
-        index: int,
-        slice_index: int,
-        size: tuple[int, ...],
-        rng: np.random.Generator,
-    ) -> tuple[int, ...]:
-        """Draw the first voxel of the crop; negative where the volume is padded."""
-        case = self.cases[index]
-        centered = rng.random() < self.foreground_fraction
-        center = self._voxel(case, slice_index, rng) if centered else None
-        if center is None and self.sparse and self._is_partly_annotated(index):
-            center = self._voxel(case, slice_index, rng, background=True)
-        start = []
-        for axis, (n, s) in enumerate(zip(case.shape, size, strict=True)):
-            uniform = int(rng.integers(max(n - s, 0) + 1))
-            if axis == self.slice_axis:
-                start.append(slice_index)
-            elif n < s:
-                start.append(-((s - n) // 2))
-            elif center is None:
-                start.append(uniform)
-            else:
-                start.append(min(max(center[axis] - s // 2, 0), n - s))
-        return tuple(start)
-
-    def _voxel(
-        self,
-        case: CachedCase,
-        slice_index: int,
-        rng: np.random.Generator,
-        *,
-        background: bool = False,
-    ) -> tuple[int, ...] | None:
-        """Draw a voxel of a random structure, or of the annotated background if there is any.
-
-        Returns:
-            None if there is no such voxel, or no need to center a crop.
-        """
-        extra = [n - s for n, s in zip(case.shape, self.size, strict=True)]
-        if self.slice_axis is not None:
-            extra[self.slice_axis] = 0
-        if case.label is None or max(extra) <= 0:  # nothing to center
-            return None
-        shape = list(case.shape)
-        if self.slice_axis is None:
-            choices = dict(case.class_indices)
-        else:
-            plane = np.take(case.label, [slice_index], axis=self.slice_axis)
-            shape[self.slice_axis] = 1
-            present = np.flatnonzero(np.bincount(plane.ravel(), minlength=1))
-            choices = {int(c): plane for c in present if c < IGNORE_INDEX}
-        if background and 0 in choices:
-            choices = {0: choices[0]}
-        elif not background:
-            choices.pop(0, None)
-        if not choices:
-            return None
-        chosen = sorted(choices)[int(rng.integers(len(choices)))]
-        voxels = choices[chosen]
-        if self.slice_axis is not None:
-            voxels = np.flatnonzero(voxels == chosen)
-        flat = int(voxels[int(rng.integers(len(voxels)))])
-        return tuple(int(v) for v in np.unravel_index(flat, shape))
-
     def _pad_value(self, index: int) -> float:
         """Return the volume's lowest value, its background under every intensity rule."""
         if index not in self._pad_values:
@@ -311,12 +259,12 @@ class PatchSampler:
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle memory maps by file name, for worker processes that are not forked."""
-        return {**self.__dict__, "cases": tuple(_pack(case) for case in self.cases)}
+        return {**self.__dict__, "cases": tuple(pack(case) for case in self.cases)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Open the memory maps again."""
         self.__dict__.update(state)
-        self.cases = tuple(_unpack(case) for case in state["cases"])
+        self.cases = tuple(unpack(case) for case in state["cases"])
 
 
 def _generator(seed: int, stream: str, purpose: int, number: int) -> np.random.Generator:
@@ -341,31 +289,3 @@ def _crop(
     out = np.full((volume.shape[0], *size), fill(), dtype=volume.dtype)
     out[(slice(None), *target)] = view
     return out
-
-
-@dataclass(frozen=True)
-class _Mapped:
-    """Where a memory-mapped array lies on disk."""
-
-    file: str
-    offset: int
-    shape: tuple[int, ...]
-    dtype: str
-
-    def open(self) -> np.ndarray:
-        return np.memmap(self.file, self.dtype, "r", self.offset, self.shape)
-
-
-def _pack_array(array: Any) -> Any:
-    if not isinstance(array, np.memmap) or array.filename is None:
-        return array
-    return _Mapped(str(array.filename), array.offset, array.shape, array.dtype.str)
-
-
-def _pack(case: CachedCase) -> CachedCase:
-    return replace(case, image=_pack_array(case.image), label=_pack_array(case.label))
-
-
-def _unpack(case: CachedCase) -> CachedCase:
-    image, label = (a.open() if isinstance(a, _Mapped) else a for a in (case.image, case.label))
-    return replace(case, image=image, label=label)

@@ -17,7 +17,7 @@ from medssl.data.case import Case, LabelMap
 from medssl.data.images import read_affine
 from medssl.data.spec import axis_along
 from medssl.errors import MedSSLError
-from medssl.recipe_schema import DataSpec
+from medssl.spec_schema import DataSpec
 
 _SIDE = re.compile(r"(?<![a-z])(left|right)(?![a-z])")
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from medssl.data.shipped import shipped_folder
 from medssl.errors import MedSSLError
-from medssl.recipe_schema import DataSpec
 from medssl.settings_io import Lines, did_you_mean, read_yaml, validate_settings
+from medssl.spec_schema import DataSpec
 
 _AXIS_LETTERS = ("RL", "AP", "SI")
 

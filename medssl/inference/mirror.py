@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from medssl.data.case import LabelMap
+from medssl.data.sides import class_pairs
+from medssl.data.spec import axis_along
+from medssl.errors import MedSSLError
+from medssl.spec_schema import DataSpec
 
 
 class MirrorMean(nn.Module):
@@ -67,3 +74,37 @@ class MirrorMean(nn.Module):
                 order[a], order[b] = b, a
             probs = probs[:, order]
         return probs
+
+
+def mirrored(
+    model: nn.Module, spec: DataSpec, label_map: LabelMap, *, spatial_dims: int
+) -> MirrorMean:
+    """Wrap a network so that it averages over the mirror images the data spec allows.
+
+    Args:
+        model: image in, logits out.
+        spec: which axes may be mirrored, and where left and right are.
+        label_map: the classes of the logits.
+        spatial_dims: of a window; 2 where it is a slice across ``spec.slice_axis``.
+
+    Raises:
+        MedSSLError: the spec allows no axis, or does not say which one is left-right where that
+            has to be known.
+    """
+    volume = [a for a in range(3) if spatial_dims == 3 or a != spec.slice_axis]
+    axes = [volume.index(a) for a in spec.flip_axes if a in volume]
+    if not axes:
+        raise MedSSLError(
+            f"data spec {spec.name!r} allows no axis to be mirrored",
+            fix="predict without --tta, or set spec.flip_axes where mirroring is anatomy",
+        )
+    pairs = class_pairs(spec, label_map, mirrored=True, where=Path(spec.name))
+    side = axis_along(spec, "R")
+    if pairs and side is None:
+        raise MedSSLError(
+            f"data spec {spec.name!r} keeps stored axes, so it is not known which one to "
+            "mirror for left and right to be exchanged",
+            fix="predict without --tta, or set spec.orientation to RAS",
+        )
+    swap = volume.index(side) if side in volume else None
+    return MirrorMean(model, axes, swap_axis=swap, pairs=pairs)

@@ -16,21 +16,26 @@ from medssl.data.case import LabelMap
 from medssl.data.images import read_images
 from medssl.data.preprocess import Prepared, preprocess_image
 from medssl.data.region import Region
-from medssl.data.sides import class_pairs
-from medssl.data.spec import axis_along
 from medssl.errors import MedSSLError
 from medssl.inference.assess import Assessment, Tally, assess_prediction
 from medssl.inference.blocks import Block, probability_blocks, rows_of
 from medssl.inference.calibration import Calibration
 from medssl.inference.forward import Precision, evaluation_mode, forward_logits, wrong_channels
-from medssl.inference.mirror import MirrorMean
+from medssl.inference.mirror import mirrored
 from medssl.inference.postprocess import argmax_classes, keep_largest_components
 from medssl.inference.prediction import Decision, Prediction, normalized_entropy
 from medssl.inference.sliding_window import as_slices
-from medssl.inference.windows import Empty, WindowProgress, column_size, stride_from_overlap
+from medssl.inference.windows import (
+    Empty,
+    WindowProgress,
+    check_stride,
+    column_size,
+    stride_from_overlap,
+)
 from medssl.networks.ensemble import HasMembers, SideBySide
 from medssl.ops.uncertainty import tempered
-from medssl.recipe_schema import DataSpec, InferenceSettings
+from medssl.recipe_schema import InferenceSettings
+from medssl.spec_schema import DataSpec
 
 
 class Regions(Protocol):
@@ -86,29 +91,11 @@ class Predictor:
         self.precision = precision
         self.in_channels = in_channels
         self.calibration: Calibration | None = None
-        self.model = (self._mirrored(model) if inference.tta else model).to(self.device)
+        if inference.tta:
+            model = mirrored(model, spec, label_map, spatial_dims=len(self.patch))
+        self.model = model.to(self.device)
         self.regions = regions
-        _check_stride(inference.stride, self.patch)
-
-    def _mirrored(self, model: nn.Module) -> MirrorMean:
-        """Wrap a network so that it averages over the mirror images the data spec allows."""
-        volume = [a for a in range(3) if len(self.patch) == 3 or a != self.spec.slice_axis]
-        axes = [volume.index(a) for a in self.spec.flip_axes if a in volume]
-        if not axes:
-            raise MedSSLError(
-                f"data spec {self.spec.name!r} allows no axis to be mirrored",
-                fix="predict without --tta, or set spec.flip_axes where mirroring is anatomy",
-            )
-        pairs = class_pairs(self.spec, self.label_map, mirrored=True, where=Path(self.spec.name))
-        side = axis_along(self.spec, "R")
-        if pairs and side is None:
-            raise MedSSLError(
-                f"data spec {self.spec.name!r} keeps stored axes, so it is not known which one to "
-                "mirror for left and right to be exchanged",
-                fix="predict without --tta, or set spec.orientation to RAS",
-            )
-        swap = volume.index(side) if side in volume else None
-        return MirrorMean(model, axes, swap_axis=swap, pairs=pairs)
+        check_stride(inference.stride, self.patch)
 
     @property
     def largest_component(self) -> bool:
@@ -355,15 +342,3 @@ class Predictor:
     def _check_channels(self, channels: int) -> None:
         if self.in_channels is not None and channels != self.in_channels:
             raise wrong_channels(self.in_channels, channels)
-
-
-def _check_stride(stride: Sequence[int] | None, patch: tuple[int, ...]) -> None:
-    if stride is None:
-        return
-    if len(stride) != len(patch) or any(
-        not 1 <= s <= p for s, p in zip(stride, patch, strict=True)
-    ):
-        raise MedSSLError(
-            f"inference.stride {list(stride)} does not fit training.patch {list(patch)}",
-            fix="give one stride per axis of the patch, from 1 to the patch size",
-        )

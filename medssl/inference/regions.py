@@ -15,7 +15,8 @@ from monai.data import MetaTensor
 
 from medssl.data.region import Region
 from medssl.errors import MedSSLError
-from medssl.inference.predictor import Prediction, Predictor
+from medssl.inference.prediction import Prediction
+from medssl.inference.predictor import Predictor
 from medssl.ops.roi import roi_box
 from medssl.recipe_schema import RoiSettings
 

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medssl.errors import MedSSLError
+
 Blend = Literal["gaussian", "constant"]
 Predict = Callable[[Tensor], Tensor]
 """Windows ``(N, C, *patch)`` in, logits ``(N, K, *patch)`` out."""
@@ -48,6 +50,23 @@ def stride_from_overlap(patch: Sequence[int], overlap: float) -> tuple[int, ...]
     Rounded down, but safe from floating point: 96 voxels at overlap ``1 - 16/96`` give 16.
     """
     return tuple(max(1, math.floor(size * (1 - overlap) + 1e-6)) for size in patch)
+
+
+def check_stride(stride: Sequence[int] | None, patch: Sequence[int]) -> None:
+    """Refuse a stride of a recipe that would leave voxels out; None is the overlap's own.
+
+    Raises:
+        MedSSLError: it has other axes than the patch, or is not from 1 to the patch's side.
+    """
+    if stride is None:
+        return
+    if len(stride) != len(patch) or any(
+        not 1 <= s <= p for s, p in zip(stride, patch, strict=True)
+    ):
+        raise MedSSLError(
+            f"inference.stride {list(stride)} does not fit training.patch {list(patch)}",
+            fix="give one stride per axis of the patch, from 1 to the patch size",
+        )
 
 
 def window_origins(

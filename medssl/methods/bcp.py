@@ -41,7 +41,6 @@ Both exclude voxels of ground truth 255 from every region.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -56,7 +55,14 @@ from medssl.methods.base import (
     StepOutput,
     register,
 )
-from medssl.methods.bcp_presets import BCPSettings, Rules, resolve
+from medssl.methods.bcp_mixing import MixedImage, draw_masks, mix_images, pair_up
+from medssl.methods.bcp_presets import (
+    BCPSettings,
+    Rules,
+    recipe_problems,
+    recipe_warnings,
+    resolve,
+)
 from medssl.methods.student_teacher import StudentTeacher
 from medssl.networks.passes import forward_each
 from medssl.ops.components import begin_largest_components
@@ -67,33 +73,10 @@ from medssl.ops.losses import (
     region_terms,
     weighted_mean,
 )
-from medssl.ops.mixing import box_mask, box_size, draw_box, mix, take
+from medssl.ops.mixing import mix, take
 from medssl.ops.pseudo_labels import confidence, hard_labels
 
-# Of each of the two mixed images: which half of the labeled batch, and whether it is the canvas.
-# The unlabeled half is the first in the first image and the second in the second.
-PAIRING: dict[str, tuple[tuple[int, bool], tuple[int, bool]]] = {
-    "acdc": ((0, False), (1, True)),
-    "la": ((0, True), (1, False)),
-    "pancreas": ((1, False), (0, True)),
-}
-
 PseudoLabels = tuple[Tensor, dict[str, Tensor]]
-
-
-@dataclass(frozen=True)
-class MixedImage:
-    """One batch of mixed images ``(B, C, *spatial)``, True outside of the box in ``mask``."""
-
-    image: Tensor
-    mask: Tensor
-    labeled_outside: bool
-
-    @property
-    def is_truth(self) -> Tensor:
-        """Boolean ``(B, *spatial)``: where the label is ground truth."""
-        mask = self.mask if self.labeled_outside else ~self.mask
-        return mask.expand(len(self.image), *self.image.shape[2:])
 
 
 @register("bcp")
@@ -153,10 +136,12 @@ class BCP(StudentTeacher):
             return self._pretrain_step(batch.labeled, progress)
         assert batch.unlabeled is not None
         end_pseudo_labels = self.begin_pseudo_labels(batch.unlabeled.image)
-        images = self.mixed_images(batch.labeled.image, batch.unlabeled.image, progress)
+        # All randomness of the method beside dropout: the boxes.
+        rng = progress.rng("box")
+        images = mix_images(batch.labeled.image, batch.unlabeled.image, self.rules, rng)
         logits = self._predict(images)
         pseudo_label, terms = end_pseudo_labels()
-        labels = self.pairs(batch.labeled.label, pseudo_label)
+        labels = pair_up(batch.labeled.label, pseudo_label, self.rules)
         target = torch.cat([mix(*pair, m.mask) for pair, m in zip(labels, images, strict=True)])
         is_truth = torch.cat([m.is_truth for m in images])
         if self.rules.normalize == "source":
@@ -184,7 +169,7 @@ class BCP(StudentTeacher):
         halves = rules.pretrain_pairing == "halves"
         count = (len(image) + 1) // 2 if halves else len(image)
         shift = count if halves else 1
-        mask = self.masks(image, count, progress)[0]
+        mask = draw_masks(image.shape[2:], count, rules, progress.rng("box"), image.device)[0]
         outside, inside = take(label, 0, count), take(label, shift, count)
         logits = self.student(mix(take(image, 0, count), take(image, shift, count), mask))
         if rules.pretrain_loss == "region":
@@ -238,53 +223,6 @@ class BCP(StudentTeacher):
 
         return end
 
-    def masks(self, image: Tensor, count: int, progress: Progress) -> list[Tensor]:
-        """Draw the masks of the two mixed images, boolean ``(count or 1, *spatial)``.
-
-        All randomness of the method beside dropout is here: ``progress.rng("box")`` draws the boxes
-        one after another, sample by sample, image by image.
-        """
-        rules, shape = self.rules, image.shape[2:]
-        rng = progress.rng("box")
-        masks = []
-        for _ in range(1 if rules.share_mask else 2):
-            boxes = [
-                draw_box(shape, rules.mask_ratio, rng, inclusive=rules.mask_offset_inclusive)
-                for _ in range(count if rules.mask_per_sample else 1)
-            ]
-            masks.append(box_mask(shape, boxes, device=image.device))
-        return masks if len(masks) == 2 else masks * 2
-
-    def pairs(self, labeled: Tensor, unlabeled: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Return what lies outside and inside of the box of each of the two mixed images.
-
-        Args:
-            labeled: of labeled patches the images or the labels.
-            unlabeled: of unlabeled patches the same. Batches of unequal size are cycled.
-        """
-        count = self._count(labeled, unlabeled)
-        out = []
-        for k, (half, labeled_outside) in enumerate(PAIRING[self.rules.pairing]):
-            truth, guess = take(labeled, half * count, count), take(unlabeled, k * count, count)
-            out.append((truth, guess) if labeled_outside else (guess, truth))
-        return out
-
-    @staticmethod
-    def _count(labeled: Tensor, unlabeled: Tensor) -> int:
-        return (max(len(labeled), len(unlabeled)) + 1) // 2
-
-    def mixed_images(
-        self, labeled: Tensor, unlabeled: Tensor, progress: Progress
-    ) -> list[MixedImage]:
-        """Build the two mixed images out of images ``(B, C, *spatial)``."""
-        masks = self.masks(unlabeled, self._count(labeled, unlabeled), progress)
-        return [
-            MixedImage(mix(outside, inside, mask), mask, labeled_outside)
-            for (outside, inside), mask, (_, labeled_outside) in zip(
-                self.pairs(labeled, unlabeled), masks, PAIRING[self.rules.pairing], strict=True
-            )
-        ]
-
     def after_step(self, progress: Progress) -> None:
         """Update the teacher, in stage 2."""
         if progress.stage == "self_train":
@@ -298,58 +236,12 @@ class BCP(StudentTeacher):
     @classmethod
     def check_recipe(cls, settings: BCPSettings, recipe: Any) -> list[str]:
         """Refuse batches that cannot be paired and boxes that do not fit the patch."""
-        training = recipe.training
-        rules = resolve(settings)
-        n, m = training.labeled_batch, training.unlabeled_batch
-        out = []
-        if settings.preset == "official" and settings.variant is None:
-            out.append(
-                "bcp's official preset follows one of three published codes: set method.variant to "
-                "acdc, la or pancreas"
-            )
-        if m < 1:
-            out.append("method bcp needs training.unlabeled_batch of at least 1")
-        if settings.preset == "official" and n % 2:
-            out.append(
-                "bcp's official preset pairs one half of the labeled batch with the other: "
-                f"training.labeled_batch must be even, not {n}"
-            )
-        if settings.preset == "official" and n != m:
-            out.append(
-                "bcp's official preset pairs labeled with unlabeled patches one to one: "
-                f"training.labeled_batch ({n}) and training.unlabeled_batch ({m}) must be equal"
-            )
-        if rules.pretrain_fraction > 0 and n < 2:
-            out.append(
-                "bcp's pre-training pastes one labeled patch into another: "
-                f"training.labeled_batch must be at least 2, not {n}"
-            )
-        try:
-            box_size(training.patch, rules.mask_ratio)
-        except ValueError as error:
-            out.append(f"training.patch and method.mask_ratio do not fit: {error}")
-        return out
+        return recipe_problems(settings, recipe)
 
     @classmethod
     def warn_recipe(cls, settings: BCPSettings, recipe: Any) -> list[str]:
         """Warn of settings that can do nothing, or that the data speak against."""
-        rules = resolve(settings)
-        out = []
-        if rules.weight_pseudo == 0:
-            out.append("method.weight_pseudo is 0: the unlabeled images teach nothing")
-        if settings.preset == "corrected" and settings.variant is not None:
-            out.append("method.variant does nothing with preset corrected")
-        if rules.largest_component == "off" and settings.connectivity is not None:
-            out.append("method.connectivity does nothing with largest_component: off")
-        if rules.legacy_background_bug and not rules.dice_background:
-            out.append("method.legacy_background_bug does nothing without dice_background")
-        if rules.largest_component == "per_class" and not recipe.spec.largest_component:
-            out.append(
-                "bcp reduces each pseudo-labeled structure to its largest piece, but the data spec "
-                "does not say that structures are one piece (spec.largest_component); if they are "
-                "not, say how many each has (spec.pieces) or set method.largest_component: off"
-            )
-        return out
+        return recipe_warnings(settings, recipe)
 
 
 def region_loss(

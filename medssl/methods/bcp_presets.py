@@ -1,15 +1,19 @@
-"""Settings of BCP and what its presets make of them; the method is in :mod:`medssl.methods.bcp`."""
+"""Settings of BCP, what its presets make of them, and which recipes they fit.
+
+The method is in :mod:`medssl.methods.bcp`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from medssl.methods.base import Settings
 from medssl.ops.ema import BufferRule
 from medssl.ops.losses import DiceVariant
+from medssl.ops.mixing import box_size
 
 Variant = Literal["acdc", "la", "pancreas"]
 
@@ -141,3 +145,59 @@ def resolve(settings: BCPSettings) -> Rules:
         base = OFFICIAL[settings.variant or "acdc"]
     given = {f.name: getattr(settings, f.name) for f in fields(Rules)}
     return replace(base, **{k: v for k, v in given.items() if v is not None})
+
+
+def recipe_problems(settings: BCPSettings, recipe: Any) -> list[str]:
+    """Return why batches cannot be paired, or boxes do not fit the patch."""
+    training = recipe.training
+    rules = resolve(settings)
+    n, m = training.labeled_batch, training.unlabeled_batch
+    out = []
+    if settings.preset == "official" and settings.variant is None:
+        out.append(
+            "bcp's official preset follows one of three published codes: set method.variant to "
+            "acdc, la or pancreas"
+        )
+    if m < 1:
+        out.append("method bcp needs training.unlabeled_batch of at least 1")
+    if settings.preset == "official" and n % 2:
+        out.append(
+            "bcp's official preset pairs one half of the labeled batch with the other: "
+            f"training.labeled_batch must be even, not {n}"
+        )
+    if settings.preset == "official" and n != m:
+        out.append(
+            "bcp's official preset pairs labeled with unlabeled patches one to one: "
+            f"training.labeled_batch ({n}) and training.unlabeled_batch ({m}) must be equal"
+        )
+    if rules.pretrain_fraction > 0 and n < 2:
+        out.append(
+            "bcp's pre-training pastes one labeled patch into another: "
+            f"training.labeled_batch must be at least 2, not {n}"
+        )
+    try:
+        box_size(training.patch, rules.mask_ratio)
+    except ValueError as error:
+        out.append(f"training.patch and method.mask_ratio do not fit: {error}")
+    return out
+
+
+def recipe_warnings(settings: BCPSettings, recipe: Any) -> list[str]:
+    """Return warnings about settings that can do nothing, or that the data speak against."""
+    rules = resolve(settings)
+    out = []
+    if rules.weight_pseudo == 0:
+        out.append("method.weight_pseudo is 0: the unlabeled images teach nothing")
+    if settings.preset == "corrected" and settings.variant is not None:
+        out.append("method.variant does nothing with preset corrected")
+    if rules.largest_component == "off" and settings.connectivity is not None:
+        out.append("method.connectivity does nothing with largest_component: off")
+    if rules.legacy_background_bug and not rules.dice_background:
+        out.append("method.legacy_background_bug does nothing without dice_background")
+    if rules.largest_component == "per_class" and not recipe.spec.largest_component:
+        out.append(
+            "bcp reduces each pseudo-labeled structure to its largest piece, but the data spec "
+            "does not say that structures are one piece (spec.largest_component); if they are "
+            "not, say how many each has (spec.pieces) or set method.largest_component: off"
+        )
+    return out

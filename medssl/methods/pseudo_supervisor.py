@@ -63,12 +63,11 @@ the state dict.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
 from medssl.methods.base import (
@@ -79,68 +78,28 @@ from medssl.methods.base import (
     StepOutput,
     register,
 )
-from medssl.methods.pseudo_supervisor_presets import PseudoSupervisorSettings, resolve
+from medssl.methods.pseudo_supervisor_policy import (
+    DROP,
+    FIXED,
+    THRESHOLDS,
+    ThresholdPolicy,
+    draw_actions,
+)
+from medssl.methods.pseudo_supervisor_presets import (
+    PseudoSupervisorSettings,
+    recipe_problems,
+    recipe_warnings,
+    resolve,
+)
 from medssl.methods.student_teacher import StudentTeacher
 from medssl.ops import policy as ops
 from medssl.ops.losses import IGNORE_INDEX, DiceVariant, region_terms
-from medssl.ops.moving import to_device
 from medssl.ops.pseudo_labels import hard_labels
+from medssl.ops.virtual_step import around_step, carry_gradients, gradients_of
 
 DICE = DiceVariant(background=False)
-THRESHOLDS = (0.5, 0.7, 0.9, 0.95, float("inf"))
-"""What the actions mean; the last drops the class."""
-DROP = len(THRESHOLDS) - 1
-FIXED = {"always_0.5": 0, "always_0.95": 3}
-HIDDEN = 32
 SCALE_DECAY = 0.99
 BASELINE_DECAY = 0.9
-LEAST_TRAVEL = 0.1
-"""Updates times learning rate, about how far a weight of the policy can go, to be worth it."""
-HALF_PRECISION_SCALE = 1024.0
-"""Keeps the virtual step's gradient from vanishing in float16; a power of two changes no bit."""
-
-
-class ThresholdPolicy(nn.Module):
-    """Map a patch's description ``(B, F)`` to logits of its thresholds ``(B, C, 5)``.
-
-    The last layer starts at zero: at first all actions are equally likely.
-    """
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        self.features = 5 * num_classes + 2
-        last = nn.Linear(HIDDEN, num_classes * len(THRESHOLDS))
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-        self.layers = nn.Sequential(
-            nn.Linear(self.features, HIDDEN),
-            nn.ReLU(),
-            nn.Linear(HIDDEN, HIDDEN),
-            nn.ReLU(),
-            last,
-        )
-
-    def forward(self, description: Tensor) -> Tensor:
-        """Compute the logits in float32, whatever the autocast."""
-        with torch.autocast(description.device.type, enabled=False):
-            out = self.layers(description.float())
-        return out.unflatten(-1, (self.num_classes, len(THRESHOLDS)))
-
-
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """Compute in float32 without autocast and TF32, which would round a virtual step away."""
-    switches: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    before = [switch.allow_tf32 for switch in switches]
-    try:
-        for switch in switches:
-            switch.allow_tf32 = False
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.allow_tf32 = value
 
 
 def segmentation_loss(logits: Tensor, target: Tensor, loss: str) -> Tensor:
@@ -255,10 +214,10 @@ class PseudoSupervisor(StudentTeacher):
         del logits
         first = cut if cut < len(labeled.image) else 0
         held = LabeledBatch(labeled.image[first:], labeled.label[first:])
-        gradients = self._gradients(unsupervised)
+        gradients = gradients_of(unsupervised, self.student.parameters())
         improvement = self.improvement(self.sum_tensors(gradients), held)
         self._remember(slot, description, actions, improvement, terms)
-        yield weight * _carry(unsupervised.detach(), list(self.student.parameters()), gradients)
+        yield weight * carry_gradients(unsupervised.detach(), self.student.parameters(), gradients)
 
     def action_logits(self, description: Tensor) -> Tensor:
         """Return what actions are drawn from, ``(B, F)`` to logits ``(B, C, 5)``."""
@@ -268,20 +227,15 @@ class PseudoSupervisor(StudentTeacher):
     def choose(
         self, description: Tensor, progress: Progress, terms: dict[str, Tensor] | None = None
     ) -> Tensor:
-        """Choose a threshold per patch and class, ``(B, F)`` to int64 ``(B, C)``.
-
-        All randomness beside dropout is here: ``progress.rng("thresholds")`` draws a uniform number
-        per patch and class.
-        """
+        """Choose a threshold per patch and class, ``(B, F)`` to int64 ``(B, C)``."""
         logits = self.action_logits(description)
         if self.settings.selection in FIXED:
             fixed = FIXED[self.settings.selection]
             return torch.full(logits.shape[:2], fixed, device=logits.device)
         if self.settings.selection == "random":
             logits = torch.zeros_like(logits)
-        drawn = progress.rng("thresholds").random_sample(tuple(logits.shape[:2]))
-        uniform = to_device(torch.from_numpy(drawn).to(logits.dtype), logits.device)
-        actions = ops.sample_actions(torch.log_softmax(logits, dim=-1), uniform)
+        # All randomness of the method beside dropout.
+        actions = draw_actions(logits, progress.rng("thresholds"))
         if terms is not None:
             most = ops.entropy(torch.zeros_like(logits))
             terms["policy/entropy"] = (ops.entropy(logits) / most).mean()
@@ -298,16 +252,6 @@ class PseudoSupervisor(StudentTeacher):
 
     # ------------------------------------------------------------------ the reward
 
-    def _gradients(self, loss: Tensor) -> list[Tensor]:
-        """Return the gradient of a loss for each parameter of the student."""
-        found = torch.autograd.grad(
-            loss * HALF_PRECISION_SCALE,
-            list(self.student.parameters()),
-            allow_unused=True,
-            materialize_grads=True,
-        )
-        return [g / HALF_PRECISION_SCALE for g in found]
-
     @torch.no_grad()
     def improvement(self, gradients: list[Tensor], held: LabeledBatch) -> Tensor:
         """Measure how much a virtual step along ``gradients`` lowers the loss of labeled patches.
@@ -315,25 +259,8 @@ class PseudoSupervisor(StudentTeacher):
         In eval mode and float32, with the same patches before and after. Neither the student's
         weights and buffers nor torch's random generator change.
         """
-        norm = torch.stack([g.norm() for g in gradients]).norm()
-        length = self.settings.virtual_lr * (1 / (norm + 1e-12)).clamp(max=1.0)
-        # In place and back: torch.func.functional_call leaves the moved weights in a network that
-        # registers a module under two names, as DynUNet does. Through `data`, since autograd must
-        # not take weights for changed that are back when it needs them.
-        parameters = [p.data for p in self.student.parameters()]
-        kept = [p.clone() for p in parameters]
-        self.student.eval()
-        try:
-            with full_precision(held.image.device):
-                before = self.student(held.image)
-                for p, g in zip(parameters, gradients, strict=True):
-                    p.sub_(length * g)
-                after = self.student(held.image)
-        finally:
-            for p, old in zip(parameters, kept, strict=True):
-                p.copy_(old)
-            self.student.train()
-        losses = [segmentation_loss(x, held.label, self.rules.loss) for x in (before, after)]
+        logits = around_step(self.student, gradients, held.image, lr=self.settings.virtual_lr)
+        losses = [segmentation_loss(x, held.label, self.rules.loss) for x in logits]
         change = losses[0] - losses[1]
         return torch.where(torch.isfinite(change), change, torch.zeros_like(change))
 
@@ -407,43 +334,9 @@ class PseudoSupervisor(StudentTeacher):
     @classmethod
     def check_recipe(cls, settings: PseudoSupervisorSettings, recipe: Any) -> list[str]:
         """Refuse batches from which nothing can be held out, or without unlabeled patches."""
-        out = []
-        held, labeled = settings.reward_patches, recipe.training.labeled_batch
-        if recipe.training.unlabeled_batch < 1:
-            out.append("method pseudo_supervisor needs training.unlabeled_batch of at least 1")
-        if held >= labeled:
-            out.append(
-                f"method.reward_patches ({held}) leaves none of training.labeled_batch ({labeled}) "
-                "to train on; use a larger batch, or reward_patches: 0 to measure on all of it"
-            )
-        return out
+        return recipe_problems(settings, recipe)
 
     @classmethod
     def warn_recipe(cls, settings: PseudoSupervisorSettings, recipe: Any) -> list[str]:
         """Warn of settings that can do nothing."""
-        rules = resolve(settings)
-        out = []
-        if rules.unlabeled_weight == 0:
-            out.append("method.unlabeled_weight is 0: the unlabeled images do nothing")
-        updates = recipe.training.iterations // (settings.buffer * settings.measure_every)
-        if settings.selection == "learned" and updates * rules.policy_lr < LEAST_TRAVEL:
-            out.append(
-                f"the policy is updated {updates} times (training.iterations / method.buffer / "
-                f"measure_every) at a learning rate of {rules.policy_lr:g}: it will hardly differ "
-                "from selection: random; use a smaller buffer or a larger policy_lr"
-            )
-        if rules.reward != "rectified" and settings.alpha is not None:
-            out.append("method.alpha does nothing without reward: rectified")
-        if rules.gamma == 0 and settings.restart:
-            out.append("method.restart does nothing with gamma 0")
-        return out
-
-
-def _carry(value: Tensor, parameters: list[nn.Parameter], gradients: list[Tensor]) -> Tensor:
-    """Return ``value`` with ``gradients`` as its gradient.
-
-    The gradient that the virtual step needed is handed to the engine, not computed twice.
-    """
-    pairs = zip(parameters, gradients, strict=True)
-    linear = torch.stack([(p.float() * g.float()).sum() for p, g in pairs]).sum()
-    return value + (linear - linear.detach())
+        return recipe_warnings(settings, recipe)

@@ -1,9 +1,12 @@
-"""Settings and presets of the pseudo supervisor (:mod:`medssl.methods.pseudo_supervisor`)."""
+"""Settings and presets of the pseudo supervisor, and which recipes they fit.
+
+The method is in :mod:`medssl.methods.pseudo_supervisor`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -11,6 +14,9 @@ from medssl.methods.base import Settings
 from medssl.ops.ema import BufferRule
 
 Share = Annotated[float, Field(ge=0, lt=1)]
+
+LEAST_TRAVEL = 0.1
+"""Updates times learning rate, about how far a weight of the policy can go, to be worth it."""
 
 
 class PseudoSupervisorSettings(Settings):
@@ -99,3 +105,37 @@ def resolve(settings: PseudoSupervisorSettings) -> Rules:
     """Fill in the preset."""
     given = {f.name: getattr(settings, f.name) for f in fields(Rules)}
     return replace(PRESETS[settings.preset], **{k: v for k, v in given.items() if v is not None})
+
+
+def recipe_problems(settings: PseudoSupervisorSettings, recipe: Any) -> list[str]:
+    """Return why nothing can be held out of a batch, or nothing is unlabeled."""
+    out = []
+    held, labeled = settings.reward_patches, recipe.training.labeled_batch
+    if recipe.training.unlabeled_batch < 1:
+        out.append("method pseudo_supervisor needs training.unlabeled_batch of at least 1")
+    if held >= labeled:
+        out.append(
+            f"method.reward_patches ({held}) leaves none of training.labeled_batch ({labeled}) "
+            "to train on; use a larger batch, or reward_patches: 0 to measure on all of it"
+        )
+    return out
+
+
+def recipe_warnings(settings: PseudoSupervisorSettings, recipe: Any) -> list[str]:
+    """Return warnings about settings that can do nothing."""
+    rules = resolve(settings)
+    out = []
+    if rules.unlabeled_weight == 0:
+        out.append("method.unlabeled_weight is 0: the unlabeled images do nothing")
+    updates = recipe.training.iterations // (settings.buffer * settings.measure_every)
+    if settings.selection == "learned" and updates * rules.policy_lr < LEAST_TRAVEL:
+        out.append(
+            f"the policy is updated {updates} times (training.iterations / method.buffer / "
+            f"measure_every) at a learning rate of {rules.policy_lr:g}: it will hardly differ "
+            "from selection: random; use a smaller buffer or a larger policy_lr"
+        )
+    if rules.reward != "rectified" and settings.alpha is not None:
+        out.append("method.alpha does nothing without reward: rectified")
+    if rules.gamma == 0 and settings.restart:
+        out.append("method.restart does nothing with gamma 0")
+    return out

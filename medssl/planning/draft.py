@@ -18,7 +18,7 @@ from medssl.planning.network import DeviceKind, NetworkPlan, choose_batch, choos
 from medssl.planning.roles import Roles
 from medssl.planning.spec_guess import SpecGuess
 from medssl.recipe import LoadedRecipe, resolve
-from medssl.recipe_schema import DataSpec
+from medssl.spec_schema import DataSpec
 
 COMMENT_COLUMN = 27
 LINE_WIDTH = 118

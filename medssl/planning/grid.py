@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from medssl.data.fingerprint import Fingerprint, Scan
-from medssl.recipe_schema import DataSpec
+from medssl.spec_schema import DataSpec
 
 SAME_SPACING = 1.02
 """Voxel sides within this factor of each other count as equal."""

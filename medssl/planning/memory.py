@@ -231,8 +231,7 @@ def _step(method: Method, stage: Stage, batch: Batch, precision: str) -> None:
 def _fixed_bytes(method: Method, stage: Stage, recipe: Any) -> float:
     """Return the bytes of weights, buffers, gradients and optimizer state of a stage."""
     stored = sum(t.nbytes for t in [*method.parameters(), *method.buffers()])
-    override = recipe.training.stages.get(stage.name)
-    settings = (override and override.optimizer) or recipe.training.optimizer
+    settings = recipe.training.optimizer_of(stage.name)
     trained = 0
     for parameters in method.trainable(stage.name).values():
         optimizer = build_optimizer(parameters, settings, torch.device("cpu"))

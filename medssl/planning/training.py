@@ -12,7 +12,7 @@ from medssl.methods import get_method
 from medssl.planning.grid import Grid, size_text
 from medssl.planning.network import DeviceKind, NetworkPlan
 from medssl.planning.roles import Roles
-from medssl.recipe_schema import DataSpec
+from medssl.spec_schema import DataSpec
 
 CPU_ITERATIONS = 2000
 GPU_ITERATIONS = {1.5: 6000, 16.0: 15000, math.inf: 30000}

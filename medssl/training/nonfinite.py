@@ -11,7 +11,7 @@ ordinary training; the scaler then skips on its own, and the loss alone is judge
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +214,25 @@ def check_weights(method: nn.Module, where: Path) -> None:
         raise MedSSLError(
             "the weights are no longer finite, and are not saved", where=where, fix=NOT_FINITE_FIX
         )
+
+
+def check_terms(terms: Mapping[str, float], stage: str, iteration: int, where: Path) -> None:
+    """Refuse to go on with a mean loss that is not finite.
+
+    Args:
+        terms: what is logged; names of losses begin with ``loss``.
+        stage: name of the stage.
+        iteration: its iterations done so far.
+        where: the run folder, for the message.
+
+    Raises:
+        MedSSLError: a loss is not finite.
+    """
+    if all(math.isfinite(v) for k, v in terms.items() if k.startswith("loss")):
+        return
+    broken = ", ".join(f"{k} {v}" for k, v in terms.items() if not math.isfinite(v))
+    raise MedSSLError(
+        f"the loss is no longer finite near iteration {iteration} of stage {stage!r}: {broken}",
+        where=where,
+        fix=NOT_FINITE_FIX,
+    )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from medssl.recipe_schema import OptimizerSettings, ScheduleSettings
+from medssl.training.memory_format import follow_layout
 
 FUSED_DEVICES = ("cuda", "cpu")
 
@@ -80,3 +81,48 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> N
     optimizer.load_state_dict(saved)
     for group, (fused, foreach) in zip(optimizer.param_groups, how, strict=True):
         group["fused"], group["foreach"] = fused, foreach
+
+
+def build_optimizers(
+    trainable: Mapping[str, Iterable[nn.Parameter]],
+    settings: OptimizerSettings,
+    device: torch.device,
+    *,
+    states: Mapping[str, dict[str, Any]],
+) -> dict[str, torch.optim.Optimizer]:
+    """Build the optimizers of a stage, by name.
+
+    Args:
+        trainable: the parameters of each.
+        settings: of all of them.
+        device: of the parameters.
+        states: saved states by name; an optimizer whose name is missing starts afresh.
+    """
+    optimizers = {k: build_optimizer(params, settings, device) for k, params in trainable.items()}
+    for key, optimizer in optimizers.items():
+        if key in states:
+            load_optimizer(optimizer, states[key])
+    follow_layout(optimizers.values())
+    return optimizers
+
+
+def state_dicts(optimizers: Mapping[str, torch.optim.Optimizer]) -> dict[str, dict[str, Any]]:
+    """Return the state of each optimizer by name, as checkpoints hold it."""
+    return {key: optimizer.state_dict() for key, optimizer in optimizers.items()}
+
+
+def set_learning_rate(optimizers: Iterable[torch.optim.Optimizer], rate: float) -> None:
+    """Give all parameters of all optimizers one learning rate."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+
+
+def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """Return the parameters of an optimizer."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def with_gradients(optimizers: Iterable[torch.optim.Optimizer]) -> list[torch.optim.Optimizer]:
+    """Return the optimizers any of whose parameters has a gradient."""
+    return [o for o in optimizers if any(p.grad is not None for p in parameters_of(o))]

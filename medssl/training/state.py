@@ -34,6 +34,11 @@ class State:
     skipped: int = 0
     skipped_in_row: int = 0
 
+    def start_stage(self, index: int) -> None:
+        """Stand before the first iteration of stage number ``index``."""
+        self.stage, self.iteration, self.ended = index, 0, False
+        self.best, self.stale = None, 0
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a checkpoint."""
         return asdict(self)

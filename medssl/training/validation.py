@@ -12,7 +12,8 @@ from torch import nn
 from medssl.data.case import CachedCase, LabelMap
 from medssl.data.sampling import PatchSampler
 from medssl.evaluation.overlap import confusion_matrix, dice_per_class
-from medssl.inference.predictor import Predictor, evaluation_mode
+from medssl.inference.forward import evaluation_mode
+from medssl.inference.predictor import Predictor
 from medssl.methods import get_method
 from medssl.methods.base import Method, Progress
 from medssl.recipe_schema import Recipe

@@ -14,7 +14,7 @@ import psutil
 
 from medssl.data.checks.facts import CaseFacts
 from medssl.data.problem import Problem
-from medssl.recipe_schema import DataSpec
+from medssl.spec_schema import DataSpec
 
 BYTES_PER_VOXEL = 40
 """Peak of preprocessing per voxel and channel of the larger of the stored and the resampled grid.

@@ -26,7 +26,7 @@ from medssl.data.checks.per_case import case_problems
 from medssl.data.checks.shift import Shift, compare_groups, shift_problems
 from medssl.data.checks.teeth import is_cbct, offset_problems
 from medssl.data.problem import Problem
-from medssl.recipe_schema import DataSpec
+from medssl.spec_schema import DataSpec
 
 _ORDER = {"error": 0, "warning": 1, "note": 2}
 
