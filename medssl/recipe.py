@@ -14,6 +14,7 @@ import yaml
 from medssl.data.shipped import shipped_folder
 from medssl.data.spec import check_spec, load_spec
 from medssl.errors import MedSSLError, located
+from medssl.inference.windows import check_stride
 from medssl.methods import get_method
 from medssl.methods.base import Settings
 from medssl.networks import check_patch
@@ -189,13 +190,7 @@ def _refuse_contradictions(recipe: Recipe, settings: Settings, path: Path) -> No
             where=path,
             fix="set spec.align_slices to false, or leave data.roi out",
         )
-    if recipe.inference.stride and len(recipe.inference.stride) != training.spatial_dims:
-        raise MedSSLError(
-            f"inference.stride has {len(recipe.inference.stride)} numbers but training.patch has "
-            f"{training.spatial_dims}",
-            where=path,
-            fix="give one stride per patch axis",
-        )
+    check_stride(recipe.inference.stride, training.patch)
     if training.cache_on_device is True and training.augment.place == "loader":
         raise MedSSLError(
             "training.cache_on_device holds the cases on the device, where no loader can "

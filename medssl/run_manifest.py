@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -74,11 +75,19 @@ def recorded(run: RunFolder, device: torch.device) -> Iterator[None]:
 
 
 def peak_memory(device: torch.device) -> dict[str, int]:
-    """Return the process's peak resident memory and, on CUDA, the peak of the card, in bytes."""
-    import resource
+    """Return the process's peak resident memory and, on CUDA, the peak of the card, in bytes.
 
-    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
-    peak["host_now"] = psutil.Process().memory_info().rss
+    ``host`` is missing where the system does not tell.
+    """
+    memory = psutil.Process().memory_info()
+    peak = {"host_now": memory.rss}
+    if sys.platform == "win32":
+        peak["host"] = memory.peak_wset
+    else:
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak["host"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     if device.type == "cuda":
         peak["device"] = torch.cuda.max_memory_allocated(device)
     return peak

@@ -146,6 +146,17 @@ def patch_the_network_cannot_take(w: World) -> None:
     w.recipe["training"]["patch"] = [16, 16, 7]
 
 
+@breaks("recipe.yaml", "inference.stride [8, 8, 9]", "from 1 to the patch size")
+def stride_that_leaves_voxels_out(w: World) -> None:
+    w.recipe["inference"] = {"stride": [8, 8, 9]}
+
+
+@breaks("recipe.yaml", "allows no axis to be mirrored")
+def mirroring_that_the_spec_forbids(w: World) -> None:
+    w.recipe["inference"] = {"tta": True}
+    w.recipe["spec"] = {"flip_axes": []}
+
+
 @breaks("warm-up", "100")
 def warmup_longer_than_training(w: World) -> None:
     w.recipe["training"]["schedule"] = {"warmup": 100}

@@ -109,3 +109,21 @@ def test_a_smaller_budget_is_refused(
     assert "started for 8 iterations, not 5" in message
     assert "training.iterations=8 or more" in message
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize(("before", "after"), [("fp32", "fp16"), ("fp16", "bf16")])
+def test_a_run_goes_on_in_another_precision(
+    world: tuple[Path, Path],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    before: str,
+    after: str,
+) -> None:
+    """As where a queue resumes it on an older card, which has no bf16."""
+    caplog.set_level("INFO", logger="medssl")
+    recipe = recipe_file(world, tmp_path, "supervised")
+    run = api.train(recipe, output=tmp_path / "run", precision=before).path
+    api.train(run, overrides=["training.iterations=10"], resume=True, precision=after)
+    assert last(run)["step"] == 10
+    said = "in fp16, in which it was not begun" in caplog.text
+    assert said == (after == "fp16")

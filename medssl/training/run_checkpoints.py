@@ -143,7 +143,10 @@ class RunCheckpoints:
                 fix="resume with the seed it was started with, or use another --output",
             )
         now = extended(stages, saved)
-        scaler.load_state_dict(saved["scaler"])
+        if scaler.is_enabled() and not saved["scaler"]:
+            self.say("note: the run goes on in fp16, in which it was not begun: not bit for bit")
+        else:
+            scaler.load_state_dict(saved["scaler"])
         state = State.from_dict(saved["state"])
         if path != self.run.last:
             reason = damage.what if damage else "it is missing"

@@ -27,6 +27,7 @@ from medssl.data.sides import class_pairs, side_axis
 from medssl.data.split import Splits, make_splits
 from medssl.data.volume import UnreadableError, open_volume
 from medssl.errors import MedSSLError
+from medssl.inference.mirror import mirrored
 from medssl.inference.regions import RegionFinder
 from medssl.methods import get_method
 from medssl.methods.base import Method, Settings, Stage
@@ -94,6 +95,10 @@ def plan_cases(recipe: Recipe, display: Display) -> tuple[Dataset, Splits]:
         display.say(f"note: {note}")
     _check_native_spacing(recipe, splits)
     make_augmenter(recipe, dataset, splits)  # refuses labels of which one side is missing
+    if recipe.inference.tta:  # as evaluation will, after training
+        mirrored(
+            nn.Identity(), recipe.spec, dataset.labels, spatial_dims=recipe.training.spatial_dims
+        )
     for value in sorted(recipe.spec.pieces.keys() - set(dataset.labels.values[1:])):
         display.say(f"note: spec.pieces: the dataset declares no label {value}")
     return dataset, splits
