@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -22,6 +23,12 @@ NEW = ("ct", "cbct", "oct")
 
 def draw(kind: str, seed: int, shape: tuple[int, int, int] | None = None) -> Scan:
     return KINDS[kind].draw(np.random.default_rng([seed, 0, 0]), shape or KINDS[kind].shape)
+
+
+def test_help_names_every_choice(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["phantom", "--help"]) == 0
+    words = set(re.findall(r"\w+", capsys.readouterr().out))
+    assert set(KINDS) | {c for k in NEW for c in KINDS[k].choices} <= words
 
 
 @pytest.fixture(scope="module")

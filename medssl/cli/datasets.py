@@ -18,7 +18,8 @@ def phantom(
     labels: Annotated[
         str | None,
         typer.Option(
-            help="ct: organs, liver, pancreas; cbct: fdi, binary, canal, jaws; oct: fluid, layers"
+            help="ct: organs, liver, pancreas; cbct: fdi, binary, canal, sinus, jaws; "
+            "oct: fluid, layers"
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="seed")] = 0,
