@@ -357,13 +357,13 @@ def test_pseudo_labels_keep_as_many_pieces_as_the_data_have(monkeypatch):
         logits[0, 1, row, :length] = 5
     logits[0, 0] = 1
     kept = {}
-    for pieces in ({}, {1: 2}):
-        method = make(None, 2, 2, preset="corrected")
+    for preset, pieces in (("corrected", {}), ("corrected", {1: 2}), ("official", {1: 2})):
+        method = make(None, 2, 2, preset=preset)
         method.pieces = pieces
         monkeypatch.setattr("medssl.methods.bcp.forward_each", lambda *_: [logits])
         label, _ = method.begin_pseudo_labels(torch.zeros(1, 1, 16, 16))()
-        kept[len(pieces)] = label.sum().item()
-    assert kept == {0: 12, 1: 20}
+        kept[preset, len(pieces)] = label.sum().item()
+    assert kept == {("corrected", 0): 12, ("corrected", 1): 20, ("official", 1): 12}
 
 
 # ----------------------------------------------------------------------- recipe contradictions
@@ -372,12 +372,12 @@ def test_pseudo_labels_keep_as_many_pieces_as_the_data_have(monkeypatch):
 class FakeRecipe:
     """The parts of a recipe that a method looks at."""
 
-    def __init__(self, labeled=4, unlabeled=4, patch=(48, 48, 32), one_piece=True):
+    def __init__(self, labeled=4, unlabeled=4, patch=(48, 48, 32), one_piece=True, pieces=None):
         from medssl.recipe_schema import Recipe
 
         recipe = Recipe.model_validate(
             {
-                "spec": {"largest_component": one_piece},
+                "spec": {"largest_component": one_piece, "pieces": pieces or {}},
                 "training": {
                     "labeled_batch": labeled,
                     "unlabeled_batch": unlabeled,
@@ -415,6 +415,9 @@ def test_idle_settings_warn():
     warn = get_method("bcp").warn_recipe
     assert warn(BCPSettings(), FakeRecipe()) == []
     assert "largest piece" in warn(BCPSettings(), FakeRecipe(one_piece=False))[0]
+    assert warn(BCPSettings(), FakeRecipe(one_piece=False, pieces={1: 2})) == []
+    official = BCPSettings(preset="official", variant="la")
+    assert "one piece of each" in warn(official, FakeRecipe(pieces={1: 2}))[0]
     assert "weight_pseudo is 0" in warn(BCPSettings(weight_pseudo=0), FakeRecipe())[0]
     assert "variant does nothing" in warn(BCPSettings(variant="la"), FakeRecipe())[0]
     off = BCPSettings(largest_component="off", connectivity=1)

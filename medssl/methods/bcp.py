@@ -5,8 +5,7 @@ Segmentation" (CVPR 2023, arXiv 2305.00673).
 
 Algorithm. ``pretrain``: train on mixes of two labeled images. ``self_train``: student and teacher
 start from that network; per iteration
-  1. the teacher labels the unlabeled patches (hard labels, largest component per class, or as
-     many as the data spec's ``pieces`` says);
+  1. the teacher labels the unlabeled patches (hard labels, largest component per class);
   2. a random box with 2/3 of every side cuts each of two mixed images: one with a labeled box on
      an unlabeled canvas, one with an unlabeled box on a labeled canvas;
   3. the student learns both with Dice + CE per region, weight 1 where the label is ground truth
@@ -32,6 +31,7 @@ differs from it as follows:
   * Dice as in ``supervised`` (batch, squared, foreground), so that comparisons are about the data;
   * a fresh optimizer for stage 2 (official: acdc and pancreas go on with the one saved with the
     best weights of stage 1, la does not);
+  * as many components per class as the data spec's ``pieces`` says, not always one;
   * labeled and unlabeled batches of any size; the smaller one is cycled;
   * the teacher predicts: the average is the steadier model;
   * share of pre-training (a quarter), argmax and connectivity (full) as in acdc, for all data.
@@ -210,7 +210,10 @@ class BCP(StudentTeacher):
         end_components = None
         if rules.largest_component == "per_class":
             end_components = begin_largest_components(
-                raw, self.num_classes, connectivity=rules.connectivity, pieces=self.pieces
+                raw,
+                self.num_classes,
+                connectivity=rules.connectivity,
+                pieces=self.pieces if rules.spec_pieces else None,
             )
 
         def end() -> PseudoLabels:

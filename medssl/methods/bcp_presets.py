@@ -34,6 +34,7 @@ class BCPSettings(Settings):
     mask_per_sample: bool | None = Field(None, description="a box for each sample of the batch")
     share_mask: bool | None = Field(None, description="same boxes for both mixed images")
     largest_component: Literal["off", "per_class"] | None = None
+    spec_pieces: bool | None = Field(None, description="keep as many as the data spec says")
     connectivity: int | None = Field(None, ge=1, le=3, description="1 face, 2 edge, 3 corner")
     threshold: float | Literal["argmax"] | None = Field(
         None, description="argmax, or a foreground class from this probability on"
@@ -69,6 +70,7 @@ class Rules:
     mask_per_sample: bool = True
     share_mask: bool = False
     largest_component: str = "per_class"
+    spec_pieces: bool = True
     connectivity: int = 3
     threshold: float | str = "argmax"
     weight_gt: float = 1.0
@@ -107,6 +109,7 @@ _ACDC = Rules(
     mask_offset_inclusive=False,
     mask_per_sample=False,
     share_mask=True,
+    spec_pieces=False,
     normalize="region",
     dice_smooth=1e-10,
     dice_background=True,
@@ -194,7 +197,13 @@ def recipe_warnings(settings: BCPSettings, recipe: Any) -> list[str]:
         out.append("method.connectivity does nothing with largest_component: off")
     if rules.legacy_background_bug and not rules.dice_background:
         out.append("method.legacy_background_bug does nothing without dice_background")
-    if rules.largest_component == "per_class" and not recipe.spec.largest_component:
+    spec = recipe.spec
+    if rules.largest_component == "per_class" and spec.pieces and not rules.spec_pieces:
+        out.append(
+            "bcp keeps one piece of each pseudo-labeled structure as published, but spec.pieces "
+            "says that some have several; set method.spec_pieces: true to keep them"
+        )
+    elif rules.largest_component == "per_class" and not (spec.largest_component or spec.pieces):
         out.append(
             "bcp reduces each pseudo-labeled structure to its largest piece, but the data spec "
             "does not say that structures are one piece (spec.largest_component); if they are "
