@@ -313,6 +313,22 @@ def test_cine_is_planned_in_slices_and_pieces_are_kept():
     assert not draft.loaded.warnings
 
 
+def test_a_steady_number_of_pieces_is_planned_with():
+    guess = SpecGuess("mr_hippocampus", "the test")
+    both = Structure(1, "hippocampus", pieces=2.0)
+    draft = make_draft(found(names=(both, "amygdala")), ROLES, order(), guess)
+    assert draft.loaded.recipe.spec.pieces == {1: 2}
+    assert draft.loaded.settings.largest_component is None
+    assert draft.loaded.recipe.inference.largest_component is None
+    assert not draft.loaded.warnings
+    few = replace(found(names=(both,)), labeled=3)
+    for data in (found(names=(replace(both, steady=False),)), few):
+        draft = make_draft(data, ROLES, order(), guess)
+        assert draft.loaded.recipe.spec.pieces == {}
+        assert draft.loaded.settings.largest_component == "off"
+        assert draft.loaded.recipe.inference.largest_component is False
+
+
 def test_pieces_that_the_spec_knows_of_are_no_reason_to_keep_all():
     canals = SpecGuess("cbct_canal", "the test")
     for pieces, kept in ((2.0, None), (3.0, "off")):
@@ -435,7 +451,7 @@ def test_fingerprint_of_known_files(tmp_path):
     assert set(seen.scans) == {Scan((24, 24, 12), (1.0, 1.0, 2.0), "RAS")}
     labels = [blob_case(int(c.id[-2:]))[1] for c in splits.labeled]
     assert seen.structures[0].volume == np.median([2.0 * (v == 1).sum() for v in labels])
-    assert [s.pieces for s in seen.structures] == [1, 1]
+    assert [(s.pieces, s.steady) for s in seen.structures] == [(1, True), (1, True)]
     assert 150 < seen.inside[2] < 260 and 90 < seen.outside[2] < 110  # noqa: PT018
 
 

@@ -42,7 +42,8 @@ class Structure:
     """One labeled structure, as the median over the labeled cases that show it.
 
     ``volume`` is in the dataset's unit cubed, ``share`` of the scan's voxels, ``present`` the share
-    of labeled cases that show it.
+    of labeled cases that show it; ``steady`` where all of those show it in the same number of
+    pieces.
     """
 
     value: int
@@ -51,6 +52,7 @@ class Structure:
     share: float = 0.0
     pieces: float = 1.0
     present: float = 1.0
+    steady: bool = True
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,7 @@ def _structure(value: int, name: str, labeled: Sequence[_Reading]) -> Structure:
         share=float(np.median(shares)),
         pieces=float(np.median([r.pieces[value] for r in shown])),
         present=len(shown) / len(labeled),
+        steady=len({r.pieces[value] for r in shown}) == 1,
     )
 
 

@@ -116,7 +116,9 @@ def make_draft(
     lines.add("name", recipe_name(found, order))
     lines.add("seed", 0)
     _data(lines, roles, order)
-    _spec(lines, found, spec, guess, grid)
+    pieces = choices.known_pieces(found, spec, len(network.patch))
+    _spec(lines, found, spec, guess, grid, pieces)
+    spec = spec.model_copy(update={"pieces": {**spec.pieces, **pieces}})
     lines.add("network", None)
     lines.add("name", network.name, network.reason, indent=2)
     for key, (value, reason) in network.options.items():
@@ -165,7 +167,14 @@ def _data(lines: Lines, roles: Roles, order: Order) -> None:
     lines.add("test", roles.test, roles.test_reason, indent=2)
 
 
-def _spec(lines: Lines, found: Fingerprint, spec: DataSpec, guess: SpecGuess, grid: Grid) -> None:
+def _spec(
+    lines: Lines,
+    found: Fingerprint,
+    spec: DataSpec,
+    guess: SpecGuess,
+    grid: Grid,
+    pieces: dict[int, int],
+) -> None:
     """Name the data spec and what differs from it."""
     lines.add("spec", None)
     lines.add("name", guess.name, guess.sentence, indent=2)
@@ -188,6 +197,9 @@ def _spec(lines: Lines, found: Fingerprint, spec: DataSpec, guess: SpecGuess, gr
     if pairs:
         words = "left and right structures, exchanged where a scan is mirrored"
         lines.add("label_pairs", pairs, words, indent=2)
+    if pieces:
+        words = "by label: as many as in all your labels; predictions keep so many"
+        lines.add("pieces", {**spec.pieces, **pieces}, words, indent=2)
     lines.note(f"mirroring: {choices.flips_words(spec)}", indent=2)
 
 

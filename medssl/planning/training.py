@@ -22,6 +22,9 @@ MANY_STRUCTURES = 10
 SMALL_SHARE = 0.005
 """Structures that fill less than this share of a scan are shown more often."""
 
+STEADY_FROM, MOST_PIECES = 4, 4
+"""Labeled scans that must agree on a number of pieces, and the largest number that is planned."""
+
 VALIDATIONS = 20
 LEAST_POLICY_BUFFER = 20
 
@@ -211,6 +214,21 @@ def side_pairs(found: Fingerprint, spec: DataSpec) -> list[list[int]]:
         if other != value and not re.search(r"atri|(?<!lateral )ventric", name):
             pairs.append([value, other])
     return pairs
+
+
+def known_pieces(found: Fingerprint, spec: DataSpec, spatial_dims: int) -> dict[int, int]:
+    """Return the number of pieces, by label value, of structures that always have the same.
+
+    Only where the spec says that structures are whole, and not in slices, which may cut one piece
+    in two. Of fewer than :data:`STEADY_FROM` labeled scans, agreement says little.
+    """
+    if not spec.largest_component or spatial_dims != 3 or found.labeled < STEADY_FROM:
+        return {}
+    return {
+        s.value: round(s.pieces)
+        for s in found.structures
+        if s.steady and spec.pieces.get(s.value, 1) < s.pieces <= MOST_PIECES
+    }
 
 
 def flips_words(spec: DataSpec) -> str:
