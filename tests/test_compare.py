@@ -235,6 +235,7 @@ def test_confounded_comparisons_name_the_keys(tmp_path: Path) -> None:
     changes = {
         "training": {"iterations": 500, "augment": {"rotate_degrees": 20}},
         "network": {"channels": [8, 16]},
+        "spec": {"pieces": {1: 2, 3: 4}},
     }
     other = write_run(
         tmp_path / "other", dice(0.04), method="bcp", labeled=["l0", "l1", "l2"], changes=changes
@@ -246,6 +247,7 @@ def test_confounded_comparisons_name_the_keys(tmp_path: Path) -> None:
         "training.iterations (500 / 100)",
         "training.augment.rotate_degrees (20.0 / 0.0)",
         "network.channels ([8, 16] / [4, 8])",
+        "spec.pieces (1: 2, 3: 4 / none)",
         "data.labeled (3 cases / 2 cases)",
     ):
         assert key in caution

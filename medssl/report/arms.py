@@ -164,6 +164,9 @@ def describe_experiment(
     """Return what defines an experiment, flat; two runs with equal mappings are repeats."""
     recipe, method = loaded.recipe, get_method(loaded.recipe.method.name)
     sections = recipe.model_dump(mode="json")
+    pieces = sections["spec"]["pieces"]  # one setting, not one for each label
+    text = ", ".join(f"{value}: {count}" for value, count in pieces.items())
+    sections["spec"]["pieces"] = text or "none"
     flat: dict[str, Any] = {"method": recipe.method.name}
     flat |= flatten(loaded.settings.model_dump(mode="json"), "method")
     for section in ("spec", "network", "training", "inference"):
