@@ -75,10 +75,7 @@ def recorded(run: RunFolder, device: torch.device) -> Iterator[None]:
 
 
 def peak_memory(device: torch.device) -> dict[str, int]:
-    """Return the process's peak resident memory and, on CUDA, the peak of the card, in bytes.
-
-    ``host`` is missing where the system does not tell.
-    """
+    """Return the process's peak resident memory and, on CUDA, the peak of the card, in bytes."""
     memory = psutil.Process().memory_info()
     peak = {"host_now": memory.rss}
     if sys.platform == "win32":

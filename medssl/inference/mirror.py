@@ -96,7 +96,7 @@ def mirrored(
     if not axes:
         raise MedSSLError(
             f"data spec {spec.name!r} allows no axis to be mirrored",
-            fix="predict without --tta, or set spec.flip_axes where mirroring is anatomy",
+            fix="leave out --tta (inference.tta), or set spec.flip_axes where mirroring is anatomy",
         )
     pairs = class_pairs(spec, label_map, mirrored=True, where=Path(spec.name))
     side = axis_along(spec, "R")
@@ -104,7 +104,7 @@ def mirrored(
         raise MedSSLError(
             f"data spec {spec.name!r} keeps stored axes, so it is not known which one to "
             "mirror for left and right to be exchanged",
-            fix="predict without --tta, or set spec.orientation to RAS",
+            fix="leave out --tta (inference.tta), or set spec.orientation to RAS",
         )
     swap = volume.index(side) if side in volume else None
     return MirrorMean(model, axes, swap_axis=swap, pairs=pairs)
