@@ -17,7 +17,7 @@ from typing import Any
 from arms import Arm, random_batch
 from harness import Row, options_of, run_part
 
-from medssl.training.precision import resolve_device
+from medssl.device import resolve_device
 
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "anatomical corrected": ("anatomical", {}),

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from measuring import clock_of
 
-from medssl.methods import Batch, LabeledBatch, Progress, UnlabeledBatch, get_method
-from medssl.recipe_schema import Recipe
-from medssl.training.precision import autocast
-from medssl.training.setup import create_method
+from medssl.device import autocast
+from medssl.methods.base import Batch, LabeledBatch, Progress, UnlabeledBatch
+from medssl.methods.registry import get_method
+from medssl.models.create import create_method
+from medssl.settings.recipe import Recipe
 
 TOTAL = 8000
 

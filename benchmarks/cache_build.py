@@ -24,7 +24,7 @@ from harness import Row, SkipPart, dataset_folder, options_of, run_part
 from measuring import child_environment, children_seconds
 from synthetic import write_ellipsoids
 
-from medssl.data.decathlon import read_dataset
+from medssl.data.datasets.decathlon import read_dataset
 
 
 @dataclass(frozen=True)

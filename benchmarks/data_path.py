@@ -29,16 +29,16 @@ from monai.transforms import (
 )
 from synthetic import write_ellipsoids
 
-from medssl.data.augment import Augmenter
-from medssl.data.augment_batch import finish
-from medssl.data.cache import CaseCache
-from medssl.data.case import CachedCase, Case
-from medssl.data.decathlon import read_dataset
-from medssl.data.loader import StreamLoader
-from medssl.data.preprocess import image_transforms
-from medssl.data.sampling import Deliver, PatchSampler
-from medssl.recipe_schema import AugmentSettings
-from medssl.spec_schema import DataSpec
+from medssl.data.datasets.case import CachedCase, Case
+from medssl.data.datasets.decathlon import read_dataset
+from medssl.data.patches.augment import Augmenter
+from medssl.data.patches.augment_batch import finish
+from medssl.data.patches.loader import StreamLoader
+from medssl.data.patches.sampling import Deliver, PatchSampler
+from medssl.data.preprocessing.cache import CaseCache
+from medssl.data.preprocessing.pipeline import image_transforms
+from medssl.settings.recipe import AugmentSettings
+from medssl.settings.spec import DataSpec
 
 SHAPE, PATCH, BATCH, CASES = (160, 160, 80), (96, 96, 48), 2, 4
 TARGET = "<= 3"

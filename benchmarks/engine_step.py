@@ -22,9 +22,9 @@ from harness import Row, left_of, options_of, run_part
 from helpers import small_recipe, write_dataset, write_recipe
 from measuring import NEVER, by_name, clock_of, train
 
-from medssl.methods import REGISTRY
+from medssl.device import resolve_device
+from medssl.methods.base import REGISTRY
 from medssl.training.engine import Engine
-from medssl.training.precision import resolve_device
 
 
 class Stopwatch:

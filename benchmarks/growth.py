@@ -19,13 +19,13 @@ from arms import Arm, random_batch
 from harness import Row, attempt, options_of, run_part
 from measuring import device_of, exponent
 
-from medssl.data.augment import Augmenter
-from medssl.data.cache import class_indices
-from medssl.data.case import CachedCase
-from medssl.data.sampling import PatchSampler
-from medssl.recipe_schema import AugmentSettings
-from medssl.spec_schema import DataSpec
-from medssl.training.precision import resolve_precision
+from medssl.data.datasets.case import CachedCase
+from medssl.data.patches.augment import Augmenter
+from medssl.data.patches.sampling import PatchSampler
+from medssl.data.preprocessing.cache import class_indices
+from medssl.device import resolve_precision
+from medssl.settings.recipe import AugmentSettings
+from medssl.settings.spec import DataSpec
 
 NETWORK = {"name": "unet", "channels": [8, 16, 32], "strides": [2, 2], "num_res_units": 0}
 METHODS = ("supervised", "bcp")

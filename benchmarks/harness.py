@@ -198,7 +198,7 @@ def device_name(device: str) -> str:
         return "cpu"
     import torch
 
-    from medssl.training.precision import resolve_device
+    from medssl.device import resolve_device
 
     where = resolve_device(device)
     return torch.cuda.get_device_name(where) if where.type == "cuda" else where.type

@@ -20,12 +20,12 @@ import torch
 from harness import Row, options_of, run_part
 from measuring import forget_peak, peak_resident_mib, resident_mib
 
-from medssl.data.case import LabelMap
+from medssl.data.datasets.case import LabelMap
+from medssl.device import resolve_device
 from medssl.inference.predictor import Predictor
-from medssl.networks import build_network
-from medssl.recipe_schema import InferenceSettings
-from medssl.spec_schema import DataSpec
-from medssl.training.precision import resolve_device
+from medssl.networks.registry import build_network
+from medssl.settings.recipe import InferenceSettings
+from medssl.settings.spec import DataSpec
 
 AFFINE = np.array([[-0.8, 0, 0, 200.0], [0, -0.8, 0, 200.0], [0, 0, 1.0, -300.0], [0, 0, 0, 1]])
 

@@ -24,12 +24,12 @@ from measuring import PeakMemory, clock_of, device_of
 from plain_loop import untuned
 from torch import Tensor, nn
 
-from medssl.data.case import LabelMap
+from medssl.data.datasets.case import LabelMap
+from medssl.device import resolve_precision, speed_up
 from medssl.inference.predictor import Predictor
-from medssl.networks import build_network
-from medssl.recipe_schema import InferenceSettings
-from medssl.spec_schema import DataSpec
-from medssl.training.precision import resolve_precision, speed_up
+from medssl.networks.registry import build_network
+from medssl.settings.recipe import InferenceSettings
+from medssl.settings.spec import DataSpec
 
 PATCH, STRIDE = (112, 112, 80), (18, 18, 4)
 QUICK_PATCH, QUICK_STRIDE = (32, 32, 16), (8, 8, 2)

@@ -31,11 +31,12 @@ from plain_loop import PlainLoop, untuned
 from stretch import Speed, Stretch
 from synthetic import write_ellipsoids
 
-from medssl.recipe import LoadedRecipe, list_recipes, load_recipe
+from medssl.device import resolve_precision
+from medssl.models.create import create_method
+from medssl.progress import Display
+from medssl.recipe.load import LoadedRecipe, list_recipes, load_recipe
 from medssl.training.compilation import wants_compiling
-from medssl.training.precision import resolve_precision
-from medssl.training.progress import Display
-from medssl.training.setup import TrainingData, create_method, plan_cases, prepare_cases
+from medssl.training.setup import TrainingData, plan_cases, prepare_cases
 
 
 @dataclass(frozen=True)

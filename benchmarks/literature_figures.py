@@ -21,9 +21,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from medssl.recipe import load_recipe
-from medssl.report.figures import COLORS, read_metrics
-from medssl.training.run_folder import RunFolder, open_run
+from medssl.recipe.load import load_recipe
+from medssl.reports.figures import COLORS, read_metrics
+from medssl.runs.folder import RunFolder, open_run
 
 KEPT = ("method", "protocol", "seed", "precision", "device_name", "medssl", "git", "cases")
 

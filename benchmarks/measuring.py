@@ -16,9 +16,9 @@ from typing import Any
 import harness
 import torch
 
-from medssl import api
+import medssl
+from medssl.device import resolve_device
 from medssl.training.engine import Engine
-from medssl.training.precision import resolve_device
 
 MIB = 2**20
 NEVER = 10**7
@@ -141,7 +141,7 @@ def train(
     """
     path = Path(tempfile.mkdtemp(prefix="run-", dir=folder)) / "run"
     with around_steps(around):
-        api.train(
+        medssl.train(
             recipe,
             overrides=[f"{key}={text_of(value)}" for key, value in changes.items()],
             output=path,

@@ -24,8 +24,9 @@ from monai.metrics import (
     compute_surface_dice,
 )
 
-from medssl.data.case import LabelMap
-from medssl.evaluation import confusion_matrix, dice_per_class, evaluate_case
+from medssl.data.datasets.case import LabelMap
+from medssl.evaluation.case_metrics import evaluate_case
+from medssl.evaluation.overlap import confusion_matrix, dice_per_class
 
 SHAPE, QUICK_SHAPE = (256, 256, 100), (96, 96, 40)
 SPACING, TOLERANCE = (0.9, 0.9, 2.0), 2.0

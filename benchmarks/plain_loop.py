@@ -18,12 +18,12 @@ from scipy import ndimage
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from medssl.data.case import CachedCase
+from medssl.data.datasets.case import CachedCase
 from medssl.methods.bcp import BCP
 from medssl.methods.bcp_mixing import PAIRING
 from medssl.methods.supervised import Supervised
 from medssl.ops.losses import copy_paste_loss, dice_ce_loss
-from medssl.recipe_schema import Recipe
+from medssl.settings.recipe import Recipe
 
 Sample = dict[str, Tensor]
 

@@ -24,10 +24,9 @@ from harness import Row, options_of, run_part
 from measuring import PeakMemory
 from torch import Tensor
 
-from medssl.methods import Batch, Progress
-from medssl.methods.base import register
+from medssl.device import resolve_device
+from medssl.methods.base import Batch, Progress, register
 from medssl.methods.rail import Rail
-from medssl.training.precision import resolve_device
 
 VARIANTS = ("published", "no_grad", "corrected")
 

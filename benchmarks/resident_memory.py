@@ -19,7 +19,7 @@ from harness import Row, left_of, options_of, run_part
 from helpers import small_recipe, write_dataset, write_recipe
 from measuring import MIB, NEVER, by_name, device_of, resident_mib, train
 
-from medssl.methods import REGISTRY
+from medssl.methods.base import REGISTRY
 
 EVERY = 100
 

@@ -26,8 +26,8 @@ from helpers import small_recipe, write_dataset, write_recipe
 from measuring import NEVER, around_steps, by_name, child_environment
 from torch import distributed as dist
 
-from medssl import api
-from medssl.training.precision import resolve_device
+import medssl
+from medssl.device import resolve_device
 
 WARM = 3
 
@@ -62,7 +62,7 @@ def train_here(options: Namespace) -> None:
 
     rank = int(os.environ.get("RANK", 0))
     with around_steps(around):
-        api.train(options.recipe, output=options.folder / "run", device=options.device)
+        medssl.train(options.recipe, output=options.folder / "run", device=options.device)
     marks = marks[len(marks) // 2 + WARM :]  # the last stage, where there are two
     steps = len(marks) - 1
     wall, processor, exchanged = ((b - a) / steps for a, b in zip(marks[0], marks[-1], strict=True))

@@ -20,9 +20,9 @@ from typing import Any
 from harness import Row, dataset_folder, left_of, options_of, run_part
 from measuring import around_steps, device_of, text_of
 
-from medssl import api
-from medssl.recipe import list_recipes
-from medssl.report.figures import read_metrics
+import medssl
+from medssl.recipe.load import list_recipes
+from medssl.reports.figures import read_metrics
 from medssl.training.records import Records
 
 
@@ -73,7 +73,7 @@ def train_to(
     Records.validation = watched  # type: ignore[method-assign]
     try:
         with around_steps(around):
-            api.train(
+            medssl.train(
                 list_recipes()[f"hippocampus_{method}"],
                 overrides=[f"{key}={text_of(value)}" for key, value in changes.items()],
                 output=path,

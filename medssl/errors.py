@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,3 +49,12 @@ def located(file: str | Path) -> Iterator[None]:
         elif error.where.split(".")[0] == "data" and not Path(error.where).exists():
             error.where = f"{file} ({error.where})"
         raise
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: the user or the queue asked for it
+    """Training was asked to stop by a signal; its state has been saved in ``run``."""
+
+    def __init__(self, signum: int, step: int, run: Path) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name} after {step} iterations")
+        self.signum = signum
+        self.run = run

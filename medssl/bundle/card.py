@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from medssl import __version__
+from medssl._version import __version__
 from medssl.bundle.contents import Contents
 from medssl.bundle.model_tree import needed_modules
-from medssl.methods import get_method
+from medssl.methods.registry import get_method
 
 
 def model_card(contents: Contents, *, licence: str) -> str:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from medssl.bundle.model_tree import Tree, describe
-from medssl.data.case import LabelMap
+from medssl.data.datasets.case import LabelMap
 from medssl.errors import MedSSLError
 from medssl.inference.calibration import portable
-from medssl.recipe_schema import InferenceSettings
-from medssl.runs import LoadedRun
-from medssl.spec_schema import DataSpec
+from medssl.models.loaded_run import LoadedRun
+from medssl.settings.recipe import InferenceSettings
+from medssl.settings.spec import DataSpec
 
 
 @dataclass(frozen=True)

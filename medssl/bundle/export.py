@@ -23,7 +23,7 @@ from medssl.bundle.metadata import make_metadata
 from medssl.bundle.model_tree import needed_modules
 from medssl.bundle.scripts import copy_modules
 from medssl.errors import MedSSLError
-from medssl.runs import LoadedRun, load_run
+from medssl.models.loaded_run import LoadedRun, load_run
 
 logger = logging.getLogger(__name__)
 

@@ -10,11 +10,11 @@ import torch
 
 from medssl.bundle.metadata import read_own
 from medssl.bundle.model_tree import rebuild
+from medssl.device import resolve_device, resolve_precision
 from medssl.errors import MedSSLError
 from medssl.inference.calibration import Calibration
 from medssl.inference.predictor import Predictor
-from medssl.training.checkpoint import load_tensors, load_weights
-from medssl.training.precision import resolve_device, resolve_precision
+from medssl.runs.checkpoint import load_tensors, load_weights
 
 FORMAT = 1
 

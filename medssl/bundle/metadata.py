@@ -8,13 +8,13 @@ import monai
 import numpy as np
 import torch
 
-from medssl import __version__
+from medssl._version import __version__
 from medssl.bundle.contents import Contents
 from medssl.bundle.model_tree import needed_modules
-from medssl.data.case import LabelMap
-from medssl.methods import get_method
-from medssl.recipe_schema import InferenceSettings
-from medssl.spec_schema import DataSpec
+from medssl.data.datasets.case import LabelMap
+from medssl.methods.registry import get_method
+from medssl.settings.recipe import InferenceSettings
+from medssl.settings.spec import DataSpec
 
 SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
 REQUIRED = (

@@ -1,6 +1,7 @@
 """Preprocessing and post-processing of a run as MONAI configuration, of MONAI's own transforms.
 
-The transforms and their order are those of :mod:`medssl.data.preprocess`, so that a bundle gives
+The transforms and their order are those of
+:mod:`medssl.data.preprocessing.pipeline`, so that a bundle gives
 the labels of ``medssl predict``. What MONAI has no transform for is refused.
 """
 
@@ -9,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from medssl.data.case import LabelMap
+from medssl.data.datasets.case import LabelMap
 from medssl.errors import MedSSLError
-from medssl.spec_schema import DataSpec, Intensity
+from medssl.settings.spec import DataSpec, Intensity
 
 Config = dict[str, Any]
 

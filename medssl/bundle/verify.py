@@ -16,9 +16,9 @@ import numpy as np
 
 from medssl.bundle.load import load_bundle
 from medssl.bundle.metadata import problems_of
-from medssl.data.nifti_file import open_nifti
+from medssl.data.images.nifti import open_nifti
+from medssl.data.images.write import image_suffix
 from medssl.errors import MedSSLError
-from medssl.inference.writer import image_suffix
 
 FILES = (
     "configs/metadata.json",

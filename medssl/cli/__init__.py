@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from medssl import __version__
+from medssl._version import __version__
 from medssl.cli import (
     bundles,
     checking,
@@ -27,7 +27,7 @@ from medssl.cli import (
 )
 from medssl.cli.console import app, err, out
 from medssl.errors import MedSSLError, ToldElsewhere
-from medssl.processes import place
+from medssl.ranks import place
 
 GROUPS = (
     running,
@@ -101,7 +101,7 @@ def run(arguments: Sequence[str]) -> int:
         )
         problem.__cause__ = error
     except Exception as error:
-        from medssl.training.state import Stopped
+        from medssl.errors import Stopped
 
         if not isinstance(error, Stopped):
             if debug:

@@ -28,14 +28,14 @@ def export(
     ] = None,
 ) -> None:
     """Write a run as a MONAI bundle, for MONAI's own tools and for `medssl predict`."""
-    from medssl import api
+    import medssl
 
     if bundle is None:
         if not verify:
             raise typer.BadParameter("name the folder to write", param_hint="BUNDLE")
         bundle = run
     else:
-        result = api.export(
+        result = medssl.export(
             run,
             bundle,
             checkpoint=checkpoint,
@@ -50,7 +50,7 @@ def export(
             out.print("models/model.ts could not be made; models/model.pt is complete")
     if not verify:
         return
-    found = api.verify_bundle(bundle, example or [])
+    found = medssl.verify_bundle(bundle, example or [])
     for problem in found.problems:
         err.print(f"problem: {problem}", highlight=False, markup=False)
     if found.problems:

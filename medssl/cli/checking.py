@@ -25,10 +25,10 @@ def check(
     allow_outside: AllowOutside = False,
 ) -> None:
     """Find what is wrong with a dataset; exit code 2 where training cannot start."""
-    from medssl import api
-    from medssl.report.check_table import describe_memory, format_problems, relative, verdict
+    import medssl
+    from medssl.reports.check_table import describe_memory, format_problems, relative, verdict
 
-    result = api.check(
+    result = medssl.check(
         dataset,
         spec=spec,
         repair=repair,

@@ -23,10 +23,10 @@ def compare(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="folder to write")] = None,
 ) -> None:
     """Compare runs case by case, and say whether there is evidence of a difference."""
-    from medssl import api
-    from medssl.report.compare_files import format_comparison
+    import medssl
+    from medssl.comparison.files import format_comparison
 
-    result = api.compare(runs, split=split, baseline=baseline, common=common, output=output)
+    result = medssl.compare(runs, split=split, baseline=baseline, common=common, output=output)
     out.print(format_comparison(result))
     if output is not None:
         out.print(f"written: {output}/compare.csv, .json and .png", highlight=False)
@@ -56,12 +56,12 @@ def sweep(
     precision: Precision = None,
 ) -> None:
     """Train methods on more and more labels beside the labeled-only baseline; resumes itself."""
-    from medssl import api
-    from medssl.report.sweep import queued_message, stopped_message
-    from medssl.report.sweep_plan import parse_labeled
-    from medssl.report.sweep_summary import format_sweep
+    import medssl
+    from medssl.sweeps.plan import parse_labeled
+    from medssl.sweeps.summary import format_sweep
+    from medssl.sweeps.sweep import queued_message, stopped_message
 
-    result = api.sweep(
+    result = medssl.sweep(
         recipe,
         labeled=parse_labeled(labeled),
         seeds=seeds,

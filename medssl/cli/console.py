@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from medssl.processes import place
+from medssl.ranks import place
 
 ORDER = (
     *(
@@ -81,7 +81,7 @@ Checkpoint = Annotated[str, typer.Option(help="best, last, or auto: best where t
 
 def display_of(ctx: typer.Context) -> Any:
     """Return the progress display that the command's options ask for."""
-    from medssl.training.progress import Display
+    from medssl.progress import Display
 
     return Display(err, quiet=bool((ctx.obj or {}).get("quiet")))
 

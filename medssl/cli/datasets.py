@@ -25,7 +25,7 @@ def phantom(
     seed: Annotated[int, typer.Option(help="seed")] = 0,
 ) -> None:
     """Write the built-in synthetic dataset for inspection."""
-    from medssl.data.phantom import phantom_options, write_phantom
+    from medssl.data.phantoms.dataset import phantom_options, write_phantom
 
     options = phantom_options({"kind": kind, "labels": labels, "seed": seed})
     total = options.labeled + options.validation + options.unlabeled + options.test

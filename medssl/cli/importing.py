@@ -15,8 +15,7 @@ from medssl.cli.console import app, display_of, out
 def _list_formats(asked: bool) -> None:
     if not asked:
         return
-    from medssl.data.importers import REGISTRY
-    from medssl.data.importers.base import ImportSettings
+    from medssl.data.importers.base import REGISTRY, ImportSettings
 
     table = Table("format", "what it is", "its options", title="formats", show_lines=True)
     for name, importer in sorted(REGISTRY.items()):
@@ -51,7 +50,7 @@ def import_dataset(
     ] = False,
 ) -> None:
     """Convert data of another format to a dataset folder, and check it."""
-    from medssl.data.importers import import_dataset as convert
+    from medssl.data.importers.dataset import import_dataset as convert
 
     result = convert(format, source, dataset, options=option or [], display=display_of(ctx))
     for line in (*result.notes, *(f"warning: {w}" for w in _first(result.warnings))):

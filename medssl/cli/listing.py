@@ -14,7 +14,7 @@ from medssl.cli.console import app, out
 @app.command()
 def methods() -> None:
     """List the methods."""
-    from medssl.methods import REGISTRY
+    from medssl.methods.base import REGISTRY
 
     table = Table("method", "unlabeled", "paper", title="methods")
     for name, method in sorted(REGISTRY.items()):
@@ -27,7 +27,7 @@ def recipes(
     copy: Annotated[str | None, typer.Option(help="copy this recipe here")] = None,
 ) -> None:
     """List the shipped recipes, or copy one to edit."""
-    from medssl.recipe import copy_recipe, list_recipes
+    from medssl.recipe.load import copy_recipe, list_recipes
 
     if copy:
         out.print(f"copied to {copy_recipe(copy, Path.cwd())}", highlight=False)
@@ -42,7 +42,7 @@ def recipes(
 @app.command()
 def specs() -> None:
     """List the data specs."""
-    from medssl.data.spec import list_specs
+    from medssl.settings.specs import list_specs
 
     table = Table("spec", "data", title="data specs")
     for name, description in list_specs().items():
@@ -55,10 +55,10 @@ def info() -> None:
     """Print versions, devices and networks."""
     import torch
 
-    from medssl.networks import list_networks
+    from medssl.device import resolve_device, resolve_precision
+    from medssl.networks.registry import list_networks
+    from medssl.runs.folder import environment
     from medssl.training.cudnn_versions import warn_of_cudnn
-    from medssl.training.precision import resolve_device, resolve_precision
-    from medssl.training.run_folder import environment
 
     device = resolve_device()
     details = environment(device, resolve_precision("auto", device))

@@ -29,13 +29,13 @@ def plan(
     allow_outside: AllowOutside = False,
 ) -> None:
     """Look at a dataset and write a recipe for it that explains every choice."""
-    from medssl import api
+    import medssl
 
     if labeled != "all" and not labeled.isdigit():
         raise MedSSLError(
             f"{labeled!r} is no number of patients", where="--labeled", fix="give 8, say, or all"
         )
-    result = api.plan(
+    result = medssl.plan(
         dataset,
         output,
         method=method,

@@ -20,9 +20,9 @@ def preprocess(
     precision: Precision = None,
 ) -> None:
     """Fill the cache for a recipe, so that training starts at once; trains nothing."""
-    from medssl import api
+    import medssl
 
-    result = api.preprocess(
+    result = medssl.preprocess(
         recipe,
         overrides=overrides or (),
         shard=shard,

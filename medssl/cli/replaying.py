@@ -24,9 +24,9 @@ def replay(
     precision: Precision = None,
 ) -> None:
     """Show what was in the batch of an iteration, and the newest checkpoint's loss on it."""
-    from medssl import api
+    import medssl
 
-    result = api.replay(
+    result = medssl.replay(
         run,
         iteration=iteration,
         stage=stage,

@@ -23,9 +23,9 @@ def report(
     device: Device = "auto",
 ) -> None:
     """Write one HTML page about a run: verdict, figures, cases, curves, limits."""
-    from medssl import api
+    import medssl
 
-    path = api.report(
+    path = medssl.report(
         run,
         output=output,
         split=split,

@@ -40,9 +40,9 @@ def train(
     precision: Precision = None,
 ) -> None:
     """Train a recipe, evaluate it on its test cases, and say where everything lies."""
-    from medssl import api
+    import medssl
 
-    result = api.train(
+    result = medssl.train(
         recipe,
         overrides=overrides or (),
         output=output,
@@ -95,9 +95,9 @@ def predict(
     precision: Precision = None,
 ) -> None:
     """Segment images; each result has the grid, affine and label values of its dataset."""
-    from medssl import api
+    import medssl
 
-    results = api.predict(
+    results = medssl.predict(
         source,
         images,
         output,
@@ -146,17 +146,17 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Measure predictions against references, or a run on one of its splits."""
-    from medssl import api
+    import medssl
 
     if reference is None:
-        summary = api.evaluate_run(
+        summary = medssl.evaluate_run(
             source, split, checkpoint=checkpoint, device=device, display=display_of(ctx)
         )
         show_summary(summary)
         return
     if output is None:
         raise MedSSLError("no folder to write", where="--output", fix="add --output FOLDER")
-    summary = api.evaluate(
+    summary = medssl.evaluate(
         source,
         reference,
         output,

@@ -36,11 +36,11 @@ def calibrate(
     precision: Precision = None,
 ) -> None:
     """Make a run's probabilities honest, and learn how far its volumes and scores can be off."""
-    from medssl import api
-    from medssl.calibration_cases import read_case_ids
-    from medssl.report.calibration_summary import format_calibration
+    import medssl
+    from medssl.uncertainty.cases import read_case_ids
+    from medssl.uncertainty.summary import format_calibration
 
-    found = api.calibrate(
+    found = medssl.calibrate(
         run,
         split=split,
         cases=read_case_ids(cases) if cases is not None else (),
@@ -80,9 +80,9 @@ def triage(
     precision: Precision = None,
 ) -> None:
     """Rank images to review or annotate next, and say why; strange ones come first."""
-    from medssl import api
+    import medssl
 
-    found = api.triage(
+    found = medssl.triage(
         source,
         images,
         output,

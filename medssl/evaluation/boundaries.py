@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medssl.data.case import IGNORE_INDEX, LabelMap
+from medssl.data.datasets.case import IGNORE_INDEX, LabelMap
 from medssl.evaluation.statistics import bootstrap_means, percentile_interval
 from medssl.evaluation.summary import write_text
 

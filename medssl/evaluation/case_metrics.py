@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import find_objects
 
-from medssl.data.case import IGNORE_INDEX, LabelMap
+from medssl.data.datasets.case import IGNORE_INDEX, LabelMap
 from medssl.evaluation.overlap import confusion_matrix, dice_per_class, iou_per_class
 from medssl.evaluation.surface import (
     SurfaceDistances,

@@ -10,16 +10,16 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from medssl.data.case import IGNORE_INDEX, LabelMap
-from medssl.errors import MedSSLError
-from medssl.evaluation.case_metrics import evaluate_case
-from medssl.evaluation.label_files import (
+from medssl.data.datasets.case import IGNORE_INDEX, LabelMap
+from medssl.data.images.labels import (
     LABEL_SUFFIXES,
     case_id_of,
     label_suffix,
     read_label,
     voxel_sizes,
 )
+from medssl.errors import MedSSLError
+from medssl.evaluation.case_metrics import evaluate_case
 
 _log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medssl.data.case import IGNORE_INDEX
+from medssl.data.datasets.case import IGNORE_INDEX
 
 if TYPE_CHECKING:
     import torch

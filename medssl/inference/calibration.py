@@ -1,6 +1,6 @@
 """What calibration gives to prediction: the temperature, volume errors, and what is usual.
 
-The file ``RUN/calibration.json`` is described in :mod:`medssl.evaluation.calibration`.
+The file ``RUN/calibration.json`` is described in :mod:`medssl.uncertainty.temperature`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medssl.errors import MedSSLError
-from medssl.inference.unlike import Reference
+from medssl.inference.unusual import Reference
 
 FORMAT = 1
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from medssl import __version__
-from medssl.data.case import LabelMap
-from medssl.data.importers.base import optional_module
-from medssl.data.importers.dicom_files import read_dicom
-from medssl.data.importers.dicom_geometry import LPS_TO_RAS
-from medssl.data.importers.dicom_series import Series, describe
+from medssl._version import __version__
+from medssl.data.datasets.case import LabelMap
+from medssl.data.dicom.files import read_dicom
+from medssl.data.dicom.geometry import LPS_TO_RAS
+from medssl.data.dicom.series import Series, describe
+from medssl.data.images.write import write_atomically
 from medssl.errors import MedSSLError
-from medssl.inference.writer import write_atomically
+from medssl.optional import optional_module
 
 EXTRA = "dicom-seg"
 SERIES_NUMBER = 1000

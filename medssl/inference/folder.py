@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from medssl.data.importers.dicom_series import Series, series_image
+from medssl.data.dicom.series import Series, series_image
 from medssl.errors import MedSSLError
+from medssl.inference.assessment_files import assessment_file, read_assessment, write_assessment
 from medssl.inference.dicom_seg import check_dicom_seg, check_names, write_dicom_seg
 from medssl.inference.inputs import Item, Source, files_of
 from medssl.inference.prediction import Prediction
 from medssl.inference.predictor import Predictor
-from medssl.inference.tables import assessment_file, read_assessment, write_assessment
 from medssl.inference.windows import WindowProgress
 
 logger = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from medssl.device import is_out_of_memory
 from medssl.errors import MedSSLError
-from medssl.out_of_memory import is_out_of_memory
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}

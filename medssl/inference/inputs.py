@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from medssl.data.importers.base import safe_id
-from medssl.data.importers.dicom_series import Series, dicom_candidates, find_series
+from medssl.data.dicom.series import Series, dicom_candidates, find_series
+from medssl.data.images.names import safe_id
+from medssl.data.images.write import IMAGE_SUFFIXES, image_suffix
 from medssl.errors import MedSSLError
-from medssl.inference.writer import IMAGE_SUFFIXES, image_suffix
 
 Source = tuple[Path, ...] | Series
 """The image files of a case, one per channel, or its DICOM series."""

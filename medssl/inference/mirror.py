@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from medssl.data.case import LabelMap
-from medssl.data.sides import class_pairs
-from medssl.data.spec import axis_along
+from medssl.data.datasets.case import LabelMap
+from medssl.data.patches.sides import class_pairs
 from medssl.errors import MedSSLError
-from medssl.spec_schema import DataSpec
+from medssl.settings.spec import DataSpec
+from medssl.settings.specs import axis_along
 
 
 class MirrorMean(nn.Module):

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medssl.data.preprocess import Prepared
-from medssl.inference.assess import Assessment, Findings
-from medssl.inference.writer import write_label, write_map
+from medssl.data.images.write import write_label, write_map
+from medssl.data.preprocessing.pipeline import Prepared
+from medssl.inference.assessment import Assessment, Findings
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Prediction:
     assessment: Assessment | None = field(default=None, repr=False)
 
     def save(self, path: Path) -> Path:
-        """Write the label map; see :func:`medssl.inference.writer.write_label`."""
+        """Write the label map; see :func:`medssl.data.images.write.write_label`."""
         return write_label(self.values, path, affine=self.affine, reference=self.reference)
 
     def probability_map(self, index: int) -> np.ndarray:

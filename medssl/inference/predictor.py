@@ -12,34 +12,34 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor, nn
 
-from medssl.data.case import LabelMap
-from medssl.data.images import read_images
-from medssl.data.preprocess import Prepared, preprocess_image
-from medssl.data.region import Region
+from medssl.data.datasets.case import LabelMap
+from medssl.data.images.read import read_images
+from medssl.data.preprocessing.pipeline import Prepared, preprocess_image
+from medssl.data.preprocessing.region import Region
 from medssl.errors import MedSSLError
-from medssl.inference.assess import Assessment, Tally, assess_prediction
+from medssl.inference.assessment import Assessment, Tally, assess_prediction
 from medssl.inference.blocks import Block, probability_blocks, rows_of
 from medssl.inference.calibration import Calibration
 from medssl.inference.forward import Precision, evaluation_mode, forward_logits, wrong_channels
 from medssl.inference.mirror import mirrored
 from medssl.inference.postprocess import argmax_classes, keep_largest_components
 from medssl.inference.prediction import Decision, Prediction, normalized_entropy
-from medssl.inference.sliding_window import as_slices
 from medssl.inference.windows import (
     Empty,
     WindowProgress,
-    check_stride,
+    as_slices,
     column_size,
     stride_from_overlap,
 )
 from medssl.networks.ensemble import HasMembers, SideBySide
 from medssl.ops.uncertainty import tempered
-from medssl.recipe_schema import InferenceSettings
-from medssl.spec_schema import DataSpec
+from medssl.recipe.load import check_stride
+from medssl.settings.recipe import InferenceSettings
+from medssl.settings.spec import DataSpec
 
 
 class Regions(Protocol):
-    """Finds the region of interest of a scan: :class:`medssl.inference.regions.RegionFinder`."""
+    """Finds the region of interest of a scan: :class:`medssl.inference.search_box.RegionFinder`."""
 
     def find(self, files: Sequence[Path], image: MetaTensor | None = None) -> Region:
         """Return the region of a scan: its files, and its voxels if the files are no images."""
@@ -290,7 +290,7 @@ class Predictor:
         """Segment one image in memory, on its own grid.
 
         Args:
-            image: as from :func:`medssl.data.images.read_image` or ``make_image``.
+            image: as from :func:`medssl.data.images.read.read_image` or ``make_image``.
             reference: the file whose header tells the geometry of what is written, where there
                 is one; otherwise the image's affine does.
             keep_probabilities, entropy, assess, progress: see :meth:`predict_file`.

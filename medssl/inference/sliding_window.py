@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from medssl.inference.blocks import probability_blocks
-from medssl.inference.windows import Blend, Predict, WindowProgress, stride_from_overlap
+from medssl.inference.windows import Blend, Predict, WindowProgress, as_slices, stride_from_overlap
 
 
 def sliding_window(
@@ -63,35 +63,6 @@ def sliding_window(
         result[(slice(None), *where)] = block
     assert result is not None
     return result
-
-
-def as_slices(
-    predict: Predict, patch: Sequence[int], stride: Sequence[int], slice_axis: int
-) -> tuple[Predict, tuple[int, ...], tuple[int, ...]]:
-    """Let a 2D network predict volumes: windows one voxel thick across ``slice_axis``.
-
-    Args:
-        predict: see :data:`Predict`, for windows ``(N, C, *patch)`` of two axes.
-        patch, stride: along the two axes that are not ``slice_axis``, in their order.
-        slice_axis: spatial axis (0 to 2) across the slices.
-
-    Returns:
-        The same for three axes.
-
-    Raises:
-        ValueError: not two numbers, or no such axis.
-    """
-    if len(patch) != 2 or len(stride) != 2 or not 0 <= slice_axis <= 2:
-        raise ValueError(f"slices of patch {tuple(patch)} across axis {slice_axis}")
-
-    def predict_slices(windows: Tensor) -> Tensor:
-        return predict(windows.squeeze(slice_axis + 2)).unsqueeze(slice_axis + 2)
-
-    return (
-        predict_slices,
-        (*patch[:slice_axis], 1, *patch[slice_axis:]),
-        (*stride[:slice_axis], 1, *stride[slice_axis:]),
-    )
 
 
 def slice_by_slice(

@@ -17,8 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medssl.errors import MedSSLError
-
 Blend = Literal["gaussian", "constant"]
 Predict = Callable[[Tensor], Tensor]
 """Windows ``(N, C, *patch)`` in, logits ``(N, K, *patch)`` out."""
@@ -50,23 +48,6 @@ def stride_from_overlap(patch: Sequence[int], overlap: float) -> tuple[int, ...]
     Rounded down, but safe from floating point: 96 voxels at overlap ``1 - 16/96`` give 16.
     """
     return tuple(max(1, math.floor(size * (1 - overlap) + 1e-6)) for size in patch)
-
-
-def check_stride(stride: Sequence[int] | None, patch: Sequence[int]) -> None:
-    """Refuse a stride of a recipe that would leave voxels out; None is the overlap's own.
-
-    Raises:
-        MedSSLError: it has other axes than the patch, or is not from 1 to the patch's side.
-    """
-    if stride is None:
-        return
-    if len(stride) != len(patch) or any(
-        not 1 <= s <= p for s, p in zip(stride, patch, strict=True)
-    ):
-        raise MedSSLError(
-            f"inference.stride {list(stride)} does not fit training.patch {list(patch)}",
-            fix="give one stride per axis of the patch, from 1 to the patch size",
-        )
 
 
 def window_origins(
@@ -200,3 +181,32 @@ def column_size(
         others = math.prod(sizes[:axis] + sizes[axis + 1 :])
         sizes[axis] = min(sizes[axis], max(int(voxels // others), least))
     return None if sizes == list(shape[1:]) else tuple(sizes)
+
+
+def as_slices(
+    predict: Predict, patch: Sequence[int], stride: Sequence[int], slice_axis: int
+) -> tuple[Predict, tuple[int, ...], tuple[int, ...]]:
+    """Let a 2D network predict volumes: windows one voxel thick across ``slice_axis``.
+
+    Args:
+        predict: see :data:`Predict`, for windows ``(N, C, *patch)`` of two axes.
+        patch, stride: along the two axes that are not ``slice_axis``, in their order.
+        slice_axis: spatial axis (0 to 2) across the slices.
+
+    Returns:
+        The same for three axes.
+
+    Raises:
+        ValueError: not two numbers, or no such axis.
+    """
+    if len(patch) != 2 or len(stride) != 2 or not 0 <= slice_axis <= 2:
+        raise ValueError(f"slices of patch {tuple(patch)} across axis {slice_axis}")
+
+    def predict_slices(windows: Tensor) -> Tensor:
+        return predict(windows.squeeze(slice_axis + 2)).unsqueeze(slice_axis + 2)
+
+    return (
+        predict_slices,
+        (*patch[:slice_axis], 1, *patch[slice_axis:]),
+        (*stride[:slice_axis], 1, *stride[slice_axis:]),
+    )

@@ -64,8 +64,8 @@ from medssl.methods.rail_schedule import (
     batches_to_load,
     buffered_position,
 )
-from medssl.networks import VNet
 from medssl.networks.ensemble import Ensemble
+from medssl.networks.vnet import VNet
 from medssl.ops.ema import ema_decay, ema_update, frozen_copy
 from medssl.ops.pseudo_labels import sharpen
 from medssl.ops.ramps import sigmoid_ramp

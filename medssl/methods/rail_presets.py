@@ -10,7 +10,7 @@ from pydantic import Field
 from medssl.errors import MedSSLError
 from medssl.methods.base import Settings
 from medssl.methods.rail_schedule import Alternation, buffered_iterations
-from medssl.networks import check_patch
+from medssl.networks.registry import check_patch
 from medssl.ops.ema import BufferRule
 from medssl.ops.regions import ErrorRegion, KLTerm, UniformTerm
 

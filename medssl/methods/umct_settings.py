@@ -11,7 +11,7 @@ from torch import nn
 
 from medssl.errors import MedSSLError
 from medssl.methods.base import Settings
-from medssl.networks import build_network, check_patch
+from medssl.networks.registry import build_network, check_patch
 from medssl.ops.losses import DiceVariant
 from medssl.ops.uncertainty import Granularity, dropout_layers
 from medssl.ops.views import VIEW_COUNTS, View, permuted, standard_views

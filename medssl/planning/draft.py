@@ -9,16 +9,16 @@ from typing import Any
 
 import yaml
 
-from medssl.data.fingerprint import Fingerprint, Structure
-from medssl.data.spec import load_spec
-from medssl.methods import get_method
+from medssl.data.datasets.fingerprint import Fingerprint, Structure
+from medssl.methods.registry import get_method
 from medssl.planning import training as choices
 from medssl.planning.grid import Grid, choose_grid, size_text
 from medssl.planning.network import DeviceKind, NetworkPlan, choose_batch, choose_network
-from medssl.planning.roles import Roles
+from medssl.planning.patients import Roles
 from medssl.planning.spec_guess import SpecGuess
-from medssl.recipe import LoadedRecipe, resolve
-from medssl.spec_schema import DataSpec
+from medssl.recipe.load import LoadedRecipe, resolve
+from medssl.settings.spec import DataSpec
+from medssl.settings.specs import load_spec
 
 COMMENT_COLUMN = 27
 LINE_WIDTH = 118

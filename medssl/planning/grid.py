@@ -9,8 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from medssl.data.fingerprint import Fingerprint, Scan
-from medssl.spec_schema import DataSpec
+from medssl.data.datasets.fingerprint import Fingerprint, Scan
+from medssl.settings.spec import DataSpec
 
 SAME_SPACING = 1.02
 """Voxel sides within this factor of each other count as equal."""

@@ -21,12 +21,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from medssl.device import autocast
 from medssl.methods.base import Batch, LabeledBatch, Method, Progress, Stage, UnlabeledBatch
+from medssl.models.create import create_method
 from medssl.networks.registry import patch_factors
-from medssl.recipe import LoadedRecipe
+from medssl.recipe.load import LoadedRecipe
 from medssl.training.optimization import build_optimizer
-from medssl.training.precision import autocast
-from medssl.training.setup import create_method
 
 PROCESS_BYTES = {"cpu": 0.6 * 2**30, "cuda": 0.7 * 2**30}
 """Bytes in use before the first tensor: on a CPU Python and its libraries, on a card CUDA's."""

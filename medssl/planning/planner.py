@@ -12,25 +12,26 @@ from typing import Any
 import psutil
 import torch
 
-from medssl.data.cache import default_cache_root
-from medssl.data.case import Dataset
-from medssl.data.decathlon import read_dataset
-from medssl.data.fingerprint import Fingerprint, fingerprint, sampled_cases
-from medssl.data.phantom import ensure_phantom, phantom_options
-from medssl.data.spec import list_specs, load_spec
-from medssl.data.split import make_splits
+from medssl.data.datasets.case import Dataset
+from medssl.data.datasets.decathlon import read_dataset
+from medssl.data.datasets.fingerprint import Fingerprint, fingerprint, sampled_cases
+from medssl.data.datasets.split import make_splits
+from medssl.data.phantoms.dataset import ensure_phantom, phantom_options
+from medssl.device import resolve_device
 from medssl.errors import MedSSLError, located
-from medssl.methods import REGISTRY, get_method
+from medssl.files import default_cache_root
+from medssl.methods.base import REGISTRY
+from medssl.methods.registry import get_method
 from medssl.planning.draft import Draft, Order, header, make_draft, text_of
 from medssl.planning.grid import size_text
 from medssl.planning.memory import Footprint, measure_footprint
 from medssl.planning.network import DeviceKind
-from medssl.planning.roles import Roles, choose_roles
+from medssl.planning.patients import Roles, choose_roles
 from medssl.planning.spec_guess import SpecGuess, guess_spec
-from medssl.recipe import LoadedRecipe
-from medssl.recipe_schema import DataSettings
-from medssl.training.precision import resolve_device
-from medssl.training.progress import Display
+from medssl.progress import Display
+from medssl.recipe.load import LoadedRecipe
+from medssl.settings.recipe import DataSettings
+from medssl.settings.specs import list_specs, load_spec
 
 USABLE = 0.9
 """Share of a card's memory that a plan may fill; of a computer's, half."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medssl.data.fingerprint import Fingerprint
+from medssl.data.datasets.fingerprint import Fingerprint
 from medssl.planning.grid import ANISOTROPIC
 
 FDI_CODES = frozenset(10 * q + t for q in (1, 2, 3, 4) for t in range(1, 9))

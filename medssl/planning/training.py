@@ -7,12 +7,12 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from medssl.data.fingerprint import PERCENTILES, Fingerprint
-from medssl.methods import get_method
+from medssl.data.datasets.fingerprint import PERCENTILES, Fingerprint
+from medssl.methods.registry import get_method
 from medssl.planning.grid import Grid, size_text
 from medssl.planning.network import DeviceKind, NetworkPlan
-from medssl.planning.roles import Roles
-from medssl.spec_schema import DataSpec
+from medssl.planning.patients import Roles
+from medssl.settings.spec import DataSpec
 
 CPU_ITERATIONS = 2000
 GPU_ITERATIONS = {1.5: 6000, 16.0: 15000, math.inf: 30000}

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import torch
 
+from medssl.device import speed_up
 from medssl.methods.base import Method
-from medssl.recipe_schema import TrainingSettings
+from medssl.settings.recipe import TrainingSettings
 from medssl.training.compilation import compile_networks
 from medssl.training.cudnn_versions import warn_of_cudnn
 from medssl.training.memory_format import use_channels_last
-from medssl.training.precision import speed_up
 
 
 def accelerate(

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medssl.data.augment_batch import finish
-from medssl.data.device_cases import DeviceCases
-from medssl.data.sampling import PatchSampler
+from medssl.data.patches.augment_batch import finish
+from medssl.data.patches.device_cases import DeviceCases
+from medssl.data.patches.sampling import PatchSampler
 from medssl.methods.base import Batch, LabeledBatch, Method, Progress, UnlabeledBatch
 from medssl.training.distributed import World
 

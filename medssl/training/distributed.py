@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from medssl.errors import MedSSLError, ToldElsewhere
-from medssl.processes import place
+from medssl.ranks import place
 
 T = TypeVar("T")
 
@@ -171,7 +171,7 @@ ALONE = World()
 
 
 def this_world() -> World:
-    """Return which process this is; nothing is started. See :func:`medssl.processes.place`."""
+    """Return which process this is; nothing is started. See :func:`medssl.ranks.place`."""
     return World(*place())
 
 

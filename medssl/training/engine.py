@@ -17,15 +17,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medssl.data.device_cases import DeviceCases
-from medssl.data.loader import StreamLoader
-from medssl.data.sampling import PatchSampler
+from medssl.data.patches.device_cases import DeviceCases
+from medssl.data.patches.loader import StreamLoader
+from medssl.data.patches.sampling import PatchSampler
+from medssl.device import autocast, make_scaler
+from medssl.errors import Stopped
 from medssl.methods.base import Batch, Method, Progress, Stage
-from medssl.recipe_schema import Recipe
+from medssl.progress import Display
+from medssl.runs.budget import LENGTHS, lengths
+from medssl.runs.checkpoint import load_weights
+from medssl.runs.folder import RunFolder
+from medssl.settings.recipe import Recipe
 from medssl.training.batches import batch_addresses, to_batch, torch_seed, whole_batch
-from medssl.training.checkpoint import load_weights
 from medssl.training.distributed import ALONE, World
-from medssl.training.extension import LENGTHS, lengths
 from medssl.training.nonfinite import Guard, Watch, check_terms, check_weights, gradient_norm
 from medssl.training.optimization import (
     build_optimizers,
@@ -35,13 +39,10 @@ from medssl.training.optimization import (
     state_dicts,
     with_gradients,
 )
-from medssl.training.precision import autocast, make_scaler
-from medssl.training.progress import Display
 from medssl.training.records import Records
 from medssl.training.run_checkpoints import RunCheckpoints
-from medssl.training.run_folder import RunFolder
 from medssl.training.sharing import SharedBatches
-from medssl.training.state import SignalCatcher, State, Stopped
+from medssl.training.state import SignalCatcher, State
 from medssl.training.step_log import StepLog
 
 logger = logging.getLogger(__name__)

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from medssl.errors import MedSSLError
-from medssl.recipe_schema import TrainingSettings
-from medssl.training.run_folder import RunFolder
+from medssl.runs.folder import RunFolder
+from medssl.settings.recipe import TrainingSettings
 from medssl.training.state import State
 
 NOT_FINITE_FIX = (

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import torch
 
-from medssl.data.device_cases import DeviceCases, held_bytes
-from medssl.data.sampling import Deliver
+from medssl.data.patches.device_cases import DeviceCases, held_bytes
+from medssl.data.patches.sampling import Deliver
 from medssl.errors import MedSSLError
-from medssl.recipe_schema import Recipe, TrainingSettings
-from medssl.training.progress import Display
+from medssl.progress import Display
+from medssl.settings.recipe import Recipe, TrainingSettings
 from medssl.training.setup import TrainingData, make_augmenter, stream_cases
 
 LARGEST_SHARE = 0.25

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from medssl.training.progress import Display
-from medssl.training.run_folder import RunFolder
+from medssl.progress import Display
+from medssl.runs.folder import RunFolder
 from medssl.training.state import State
 
 

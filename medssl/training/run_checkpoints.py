@@ -1,6 +1,6 @@
 """The checkpoints of a run: which one is written when, and what a run or a stage goes on from.
 
-How one file is written and read is in :mod:`medssl.training.checkpoint`.
+How one file is written and read is in :mod:`medssl.runs.checkpoint`.
 """
 
 from __future__ import annotations
@@ -15,16 +15,11 @@ import torch
 
 from medssl.errors import MedSSLError
 from medssl.methods.base import Method, Stage
-from medssl.recipe_schema import Recipe
-from medssl.training.checkpoint import (
-    load_checkpoint,
-    load_newest,
-    load_weights,
-    save_checkpoint,
-)
+from medssl.runs.budget import LENGTHS, extended, lengths
+from medssl.runs.checkpoint import load_checkpoint, load_newest, load_weights, save_checkpoint
+from medssl.runs.folder import RunFolder
+from medssl.settings.recipe import Recipe
 from medssl.training.distributed import World
-from medssl.training.extension import LENGTHS, extended, lengths
-from medssl.training.run_folder import RunFolder
 from medssl.training.state import State
 
 

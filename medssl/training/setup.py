@@ -5,36 +5,32 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from nibabel.orientations import io_orientation
 from torch import nn
 
-from medssl.data.augment import Augmenter
-from medssl.data.cache import CaseCache, default_cache_root
-from medssl.data.case import IGNORE_INDEX, CachedCase, Case, Dataset, LabelMap
-from medssl.data.decathlon import read_dataset
-from medssl.data.images import unit_factor
-from medssl.data.integrity import check_training_set
-from medssl.data.phantom import ensure_phantom, phantom_options
-from medssl.data.problem import Problem
-from medssl.data.region import Region
-from medssl.data.sampling import Deliver, PatchSampler
-from medssl.data.sides import class_pairs, side_axis
-from medssl.data.split import Splits, make_splits
-from medssl.data.volume import UnreadableError, open_volume
+from medssl.data.datasets.case import IGNORE_INDEX, CachedCase, Case, Dataset
+from medssl.data.datasets.integrity import check_training_set
+from medssl.data.datasets.problem import Problem
+from medssl.data.datasets.split import Splits, make_splits
+from medssl.data.images.read import unit_factor
+from medssl.data.images.stored import UnreadableError, open_volume
+from medssl.data.opened import cache_root, open_dataset
+from medssl.data.patches.augment import Augmenter
+from medssl.data.patches.sampling import Deliver, PatchSampler
+from medssl.data.patches.sides import class_pairs, side_axis
+from medssl.data.preprocessing.cache import CaseCache
+from medssl.data.preprocessing.region import Region
 from medssl.errors import MedSSLError
 from medssl.inference.mirror import mirrored
-from medssl.inference.regions import RegionFinder
-from medssl.methods import get_method
-from medssl.methods.base import Method, Settings, Stage
-from medssl.networks import build_network
-from medssl.recipe_schema import Recipe
+from medssl.inference.search_box import RegionFinder
+from medssl.methods.base import Stage
+from medssl.methods.registry import get_method
+from medssl.progress import Display
+from medssl.settings.recipe import Recipe
 from medssl.training.distributed import ALONE, World
-from medssl.training.progress import Display
 
 MAX_PADDED_SHARE = 2.0
 """A patch more than this many times as long as the median volume is refused, not padded."""
@@ -50,40 +46,6 @@ class TrainingData:
     unlabeled: tuple[CachedCase, ...]
     validation: tuple[CachedCase, ...]
     regions: Mapping[str, Region] = field(default_factory=dict)
-
-
-def cache_root(recipe: Recipe) -> Path:
-    """Return the folder of the preprocessing cache."""
-    return Path(recipe.data.cache).expanduser() if recipe.data.cache else default_cache_root()
-
-
-def open_dataset(recipe: Recipe, display: Display | None = None) -> Dataset:
-    """Read the recipe's dataset, making the phantom if that is what it asks for."""
-    root = Path(recipe.data.root)
-    if recipe.data.root == "phantom":
-        options = dict(recipe.data.phantom)
-        sizes = phantom_options(options)
-        total = sizes.labeled + sizes.validation + sizes.unlabeled + sizes.test
-        with (display or Display(quiet=True)).counting("making the phantom", total) as done:
-            root = ensure_phantom(cache_root(recipe), options, done)
-    dataset = read_dataset(
-        root,
-        extra_unlabeled=recipe.data.unlabeled,
-        patient_pattern=recipe.data.patient_pattern,
-        allow_outside=recipe.data.allow_outside,
-    )
-    if display is not None:
-        for line in dataset.deviations:
-            if "stands for" not in line:  # a misspelt key that was understood is no news
-                display.say(f"note: {line}")
-    if dataset.spatial_unit != recipe.spec.spatial_unit:
-        raise MedSSLError(
-            f"the dataset is in {dataset.spatial_unit} but the data spec "
-            f"{recipe.spec.name!r} in {recipe.spec.spatial_unit}",
-            where=dataset.root / "dataset.json",
-            fix="choose a data spec of the same unit, or correct `spatial_unit` in dataset.json",
-        )
-    return dataset
 
 
 def plan_cases(recipe: Recipe, display: Display) -> tuple[Dataset, Splits]:
@@ -236,50 +198,6 @@ def _check_patch_against(data: TrainingData, recipe: Recipe) -> None:
             where=data.dataset.root,
             fix=f"use a patch of at most {median.astype(int).tolist()}, or a finer spec.spacing",
         )
-
-
-def create_method(
-    recipe: Recipe,
-    settings: Settings,
-    *,
-    num_classes: int,
-    channels: int,
-    labels: LabelMap | None = None,
-) -> Method:
-    """Build the method with freshly initialized networks that depend on the seed alone.
-
-    Args:
-        recipe: names the method and its network.
-        settings: of the method.
-        num_classes: classes including background.
-        channels: of the images.
-        labels: of the dataset. Training needs them, to know which structure has several pieces.
-    """
-    dims, classes = recipe.training.spatial_dims, num_classes
-
-    def build(
-        *,
-        network: str | None = None,
-        in_channels: int | None = None,
-        num_classes: int | None = None,
-        **options: Any,
-    ) -> nn.Module:
-        same = network in (None, recipe.network.name)
-        return build_network(
-            network or recipe.network.name,
-            spatial_dims=dims,
-            in_channels=channels if in_channels is None else in_channels,
-            num_classes=classes if num_classes is None else num_classes,
-            options={**recipe.network.options, **options} if same else options,
-        )
-
-    torch.manual_seed(recipe.seed)
-    method = get_method(recipe.method.name)(
-        settings, build, num_classes=num_classes, spatial_dims=dims
-    )
-    if labels is not None:
-        method.pieces = recipe.spec.pieces_of(labels.values)
-    return method
 
 
 def make_augmenter(recipe: Recipe, dataset: Dataset, splits: Splits) -> Augmenter:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -47,15 +46,6 @@ class State:
     def from_dict(cls, data: dict[str, Any]) -> State:
         """Read what :meth:`to_dict` wrote; what an older version did not know is as at first."""
         return cls(**{f.name: data[f.name] for f in fields(cls) if f.name in data})
-
-
-class Stopped(Exception):  # noqa: N818 - not an error: the user or the queue asked for it
-    """Training was asked to stop by a signal; its state has been saved in ``run``."""
-
-    def __init__(self, signum: int, step: int, run: Path) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name} after {step} iterations")
-        self.signum = signum
-        self.run = run
 
 
 class SignalCatcher:

@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from medssl.data.case import CachedCase, LabelMap
-from medssl.data.sampling import PatchSampler
+from medssl.data.datasets.case import CachedCase, LabelMap
+from medssl.data.patches.sampling import PatchSampler
+from medssl.device import autocast
 from medssl.evaluation.overlap import confusion_matrix, dice_per_class
 from medssl.inference.forward import evaluation_mode
 from medssl.inference.predictor import Predictor
-from medssl.methods import get_method
 from medssl.methods.base import Method, Progress
-from medssl.recipe_schema import Recipe
+from medssl.methods.registry import get_method
+from medssl.settings.recipe import Recipe
 from medssl.training.distributed import ALONE, World
-from medssl.training.precision import autocast
 from medssl.training.setup import TrainingData
 
 MAX_DIAGNOSED = 16

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy import ndimage
 
-from medssl.data.checks.facts import CaseFacts
+from medssl.data.checks.case_facts import CaseFacts
 from medssl.data.checks.measures import THUMBNAIL
-from medssl.data.problem import Problem
+from medssl.data.datasets.problem import Problem
 
 NEAR = 0.97
 """Correlation of thumbnails from which on two scans may be one."""

@@ -6,9 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from medssl.data.case import Case, Dataset
-from medssl.data.decathlon_items import group_channels, list_images, split_extension
-from medssl.data.problem import Problem
+from medssl.data.datasets.case import Case, Dataset
+from medssl.data.datasets.decathlon_items import group_channels
+from medssl.data.datasets.problem import Problem
+from medssl.data.images.names import list_images, split_extension
 
 
 def list_problems(dataset: Dataset) -> list[Problem]:

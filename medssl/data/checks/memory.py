@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import psutil
 
-from medssl.data.checks.facts import CaseFacts
-from medssl.data.problem import Problem
-from medssl.spec_schema import DataSpec
+from medssl.data.checks.case_facts import CaseFacts
+from medssl.data.datasets.problem import Problem
+from medssl.settings.spec import DataSpec
 
 BYTES_PER_VOXEL = 40
 """Peak of preprocessing per voxel and channel of the larger of the stored and the resampled grid.

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from medssl.data.case import LabelMap
-from medssl.data.checks.facts import CaseFacts
+from medssl.data.checks.case_facts import CaseFacts
 from medssl.data.checks.teeth import tooth_values
-from medssl.data.problem import Problem
+from medssl.data.datasets.case import LabelMap
+from medssl.data.datasets.problem import Problem
 
 MIN_CASES = 6
 """Fewer cases have no usual."""

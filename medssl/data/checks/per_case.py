@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from medssl.data.case import LabelMap
-from medssl.data.checks.facts import CaseFacts
-from medssl.data.problem import Problem
+from medssl.data.checks.case_facts import CaseFacts
+from medssl.data.datasets.case import LabelMap
+from medssl.data.datasets.problem import Problem
 
 SPIKE = 20.0
 """How far the brightest voxel may lie above the 99.5th percentile, in widths of the histogram."""

@@ -15,16 +15,16 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
 
-from medssl.data.case import Case, Dataset
+from medssl.data.checks.case_facts import CaseFacts
 from medssl.data.checks.duplicates import exact_groups
-from medssl.data.checks.facts import CaseFacts
 from medssl.data.checks.repairs import Repair, apply_repair
 from medssl.data.checks.run import CheckReport
-from medssl.data.decathlon_header import read_json
-from medssl.data.images import NIFTI
-from medssl.data.itk_file import read_itk
-from medssl.data.nifti_file import open_nifti
-from medssl.data.volume import Volume, open_volume
+from medssl.data.datasets.case import Case, Dataset
+from medssl.data.datasets.decathlon_header import read_json
+from medssl.data.images.itk import read_itk
+from medssl.data.images.nifti import open_nifti
+from medssl.data.images.read import NIFTI
+from medssl.data.images.stored import Volume, open_volume
 from medssl.errors import MedSSLError
 
 _FOLDERS = {"labeled": "imagesTr", "unlabeled": "imagesUn", "test": "imagesTs"}

@@ -11,9 +11,9 @@ import numpy as np
 from nibabel import orientations
 from scipy import ndimage
 
-from medssl.data.case import Case, LabelMap
-from medssl.data.grids import GRID_ERROR_VOXELS, GRID_WARNING_VOXELS, grid_distance
-from medssl.data.volume import Volume
+from medssl.data.datasets.case import Case, LabelMap
+from medssl.data.images.same_grid import GRID_ERROR_VOXELS, GRID_WARNING_VOXELS, grid_distance
+from medssl.data.images.stored import Volume
 
 Kind = Literal["not_finite", "copy_grid", "turn", "whole"]
 

@@ -15,18 +15,19 @@ from typing import Any
 import nibabel as nib
 import psutil
 
-from medssl.data.cache import default_cache_root
-from medssl.data.case import Case, Dataset
+from medssl.data.checks.case_facts import CaseFacts, Role
 from medssl.data.checks.duplicates import duplicate_problems
-from medssl.data.checks.facts import CaseFacts, Painter, Role, read_facts
 from medssl.data.checks.lists import list_problems
 from medssl.data.checks.memory import Memory, estimate_memory, memory_problems
 from medssl.data.checks.outliers import outlier_problems
 from medssl.data.checks.per_case import case_problems
+from medssl.data.checks.read_case import Painter, read_facts
 from medssl.data.checks.shift import Shift, compare_groups, shift_problems
 from medssl.data.checks.teeth import is_cbct, offset_problems
-from medssl.data.problem import Problem
-from medssl.spec_schema import DataSpec
+from medssl.data.datasets.case import Case, Dataset
+from medssl.data.datasets.problem import Problem
+from medssl.files import default_cache_root
+from medssl.settings.spec import DataSpec
 
 _ORDER = {"error": 0, "warning": 1, "note": 2}
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from nibabel import orientations
 
-from medssl.data.checks.facts import CaseFacts
-from medssl.data.problem import Problem
+from medssl.data.checks.case_facts import CaseFacts
+from medssl.data.datasets.problem import Problem
 
 MIN_CASES = 4
 """Smaller groups have no distribution to compare."""

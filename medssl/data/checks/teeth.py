@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
-from medssl.data.case import LabelMap
-from medssl.data.problem import Problem
+from medssl.data.datasets.case import LabelMap
+from medssl.data.datasets.problem import Problem
 
 if TYPE_CHECKING:
-    from medssl.data.checks.facts import CaseFacts
+    from medssl.data.checks.case_facts import CaseFacts
 
 PERMANENT = frozenset(10 * q + n for q in (1, 2, 3, 4) for n in range(1, 9))
 DECIDUOUS = frozenset(10 * q + n for q in (5, 6, 7, 8) for n in range(1, 6))

@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
+from medssl.data.images.nifti import open_nifti
 from medssl.data.importers.base import ImportedCase, Importer, ImportSettings, Plan, register
-from medssl.data.importers.sources import read_label, read_volume, refuse_format
-from medssl.data.nifti_file import open_nifti
+from medssl.data.importers.volumes import read_label, read_volume, refuse_format
 from medssl.errors import MedSSLError
 
 LABELS = {0: "background", 1: "right ventricle", 2: "myocardium", 3: "left ventricle"}

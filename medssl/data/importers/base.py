@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
-from typing import Annotated, Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-
-from medssl.errors import MedSSLError
-
-
-class Counting(Protocol):
-    """A progress display; `medssl.training.progress.Display` is one."""
-
-    def counting(
-        self, description: str, total: int
-    ) -> AbstractContextManager[Callable[[str], None]]: ...
 
 
 @dataclass(frozen=True)
@@ -160,31 +146,6 @@ class Importer:
         raise NotImplementedError
 
 
-_display: ContextVar[Counting | None] = ContextVar("display", default=None)
-
-
-@contextmanager
-def shown_on(display: Counting | None) -> Iterator[None]:
-    """Let :func:`looking_at` inside show its progress on ``display``."""
-    token = _display.set(display)
-    try:
-        yield
-    finally:
-        _display.reset(token)
-
-
-def looking_at(paths: Sequence[Path], description: str) -> Iterator[Path]:
-    """Go through files whose headers a plan reads, with a progress bar."""
-    display = _display.get()
-    if display is None:
-        yield from paths
-        return
-    with display.counting(description, len(paths)) as done:
-        for path in paths:
-            yield path
-            done(path.name)
-
-
 REGISTRY: dict[str, Importer] = {}
 """All formats by name."""
 
@@ -202,21 +163,6 @@ def register(name: str) -> Callable[[type[Importer]], type[Importer]]:
     return add
 
 
-def optional_module(module: str, extra: str) -> ModuleType:
-    """Import a package that is not among the required ones.
-
-    Raises:
-        MedSSLError: it is not installed; names the extra that brings it.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise MedSSLError(
-            f"this format needs the package '{module.partition('.')[0]}', which is not installed",
-            fix=f'install it with: pip install "medssl[{extra}]"',
-        ) from None
-
-
 def known_patient(text: str, otherwise: str) -> str:
     """Return a file's patient id, or ``otherwise`` where it is missing or made anonymous.
 
@@ -224,8 +170,3 @@ def known_patient(text: str, otherwise: str) -> str:
     """
     nobody = ("", "unknown", "anonymous", "anonymized", "anonymised", "anon", "none")
     return otherwise if text.strip().lower() in nobody else text.strip()
-
-
-def safe_id(text: str) -> str:
-    """Make a case id of any text: letters, digits, ``_ - +`` and ``.`` inside."""
-    return re.sub(r"[^\w.+-]+", "_", text, flags=re.ASCII).strip("._+-") or "case"

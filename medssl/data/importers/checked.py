@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from medssl.data.images.stored import count_values
 from medssl.data.importers.base import ImportedCase, Plan
-from medssl.data.volume import count_values
 from medssl.errors import MedSSLError
 
 MAX_STRUCTURES = 253

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medssl.data.decathlon import read_dataset
+from medssl.data.datasets.decathlon import read_dataset
 from medssl.data.importers.base import ImportSettings, Plan
 from medssl.errors import MedSSLError
 
 if TYPE_CHECKING:
-    from medssl.data.importers.write import CaseWriter
+    from medssl.data.importers.case_writer import CaseWriter
 
 
 PLACEHOLDER = "structure"

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from medssl.data.dicom.series import EXTRA, Header, Series, describe, find_series, read_series
+from medssl.data.images.names import safe_id
 from medssl.data.importers.base import (
     ImportedCase,
     Importer,
@@ -24,7 +26,6 @@ from medssl.data.importers.base import (
     Plan,
     known_patient,
     register,
-    safe_id,
 )
 from medssl.data.importers.dicom_labels import (
     grid_of,
@@ -34,14 +35,6 @@ from medssl.data.importers.dicom_labels import (
     referenced_series,
     segment_names,
     turn_onto,
-)
-from medssl.data.importers.dicom_series import (
-    EXTRA,
-    Header,
-    Series,
-    describe,
-    find_series,
-    read_series,
 )
 from medssl.data.importers.pairing import LABEL_WORDS
 from medssl.errors import MedSSLError

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 from nibabel import orientations
 
-from medssl.data.images import ITK, NIFTI
-from medssl.data.importers.dicom_files import pixel_array, read_dicom
-from medssl.data.importers.dicom_geometry import LPS_TO_RAS, frame_values
-from medssl.data.importers.dicom_series import EXTRA, Header, Series, describe
-from medssl.data.integrity import grid_distance
-from medssl.data.itk_file import itk_header
-from medssl.data.nifti_file import open_nifti
-from medssl.data.volume import UnreadableError, open_volume
+from medssl.data.datasets.integrity import grid_distance
+from medssl.data.dicom.files import pixel_array, read_dicom
+from medssl.data.dicom.geometry import LPS_TO_RAS, frame_values
+from medssl.data.dicom.series import EXTRA, Header, Series, describe
+from medssl.data.images.itk import itk_header
+from medssl.data.images.nifti import open_nifti
+from medssl.data.images.read import ITK, NIFTI
+from medssl.data.images.stored import UnreadableError, open_volume
 from medssl.errors import MedSSLError
 
 TOLERANCE = 0.1

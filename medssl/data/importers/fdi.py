@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
+from medssl.data.images.stored import count_values
 from medssl.data.importers.base import ImportedCase, ImportSettings
 from medssl.data.importers.pairing import Pair
-from medssl.data.volume import count_values
 from medssl.errors import MedSSLError
 
 TEETH = tuple(10 * quadrant + tooth for quadrant in (1, 2, 3, 4) for tooth in range(1, 9))

@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from medssl.data.case import Case, Dataset
-from medssl.data.decathlon import read_dataset
-from medssl.data.decathlon_header import read_json
+from medssl.data.datasets.case import Case, Dataset
+from medssl.data.datasets.decathlon import read_dataset
+from medssl.data.datasets.decathlon_header import read_json
 from medssl.data.importers.base import (
     ImportedCase,
     Importer,
@@ -25,16 +25,11 @@ from medssl.data.importers.base import (
     Plan,
     register,
 )
+from medssl.data.importers.case_writer import CaseWriter, ImportResult
 from medssl.data.importers.checked import stored_image, voxel_hash
 from medssl.data.importers.describe import write_json
 from medssl.data.importers.pairing import Pair, find_pairs
-from medssl.data.importers.sources import (
-    count_channels,
-    read_channels,
-    read_volume,
-    refuse_format,
-)
-from medssl.data.importers.write import CaseWriter, ImportResult
+from medssl.data.importers.volumes import count_channels, read_channels, read_volume, refuse_format
 from medssl.errors import MedSSLError
 
 NO_LABELS = (

@@ -8,18 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from medssl.data.case import Case, Dataset
-from medssl.data.decathlon import read_dataset
-from medssl.data.decathlon_header import read_json
-from medssl.data.importers.base import (
-    ImportedCase,
-    Importer,
-    ImportSettings,
-    Plan,
-    register,
-    safe_id,
-)
-from medssl.data.importers.sources import image_files, read_channels, read_label, split_name
+from medssl.data.datasets.case import Case, Dataset
+from medssl.data.datasets.decathlon import read_dataset
+from medssl.data.datasets.decathlon_header import read_json
+from medssl.data.images.names import safe_id
+from medssl.data.importers.base import ImportedCase, Importer, ImportSettings, Plan, register
+from medssl.data.importers.volumes import image_files, read_channels, read_label, split_name
 from medssl.errors import MedSSLError
 
 

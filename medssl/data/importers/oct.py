@@ -19,6 +19,8 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BeforeValidator, Field
 
+from medssl.data.dicom.series import dicom_candidates
+from medssl.data.images.names import safe_id
 from medssl.data.importers.base import (
     ImportedCase,
     Importer,
@@ -27,11 +29,8 @@ from medssl.data.importers.base import (
     Plan,
     Positive,
     known_patient,
-    looking_at,
     register,
-    safe_id,
 )
-from medssl.data.importers.dicom_series import dicom_candidates
 from medssl.data.importers.oct_dicom import is_opt, read_opt
 from medssl.data.importers.oct_heidelberg import (
     EXTRA,
@@ -57,6 +56,7 @@ from medssl.data.importers.oct_sets import (
 )
 from medssl.data.importers.oct_topcon import read_fda
 from medssl.errors import MedSSLError
+from medssl.progress import looking_at
 
 SETS = ("retouch", "duke")
 """Kinds of source that bring labels, and ids that name nobody."""

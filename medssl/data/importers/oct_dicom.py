@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from medssl.data.importers.base import optional_module
-from medssl.data.importers.dicom_files import pixel_array, read_dicom
-from medssl.data.importers.dicom_geometry import frame_values
+from medssl.data.dicom.files import pixel_array, read_dicom
+from medssl.data.dicom.geometry import frame_values
 from medssl.data.importers.oct_scan import OctScan
 from medssl.errors import MedSSLError
+from medssl.optional import optional_module
 
 OPT = "1.2.840.10008.5.1.4.1.1.77.1.5.4"
 """SOP class Ophthalmic Tomography Image Storage."""

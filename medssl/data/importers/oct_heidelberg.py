@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from medssl.data.importers.base import optional_module
 from medssl.data.importers.oct_scan import OctScan
 from medssl.errors import MedSSLError
+from medssl.optional import optional_module
 
 EXTRA = "oct"
 DEVICE = "Heidelberg Spectralis"

@@ -9,9 +9,9 @@ import numpy as np
 import scipy.io
 import SimpleITK as sitk  # noqa: N813
 
+from medssl.data.images.itk import read_itk
+from medssl.data.images.limits import check_claim
 from medssl.data.importers.oct_scan import IGNORE, OctScan, layer_labels
-from medssl.data.itk_file import read_itk
-from medssl.data.limits import check_claim
 from medssl.errors import MedSSLError
 
 RETOUCH_LABELS = {1: "IRF", 2: "SRF", 3: "PED"}

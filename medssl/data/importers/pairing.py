@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medssl.data.importers.base import safe_id
-from medssl.data.importers.sources import EXTENSIONS, split_name
+from medssl.data.images.names import safe_id
+from medssl.data.importers.volumes import EXTENSIONS, split_name
 from medssl.errors import MedSSLError
 
 LABEL_WORDS = (

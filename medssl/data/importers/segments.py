@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from medssl.data.itk_file import itk_header
+from medssl.data.images.itk import itk_header
 from medssl.errors import MedSSLError
 
 

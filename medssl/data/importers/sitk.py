@@ -21,7 +21,7 @@ from medssl.data.importers.base import (
 )
 from medssl.data.importers.pairing import Pair, find_pairs
 from medssl.data.importers.segments import segment_names
-from medssl.data.importers.sources import (
+from medssl.data.importers.volumes import (
     count_channels,
     ignore_unannotated,
     read_label,

@@ -12,6 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
+from medssl.data.images.limits import check_claim
+from medssl.data.images.names import safe_id
 from medssl.data.importers.acdc import LABELS as ACDC_LABELS
 from medssl.data.importers.base import (
     ImportedCase,
@@ -20,13 +22,11 @@ from medssl.data.importers.base import (
     LabelNames,
     Plan,
     Spacing,
-    optional_module,
     register,
-    safe_id,
 )
-from medssl.data.importers.sources import affine_of_spacing, need_spacing, refuse_format
-from medssl.data.limits import check_claim
+from medssl.data.importers.volumes import affine_of_spacing, need_spacing, refuse_format
 from medssl.errors import MedSSLError
+from medssl.optional import optional_module
 
 _SLICE = re.compile(r"^(?P<volume>.+)_slice_(?P<number>\d+)$")
 

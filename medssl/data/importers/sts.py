@@ -14,7 +14,7 @@ from medssl.data.importers.base import ImportedCase, Importer, Plan, register
 from medssl.data.importers.fdi import TOOTH_NAMES, TeethSettings, check_teeth, mirror_case
 from medssl.data.importers.pairing import Pair, find_pairs
 from medssl.data.importers.sitk import held_back_note, read_pair
-from medssl.data.importers.sources import refuse_format
+from medssl.data.importers.volumes import refuse_format
 
 IGNORE = 255
 TASKS = {

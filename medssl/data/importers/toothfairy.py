@@ -11,15 +11,10 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from medssl.data.decathlon_header import read_json
-from medssl.data.importers.base import (
-    ImportedCase,
-    Importer,
-    Plan,
-    Spacing,
-    register,
-    safe_id,
-)
+from medssl.data.datasets.decathlon_header import read_json
+from medssl.data.images.limits import SizeError, check_claim
+from medssl.data.images.names import safe_id
+from medssl.data.importers.base import ImportedCase, Importer, Plan, Spacing, register
 from medssl.data.importers.fdi import (
     PULP_NAMES,
     TOOTH_NAMES,
@@ -29,13 +24,12 @@ from medssl.data.importers.fdi import (
 )
 from medssl.data.importers.pairing import Pair, find_pairs
 from medssl.data.importers.sitk import read_pair
-from medssl.data.importers.sources import (
+from medssl.data.importers.volumes import (
     affine_of_spacing,
     ignore_unannotated,
     need_spacing,
     refuse_format,
 )
-from medssl.data.limits import SizeError, check_claim
 from medssl.errors import MedSSLError
 
 IGNORE = 255

@@ -1,0 +1,146 @@
+"""Compare runs case by case and say in plain words whether one arm is better than another.
+
+Runs that differ only by their seed are one arm (:mod:`medssl.comparison.experiments`).
+Every arm is paired
+with the baseline on the same cases; intervals are bootstraps over patients and over the runs of
+each arm (:func:`medssl.evaluation.statistics.paired_bootstrap`). The verdict reads one number,
+fixed before any is seen: the mean Dice over structures. Runs of a single arm are compared too, to
+show how far luck alone moves the results, and never give evidence of a difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from medssl.comparison.comparable import patients_of, shared_cases, shared_metrics, warnings_about
+from medssl.comparison.experiments import Arm, EvaluatedRun, group_arms, read_run
+from medssl.comparison.paired import LEVEL, TIE, case_rows, compare_pair, describe_arm
+from medssl.comparison.verdict import verdicts_of
+from medssl.errors import MedSSLError
+
+
+def compare(
+    runs: Sequence[Path],
+    *,
+    split: str = "test",
+    baseline: str | Path | None = None,
+    common: bool = False,
+    output: Path | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Pair every experiment among ``runs`` with a baseline, case by case.
+
+    Args:
+        runs: run folders, evaluated on ``split``; repeats with other seeds form one arm.
+        split: name of a folder under ``evaluation/``.
+        baseline: a run folder or the name of an arm; by default the one supervised arm, else the
+            arm of the first run.
+        common: compare on the cases that all runs have instead of refusing others.
+        output: folder for ``compare.csv``, ``compare.json`` and ``compare.png``.
+        seed: seed of the bootstrap.
+
+    Returns:
+        What ``compare.json`` holds: ``arms`` (accuracy and cost), ``comparisons`` (differences per
+        structure, win/tie/loss, verdict), ``warnings``, and under ``rows`` what goes to
+        ``compare.csv`` instead.
+
+    Raises:
+        MedSSLError: fewer than two runs, no evaluation, or runs that cannot be compared.
+    """
+    read = [read_run(path, split) for path in _paths(runs, baseline)]
+    cases, warnings = shared_cases(read, split, common=common)
+    groups = patients_of(read, cases, warnings)
+    metrics = shared_metrics(read, warnings)
+    arms = group_arms(read)
+    warnings += warnings_about(arms, split)
+    repeats = len(arms) == 1
+    if repeats:
+        # One arm: its runs stand for arms, to show what chance does.
+        singles = [Arm(name, (run,)) for name, run in _run_names(arms[0].runs).items()]
+        reference, others = singles[0], singles[1:]
+    else:
+        reference = _baseline(arms, baseline)
+        arms = [_distinct_seeds(arm, warnings) for arm in arms]
+        reference = next(a for a in arms if a.name == reference.name)
+        others = [a for a in arms if a is not reference]
+    if len(others) > 1 and not repeats:
+        warnings.append(
+            f"{len(others)} arms are compared with one baseline: intervals are not corrected for "
+            "the number of comparisons"
+        )
+    result = {
+        "split": split,
+        "unit": read[0].unit,
+        "metrics": metrics,
+        "structures": list(read[0].structures),
+        "n_cases": len(cases),
+        "n_patients": len(set(groups)),
+        "interval": f"{LEVEL:.0%} bootstrap over patients and runs, 10000 resamples, seed {seed}",
+        "tie": f"a case is a tie where mean Dice over runs differs by less than {TIE:g}",
+        "same_experiment": repeats,
+        "baseline": reference.name,
+        "arms": [describe_arm(arm, cases, metrics) for arm in arms],
+        "comparisons": [
+            compare_pair(a, reference, cases, groups, metrics, seed=seed) for a in others
+        ],
+        "warnings": warnings,
+        "rows": [row for a in others for row in case_rows(a, reference, cases, groups, metrics)],
+    }
+    result["verdicts"] = verdicts_of(result)
+    if output is not None:
+        from medssl.comparison.files import write_comparison
+
+        write_comparison(result, output)
+    return result
+
+
+def _paths(runs: Sequence[Path], baseline: str | Path | None) -> list[Path]:
+    """Return the run folders, the baseline's among them."""
+    paths = [Path(r) for r in runs]
+    if baseline is not None and (Path(baseline) / "recipe.yaml").is_file():
+        paths = [Path(baseline), *(p for p in paths if p.resolve() != Path(baseline).resolve())]
+    if len({p.resolve() for p in paths}) < max(len(paths), 2):
+        twice = [p for i, p in enumerate(paths) if p.resolve() in {q.resolve() for q in paths[:i]}]
+        raise MedSSLError(
+            "the same run is named twice" if twice else "one run alone cannot be compared",
+            where=twice[0] if twice else (paths[0] if paths else None),
+            fix="name two or more run folders: medssl compare runs/A runs/B",
+        )
+    return paths
+
+
+def _baseline(arms: Sequence[Arm], asked: str | Path | None) -> Arm:
+    """Return the arm to compare with."""
+    if asked is None:
+        supervised = [a for a in arms if a.method == "supervised"]
+        return supervised[0] if len(supervised) == 1 else arms[0]
+    path = Path(asked).resolve()
+    for arm in arms:
+        if arm.name == str(asked) or any(r.path.resolve() == path for r in arm.runs):
+            return arm
+    raise MedSSLError(
+        f"the baseline {str(asked)!r} is neither a run nor one of the arms",
+        where="--baseline",
+        fix=f"name a run folder or one of: {', '.join(a.name for a in arms)}",
+    )
+
+
+def _distinct_seeds(arm: Arm, warnings: list[str]) -> Arm:
+    """Keep one run per seed: a copy of a run is no second draw."""
+    kept: dict[int, EvaluatedRun] = {}
+    for run in arm.runs:
+        if run.seed in kept:
+            warnings.append(
+                f"{run.path.name} is left out: it repeats seed {run.seed} of "
+                f"{kept[run.seed].path.name}"
+            )
+        kept.setdefault(run.seed, run)
+    return Arm(arm.name, tuple(kept.values()))
+
+
+def _run_names(runs: Sequence[EvaluatedRun]) -> dict[str, EvaluatedRun]:
+    names = [r.path.name for r in runs]
+    unique = [n if names.count(n) == 1 else str(r.path) for n, r in zip(names, runs, strict=True)]
+    return dict(zip(unique, runs, strict=True))

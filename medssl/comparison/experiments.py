@@ -1,0 +1,285 @@
+"""Finished runs as the arms of a comparison: what was measured, and what the experiment was.
+
+Runs that differ only by their seed are repeats of one experiment: one arm. What else may differ
+without making another experiment is listed here (paths, logging, loader processes). Which cases
+were labeled is read from the run's splits, however the recipe asked for them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import numpy as np
+
+from medssl.errors import MedSSLError
+from medssl.evaluation.summary import read_cases_csv
+from medssl.methods.registry import get_method
+from medssl.recipe.load import LoadedRecipe, load_recipe
+from medssl.runs.folder import STATUS_FINISHED, RunFolder, open_run
+from medssl.settings.recipe import Recipe, RoiSettings
+
+VOXEL_METRICS = ("hd95_medpy_vox", "asd_medpy_vox")
+
+_NOT_THE_EXPERIMENT = {
+    "spec": ("name", "modality", "refuse", "warn", "nsd_tolerance", "metrics"),
+    "training": ("precision", "workers", "log_every", "checkpoint_every"),
+    "inference": ("window_batch",),
+}
+_VALIDATION_KEYS = ("training.validate_every", "training.early_stop")
+_STRONG_KEY = "training.augment.strong_probability"
+UNLABELED_KEYS = ("data.unlabeled", "training.unlabeled_batch", _STRONG_KEY)
+"""What only methods with unlabeled data read."""
+
+
+@dataclass(frozen=True)
+class EvaluatedRun:
+    """A run and its results on one split.
+
+    Attributes:
+        rows: ``(case, structure name)`` -> row of ``cases.csv``.
+        experiment: flat ``section.key`` -> value of all that defines the experiment but the seed.
+    """
+
+    path: Path
+    recipe: Recipe
+    manifest: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    rows: Mapping[tuple[str, str], Mapping[str, Any]]
+    experiment: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run."""
+        return self.recipe.seed
+
+    @property
+    def cases(self) -> list[str]:
+        """The measured cases."""
+        return list(dict.fromkeys(case for case, _ in self.rows))
+
+    @property
+    def structures(self) -> dict[str, int]:
+        """Label value of each structure by name."""
+        return {name: row["label"] for (_, name), row in self.rows.items()}
+
+    @property
+    def unit(self) -> str:
+        """Spatial unit of the distances."""
+        columns = next(iter(self.rows.values()))
+        return next(k[5:] for k in columns if k.startswith("hd95_") and k not in VOXEL_METRICS)
+
+    @property
+    def metrics(self) -> list[str]:
+        """The compared columns of ``cases.csv``."""
+        columns = next(iter(self.rows.values()))
+        wanted = ("dice", f"hd95_{self.unit}", f"assd_{self.unit}", "nsd", *VOXEL_METRICS)
+        return [m for m in wanted if m in columns]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """The runs of one experiment under a name."""
+
+    name: str
+    runs: tuple[EvaluatedRun, ...]
+
+    @property
+    def experiment(self) -> Mapping[str, Any]:
+        """What the runs have in common."""
+        return self.runs[0].experiment
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return self.runs[0].recipe.method.name
+
+    def values(self, metric: str, cases: Sequence[str], structures: Sequence[str]) -> np.ndarray:
+        """Return ``(runs, cases, structures)`` values of a metric, NaN where there is none."""
+        return np.array(
+            [[[run.rows[c, s][metric] for s in structures] for c in cases] for run in self.runs],
+            dtype=np.float64,
+        )
+
+
+def read_run(path: Path, split: str) -> EvaluatedRun:
+    """Read a run and its evaluation on a split.
+
+    Raises:
+        MedSSLError: not a run, or not evaluated on that split.
+    """
+    run = open_run(path)
+    folder = run.evaluation(split)
+    if not (folder / "cases.csv").is_file():
+        others = sorted(p.parent.name for p in run.path.glob("evaluation/*/cases.csv"))
+        fix = f"run `medssl evaluate {path} --split {split}`, which measures it"
+        if split not in ("test", "validation"):
+            fix = f"name an evaluation that there is: {', '.join(others) or 'none yet'}"
+        status = run.read_manifest().get("status", "unknown")
+        raise MedSSLError(
+            f"the run has no evaluation of {split} cases (its status: {status})",
+            where=folder / "cases.csv",
+            fix=fix,
+        )
+    table = read_cases_csv(folder / "cases.csv")
+    rows = {(str(row["case"]), str(row["name"])): row for row in table}
+    structures = {name for _, name in rows}
+    if (
+        not rows
+        or len(rows) != len(table)
+        or len(rows) != len({c for c, _ in rows}) * len(structures)
+    ):
+        raise MedSSLError(
+            f"the table does not hold each of {len(structures)} structures once in every case",
+            where=folder / "cases.csv",
+            fix=f"run `medssl evaluate {path} --split {split}` again to write it",
+        )
+    loaded = load_recipe(run.recipe)
+    summary = _read_json(folder / "summary.json")
+    return EvaluatedRun(
+        path=path,
+        recipe=loaded.recipe,
+        manifest=run.read_manifest(),
+        summary=summary,
+        rows=rows,
+        experiment=describe_experiment(loaded, summary, _read_json(run.splits)),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def describe_experiment(
+    loaded: LoadedRecipe, summary: Mapping[str, Any], splits: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what defines an experiment, flat; two runs with equal mappings are repeats."""
+    recipe, method = loaded.recipe, get_method(loaded.recipe.method.name)
+    sections = recipe.model_dump(mode="json")
+    pieces = sections["spec"]["pieces"]  # one setting, not one for each label
+    text = ", ".join(f"{value}: {count}" for value, count in pieces.items())
+    sections["spec"]["pieces"] = text or "none"
+    flat: dict[str, Any] = {"method": recipe.method.name}
+    flat |= flatten(loaded.settings.model_dump(mode="json"), "method")
+    for section in ("spec", "network", "training", "inference"):
+        dropped = (*_NOT_THE_EXPERIMENT.get(section, ()), "stages")
+        flat |= flatten({k: v for k, v in sections[section].items() if k not in dropped}, section)
+    flat["training.stages"] = _stages(sections["training"]["stages"])
+    ids = {k: sorted(splits.get(k) or ()) for k in ("labeled", "unlabeled", "validation")}
+    data = sections["data"]
+    flat["data.labeled"] = tuple(ids["labeled"]) or data["labeled"]
+    flat["data.validation"] = tuple(ids["validation"]) if ids["labeled"] else data["validation"]
+    # All images: which of them are unlabeled follows from data.labeled.
+    flat["data.unlabeled"] = tuple(sorted(ids["labeled"] + ids["unlabeled"]))
+    flat["data.roi"] = None if recipe.data.roi is None else _region(recipe.data.roi)
+    flat["evaluation.checkpoint"] = summary.get("checkpoint", recipe.evaluation.checkpoint)
+    idle = list(_VALIDATION_KEYS) if not flat["data.validation"] else []
+    if not method.uses_unlabeled:
+        idle += UNLABELED_KEYS
+    elif not method.uses_strong_view:
+        idle.append(_STRONG_KEY)
+    return {k: v for k, v in flat.items() if k not in idle}
+
+
+def _region(roi: RoiSettings) -> str:
+    """Return how regions of interest are made, as one setting; which coarse run found them is free.
+
+    Each seed may have its own.
+    """
+    given = {"margin_mm": roi.margin_mm} | roi.model_dump(exclude_defaults=True, exclude={"run"})
+    return ", ".join(f"{key} {value}" for key, value in given.items())
+
+
+def _stages(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what the stages change, as one setting; from which run a result is reused is free."""
+    kept = {
+        name: {k: k == "reuse" or v for k, v in changes.items() if v is not None}
+        for name, changes in stages.items()
+    }
+    return {name: changes for name, changes in kept.items() if changes}
+
+
+def flatten(data: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Return nested mappings as one, with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        name = f"{prefix}.{key}" if prefix else key
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, name)
+        else:
+            flat[name] = value
+    return flat
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the keys in which two experiments differ, with both values.
+
+    The settings of two different methods count as one difference, ``method``; what only a method
+    with unlabeled data reads does not count where the other has none.
+    """
+    found = {}
+    for key in {**one, **other}:
+        if key in UNLABELED_KEYS and not (key in one and key in other):
+            continue
+        if key.startswith("method.") and one["method"] != other["method"]:
+            continue
+        if one.get(key) != other.get(key):
+            found[key] = (one.get(key), other.get(key))
+    return found
+
+
+def describe_difference(key: str, values: tuple[Any, Any]) -> str:
+    """Return ``key (one / other)``; of lists of cases, their number."""
+    first, second = (
+        f"{len(v)} cases" if isinstance(v, tuple) else shorten(str(v), 40) for v in values
+    )
+    if first == second and isinstance(values[0], tuple):
+        second = f"{len(values[1])} other cases"
+    return f"{key} ({first} / {second})"
+
+
+def group_arms(runs: Sequence[EvaluatedRun]) -> list[Arm]:
+    """Group runs that differ only by seed, in the order of their first runs, and name the groups.
+
+    An arm is named by its method; where that is not enough, by its number of labeled cases, by the
+    settings that differ from the other arms of the method, and last by its first run's folder.
+    """
+    groups: dict[str, list[EvaluatedRun]] = {}
+    for run in runs:
+        groups.setdefault(json.dumps(run.experiment, sort_keys=True, default=str), []).append(run)
+    members = list(groups.values())
+    names = [_name(group[0], [m[0] for m in members]) for group in members]
+    for i, name in enumerate(names):
+        if names.count(name) > 1:
+            names[i] = f"{name} ({members[i][0].path.name})"
+    return [Arm(name, tuple(group)) for name, group in zip(names, members, strict=True)]
+
+
+def _name(run: EvaluatedRun, everyone: Sequence[EvaluatedRun]) -> str:
+    method = run.recipe.method.name
+    twins = [r for r in everyone if r is not run and r.recipe.method.name == method]
+    keys = sorted({k for r in twins for k in differences(run.experiment, r.experiment)})
+    # Unlabeled cases follow from the labeled ones wherever the latter are not all there are.
+    keys = [k for k in keys if k != "data.unlabeled"] or keys
+    if not keys:
+        return method
+    values = [(k, run.experiment.get(k)) for k in keys[:2]]
+    parts = [
+        f"{len(v)} {k.rpartition('.')[2]}" if isinstance(v, tuple) else f"{k}={v}"
+        for k, v in values
+    ]
+    return f"{method} ({', '.join(parts)})"
+
+
+def is_finished(run: EvaluatedRun | RunFolder) -> bool:
+    """Say whether a run trained to its end."""
+    manifest = run.manifest if isinstance(run, EvaluatedRun) else run.read_manifest()
+    return manifest.get("status") == STATUS_FINISHED

@@ -1,0 +1,1 @@
+"""Dataset folders, their cases, and who is trained on."""

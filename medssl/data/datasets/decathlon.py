@@ -1,0 +1,262 @@
+"""Read a Decathlon folder, tolerantly, into one normalized record per scan."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medssl.data.datasets.case import Case, Dataset
+from medssl.data.datasets.decathlon_header import (
+    check_count,
+    misspelt,
+    parse_labels,
+    parse_modality,
+    parse_unit,
+    read_json,
+)
+from medssl.data.datasets.decathlon_items import Item, ItemReader, group_channels
+from medssl.data.datasets.registry import CaseRegistry
+from medssl.data.images.names import EXTENSIONS, list_images, split_extension
+from medssl.errors import MedSSLError
+
+LAYOUT = (
+    "a dataset is a folder with dataset.json, imagesTr/ and labelsTr/ (Medical Segmentation "
+    "Decathlon layout)"
+)
+
+
+def read_dataset(
+    root: Path,
+    *,
+    extra_unlabeled: Sequence[str] = (),
+    patient_pattern: str | None = None,
+    keep_missing: bool = False,
+    allow_outside: bool = False,
+) -> Dataset:
+    """Read a dataset folder; nothing is opened but dataset.json.
+
+    Unlabeled are the training items without a label, the list ``unlabeled`` of dataset.json, the
+    folder ``imagesUn`` and ``extra_unlabeled``.
+
+    Args:
+        root: the folder, or its dataset.json.
+        extra_unlabeled: folders, files or globs, relative to the dataset or else to the current
+            folder.
+        patient_pattern: regular expression searched in each case id; its first group is the
+            patient. Without one, an item's ``patient`` or ``subject`` key, then the frames of
+            names such as ``patient012_frame01``, then the case id itself.
+        allow_outside: let dataset.json name files outside of its folder; ``extra_unlabeled`` may
+            always, being the user's own words.
+        keep_missing: keep cases whose listed files do not exist, for a check that reports them.
+
+    Raises:
+        MedSSLError: there is no dataset, dataset.json cannot be understood, or listed files do not
+            exist.
+    """
+    where = _find(Path(root).expanduser())
+    root = where.parent
+    info, deviations = read_json(where)
+    labels, found = parse_labels(info, where)
+    modality, more = parse_modality(info, where)
+    deviations += found + more + misspelt(info)
+    reader = ItemReader(root, where, allow_outside=allow_outside)
+    training = _training_items(reader, info, len(modality) or 1, deviations)
+    test = _test_items(reader, info, len(modality) or 1, deviations)
+    unlabeled = _items(reader, info, "unlabeled", keep_label=False)
+    for folder in [root / "imagesUn"] if (root / "imagesUn").is_dir() else []:
+        unlabeled += group_channels(list_images(folder), len(modality) or 1)
+    for text in extra_unlabeled:
+        unlabeled += _extra_items(root, text, len(modality) or 1)
+    if not keep_missing:
+        _refuse_missing(reader)
+    _note_ghosts(reader)
+
+    registry = CaseRegistry(where, patient_pattern)
+    cases = [registry.add_training(item) for item in training]
+    test_cases = [registry.add(item) for item in test]
+    hidden = [registry.add_unlabeled(item) for item in unlabeled]
+    modality = _check_channels(cases + test_cases + [c for c in hidden if c], modality, where)
+    without = [c for c in cases if c.label is None]
+    if without:
+        deviations.append(f"{len(without)} items of 'training' have no label: read as unlabeled")
+    return Dataset(
+        root=root,
+        name=str(info.get("name") or root.resolve().name),
+        modality=modality,
+        labels=labels,
+        training=tuple(c for c in cases if c.label is not None),
+        unlabeled=tuple(without) + tuple(c for c in hidden if c is not None),
+        test=tuple(test_cases),
+        spatial_unit=parse_unit(info, where),
+        deviations=tuple(deviations + reader.deviations() + registry.finish()),
+    )
+
+
+def _find(root: Path) -> Path:
+    """Return the dataset.json of a folder, or say what is missing."""
+    where = root if root.name == "dataset.json" else root / "dataset.json"
+    if where.is_file():
+        return where
+    if not where.parent.is_dir():
+        raise MedSSLError("there is no such folder", where=root, fix=f"check the path; {LAYOUT}")
+    nested = sorted(where.parent.glob("*/dataset.json"))
+    if nested:
+        fix = f"did you mean {nested[0].parent}?"
+    else:
+        fix = f"{LAYOUT}; write dataset.json or name another folder"
+    raise MedSSLError("the folder has no dataset.json", where=where.parent, fix=fix)
+
+
+def _items(
+    reader: ItemReader, info: Mapping[str, Any], section: str, *, keep_label: bool = True
+) -> list[Item]:
+    """Read one list of dataset.json; an absent one is empty."""
+    raw = info.get(section)
+    if raw is None:
+        return []
+    if not isinstance(raw, list):
+        reader.refuse(
+            f"'{section}' is a {type(raw).__name__}, not a list", f'write "{section}": [...]'
+        )
+    read = (reader.read(e, section, n, keep_label=keep_label) for n, e in enumerate(raw, start=1))
+    return [item for item in read if item is not None]
+
+
+def _training_items(
+    reader: ItemReader, info: Mapping[str, Any], channels: int, deviations: list[str]
+) -> list[Item]:
+    if info.get("training") is not None:
+        items = _items(reader, info, "training")
+        deviations += check_count(info, "numTraining", len(info["training"]))
+    elif isinstance(info.get("dataset"), Mapping):
+        deviations.append("the nnU-Net mapping 'dataset' is read as 'training'")
+        entries = [
+            {**v, "id": k} if isinstance(v, Mapping) else v for k, v in info["dataset"].items()
+        ]
+        items = _items(reader, {"dataset": entries}, "dataset")
+    else:
+        deviations.append("there is no list 'training': imagesTr and labelsTr are read (nnU-Net)")
+        items = _enumerate(reader, info, channels)
+        deviations += check_count(info, "numTraining", len(items))
+    extra = _items(reader, info, "validation")
+    if extra:
+        deviations.append(
+            f"{len(extra)} items of 'validation' are read as training cases; "
+            "choose validation cases with data.validation"
+        )
+    return items + extra
+
+
+def _enumerate(reader: ItemReader, info: Mapping[str, Any], channels: int) -> list[Item]:
+    """List imagesTr and labelsTr where dataset.json does not (nnU-Net v2)."""
+    ending = str(info.get("file_ending") or "")
+    if ending and not split_extension("x" + ending)[1]:
+        reader.refuse(
+            f"'file_ending' is {ending}, which is not read",
+            f"convert the images to one of {', '.join(EXTENSIONS)}",
+        )
+    images, labels = reader.root / "imagesTr", reader.root / "labelsTr"
+    files = list_images(images, ending) if images.is_dir() else []
+    if not files:
+        reader.refuse(
+            f"there is no list 'training' and no image{' ' + ending if ending else ''} in imagesTr",
+            'list the cases: "training": [{"image": "imagesTr/a.nii.gz", "label": ...}]',
+        )
+    masks = {split_extension(p.name)[0]: p for p in list_images(labels)} if labels.is_dir() else {}
+    items = group_channels(files, channels)
+    # Files that should be channels but were taken for scans of their own: some case is incomplete.
+    lone = [i.id.rpartition("_")[0] for i in items if i.id not in masks]
+    for stem in sorted(set(lone) & set(masks)):
+        if lone.count(stem) != channels:
+            reader.refuse(
+                f"case '{stem}' has {lone.count(stem)} channel file(s) in imagesTr but "
+                f"dataset.json declares {channels} channel(s)",
+                f"provide {stem}_0000 to {stem}_{channels - 1:04d}, or mend channel_names",
+            )
+    return [Item(i.id, i.images, masks.get(i.id)) for i in items]
+
+
+def _test_items(
+    reader: ItemReader, info: Mapping[str, Any], channels: int, deviations: list[str]
+) -> list[Item]:
+    key = "test" if info.get("test") is not None else "testing"
+    folder = reader.root / "imagesTs"
+    if info.get(key) is not None:
+        items = _items(reader, info, key)
+        deviations += check_count(info, "numTest", len(info[key]))
+        if key == "testing":
+            deviations.append("'testing' is read as 'test'")
+        return items
+    if not folder.is_dir():
+        return []
+    items = group_channels(list_images(folder), channels)
+    if items:
+        deviations.append(f"there is no list 'test': {len(items)} images of imagesTs are read")
+    return items
+
+
+def _extra_items(root: Path, text: str, channels: int) -> list[Item]:
+    """Return the images that one entry of ``data.unlabeled`` stands for."""
+    expanded = os.path.expanduser(text)
+    for base in (root, Path.cwd()):
+        matches = [base / expanded] if (base / expanded).exists() else []
+        matches = matches or [base / p for p in glob.glob(expanded, root_dir=base, recursive=True)]
+        files: set[Path] = set()
+        for path in matches:
+            if path.is_dir():
+                files.update(list_images(path))
+            elif split_extension(path.name)[1] and not path.name.startswith("."):
+                files.add(path)
+        if files:
+            folders = sorted({p.parent for p in files})
+            return [
+                item
+                for folder in folders
+                for item in group_channels([p for p in files if p.parent == folder], channels)
+            ]
+    raise MedSSLError(
+        f"{text!r} matches no image ({', '.join(EXTENSIONS)}), neither in the dataset's folder nor "
+        "in the current one",
+        where="data.unlabeled",
+        fix="name a folder of images, or a glob such as more/*.nii.gz",
+    )
+
+
+def _refuse_missing(reader: ItemReader) -> None:
+    if reader.missing:
+        first = ", ".join(reader.missing[:3])
+        count = len(reader.missing)
+        more = f" and {count - 3} more" if count > 3 else ""
+        reader.refuse(
+            f"{count} listed file{'s do' if count > 1 else ' does'} not exist: {first}{more}",
+            "complete the download or copy, or take the items out of dataset.json",
+        )
+
+
+def _note_ghosts(reader: ItemReader) -> None:
+    for folder in ("imagesTr", "labelsTr", "imagesTs", "imagesUn"):
+        for path in sorted((reader.root / folder).glob("._*")):
+            reader.note("macOS ghost files '._*' are ignored", f"{folder}/{path.name}")
+
+
+def _check_channels(
+    cases: Iterable[Case], modality: tuple[str, ...], where: Path
+) -> tuple[str, ...]:
+    """Refuse a scan with a wrong number of channel files; name channels that have no name."""
+    cases = list(cases)
+    if not modality:
+        count = max((len(c.images) for c in cases), default=1)
+        modality = tuple(f"channel {n}" for n in range(count))
+    for case in cases:
+        # One file may hold all channels in a fourth dimension; its header tells, later.
+        if len(case.images) not in (1, len(modality)):
+            raise MedSSLError(
+                f"case '{case.id}' has {len(case.images)} image files but dataset.json declares "
+                f"{len(modality)} channel{'s' if len(modality) > 1 else ''}",
+                where=where,
+                fix="list one file per channel, or mend 'modality'",
+            )
+    return modality

@@ -1,0 +1,290 @@
+"""Divide a dataset by patient into labeled, unlabeled, validation and test cases."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medssl.data.datasets.case import Case, Dataset
+from medssl.data.datasets.decathlon_header import read_json
+from medssl.data.datasets.selection import SELECTION_FIX, Pool, named_cases
+from medssl.errors import MedSSLError
+from medssl.settings.recipe import DataSettings
+
+ROLES = ("labeled", "unlabeled", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Which case is used as what.
+
+    Unlabeled cases have no label here, whatever the dataset holds; the other roles keep theirs.
+    ``notes`` says in plain words what was left out and why.
+    """
+
+    labeled: tuple[Case, ...]
+    unlabeled: tuple[Case, ...]
+    validation: tuple[Case, ...]
+    test: tuple[Case, ...]
+    notes: tuple[str, ...] = ()
+
+
+def make_splits(dataset: Dataset, data: DataSettings, *, uses_unlabeled: bool = True) -> Splits:
+    """Choose the cases of each role; no patient is in two of labeled, validation and test.
+
+    Numbers are patients. A seeded shuffle of all patients is laid out once: test patients come from
+    its end and labeled ones from its start, so that smaller labeled sets lie inside larger ones and
+    the test set does not depend on how many are labeled. A number of validation patients is
+    taken from the labeled ones, last first. Everything else is unlabeled: its labels are hidden,
+    and images of validation and test patients never enter training.
+
+    Args:
+        dataset: the dataset as read.
+        data: the recipe's section.
+        uses_unlabeled: False leaves the unlabeled cases out, for methods without use for them.
+
+    Raises:
+        MedSSLError: unknown ids, overlapping roles, more patients asked for than exist, or nothing
+            left to train on.
+    """
+    pool = Pool.of(dataset, data.split_seed)
+    explicit = {
+        role: named_cases(getattr(data, role), role, dataset, pool)
+        for role in ("labeled", "validation", "test")
+    }
+    notes: list[str] = []
+    test = explicit["test"]
+    if isinstance(data.test, int):
+        test = _draw_test(data.test, pool, explicit, notes)
+    test = test or []
+    labeled, validation = _draw_labeled(data, pool, explicit, test)
+    _refuse_overlap(labeled, validation, test)
+    unlabeled: tuple[Case, ...] = ()
+    if uses_unlabeled:
+        unlabeled = _unlabeled(dataset, data, (labeled, validation, test), notes)
+    return Splits(tuple(labeled), unlabeled, tuple(validation), tuple(test), tuple(notes))
+
+
+def _patients(cases: Iterable[Case]) -> list[str]:
+    """Return the patients of some cases in order of first appearance."""
+    return list(dict.fromkeys(c.patient for c in cases))
+
+
+def _draw_test(
+    count: int, pool: Pool, explicit: dict[str, list[Case] | None], notes: list[str]
+) -> list[Case]:
+    """Take ``count`` patients from the end of the shuffle, passing over those named elsewhere."""
+    named = {c.patient for role in ("labeled", "validation") for c in explicit[role] or ()}
+    free = [p for p in pool.order if p not in named]
+    if count > len(free):
+        raise _too_many("test", count, free, pool, "named in data.labeled or data.validation")
+    chosen = free[len(free) - count :]
+    passed_over = [p for p in pool.order[len(pool.order) - count :] if p in named]
+    if passed_over:
+        notes.append(
+            f"the test patients depend on data.labeled and data.validation, which name "
+            f"{len(passed_over)} of the patients that would have been drawn"
+        )
+    return pool.cases_of(chosen)
+
+
+def _draw_labeled(
+    data: DataSettings, pool: Pool, explicit: dict[str, list[Case] | None], test: list[Case]
+) -> tuple[list[Case], list[Case]]:
+    """Return labeled and validation cases."""
+    labeled, validation = explicit["labeled"], explicit["validation"]
+    taken = {c.patient for c in [*test, *(validation or ())]}
+    if labeled is None:
+        free = [p for p in pool.order if p not in taken]
+        count = data.labeled if isinstance(data.labeled, int) else len(free)
+        if count > len(free):
+            raise _too_many("labeled", count, free, pool, "used for validation and test")
+        labeled = pool.cases_of(free[:count])
+    if validation is None:
+        count = data.validation if isinstance(data.validation, int) else 0
+        patients = _patients(labeled)
+        if count and count >= len(patients):
+            raise MedSSLError(
+                f"{count} validation patients are to be taken from {len(patients)} labeled ones, "
+                "which leaves none to train on",
+                where="data.validation",
+                fix="lower data.validation, raise data.labeled, or name validation cases by list",
+            )
+        held = set(patients[len(patients) - count :])
+        validation = [c for c in labeled if c.patient in held]
+        labeled = [c for c in labeled if c.patient not in held]
+    if not labeled:
+        raise MedSSLError(
+            "no labeled case is left to train on", where="data.labeled", fix=SELECTION_FIX
+        )
+    return labeled, validation
+
+
+def _too_many(role: str, count: int, free: Sequence[str], pool: Pool, why: str) -> MedSSLError:
+    used = len(pool.order) - len(free)
+    rest = f", of whom {used} are {why}" if used else ""
+    return MedSSLError(
+        f"{count} {role} patients are asked for but only {len(free)} are available: the dataset "
+        f"has {len(pool.order)} patients with labels ({len(pool.cases)} cases){rest}",
+        where=f"data.{role}",
+        fix=f"set data.{role} to {len(free)} or less",
+    )
+
+
+def _refuse_overlap(labeled: list[Case], validation: list[Case], test: list[Case]) -> None:
+    roles = {"labeled": labeled, "validation": validation, "test": test}
+    names = list(roles)
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            patients = {c.patient for c in roles[first]}
+            both = [c for c in roles[second] if c.patient in patients]
+            if both:
+                raise MedSSLError(
+                    f"patient '{both[0].patient}' is in both {first} and {second} (case "
+                    f"'{both[0].id}'; {len(_patients(both))} such patients)",
+                    where=f"data.{first}, data.{second}",
+                    fix="give each patient one role only; if the ids do not belong to one patient, "
+                    "set data.patient_pattern",
+                )
+
+
+def _unlabeled(
+    dataset: Dataset,
+    data: DataSettings,
+    roles: tuple[list[Case], list[Case], list[Case]],
+    notes: list[str],
+) -> tuple[Case, ...]:
+    """Collect every remaining image, without its label and without held-back patients."""
+    labeled, validation, test = roles
+    candidates = [*dataset.training, *dataset.unlabeled]
+    if data.test_as_unlabeled:
+        candidates += dataset.test
+        if not dataset.test:
+            notes.append("data.test_as_unlabeled does nothing: the dataset lists no test images")
+    held_back = {c.patient for c in [*validation, *test]}
+    used = {c.images for c in [*labeled, *validation, *test]}
+    left_out, found = [], {}
+    for case in candidates:
+        if case.images in used or case.images in found:
+            continue
+        if case.patient in held_back:
+            left_out.append(case)
+        else:
+            found[case.images] = case.without_label()
+    if left_out:
+        notes.append(
+            f"{len(left_out)} unlabeled images (first: {left_out[0].id}) are left out of training: "
+            "they show patients of the validation or test set"
+        )
+    unlabeled = list(found.values())
+    if data.unlabeled_limit is not None:
+        unlabeled = _limit(unlabeled, data.unlabeled_limit, data.split_seed)
+    # What of a labeled image is not annotated is unlabeled too, which its label alone can tell.
+    if not unlabeled and dataset.labels.ignore_value is None:
+        raise MedSSLError(
+            "the method learns from unlabeled images but there are none"
+            + (
+                f" ({len(left_out)} are left out as validation or test patients)"
+                if left_out
+                else ""
+            ),
+            where="data",
+            fix="lower data.labeled so that some labels are hidden, put images into imagesUn/ or "
+            "data.unlabeled, or set method to supervised",
+        )
+    return tuple(unlabeled)
+
+
+def _limit(cases: list[Case], limit: int, seed: int) -> list[Case]:
+    """Keep ``limit`` cases of a seeded shuffle, in their given order; smaller limits nest."""
+    ids = np.array(sorted(c.id for c in cases), dtype=object)
+    # The 1 makes this stream independent of the shuffle of patients.
+    kept = set(np.random.default_rng([seed, 1]).permutation(ids)[:limit].tolist())
+    return [c for c in cases if c.id in kept]
+
+
+def split_hash(splits: Splits) -> str:
+    """Return the SHA-256 of the case ids of each role, whatever their order."""
+    return _hash({role: [c.id for c in getattr(splits, role)] for role in ROLES})
+
+
+def _hash(ids: dict[str, list[str]]) -> str:
+    text = json.dumps({role: sorted(ids[role]) for role in ROLES}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def save_splits(splits: Splits, path: Path) -> None:
+    """Write ``splits.json``: one list of case ids per role, the hash and the notes; atomic.
+
+    Each list can itself be named by a recipe: ``data.labeled: {file: splits.json, key: labeled}``.
+    """
+    content = {
+        "hash": split_hash(splits),
+        **{role: [c.id for c in getattr(splits, role)] for role in ROLES},
+        "notes": list(splits.notes),
+    }
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        temporary.write_text(
+            json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise MedSSLError(
+            f"the splits cannot be written: {error.strerror or error}",
+            where=path,
+            fix="check that the folder exists, is writable and has space",
+        ) from None
+
+
+def load_splits(path: Path, dataset: Dataset) -> Splits:
+    """Read splits written by :func:`save_splits` and find their cases in a dataset.
+
+    Raises:
+        MedSSLError: the file is not one of splits, was edited, or names cases that are not there.
+    """
+    content, _ = read_json(path)
+    ids: dict[str, list[str]] = {}
+    for role in ROLES:
+        value = content.get(role)
+        if not isinstance(value, list) or not all(isinstance(i, str) for i in value):
+            raise MedSSLError(
+                f"has no list '{role}' of case ids",
+                where=path,
+                fix="name a splits.json that medssl wrote",
+            )
+        ids[role] = value
+    if content.get("hash") != _hash(ids):
+        raise MedSSLError(
+            "was changed after it was written: its hash does not fit its ids",
+            where=path,
+            fix="restore the file, or name its lists in a recipe and split anew",
+        )
+    cases = {c.id: c for c in [*dataset.test, *dataset.unlabeled, *dataset.training]}
+    missing = [i for role in ROLES for i in ids[role] if i not in cases]
+    missing += [
+        i for role in ROLES if role != "unlabeled" for i in ids[role] if not _label(cases.get(i))
+    ]
+    if missing:
+        raise MedSSLError(
+            f"names {len(set(missing))} cases that dataset '{dataset.name}' lacks or has no label "
+            f"for (first: '{missing[0]}')",
+            where=path,
+            fix=f"use the dataset these splits were made for, not {dataset.root}",
+        )
+    found = {role: tuple(cases[i] for i in ids[role]) for role in ROLES}
+    found["unlabeled"] = tuple(c.without_label() for c in found["unlabeled"])
+    notes = content.get("notes")
+    return Splits(**found, notes=tuple(notes) if isinstance(notes, list) else ())
+
+
+def _label(case: Case | None) -> bool:
+    # A case that is missing altogether is already counted.
+    return case is None or case.label is not None

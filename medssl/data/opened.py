@@ -1,0 +1,47 @@
+"""A recipe's dataset, opened; and where its cache lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medssl.data.datasets.case import Dataset
+from medssl.data.datasets.decathlon import read_dataset
+from medssl.data.phantoms.dataset import ensure_phantom, phantom_options
+from medssl.errors import MedSSLError
+from medssl.files import default_cache_root
+from medssl.progress import Display
+from medssl.settings.recipe import Recipe
+
+
+def cache_root(recipe: Recipe) -> Path:
+    """Return the folder of the preprocessing cache."""
+    return Path(recipe.data.cache).expanduser() if recipe.data.cache else default_cache_root()
+
+
+def open_dataset(recipe: Recipe, display: Display | None = None) -> Dataset:
+    """Read the recipe's dataset, making the phantom if that is what it asks for."""
+    root = Path(recipe.data.root)
+    if recipe.data.root == "phantom":
+        options = dict(recipe.data.phantom)
+        sizes = phantom_options(options)
+        total = sizes.labeled + sizes.validation + sizes.unlabeled + sizes.test
+        with (display or Display(quiet=True)).counting("making the phantom", total) as done:
+            root = ensure_phantom(cache_root(recipe), options, done)
+    dataset = read_dataset(
+        root,
+        extra_unlabeled=recipe.data.unlabeled,
+        patient_pattern=recipe.data.patient_pattern,
+        allow_outside=recipe.data.allow_outside,
+    )
+    if display is not None:
+        for line in dataset.deviations:
+            if "stands for" not in line:  # a misspelt key that was understood is no news
+                display.say(f"note: {line}")
+    if dataset.spatial_unit != recipe.spec.spatial_unit:
+        raise MedSSLError(
+            f"the dataset is in {dataset.spatial_unit} but the data spec "
+            f"{recipe.spec.name!r} in {recipe.spec.spatial_unit}",
+            where=dataset.root / "dataset.json",
+            fix="choose a data spec of the same unit, or correct `spatial_unit` in dataset.json",
+        )
+    return dataset

@@ -1,0 +1,1 @@
+"""Patches by address, and their augmentation."""

@@ -1,0 +1,299 @@
+"""Preprocessed cases as memory-mapped arrays on disk.
+
+An entry is a folder named by a hash of everything that decides its content, so an entry is never
+stale and a changed recipe or file simply makes another one. Old entries may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import sys
+import tempfile
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medssl.data.datasets.case import IGNORE_INDEX, CachedCase, Case, LabelMap
+from medssl.data.preprocessing.pipeline import preprocess_case
+from medssl.data.preprocessing.region import Region
+from medssl.errors import MedSSLError
+from medssl.settings.spec import DataSpec
+
+logger = logging.getLogger(__name__)
+
+PREPROCESSING_VERSION = 1
+"""Raise it whenever preprocessing gives other arrays for the same spec and files."""
+MAX_CLASS_INDICES = 20_000
+SPEC_FIELDS = {"spatial_unit", "orientation", "spacing", "resize", "resize_mode", "intensity"}
+"""Fields of the data spec that change the arrays; the others concern training and evaluation."""
+ALIGN_FIELDS = {"align_slices", "depth_direction", "slice_axis"}
+"""Fields that change them too, where slices are aligned."""
+_BUILDING = ".building-"
+_ABANDONED_SECONDS = 24 * 3600.0
+FLOAT16_MAX = 65504.0
+DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+"""What reading a damaged entry raises."""
+
+
+class CaseCache:
+    """The cache of one kind of preprocessing.
+
+    Args:
+        root: folder of the cache, made when first needed. May be shared by recipes, datasets and
+            processes.
+        spec: the data spec.
+        label_map: translates label values to class indices.
+        regions: by case id, the part of a case that is kept; other cases are kept whole.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        spec: DataSpec,
+        label_map: LabelMap,
+        *,
+        regions: Mapping[str, Region] | None = None,
+    ) -> None:
+        self.root = Path(root).expanduser()
+        self.spec = spec
+        self.label_map = label_map
+        self.regions = regions or {}
+
+    def key(self, case: Case) -> str:
+        """Return the name of a case's entry.
+
+        Raises:
+            MedSSLError: a file of the case is missing.
+        """
+        files = [_fingerprint(path) for path in case.images]
+        fields = SPEC_FIELDS | (ALIGN_FIELDS if self.spec.align_slices else set())
+        content: dict[str, Any] = {
+            "version": PREPROCESSING_VERSION,
+            "spec": self.spec.model_dump(mode="json", include=fields),
+            "images": files,
+        }
+        if case.label is not None:
+            content["label"] = _fingerprint(case.label)
+            content["values"] = [self.label_map.values, self.label_map.ignore_value]
+        if case.id in self.regions:
+            content["region"] = self.regions[case.id].key
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def prepare(
+        self, cases: Sequence[Case], *, on_progress: Callable[[str], None] | None = None
+    ) -> dict[str, CachedCase]:
+        """Open each case's entry, preprocessing those that have none or a damaged one.
+
+        The label of a case without one (``case.label is None``) is never looked for.
+
+        Args:
+            cases: the cases.
+            on_progress: called with the case's id after each case.
+
+        Returns:
+            The memory-mapped cases by id.
+
+        Raises:
+            MedSSLError: a file cannot be used, or the cache cannot be written.
+        """
+        _allow_open_files(2 * len(cases) + 256)
+        out: dict[str, CachedCase] = {}
+        for case in cases:
+            out[case.id] = self._open_or_build(case)
+            if on_progress is not None:
+                on_progress(case.id)
+        return out
+
+    def holds(self, case: Case) -> bool:
+        """Say whether a case has an entry that is whole.
+
+        Raises:
+            MedSSLError: a file of the case is missing.
+        """
+        try:
+            _open(self.root / self.key(case), case)
+        except DAMAGED:
+            return False
+        return True
+
+    def size(self, case: Case) -> int:
+        """Return the bytes of a case's entry on disk, 0 if there is none.
+
+        Raises:
+            MedSSLError: a file of the case is missing.
+        """
+        return sum(path.stat().st_size for path in (self.root / self.key(case)).glob("*"))
+
+    def _open_or_build(self, case: Case) -> CachedCase:
+        folder = self.root / self.key(case)
+        if folder.is_dir():
+            try:
+                return _open(folder, case)
+            except DAMAGED as error:
+                logger.warning("cache entry %s is damaged (%s) and made again", folder, error)
+                with self._writing():
+                    self._discard(folder)
+        arrays = self._preprocess(case)
+        with self._writing():
+            self._store(folder, case, arrays)
+            return _open(folder, case)
+
+    def _preprocess(self, case: Case) -> dict[str, np.ndarray]:
+        prepared, values = preprocess_case(case, self.spec)
+        region = self.regions.get(case.id)
+        if region is not None:
+            prepared = region.crop(prepared)
+        image = prepared.image.numpy()
+        largest = float(np.abs(image).max())
+        if largest > FLOAT16_MAX:
+            raise MedSSLError(
+                f"intensities up to {largest:g} after normalization do not fit float16",
+                where=case.images[0],
+                fix="choose another spec.intensity.rule than "
+                f"{self.spec.intensity.rule!r}, for instance zscore",
+            )
+        arrays = {"image": image.astype(np.float16)}
+        if values is not None:
+            try:
+                label = self.label_map.to_classes(values)
+            except ValueError as error:
+                raise MedSSLError(
+                    str(error),
+                    where=case.label,
+                    fix="declare the values under `labels` in dataset.json, or correct the label",
+                ) from error
+            arrays["label"] = label
+            if prepared.box is not None:
+                inside = label[tuple(slice(a, b) for a, b in prepared.box)].copy()
+                whole, kept = (_count(x, self.label_map.num_classes) for x in (label, inside))
+                arrays["label"], arrays["outside"] = inside, whole - kept
+        return arrays
+
+    def _store(self, folder: Path, case: Case, arrays: dict[str, np.ndarray]) -> None:
+        """Write an entry beside its place, then rename it: it is there whole or not at all."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=self.root))
+        try:
+            meta: dict[str, Any] = {"case": case.id, "files": [str(p) for p in case.images]}
+            for name, array in arrays.items():
+                np.save(temporary / f"{name}.npy", array, allow_pickle=False)
+                meta[name] = {"shape": array.shape, "dtype": array.dtype.name}
+            if "label" in arrays:
+                seed = int(folder.name[:16], 16)
+                indices = class_indices(arrays["label"], seed=seed)
+                np.savez(temporary / "indices.npz", **{str(c): v for c, v in indices.items()})
+            (temporary / "meta.json").write_text(json.dumps(meta, indent=1))
+            temporary.chmod(0o755)
+            temporary.rename(folder)
+        except OSError:
+            if not (folder / "meta.json").is_file():  # else another process was faster
+                raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def _discard(self, folder: Path) -> None:
+        """Remove an entry. It is moved first: others must never see, or trip over, half of it."""
+        aside = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=self.root))
+        try:
+            folder.rename(aside / folder.name)
+        except FileNotFoundError:
+            pass  # another process was faster
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise MedSSLError(
+                f"the preprocessing cache cannot be written ({error.strerror or error})",
+                where=self.root,
+                fix="free some space, or use another folder: `--set data.cache=FOLDER`",
+            ) from error
+
+
+def remove_abandoned(root: Path) -> None:
+    """Remove what processes left that were killed while they wrote an entry, a day ago or more."""
+    for path in root.glob(f"{_BUILDING}*"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(path)
+
+
+def class_indices(label: np.ndarray, *, seed: int) -> dict[int, np.ndarray]:
+    """Return flat voxel indices (int32, sorted) of each class present, IGNORE_INDEX excluded.
+
+    A class of more than ``MAX_CLASS_INDICES`` voxels is represented by a random subset.
+    """
+    if label.size >= 2**31:
+        raise ValueError(f"a volume of {label.size} voxels is too large to index")
+    flat = label.ravel()
+    rng = np.random.default_rng(seed)
+    out = {}
+    for value in np.flatnonzero(np.bincount(flat, minlength=1)):
+        if value == IGNORE_INDEX:
+            continue
+        where = np.flatnonzero(flat == value).astype(np.int32)
+        if len(where) > MAX_CLASS_INDICES:
+            where = np.sort(rng.choice(where, MAX_CLASS_INDICES, replace=False))
+        out[int(value)] = where
+    return out
+
+
+def _fingerprint(path: Path) -> list[str | int]:
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise MedSSLError(
+            f"the file cannot be opened ({error.strerror})",
+            where=path,
+            fix="put the file there, or remove the case from dataset.json",
+        ) from error
+    return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
+
+
+def _open(folder: Path, case: Case) -> CachedCase:
+    """Open an entry; what is missing, truncated or inconsistent raises."""
+    meta = json.loads((folder / "meta.json").read_text())
+    names = ["image"] if case.label is None else ["image", "label"]
+    if "outside" in meta and case.label is not None:
+        names.append("outside")
+    arrays = {}
+    for name in names:
+        array = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        if list(array.shape) != meta[name]["shape"] or array.dtype.name != meta[name]["dtype"]:
+            raise ValueError(f"{name}.npy is not what meta.json says")
+        arrays[name] = array
+    indices: dict[int, np.ndarray] = {}
+    if case.label is not None:
+        with np.load(folder / "indices.npz", allow_pickle=False) as stored:
+            indices = {int(name): stored[name] for name in stored.files}
+    outside = tuple(int(n) for n in arrays.get("outside", ()))
+    return CachedCase(case.id, case.patient, arrays["image"], arrays.get("label"), indices, outside)
+
+
+def _count(label: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return the voxels of each class."""
+    return np.bincount(label.ravel(), minlength=256)[:num_classes]
+
+
+def _allow_open_files(wanted: int) -> None:
+    """Raise the soft limit of open files: each memory map holds one."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    target = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < target:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))

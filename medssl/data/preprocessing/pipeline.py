@@ -1,0 +1,233 @@
+"""Read images of any supported format and bring them to the grid and intensities of a data spec.
+
+The order is fixed: read, normalize intensities, align slices, orient, resample, resize. Intensities
+come first so that their statistics are those of the acquired voxels, whatever the grid (as in the
+literature, where volumes are normalized once and resized later).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose, MapTransform
+
+from medssl.data.datasets.case import Case
+from medssl.data.images.read import check_grid, read_image, read_images, with_affine
+from medssl.data.preprocessing.align import AlignSlicesd, SliceShifts
+from medssl.data.preprocessing.geometry import (
+    Grid,
+    make_grid,
+    resize_transforms,
+    spacing_transforms,
+)
+from medssl.data.preprocessing.intensity import intensity_transforms
+from medssl.errors import MedSSLError
+from medssl.ops.mixing import Box
+from medssl.settings.spec import DataSpec
+
+__all__ = [
+    "Prepared",
+    "ReadImaged",
+    "image_transforms",
+    "preprocess_case",
+    "preprocess_image",
+    "read_image",
+]
+
+
+class ReadImaged(MapTransform):
+    """Read the files of each key with `read_images`."""
+
+    def __init__(self, keys: Sequence[str], *, spatial_unit: Literal["mm", "um"] = "mm") -> None:
+        super().__init__(keys)
+        self.spatial_unit = spatial_unit
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace a path or a list of paths by the image."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            files = out[key]
+            paths = [files] if isinstance(files, str | Path) else list(files)
+            out[key] = read_images(paths, spatial_unit=self.spatial_unit)
+        return out
+
+
+def _align_transforms(spec: DataSpec, keys: list[str]) -> list[Callable[..., Any]]:
+    return [AlignSlicesd(keys, spec=spec)] if spec.align_slices else []
+
+
+def image_transforms(spec: DataSpec, *, with_label: bool) -> Compose:
+    """Return the whole preprocessing as MONAI dictionary transforms.
+
+    The input is ``{"image": path or paths of the channels, "label": path}``; the output holds
+    MetaTensors ``(C, X, Y, Z)`` and ``(1, X, Y, Z)``.
+    """
+    keys = ["image", "label"] if with_label else ["image"]
+    return Compose(
+        [
+            ReadImaged(keys, spatial_unit=spec.spatial_unit),
+            *intensity_transforms(spec.intensity),
+            *_align_transforms(spec, keys),
+            *spacing_transforms(spec, keys),
+            *resize_transforms(spec, keys),
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A preprocessed image and the way back to its file's own grid.
+
+    Attributes:
+        image: ``(C, X, Y, Z)`` float32, a plain tensor.
+        affine: of the prepared grid, to RAS in the spec's unit.
+        native_shape: ``(X, Y, Z)`` of the file.
+        native_affine: ``(4, 4)`` to RAS, exactly as in the file and in its unit.
+        unit_factor: from the file's unit to the spec's.
+        pad_value: what to pad the image with where it is smaller than a patch.
+        grid: how the prepared voxels lie in the file.
+        box: what part of the prepared volume ``image`` is; None: all of it.
+        shifts: how the slices were moved before, if the spec aligns them.
+    """
+
+    image: torch.Tensor
+    affine: np.ndarray
+    native_shape: tuple[int, ...]
+    native_affine: np.ndarray
+    unit_factor: float
+    pad_value: float
+    grid: Grid
+    box: Box | None = None
+    shifts: SliceShifts | None = None
+
+    def crop(self, box: Box) -> Prepared:
+        """Return this image cropped to a box; what is restored is background outside of it."""
+        image = self.image[(slice(None), *(slice(a, b) for a, b in box))].contiguous()
+        return replace(self, image=image, box=box)
+
+    def restore(self, classes: np.ndarray) -> np.ndarray:
+        """Bring a label map ``(X, Y, Z)`` back to the file's grid (nearest, same dtype)."""
+        return self._restore(self._whole(np.asarray(classes)), order=0)
+
+    def restore_probabilities(self, volumes: np.ndarray, *, outside: float = 0.0) -> np.ndarray:
+        """Bring ``(K, X, Y, Z)`` back to the file's grid (linear, float32).
+
+        Args:
+            volumes: one map or several.
+            outside: their value outside of the box, if there is one.
+        """
+        whole = (self._whole(np.asarray(v, np.float32), outside) for v in volumes)
+        return np.stack([self._restore(v, order=1) for v in whole])
+
+    def _restore(self, volume: np.ndarray, *, order: int) -> np.ndarray:
+        volume = self.grid.restore(volume, order=order)
+        return volume if self.shifts is None else self.shifts.undo(volume)
+
+    def _whole(self, volume: np.ndarray, outside: float = 0) -> np.ndarray:
+        """Put a volume of the image's shape into the whole prepared volume."""
+        if volume.shape != tuple(self.image.shape[1:]):
+            raise ValueError(
+                f"shape {volume.shape}, but the prepared image is {tuple(self.image.shape[1:])}"
+            )
+        if self.box is None:
+            return volume
+        whole = np.full(self.grid.shape, outside, dtype=volume.dtype)
+        whole[tuple(slice(a, b) for a, b in self.box)] = volume
+        return whole
+
+
+def preprocess_image(
+    image: str | Path | Sequence[str | Path] | MetaTensor, spec: DataSpec
+) -> Prepared:
+    """Preprocess one image for prediction, and read it first where it is on disk.
+
+    Args:
+        image: one file, or one per channel, or voxels from
+            :func:`medssl.data.images.read.make_image`.
+        spec: the data spec of the training run.
+
+    Raises:
+        MedSSLError: a file cannot be read or used; the message names it.
+    """
+    if not isinstance(image, MetaTensor):
+        files = [image] if isinstance(image, str | Path) else list(image)
+        image = _read(files, spec)
+    return _preprocess(image, None, spec)[0]
+
+
+def preprocess_case(case: Case, spec: DataSpec) -> tuple[Prepared, np.ndarray | None]:
+    """Preprocess a case for training: its image, and ``(X, Y, Z)`` label values if it has a label.
+
+    Raises:
+        MedSSLError: a file cannot be read or used; the message names it.
+    """
+    return _preprocess(_read(case.images, spec), case.label, spec)
+
+
+def _read(paths: Sequence[str | Path], spec: DataSpec) -> MetaTensor:
+    return read_images(paths, spatial_unit=spec.spatial_unit)
+
+
+def _preprocess(
+    native: MetaTensor, label: Path | None, spec: DataSpec
+) -> tuple[Prepared, np.ndarray | None]:
+    paths = native.meta["files"]
+    bad = int((~torch.isfinite(native.as_tensor())).sum())
+    if bad:
+        raise MedSSLError(
+            f"{bad} voxels are NaN or infinite",
+            where=", ".join(paths[:4]),
+            fix="write a number in their place, for instance the lowest value of the image",
+        )
+    data: dict[Hashable, Any] = {"image": native}
+    if label is not None:
+        data["label"] = _read_label(label, native, image_path=paths[0], spec=spec)
+    keys = [str(key) for key in data]
+    try:
+        data = Compose(intensity_transforms(spec.intensity))(data)
+        data = Compose(_align_transforms(spec, keys))(data)
+        aligned = data["image"]
+        data = Compose(spacing_transforms(spec, keys))(data)
+        spaced = data["image"]
+        data = Compose(resize_transforms(spec, keys))(data)
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())[:200]
+        raise MedSSLError(
+            f"preprocessing failed: {reason}",
+            where=paths[0],
+            fix="check orientation, spacing and resize of the data spec against the image",
+        ) from error
+    grid = make_grid(aligned, spaced, data["image"], spec)
+    image = data["image"].as_tensor().float().contiguous()
+    prepared = Prepared(
+        image=image,
+        affine=data["image"].affine.numpy(),
+        native_shape=tuple(native.shape[1:]),
+        native_affine=np.asarray(native.meta["original_affine"]),
+        unit_factor=float(native.meta["unit_factor"]),
+        pad_value=float(image.min()),
+        grid=grid,
+        shifts=aligned.meta.get("slice_shifts"),
+    )
+    return prepared, None if label is None else data["label"].as_tensor()[0].numpy()
+
+
+def _read_label(
+    path: Path, image: MetaTensor, *, image_path: str | Path, spec: DataSpec
+) -> MetaTensor:
+    label = read_image(path, spatial_unit=spec.spatial_unit)
+    if label.shape[0] != 1:
+        raise MedSSLError(
+            f"the label has {label.shape[0]} channels",
+            where=path,
+            fix="write one label map with a value per structure",
+        )
+    check_grid(label, image, path=path, reference=image_path)
+    # Headers of labels are often rounded; the voxels belong together all the same.
+    return with_affine(label.as_tensor(), image.affine, label.meta)

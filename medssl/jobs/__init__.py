@@ -1,0 +1,1 @@
+"""Many calls, in processes of this machine or in a queue."""

@@ -1,0 +1,58 @@
+"""A recipe's method with freshly initialized networks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from medssl.data.datasets.case import LabelMap
+from medssl.methods.base import Method, Settings
+from medssl.methods.registry import get_method
+from medssl.networks.registry import build_network
+from medssl.settings.recipe import Recipe
+
+
+def create_method(
+    recipe: Recipe,
+    settings: Settings,
+    *,
+    num_classes: int,
+    channels: int,
+    labels: LabelMap | None = None,
+) -> Method:
+    """Build the method with freshly initialized networks that depend on the seed alone.
+
+    Args:
+        recipe: names the method and its network.
+        settings: of the method.
+        num_classes: classes including background.
+        channels: of the images.
+        labels: of the dataset. Training needs them, to know which structure has several pieces.
+    """
+    dims, classes = recipe.training.spatial_dims, num_classes
+
+    def build(
+        *,
+        network: str | None = None,
+        in_channels: int | None = None,
+        num_classes: int | None = None,
+        **options: Any,
+    ) -> nn.Module:
+        same = network in (None, recipe.network.name)
+        return build_network(
+            network or recipe.network.name,
+            spatial_dims=dims,
+            in_channels=channels if in_channels is None else in_channels,
+            num_classes=classes if num_classes is None else num_classes,
+            options={**recipe.network.options, **options} if same else options,
+        )
+
+    torch.manual_seed(recipe.seed)
+    method = get_method(recipe.method.name)(
+        settings, build, num_classes=num_classes, spatial_dims=dims
+    )
+    if labels is not None:
+        method.pieces = recipe.spec.pieces_of(labels.values)
+    return method

@@ -1,0 +1,194 @@
+"""A finished run read back: its predictor, and its evaluation on a split of its own dataset."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from medssl.data.datasets.case import LabelMap
+from medssl.device import resolve_device, resolve_precision
+from medssl.errors import MedSSLError
+from medssl.inference.calibration import Calibrated, read_calibration
+from medssl.inference.predictor import Predictor
+from medssl.inference.search_box import RegionFinder
+from medssl.models.coarse import open_finder
+from medssl.models.create import create_method
+from medssl.networks.ensemble import Ensemble
+from medssl.recipe.load import load_recipe
+from medssl.runs.checkpoint import load_checkpoint, load_weights
+from medssl.runs.folder import RunFolder, open_run
+from medssl.settings.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A run ready to predict."""
+
+    folder: RunFolder
+    recipe: Recipe
+    label_map: LabelMap
+    predictor: Predictor
+    checkpoint: str
+    channels: int
+    regions: RegionFinder | None = None
+    weights: tuple[Path, ...] = ()
+    """Checkpoint file of each run that predicts."""
+
+    def calibrated(self) -> Calibrated:
+        """Say what a calibration of this predictor belongs to."""
+        return Calibrated(
+            checkpoint=self.checkpoint,
+            tta=self.recipe.inference.tta,
+            largest_component=self.predictor.largest_component,
+            weights=tuple(_sha256(path) for path in self.weights),
+        )
+
+    def use_calibration(self) -> str | None:
+        """Calibrate the predictor by the run's calibration.json, if it is there and fits.
+
+        Returns:
+            What the calibration is not for, in a few words, if it was left out for that.
+
+        Raises:
+            MedSSLError: the file is damaged.
+        """
+        if not self.folder.calibration.is_file():
+            return None
+        found = read_calibration(self.folder.calibration)
+        difference = found.of.difference(self.calibrated())
+        if difference is None:
+            self.predictor.calibration = found
+        return difference
+
+
+def load_run(
+    path: Path,
+    *,
+    checkpoint: str = "auto",
+    device: str = "auto",
+    precision: str = "auto",
+    largest_component: bool | None = None,
+    tta: bool | None = None,
+) -> LoadedRun:
+    """Load a run's predictor.
+
+    Args:
+        path: the run folder.
+        checkpoint: ``last``, ``best``, or ``auto`` (best where there is one, else last).
+        largest_component, tta: override the recipe's choice.
+
+    Raises:
+        MedSSLError: not a run folder, no such checkpoint, or weights that do not fit.
+    """
+    folder = open_run(path)
+    loaded = load_recipe(folder.recipe)
+    recipe = loaded.recipe
+    choices = {"largest_component": largest_component, "tta": tta}
+    inference = recipe.inference.model_copy(
+        update={key: value for key, value in choices.items() if value is not None}
+    )
+    recipe = recipe.model_copy(update={"inference": inference})
+    manifest = folder.read_manifest()
+    try:
+        labels = manifest["labels"]
+        label_map = LabelMap(
+            tuple(labels["values"]), tuple(labels["names"]), labels.get("ignore_value")
+        )
+        channels = int(manifest["channels"])
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        raise MedSSLError(
+            "the run's manifest does not say which labels it was trained on",
+            where=folder.manifest,
+            fix="restore manifest.json, or train again",
+        ) from None
+    where = resolve_device(device)
+    method = create_method(
+        recipe, loaded.settings, num_classes=label_map.num_classes, channels=channels
+    )
+    chosen = _choose(folder, checkpoint)
+    file = folder.best() if chosen == "best" else folder.last
+    state = load_checkpoint(file, map_location="cpu", method=recipe.method.name)
+    load_weights(method, state["method_state"], file)
+    regions = open_finder(recipe, folder, partial(load_run, device=device, precision=precision))
+    predictor = Predictor(
+        method.predictor(),
+        spec=recipe.spec,
+        label_map=label_map,
+        patch=recipe.training.patch,
+        inference=recipe.inference,
+        device=where,
+        precision=resolve_precision(precision, where),
+        in_channels=channels,
+        regions=regions,
+    )
+    return LoadedRun(folder, recipe, label_map, predictor, chosen, channels, regions, (file,))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_ensemble(
+    paths: Sequence[Path],
+    *,
+    checkpoint: str = "auto",
+    device: str = "auto",
+    precision: str = "auto",
+    largest_component: bool | None = None,
+    tta: bool | None = None,
+) -> LoadedRun:
+    """Load several runs as one whose probabilities are the mean of theirs.
+
+    The first run says how images are prepared and windows laid; see :func:`load_run` for the rest.
+
+    Raises:
+        MedSSLError: a run sees other images, windows or labels than the first.
+    """
+    options = {
+        "checkpoint": checkpoint,
+        "device": device,
+        "precision": precision,
+        "largest_component": largest_component,
+        "tta": tta,
+    }
+    runs = [load_run(path, **options) for path in paths]
+    first = runs[0]
+    if len(runs) == 1:
+        return first
+    for run in runs[1:]:
+        for what, one, other in (
+            ("data spec", first.recipe.spec, run.recipe.spec),
+            ("training.patch", first.recipe.training.patch, run.recipe.training.patch),
+            ("labels", first.label_map, run.label_map),
+            ("number of channels", first.channels, run.channels),
+        ):
+            if one != other:
+                raise MedSSLError(
+                    f"its {what} is not that of {first.folder.path}",
+                    where=run.folder.path,
+                    fix="average runs of one recipe that differ by seed, fold or method only",
+                )
+    # Each predictor's model already mirrors, where that is asked for.
+    first.predictor.model = Ensemble([run.predictor.model for run in runs])
+    return replace(first, weights=tuple(path for run in runs for path in run.weights))
+
+
+def _choose(folder: RunFolder, checkpoint: str) -> str:
+    """Return ``last`` or ``best``."""
+    if checkpoint == "auto":
+        return "best" if folder.best().is_file() else "last"
+    if checkpoint not in ("last", "best"):
+        raise MedSSLError(
+            f"unknown checkpoint {checkpoint!r}", where="--checkpoint", fix="use last, best or auto"
+        )
+    if checkpoint == "best" and not folder.best().is_file():
+        raise MedSSLError(
+            "the run has no best checkpoint: it had no validation cases",
+            where=folder.checkpoints,
+            fix="use --checkpoint last",
+        )
+    return checkpoint

@@ -1,0 +1,303 @@
+"""From a recipe file to a checked experiment, before any image is opened."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from medssl.errors import MedSSLError, located
+from medssl.methods.base import Settings
+from medssl.methods.registry import get_method
+from medssl.networks.registry import check_patch
+from medssl.settings.recipe import Recipe
+from medssl.settings.shipped import shipped_folder
+from medssl.settings.spec import DataSpec
+from medssl.settings.specs import check_spec, load_spec
+from medssl.settings.yaml_file import (
+    Lines,
+    did_you_mean,
+    read_yaml,
+    set_override,
+    validate_settings,
+)
+
+logger = logging.getLogger(__name__)
+
+SAVED_SPEC_FIELDS = {
+    *("modality", "spatial_unit", "orientation", "spacing", "resize", "resize_mode", "intensity"),
+    *("slice_axis", "flip_axes", "rot90_planes", "rotate_planes", "label_pairs"),
+    *("nsd_tolerance", "refuse", "largest_component"),
+}
+"""A section `spec` with all of these is a whole spec; runs of every version have saved them."""
+
+
+@dataclass(frozen=True)
+class LoadedRecipe:
+    """A recipe with its method's settings resolved, and where it came from."""
+
+    recipe: Recipe
+    settings: Settings
+    source: Path
+    warnings: tuple[str, ...] = ()
+
+
+def list_recipes() -> dict[str, Path]:
+    """Return the shipped recipes by name."""
+    return {p.stem: p for p in sorted(shipped_folder("recipes").glob("*.yaml"))}
+
+
+def find_recipe(name_or_path: str | Path) -> Path:
+    """Return the file of a recipe given by path or by the name of a shipped one.
+
+    Raises:
+        MedSSLError: there is no such recipe; names the nearest.
+    """
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    shipped = list_recipes()
+    # `recipes/NAME.yaml` typed as in the documentation works from any folder.
+    if path.stem in shipped and str(path.parent) in (".", "recipes"):
+        return shipped[path.stem]
+    if path.is_dir() and (path / "recipe.yaml").is_file():
+        return path / "recipe.yaml"
+    raise MedSSLError(
+        "there is no such recipe", where=path, fix=did_you_mean(path.stem, list(shipped))
+    )
+
+
+def copy_recipe(name: str, folder: Path) -> Path:
+    """Copy a shipped recipe into ``folder`` and return its path.
+
+    Raises:
+        MedSSLError: no such recipe, or the file exists already.
+    """
+    source = find_recipe(name)
+    target = folder / source.name
+    if target.exists():
+        raise MedSSLError("the file exists", where=target, fix="remove it, or copy elsewhere")
+    target.write_bytes(source.read_bytes())
+    return target
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
+    """Read, override, resolve and check a recipe. No image is opened.
+
+    Args:
+        name_or_path: a YAML file, the name of a shipped recipe, or a run folder.
+        overrides: ``section.key=value`` assignments, applied in order.
+
+    A recipe of the literature's protocol may hold a section ``clean``: what changes under
+    ``--set protocol=clean``.
+
+    Raises:
+        MedSSLError: anything wrong with the file, a key, a value, or their combination.
+    """
+    path = find_recipe(name_or_path)
+    data, lines = read_yaml(path)
+    trial = dict(data)
+    for assignment in overrides:
+        set_override(trial, assignment)
+    clean = data.pop("clean", None) or {}
+    if not isinstance(clean, dict):
+        raise MedSSLError("`clean` must be a section", where=path, fix="indent keys below it")
+    if trial.get("protocol", "clean") == "clean":
+        data = _merged(data, clean)
+    for assignment in overrides:
+        key = set_override(data, assignment)
+        # A value given on the command line has no line in the file.
+        for known in [k for k in lines if k[: len(key)] == key]:
+            del lines[known]
+    return resolve(data, path=path, lines=lines)
+
+
+def _merged(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``data`` with ``changes`` laid over it, section by section; a null replaces."""
+    merged = dict(data)
+    for key, value in changes.items():
+        old = merged.get(key)
+        if isinstance(old, str) and isinstance(value, Mapping):
+            old = {"root" if key == "data" else "name": old}
+        # A selection ({file, key}) is one value, not a section to be mixed with another.
+        mix = isinstance(old, Mapping) and isinstance(value, Mapping) and "file" not in old
+        merged[key] = _merged(old, value) if mix else value
+    return merged
+
+
+def resolve(data: Mapping[str, Any], *, path: Path, lines: Lines | None = None) -> LoadedRecipe:
+    """Turn a mapping into a checked recipe; see :func:`load_recipe`."""
+    data = dict(data)
+    for section, key in (("data", "root"), ("network", "name"), ("method", "name")):
+        if isinstance(data.get(section), str):
+            data[section] = {key: data[section]}
+    spec = _resolve_spec(data.pop("spec", {}), path=path, lines=lines)
+    recipe = validate_settings(Recipe, data, where=path, lines=lines)
+    recipe = recipe.model_copy(update={"spec": spec})
+    with located(path):
+        method = get_method(recipe.method.name)
+        settings = validate_settings(
+            method.Settings, recipe.method.options, where=path, lines=lines, prefix=("method",)
+        )
+        _refuse_contradictions(recipe, settings, path)
+    warnings = tuple(
+        _idle_settings(recipe) + method.warn_recipe(settings, recipe) + _spec_warning(recipe)
+    )
+    return LoadedRecipe(recipe, settings, path, warnings)
+
+
+def _resolve_spec(value: Any, *, path: Path, lines: Lines | None) -> DataSpec:
+    if isinstance(value, str):
+        return load_spec(value)
+    if not isinstance(value, Mapping):
+        raise MedSSLError(
+            f"`spec` must be the name of a data spec or a section, not {value!r}",
+            where=path,
+            fix="write `spec: mr_cardiac`; `medssl specs` lists them",
+        )
+    fields = {k: v for k, v in value.items() if k != "name"}
+    name = str(value.get("name", "custom"))
+    own = {k[1:]: n for k, n in (lines or {}).items() if k[:1] == ("spec",)}
+    # A saved recipe holds every field of its spec, which may have been a file of the user's.
+    if name == "custom" or fields.keys() >= SAVED_SPEC_FIELDS:
+        spec = validate_settings(DataSpec, value, where=path, lines=lines, prefix=("spec",))
+        check_spec(spec, where=path)
+        return spec
+    return load_spec(name, fields, where=path, lines=own)
+
+
+def _refuse_contradictions(recipe: Recipe, settings: Settings, path: Path) -> None:
+    """Raise the first combination of settings that cannot work."""
+    training, method = recipe.training, get_method(recipe.method.name)
+    if recipe.method.name in recipe.spec.refuse:
+        raise MedSSLError(
+            f"method {recipe.method.name!r} makes no sense on {recipe.spec.name!r} data: "
+            f"{recipe.spec.refuse[recipe.method.name]}",
+            where=path,
+            fix="choose another method; `medssl methods` lists them",
+        )
+    check_patch(recipe.network.name, training.patch, recipe.network.options)
+    if recipe.data.roi is not None and recipe.spec.align_slices:
+        raise MedSSLError(
+            "data.roi finds its boxes in scans as they are stored, but spec.align_slices moves "
+            "their slices",
+            where=path,
+            fix="set spec.align_slices to false, or leave data.roi out",
+        )
+    check_stride(recipe.inference.stride, training.patch)
+    if training.cache_on_device is True and training.augment.place == "loader":
+        raise MedSSLError(
+            "training.cache_on_device holds the cases on the device, where no loader can "
+            "augment them, but training.augment.place is 'loader'",
+            where=path,
+            fix="set training.augment.place to auto, or training.cache_on_device to false",
+        )
+    if method.uses_unlabeled and training.unlabeled_batch == 0:
+        raise MedSSLError(
+            f"method {recipe.method.name!r} learns from unlabeled patches but "
+            "training.unlabeled_batch is 0",
+            where=path,
+            fix="set training.unlabeled_batch to 1 or more, or method to supervised",
+        )
+    stages = {s.name: s for s in stages_of(recipe, settings)}
+    for name in training.stages:
+        if name not in stages:
+            raise MedSSLError(
+                f"training.stages names a stage {name!r} that {recipe.method.name!r} has not",
+                where=path,
+                fix=did_you_mean(name, list(stages)),
+            )
+    for name, stage in stages.items():
+        schedule = training.schedule_of(name)
+        if schedule.warmup >= stage.iterations:
+            raise MedSSLError(
+                f"the learning-rate warm-up ({schedule.warmup} iterations) is not shorter than "
+                f"stage {name!r} ({stage.iterations} iterations)",
+                where=path,
+                fix="lower training.schedule.warmup or raise training.iterations",
+            )
+    problems = method.check_recipe(settings, recipe)
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise MedSSLError(problems[0] + more, where=path, fix="change one of the two settings")
+
+
+def _spec_warning(recipe: Recipe) -> list[str]:
+    """Return what the data spec warns of the recipe's method."""
+    reason = recipe.spec.warn.get(recipe.method.name)
+    if reason is None:
+        return []
+    return [f"method {recipe.method.name!r} on {recipe.spec.name!r} data: {reason}"]
+
+
+def stages_of(recipe: Recipe, settings: Settings) -> list[Any]:
+    """Return the stages of a recipe's method without building its networks."""
+    method_class = get_method(recipe.method.name)
+    method = method_class.__new__(method_class)
+    # `stages` depends on the settings alone, so a bare instance answers before any network exists.
+    object.__setattr__(method, "settings", settings)
+    return method.stages(recipe.training.iterations)
+
+
+def _idle_settings(recipe: Recipe) -> list[str]:
+    """Describe settings that can do nothing."""
+    training, found = recipe.training, []
+    has_validation = recipe.data.validation not in (0, None, [])
+    if training.early_stop and not has_validation:
+        found.append("training.early_stop does nothing: there are no validation cases")
+    if recipe.evaluation.checkpoint == "best" and not has_validation:
+        found.append("evaluation.checkpoint 'best' means 'last': there are no validation cases")
+    if has_validation and training.validate_every > training.iterations:
+        found.append(
+            f"validation never runs: training.validate_every ({training.validate_every}) is more "
+            f"than training.iterations ({training.iterations})"
+        )
+    schedule = training.schedule
+    if schedule.name == "step" and schedule.step_size >= training.iterations:
+        found.append(
+            f"the learning rate never drops: training.schedule.step_size ({schedule.step_size}) "
+            f"is not below training.iterations ({training.iterations})"
+        )
+    optimizer = training.optimizer
+    if optimizer.name != "sgd" and {"momentum", "nesterov"} & optimizer.model_fields_set:
+        found.append(f"training.optimizer.momentum and nesterov do nothing with {optimizer.name}")
+    unlabeled = recipe.data.unlabeled or recipe.data.test_as_unlabeled
+    if unlabeled and not get_method(recipe.method.name).uses_unlabeled:
+        found.append(f"data.unlabeled is not read: {recipe.method.name!r} uses labels alone")
+    asked = training.augment.flip and "flip" in training.augment.model_fields_set
+    if asked and not recipe.spec.flip_axes:
+        found.append("training.augment.flip does nothing: the data spec allows no flip_axes")
+    return found
+
+
+def save_recipe(recipe: Recipe, path: Path) -> None:
+    """Write the resolved recipe so that it can be run again; atomic."""
+    text = (
+        f"# {recipe.name}: resolved recipe. Run it again: medssl train THIS_FILE\n"
+        + yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    )
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def check_stride(stride: Sequence[int] | None, patch: Sequence[int]) -> None:
+    """Refuse a stride of a recipe that would leave voxels out; None is the overlap's own.
+
+    Raises:
+        MedSSLError: it has other axes than the patch, or is not from 1 to the patch's side.
+    """
+    if stride is None:
+        return
+    if len(stride) != len(patch) or any(
+        not 1 <= s <= p for s, p in zip(stride, patch, strict=True)
+    ):
+        raise MedSSLError(
+            f"inference.stride {list(stride)} does not fit training.patch {list(patch)}",
+            fix="give one stride per axis of the patch, from 1 to the patch size",
+        )

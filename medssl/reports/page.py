@@ -1,0 +1,230 @@
+"""``medssl report``: one self-contained HTML file about a run, for whoever has to trust it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from medssl._version import __version__
+from medssl.comparison.compare import compare
+from medssl.data.datasets.case import Case
+from medssl.data.datasets.split import load_splits
+from medssl.data.opened import open_dataset
+from medssl.errors import MedSSLError
+from medssl.evaluation.case_metrics import distance_columns
+from medssl.evaluation.summary import read_cases_csv
+from medssl.models.loaded_run import load_run
+from medssl.progress import Display
+from medssl.recipe.load import load_recipe
+from medssl.reports.caveats import limits_of
+from medssl.reports.figures import Picture, box_plots, read_metrics, reliability_curve
+from medssl.reports.figures import training_curves as draw_training_curves
+from medssl.reports.overlays import CasePictures, case_scores, chosen_cases, picture_case
+from medssl.runs.folder import RunFolder, open_run
+
+TEMPLATE = "report.html.j2"
+MANIFEST_KEYS = (
+    *("medssl", "status", "method", "seed", "protocol", "device_name", "precision", "threads"),
+    *("parameters", "iterations_done", "training_seconds", "wall_seconds", "started", "platform"),
+    *("dataset_name", "splits_sha256", "git"),
+)
+
+
+def report(
+    run: Path,
+    *,
+    output: Path | None = None,
+    split: str = "test",
+    baseline: Sequence[Path] = (),
+    pictures: bool = True,
+    device: str = "auto",
+    display: Display | None = None,
+) -> Path:
+    """Write a report of a run.
+
+    Args:
+        run: a run folder that was evaluated on ``split``.
+        output: the HTML file; by default ``RUN/report.html``.
+        split: ``test`` or ``validation``, or another folder under ``evaluation/``.
+        baseline: runs of the labeled-only baseline, for the verdict.
+        pictures: draw cases; needs the dataset, and runs the network on three of its images.
+        device: where the network runs.
+        display: shows progress.
+
+    Returns:
+        The file.
+
+    Raises:
+        MedSSLError: not a run, not evaluated, runs that cannot be compared, or a file that cannot
+            be written.
+    """
+    display = display or Display(quiet=True)
+    folder = open_run(run)
+    summary, rows = _evaluation(folder, split)
+    loaded = load_recipe(folder.recipe)
+    manifest = folder.read_manifest()
+    comparison = compare([run, *baseline], split=split, baseline=baseline[0]) if baseline else None
+    notes: list[str] = []
+    shown = _pictures(folder, split, rows, device, display, notes) if pictures else []
+    unit = str(summary.get("unit") or "mm")
+    other = read_cases_csv(baseline[0] / "evaluation" / split / "cases.csv") if baseline else []
+    metrics = ("dice", distance_columns(unit)[0])
+    html = _render(
+        run=folder.path.name,
+        recipe=loaded.recipe,
+        recipe_text=folder.recipe.read_text(encoding="utf-8"),
+        split=split,
+        summary=summary,
+        columns=["dice", *distance_columns(unit), "nsd"],
+        verdicts=[] if comparison is None else comparison["verdicts"],
+        compare_warnings=[] if comparison is None else comparison["warnings"],
+        arms=[] if comparison is None else comparison["arms"],
+        boxes=[box_plots(rows, metric, other=other) for metric in metrics],
+        cases=shown,
+        rows=sorted(rows, key=lambda r: (_sortable(r["dice"]), r["case"])),
+        unit=unit,
+        curves=draw_training_curves(read_metrics(folder.metrics)),
+        calibration=_calibration(folder),
+        limits=limits_of(summary, loaded.recipe, manifest),
+        notes=notes,
+        manifest={k: manifest[k] for k in MANIFEST_KEYS if manifest.get(k) is not None},
+        versions=manifest.get("versions") or {},
+        counts=manifest.get("cases") or {},
+        version=__version__,
+        written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
+    )
+    target = output or folder.path / "report.html"
+    _write(target, html)
+    return target
+
+
+def _evaluation(folder: RunFolder, split: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    where = folder.evaluation(split)
+    try:
+        summary = json.loads((where / "summary.json").read_text(encoding="utf-8"))
+        summary["overall"]["metrics"]["dice"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise MedSSLError(
+            f"the run was not evaluated on its {split} cases",
+            where=where,
+            fix=f"run `medssl evaluate {folder.path} --split {split}`, or name another --split",
+        ) from None
+    return summary, read_cases_csv(where / "cases.csv")
+
+
+def _pictures(
+    folder: RunFolder,
+    split: str,
+    rows: Sequence[Mapping[str, Any]],
+    device: str,
+    display: Display,
+    notes: list[str],
+) -> list[CasePictures]:
+    """Draw the chosen cases; what is not there any more becomes a note instead of an error."""
+    scores = case_scores(rows)
+    chosen = chosen_cases(scores)
+    try:
+        dataset = open_dataset(load_recipe(folder.recipe).recipe)
+        cases: dict[str, Case] = {
+            c.id: c for c in getattr(load_splits(folder.splits, dataset), split, ())
+        }
+        predictor = load_run(folder.path, device=device).predictor
+    except MedSSLError as error:
+        notes.append(f"No pictures of cases: {error.what}.")
+        return []
+    out: list[CasePictures] = []
+    names = dict(zip(dataset.labels.values, dataset.labels.names, strict=True))
+    with display.counting("drawing cases", len(chosen)) as done:
+        for rank, case_id in chosen.items():
+            if case_id not in cases:
+                notes.append(f"Case {case_id} is no longer in the dataset: not drawn.")
+                continue
+            try:
+                picture = picture_case(
+                    cases[case_id],
+                    folder.predictions(split) / f"{case_id}.nii.gz",
+                    rank=rank,
+                    dice=scores[case_id],
+                    names=names,
+                    predictor=predictor,
+                )
+            except MedSSLError as error:
+                notes.append(f"Case {case_id} could not be drawn: {error.what}.")
+            else:
+                out.append(picture)
+            done(case_id)
+    return out
+
+
+def _calibration(folder: RunFolder) -> dict[str, Any] | None:
+    """Return what `medssl calibrate` wrote, with its curve drawn, or None.
+
+    The figures of cases that nothing was fitted on come before those of the calibration cases.
+    """
+    try:
+        found = json.loads((folder.path / "calibration.json").read_text(encoding="utf-8"))
+        figures = found.get("held_out") or found
+        uri = reliability_curve(figures["reliability"])
+        ece, quality = figures["ece"], figures["quality"]
+        numbers = [_number(ece["before"]), _number(ece["after"])]
+        ranks = [_number(quality[key], 2) for key in ("spearman", "low", "high")]
+        caption = (
+            f"{figures['n_cases']} cases ({figures['cases_from']}). On the diagonal, voxels called "
+            f"80 % sure are right 8 times in 10. Expected calibration error {numbers[0]} before, "
+            f"{numbers[1]} after; rank correlation of the quality score and Dice {ranks[0]} "
+            f"[{ranks[1]}, {ranks[2]}]."
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found | {"picture": Picture("Calibration", caption, uri, "Reliability curve")}
+
+
+def _render(**values: Any) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("medssl.reports"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = _number
+    environment.filters["heading"] = _heading
+    return environment.get_template(TEMPLATE).render(**values)
+
+
+def _number(value: Any, digits: int = 3) -> str:
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "–"
+    return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+
+
+def _heading(metric: str) -> str:
+    name, _, unit = metric.partition("_")
+    known = {"dice": "Dice", "hd95": "HD95", "assd": "ASSD", "nsd": "Surface Dice"}
+    return f"{known.get(name, name)} ({unit})" if unit else known.get(name, name)
+
+
+def _sortable(value: float) -> float:
+    return math.inf if math.isnan(value) else value
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise MedSSLError(
+            f"the report cannot be written: {error.strerror or error}",
+            where=path,
+            fix="name a file you may write with --output",
+        ) from error

@@ -1,0 +1,126 @@
+"""Pictures of predictions beside their references: the worst, median and best case of a split."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import BinaryIO
+
+import nibabel as nib
+import numpy as np
+
+from medssl.data.datasets.split import load_splits
+from medssl.data.images.read import read_image
+from medssl.data.opened import open_dataset
+from medssl.evaluation.folders import read_label
+from medssl.recipe.load import load_recipe
+from medssl.runs.folder import RunFolder
+
+PLANES = ("sagittal", "coronal", "axial")
+COLORS = ("#ff5a5f", "#00c2a8", "#ffc145", "#6a8dff", "#c86bff", "#7bd148", "#ff8fb1", "#9aa5b1")
+
+
+def write_previews(run: RunFolder, split: str, name: str | None = None) -> list[Path]:
+    """Write ``preview/SPLIT-{worst,median,best}-CASE.png`` from an evaluated split."""
+    scores = _mean_dice(run.evaluation(name or split) / "cases.csv")
+    if not scores:
+        return []
+    dataset = open_dataset(load_recipe(run.recipe).recipe)
+    cases = {c.id: c for c in getattr(load_splits(run.splits, dataset), split)}
+    ranked = sorted(scores, key=lambda c: scores[c])
+    chosen = {"worst": ranked[0], "median": ranked[len(ranked) // 2], "best": ranked[-1]}
+    run.preview.mkdir(exist_ok=True)
+    written = []
+    for rank, case_id in chosen.items():
+        case = cases[case_id]
+        assert case.label is not None
+        target = run.preview / f"{split}-{rank}-{case_id}.png"
+        draw_case(
+            case.images[0],
+            case.label,
+            run.predictions(name or split) / f"{case_id}.nii.gz",
+            target,
+            title=f"{rank} {split} case: {case_id}, mean Dice {scores[case_id]:.3f}",
+            names=dict(zip(dataset.labels.values, dataset.labels.names, strict=True)),
+        )
+        written.append(target)
+    return written
+
+
+def _mean_dice(path: Path) -> dict[str, float]:
+    """Return the mean Dice over the structures of each case; absent structures do not count."""
+    scores: dict[str, list[float]] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if row["status"] != "absent":
+                scores.setdefault(row["case"], []).append(float(row["dice"]))
+    return {case: float(np.mean(values)) for case, values in scores.items()}
+
+
+def draw_case(
+    image: Path,
+    reference: Path,
+    prediction: Path,
+    target: Path | BinaryIO,
+    *,
+    title: str,
+    names: dict[int, str],
+) -> None:
+    """Draw three planes through the structures: reference dashed, prediction solid."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    volume = read_image(image)
+    affine = np.asarray(volume.affine)
+    intensity, turn = to_ras(np.asarray(volume[0]), affine)
+    labels = turn(read_label(reference)[0])
+    predicted = turn(read_label(prediction)[0])
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)[turn.order]
+    low, high = np.percentile(intensity, (1, 99))
+    figure = Figure(figsize=(12, 4.6), dpi=110)
+    FigureCanvasAgg(figure)
+    present = [v for v in names if v and ((labels == v).any() or (predicted == v).any())]
+    for axis, plane in enumerate(PLANES):
+        other = tuple(a for a in range(3) if a != axis)
+        shown = np.isin(labels, present) | np.isin(predicted, present)
+        index = int(np.argmax(shown.sum(axis=other)))
+        axes = figure.add_subplot(1, 3, axis + 1)
+        cut = [np.take(x, index, axis=axis).T for x in (intensity, labels, predicted)]
+        ratio = spacing[other[1]] / spacing[other[0]]
+        axes.imshow(cut[0], cmap="gray", vmin=low, vmax=high, origin="lower", aspect=ratio)
+        for value in present:
+            color = COLORS[(present.index(value)) % len(COLORS)]
+            for mask, style in ((cut[1] == value, "--"), (cut[2] == value, "-")):
+                if mask.any():
+                    axes.contour(mask, levels=[0.5], colors=[color], linestyles=style, linewidths=1)
+        axes.set_title(f"{plane}, slice {index}", fontsize=9)
+        axes.axis("off")
+    handles = [
+        Line2D([], [], color=COLORS[i % len(COLORS)], label=names[v]) for i, v in enumerate(present)
+    ]
+    handles += [
+        Line2D([], [], color="gray", linestyle="--", label="reference"),
+        Line2D([], [], color="gray", label="prediction"),
+    ]
+    figure.legend(handles=handles, loc="lower center", ncol=len(handles), fontsize=9, frameon=False)
+    figure.suptitle(title, fontsize=11)
+    figure.tight_layout(rect=(0, 0.07, 1, 0.98))
+    figure.savefig(target)
+
+
+class _Turn:
+    """Turn arrays on an image's grid to the closest RAS axes."""
+
+    def __init__(self, affine: np.ndarray) -> None:
+        self.orientation = nib.orientations.io_orientation(affine)
+        self.order = np.argsort(self.orientation[:, 0]).astype(int)
+
+    def __call__(self, array: np.ndarray) -> np.ndarray:
+        return nib.orientations.apply_orientation(array, self.orientation)
+
+
+def to_ras(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, _Turn]:
+    """Turn an array to the closest RAS axes; also return what turns others like it."""
+    turn = _Turn(affine)
+    return turn(array), turn

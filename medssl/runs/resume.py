@@ -1,0 +1,55 @@
+"""Whether a run may go on with a recipe: it must continue the same training."""
+
+from __future__ import annotations
+
+from medssl.errors import MedSSLError
+from medssl.recipe.load import LoadedRecipe, load_recipe
+from medssl.runs.folder import RunFolder
+
+
+def check_same_experiment(loaded: LoadedRecipe, run: RunFolder, splits: str) -> None:
+    """Refuse to resume with a recipe that would not continue the same training.
+
+    Args:
+        loaded: the recipe to resume with.
+        run: whose own recipe and manifest say what was started.
+        splits: hash of the split there is now, see :func:`medssl.data.datasets.split.split_hash`.
+
+    Raises:
+        MedSSLError: method, network, seed, data spec, patch, region of interest or cases differ, or
+            the budget is smaller.
+    """
+    before = load_recipe(run.recipe).recipe
+    now = loaded.recipe
+    for key, old, new in (
+        ("method", before.method.model_dump(), now.method.model_dump()),
+        ("network", before.network.model_dump(), now.network.model_dump()),
+        ("seed", before.seed, now.seed),
+        ("spec", before.spec.model_dump(), now.spec.model_dump()),
+        ("training.patch", before.training.patch, now.training.patch),
+        ("data.roi", before.data.model_dump()["roi"], now.data.model_dump()["roi"]),
+    ):
+        if old != new:
+            if isinstance(old, dict) and isinstance(new, dict):
+                changed = next(k for k in {**old, **new} if old.get(k) != new.get(k))
+                key, old, new = f"{key}.{changed}", old.get(changed), new.get(changed)
+            raise MedSSLError(
+                f"the run was started with {key} = {old!r}, not {new!r}",
+                where=run.recipe,
+                fix=f"resume with {key}={old!r}, or train into another --output",
+            )
+    if now.training.iterations < before.training.iterations:
+        raise MedSSLError(
+            f"the run was started for {before.training.iterations} iterations, not "
+            f"{now.training.iterations}; a run can be extended but not shortened",
+            where=run.recipe,
+            fix=f"resume with training.iterations={before.training.iterations} or more, or train "
+            "into another --output",
+        )
+    recorded = run.read_manifest().get("splits_sha256")
+    if recorded and recorded != splits:
+        raise MedSSLError(
+            "the cases of the run have changed since it was started (another split)",
+            where=run.splits,
+            fix="restore the dataset and data.labeled, or train into another --output",
+        )

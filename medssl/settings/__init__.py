@@ -1,0 +1,1 @@
+"""What a recipe and a data spec may say, and what ships."""

@@ -1,0 +1,312 @@
+"""The typed recipe: every key a user may write, with its unit, range and default.
+
+The data spec has a module of its own, :mod:`medssl.settings.spec`. Reading a YAML file into these
+models is done in :mod:`medssl.recipe.load`; turning what is wrong with it into a message with file
+and
+line in :mod:`medssl.settings.yaml_file`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from medssl.settings.spec import DataSpec
+from medssl.strict import Strict
+
+
+class SplitFile(Strict):
+    """A list of case or patient ids stored under a key of a JSON file."""
+
+    file: str = Field(description="JSON file; a relative path is looked up in the dataset first")
+    key: str = Field(description="key of the list inside the file")
+
+
+Selection = int | list[str] | SplitFile | None
+"""How cases are chosen: a number of patients, ids of cases or patients, or a list in a file."""
+
+
+class RoiSettings(Strict):
+    """Work inside a box around what a coarse run finds, in every scan and from no label."""
+
+    run: str = Field(description="folder of the coarse run")
+    margin_mm: float = Field(10.0, ge=0, description="added to the box on all sides")
+    labels: list[int] | None = Field(
+        None, description="label values of the coarse run that count; null: all its structures"
+    )
+    pieces: Literal["largest", "all"] = Field(
+        "largest", description="which connected pieces of them, taken together, count"
+    )
+    min_volume_mm3: float = Field(0.0, ge=0, description="of a piece, where pieces is all")
+    closing_mm: float = Field(0.0, ge=0, description="gaps up to twice this do not divide pieces")
+
+
+class DataSettings(Strict):
+    """Which cases are used, and as what."""
+
+    root: str = Field("phantom", description="Decathlon folder, or `phantom` for the built-in data")
+    phantom: dict[str, Any] = Field(default_factory=dict, description="options of the phantom")
+    labeled: Selection = Field(None, description="labeled cases for training; none: all there are")
+    unlabeled: list[str] = Field(default_factory=list, description="more images: folders or globs")
+    unlabeled_limit: int | None = Field(None, ge=0, description="at most so many unlabeled cases")
+    test_as_unlabeled: bool = Field(False, description="also use imagesTs as unlabeled images")
+    validation: Selection = Field(
+        0, description="validation cases; a number is taken from the labeled ones"
+    )
+    test: Selection = Field(0, description="test cases, hidden from training and selection")
+    allow_outside: bool = Field(
+        False, description="let dataset.json name files outside of its folder"
+    )
+    patient_pattern: str | None = Field(
+        None, description="regular expression; its first group is the patient of a case id"
+    )
+    split_seed: int = Field(0, description="seed of the patient shuffle behind numbers above")
+    roi: RoiSettings | None = Field(
+        None, description="crop every scan to a region of interest: a coarse run, or settings"
+    )
+    cache: str | None = Field(None, description="folder of the preprocessing cache")
+
+    @field_validator("roi", mode="before")
+    @classmethod
+    def _run_alone(cls, value: Any) -> Any:
+        return {"run": value} if isinstance(value, str) else value
+
+    @field_validator("labeled", "validation", "test")
+    @classmethod
+    def _not_negative(cls, value: Selection) -> Selection:
+        if isinstance(value, int) and value < 0:
+            raise ValueError("must be 0 or more")
+        return value
+
+
+class NetworkSettings(BaseModel):
+    """A network by name; every other key is an option of that network."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str = Field("unet", description="see `medssl info`")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The network's own options."""
+        return dict(self.model_extra or {})
+
+
+class MethodSettings(BaseModel):
+    """A method by name; every other key is a setting of that method."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str = Field("supervised", description="see `medssl methods`")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The method's own settings."""
+        return dict(self.model_extra or {})
+
+
+class OptimizerSettings(Strict):
+    """Optimizer of one or all stages."""
+
+    name: Literal["sgd", "adam", "adamw"] = Field("sgd")
+    lr: float = Field(0.01, gt=0, description="learning rate after warm-up")
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD only")
+    nesterov: bool = Field(False, description="SGD only")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="Adam and AdamW only")
+    weight_decay: float = Field(1e-4, ge=0)
+
+
+class ScheduleSettings(Strict):
+    """Learning rate over the iterations of one stage."""
+
+    name: Literal["constant", "poly", "cosine", "step", "warmup_constant_cosine"] = Field("poly")
+    warmup: int = Field(0, ge=0, description="iterations of linear warm-up")
+    power: float = Field(0.9, gt=0, description="poly only")
+    step_size: int = Field(2500, gt=0, description="step only: iterations between drops")
+    gamma: float = Field(0.1, gt=0, le=1, description="step only: factor of a drop")
+    min_lr: float = Field(
+        0.0, ge=0, description="final learning rate; warmup_constant_cosine: first one too"
+    )
+    decay_start: float = Field(
+        0.5, ge=0, lt=1, description="warmup_constant_cosine only: share of the stage before decay"
+    )
+
+
+class AugmentSettings(Strict):
+    """Augmentation of training patches, the same for every method and stream.
+
+    Flips and quarter turns also need the data spec's leave (`flip_axes`, `rot90_planes`).
+    """
+
+    flip: bool = Field(True, description="mirror each allowed axis with probability one half")
+    rot90: bool = Field(True, description="random quarter turns in the allowed planes")
+    rotate_degrees: float = Field(0.0, ge=0, le=180, description="small rotations up to so far")
+    rotate_probability: float = Field(0.25, ge=0, le=1)
+    scale: tuple[float, float] = Field((1.0, 1.0), description="range of random zoom")
+    scale_probability: float = Field(0.25, ge=0, le=1)
+    intensity_probability: float = Field(
+        0.0, ge=0, le=1, description="chance of each of noise, gamma, brightness, contrast, blur"
+    )
+    strong_probability: float = Field(
+        0.8, ge=0, le=1, description="the same for the strong view, where a method uses one"
+    )
+
+    place: Literal["auto", "loader", "device"] = Field(
+        "auto",
+        description="where patches are warped and intensities changed: by the loader or on the "
+        "device that trains; the patches are the same. auto: on the device where it is a CUDA card",
+    )
+
+    @field_validator("scale")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1]:
+            raise ValueError("must be two positive numbers, the smaller first")
+        return value
+
+
+class StageSettings(Strict):
+    """What a stage changes of the training settings."""
+
+    optimizer: OptimizerSettings | None = None
+    schedule: ScheduleSettings | None = None
+    reuse: str | None = Field(
+        None, description="run folder or checkpoint whose result of this stage is taken instead"
+    )
+
+
+class TrainingSettings(Strict):
+    """The iteration budget and how a step is taken."""
+
+    iterations: int = Field(6000, ge=1, description="iterations of all stages together")
+    patch: list[int] = Field(
+        default_factory=lambda: [96, 96, 96], description="voxels; two numbers train on 2D slices"
+    )
+    labeled_batch: int = Field(2, ge=1, description="labeled patches per iteration")
+    unlabeled_batch: int = Field(2, ge=0, description="unlabeled patches per iteration")
+    foreground_fraction: float = Field(
+        0.5, ge=0, le=1, description="share of labeled patches centered on a structure"
+    )
+    optimizer: OptimizerSettings = Field(default_factory=OptimizerSettings)
+    schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
+    stages: dict[str, StageSettings] = Field(default_factory=dict)
+    augment: AugmentSettings = Field(default_factory=AugmentSettings)
+    gradient_clip: float | None = Field(None, gt=0, description="largest gradient norm")
+    accumulate: int = Field(1, ge=1, description="batches per optimizer step")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto")
+    validate_every: int = Field(200, ge=1, description="iterations between validations")
+    log_every: int = Field(10, ge=1, description="iterations between logged steps")
+    checkpoint_every: int = Field(500, ge=1, description="iterations between checkpoints")
+    early_stop: int | None = Field(
+        None, ge=1, description="stop a stage after so many validations without a better one"
+    )
+    nonfinite: Literal["skip", "stop"] = Field(
+        "skip", description="what to do with an iteration whose loss or gradient is not finite"
+    )
+    nonfinite_limit: int = Field(10, ge=1, description="so many of them in a row stop the run")
+    workers: int | Literal["auto"] = Field("auto", description="loader processes")
+    compile: bool | Literal["auto"] = Field(
+        "auto",
+        description="compile the networks with torch.compile; auto: on a CUDA card, from 5000 "
+        "batches on",
+    )
+    channels_last: bool | Literal["auto"] = Field(
+        "auto",
+        description="memory layout of the networks; auto: on a CUDA card in bf16 or fp16, for "
+        "networks without InstanceNorm",
+    )
+    cache_on_device: bool | Literal["auto"] = Field(
+        "auto",
+        description="hold all training cases in the device's memory; auto: on a CUDA card, if "
+        "they take at most a quarter of what is free and leave enough for a step",
+    )
+
+    @field_validator("patch")
+    @classmethod
+    def _patch(cls, value: list[int]) -> list[int]:
+        if len(value) not in (2, 3) or any(v < 1 for v in value):
+            raise ValueError("must be two or three positive numbers of voxels")
+        return value
+
+    @property
+    def spatial_dims(self) -> int:
+        """2 for slices, 3 for volumes."""
+        return len(self.patch)
+
+    def optimizer_of(self, stage: str) -> OptimizerSettings:
+        """Return the optimizer of a stage: its own, or that of all."""
+        override = self.stages.get(stage)
+        return (override and override.optimizer) or self.optimizer
+
+    def schedule_of(self, stage: str) -> ScheduleSettings:
+        """Return the learning-rate schedule of a stage: its own, or that of all."""
+        override = self.stages.get(stage)
+        return (override and override.schedule) or self.schedule
+
+
+class InferenceSettings(Strict):
+    """Sliding-window inference."""
+
+    overlap: float = Field(0.5, ge=0, lt=1, description="share of a window its neighbor repeats")
+    stride: list[int] | None = Field(None, description="voxels between windows; overrides overlap")
+    blend: Literal["gaussian", "constant"] = Field("gaussian")
+    window_batch: int = Field(4, ge=1, description="windows per forward pass")
+    tta: bool = Field(
+        False, description="average over mirror images along the axes the data spec allows"
+    )
+    skip_empty: bool = Field(
+        False, description="call windows background in which every voxel has the lowest intensity"
+    )
+    memory_gb: float = Field(
+        2.0, gt=0, description="host memory for class probabilities; more classes take more passes"
+    )
+    largest_component: bool | None = Field(
+        None, description="keep the largest piece of each structure; null: as the data spec says"
+    )
+
+
+class EvaluationSettings(Strict):
+    """What is measured after training."""
+
+    splits: list[Literal["validation", "test"]] = Field(
+        default_factory=lambda: ["test"], description="empty ones are skipped"
+    )
+    checkpoint: Literal["auto", "last", "best"] = Field(
+        "auto", description="auto: best where there is a validation set, else last"
+    )
+    voxel_metrics: bool = Field(
+        False, description="add the literature's HD95 and ASD in voxels (medpy definitions)"
+    )
+    nsd_tolerance: float | None = Field(None, gt=0, description="overrides the data spec's")
+
+
+class Recipe(Strict):
+    """A whole experiment. Saved in the run folder, it reruns it."""
+
+    name: str = Field("experiment", min_length=1, description="names the run folder")
+    privacy: Literal["off", "strict"] = Field(
+        "off",
+        description="strict: no path, file name or case id in log.txt, metrics and manifest",
+    )
+    protocol: Literal["clean", "literature"] = Field("clean")
+    seed: int = Field(0, ge=0, lt=2**31)
+    data: DataSettings = Field(default_factory=DataSettings)
+    spec: DataSpec = Field(default_factory=DataSpec)
+    network: NetworkSettings = Field(default_factory=NetworkSettings)
+    method: MethodSettings = Field(default_factory=MethodSettings)
+    training: TrainingSettings = Field(default_factory=TrainingSettings)
+    inference: InferenceSettings = Field(default_factory=InferenceSettings)
+    evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
+
+    @field_validator("privacy", mode="before")
+    @classmethod
+    def _yaml_off(cls, value: Any) -> Any:
+        return "off" if value is False else value  # YAML reads a bare `off` as false
+
+    @field_validator("name")
+    @classmethod
+    def _one_folder(cls, value: str) -> str:
+        if not value.isprintable() or set(value) & {"/", "\\"} or not value.strip(". "):
+            raise ValueError("must be usable as the name of one folder")
+        if len(value.encode()) > 180:
+            raise ValueError("is too long for the name of a folder")
+        return value

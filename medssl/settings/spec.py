@@ -1,0 +1,104 @@
+"""The typed data spec: what is true of a kind of data, with units and ranges.
+
+Shipped specs are loaded and checked in :mod:`medssl.settings.specs`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from medssl.strict import Strict
+
+
+class Intensity(Strict):
+    """How raw intensities become network input."""
+
+    rule: Literal["zscore", "minmax", "percentile", "percentile_zscore", "window", "none"] = Field(
+        "zscore",
+        description="zscore per volume, minmax to [0, 1], percentile or window to [0, 1]; "
+        "percentile_zscore clips between two percentiles, then zscore",
+    )
+    lower: float | None = Field(None, description="window: lower value; percentile: lower percent")
+    upper: float | None = Field(None, description="window: upper value; percentile: upper percent")
+    nonzero: bool = Field(False, description="statistics over non-zero voxels only")
+    exclude: Literal["none", "zero", "padding"] = Field(
+        "none",
+        description="percentile_zscore: voxels left out of the statistics, exact zeros or the one "
+        "value that surrounds the scanned field",
+    )
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Intensity:
+        if self.rule == "window" and (self.lower is None or self.upper is None):
+            raise ValueError("rule 'window' needs lower and upper")
+        clips = self.rule == "percentile_zscore"
+        if self.exclude != "none" and not clips:
+            raise ValueError(f"exclude belongs to rule 'percentile_zscore', not {self.rule!r}")
+        if self.nonzero and clips:
+            raise ValueError("rule 'percentile_zscore' takes exclude: zero instead of nonzero")
+        if self.lower is not None and self.upper is not None and self.lower >= self.upper:
+            raise ValueError(f"lower ({self.lower:g}) must be below upper ({self.upper:g})")
+        return self
+
+
+class DataSpec(Strict):
+    """What is true of a kind of data, whoever trains on it."""
+
+    name: str = Field("custom", description="name of the spec")
+    modality: str = Field("MR", description="MR, CT, CBCT or OCT")
+    spatial_unit: Literal["mm", "um"] = Field("mm", description="unit of spacing and distances")
+    orientation: str | None = Field("RAS", description="axis codes images are turned to, or null")
+    spacing: Literal["native"] | list[float | None] = Field(
+        "native",
+        description="target spacing in the spatial unit (null keeps an axis as it is), or native",
+    )
+    resize: list[int | None] | None = Field(
+        None, description="resize to so many voxels per axis (null keeps an axis)"
+    )
+    resize_mode: Literal["linear", "nearest"] = Field(
+        "linear", description="interpolation of the image when resized"
+    )
+    intensity: Intensity = Field(default_factory=Intensity)
+    slice_axis: int = Field(2, ge=0, le=2, description="axis across the slices, for 2D training")
+    flip_axes: list[int] = Field(default_factory=list, description="axes that may be mirrored")
+    rot90_planes: list[list[int]] = Field(
+        default_factory=list, description="planes in which quarter turns make sense"
+    )
+    rotate_planes: list[list[int]] = Field(
+        default_factory=list, description="planes in which small rotations make sense"
+    )
+    label_pairs: list[list[int]] = Field(
+        default_factory=list,
+        description="left and right label values, exchanged when the left-right axis is mirrored",
+    )
+    depth_direction: str | None = Field(
+        None,
+        description="axis code the depth of OCT grows to: P where scans are seen from in front",
+    )
+    align_slices: bool = Field(
+        False, description="undo the shifts along depth between slices before training"
+    )
+    metrics: list[Literal["boundaries"]] = Field(
+        default_factory=list,
+        description="boundaries: error of each boundary of ordered layers along the depth",
+    )
+    nsd_tolerance: float = Field(2.0, gt=0, description="surface tolerance in the spatial unit")
+    refuse: dict[str, str] = Field(
+        default_factory=dict, description="methods that make no sense here, and why"
+    )
+    warn: dict[str, str] = Field(
+        default_factory=dict, description="methods to be used with care here, and why"
+    )
+    largest_component: bool = Field(False, description="structures are one piece each")
+    pieces: dict[int, int] = Field(
+        default_factory=dict,
+        description="label values of structures in several pieces, and how many: {3: 2}; with "
+        "largest_component so many are kept",
+    )
+
+    def pieces_of(self, values: Sequence[int]) -> dict[int, int]:
+        """Return `pieces` by class index, for the label values of a dataset in class order."""
+        return {i: self.pieces[v] for i, v in enumerate(values) if v in self.pieces}

@@ -1,0 +1,176 @@
+"""The combinations of a sweep, checked as far as possible before the first one is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medssl.comparison.experiments import UNLABELED_KEYS, flatten, is_finished
+from medssl.errors import MedSSLError
+from medssl.methods.registry import get_method
+from medssl.progress import Display
+from medssl.recipe.load import LoadedRecipe, load_recipe
+from medssl.runs.folder import RunFolder
+from medssl.training.setup import plan_cases
+
+BASELINE = "supervised"
+ALL = "all"
+_FREE_KEYS = (
+    "name",
+    "data.cache",
+    "training.workers",
+    "training.log_every",
+    "training.checkpoint_every",
+)
+"""What may change between two starts of a sweep: it does not change the result."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One combination: its overrides of the recipe, its checked recipe and its run folder."""
+
+    method: str
+    labeled: int | str
+    seed: int
+    path: Path
+    overrides: tuple[str, ...]
+    loaded: LoadedRecipe
+
+    @property
+    def name(self) -> str:
+        """The name of the run folder."""
+        return self.path.name
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is complete."""
+        return is_finished(RunFolder(self.path))
+
+
+def plan_sweep(
+    recipe: str | Path,
+    *,
+    labeled: Sequence[int | str],
+    seeds: int = 3,
+    methods: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    output: Path | None = None,
+) -> list[Job]:
+    """Return all combinations, each with its checked recipe; a whole curve of each seed in turn.
+
+    Raises:
+        MedSSLError: no points, no seeds, an unknown method, or a recipe that cannot work.
+    """
+    own = load_recipe(recipe, overrides).recipe
+    folder = output or Path("runs") / f"{own.name}-sweep"
+    points = list(dict.fromkeys(labeled))
+    if not points or seeds < 1:
+        raise MedSSLError(
+            "a sweep needs at least one number of labels and one seed",
+            where="--labeled, --seeds",
+            fix="for instance --labeled 4,8,16 --seeds 3",
+        )
+    names = list(dict.fromkeys([BASELINE, *(methods or [own.method.name])]))
+    for name in names:
+        get_method(name)
+    jobs = []
+    for seed in range(seeds):
+        for point in points:
+            for name in names:
+                if point == ALL and name != BASELINE:
+                    continue
+                path = folder / f"{name}-{point}-{seed}"
+                changes = _overrides(name, own.method.name, point, seed, overrides)
+                jobs.append(Job(name, point, seed, path, changes, load_recipe(recipe, changes)))
+    return jobs
+
+
+def parse_labeled(text: str) -> list[int | str]:
+    """Read ``4,8,16,all``.
+
+    Raises:
+        MedSSLError: something else than positive numbers and ``all``.
+    """
+    points: list[int | str] = []
+    for word in text.replace(" ", "").split(","):
+        if word == ALL:
+            points.append(ALL)
+        elif word.isdecimal() and int(word) > 0:
+            points.append(int(word))
+        else:
+            raise MedSSLError(
+                f"cannot read {word!r} as a number of labeled patients",
+                where="--labeled",
+                fix="write numbers with commas, for instance --labeled 4,8,16,all",
+            )
+    return points
+
+
+def _overrides(
+    method: str, own: str, labeled: int | str, seed: int, given: Sequence[str]
+) -> tuple[str, ...]:
+    """Return the overrides of one combination; what belongs to the recipe's method stays there."""
+    kept = list(given)
+    if method != own:
+        keys = [f"{a.partition('=')[0].strip()}." for a in given]
+        kept = [
+            a
+            for a, key in zip(given, keys, strict=True)
+            if not key.startswith(("method.", "training.stages."))
+        ]
+        kept += [f"method={method}", "training.stages={}"]
+    number = "null" if labeled == ALL else labeled
+    return (*kept, f"data.labeled={number}", f"seed={seed}")
+
+
+def check_folders(jobs: Sequence[Job]) -> None:
+    """Refuse run folders that hold another experiment, or none.
+
+    Raises:
+        MedSSLError: names the first key that differs.
+    """
+    for job in jobs:
+        run = RunFolder(job.path)
+        if not run.recipe.is_file():
+            if run.holds_something():
+                raise MedSSLError(
+                    "the folder of a run holds something that is not a run",
+                    where=job.path,
+                    fix="remove it, or choose another --output",
+                )
+            continue
+        before, now = (
+            flatten(r.model_dump(mode="json"), "")
+            for r in (load_recipe(run.recipe).recipe, job.loaded.recipe)
+        )
+        free = _FREE_KEYS
+        if not get_method(job.method).uses_unlabeled:
+            free = (*free, *UNLABELED_KEYS)
+        for key in {**before, **now}:
+            if key not in free and before.get(key) != now.get(key):
+                raise MedSSLError(
+                    f"the run was made with {key} = {before.get(key)!r}, not {now.get(key)!r}",
+                    where=run.recipe,
+                    fix="choose another --output for the changed sweep, or remove these runs",
+                )
+
+
+def check_cases(jobs: Sequence[Job], display: Display) -> None:
+    """Make sure that every point has its labeled, unlabeled and test cases. Opens no image."""
+    seen = set()
+    for job in jobs:
+        if (job.method, job.labeled) in seen:
+            continue
+        recipe = job.loaded.recipe
+        _, splits = plan_cases(recipe, Display(quiet=True) if seen else display)
+        seen.add((job.method, job.labeled))
+        if not splits.test or "test" not in recipe.evaluation.splits:
+            raise MedSSLError(
+                "the recipe measures no test cases, so there is nothing to draw",
+                where=job.loaded.source,
+                fix="set data.test to a number of patients, and evaluation.splits to [test]",
+            )
+    # Every warning once, whichever combinations it belongs to.
+    for warning in dict.fromkeys(w for job in jobs for w in job.loaded.warnings):
+        display.say(f"warning: {warning}")

@@ -1,0 +1,199 @@
+"""What a sweep found: a point per method and number of labels, in JSON, CSV, table and plot."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from medssl.comparison.comparable import patients_of, shared_cases, shared_metrics, warnings_about
+from medssl.comparison.experiments import Arm, read_run
+from medssl.comparison.files import number, write_csv
+from medssl.comparison.paired import (
+    LEVEL,
+    MEAN,
+    compare_pair,
+    cost_of,
+    describe_arm,
+    nanmean,
+    paired_values,
+)
+from medssl.comparison.verdict import cautions_of, verdict_of
+from medssl.errors import MedSSLError
+from medssl.evaluation.statistics import paired_bootstrap
+from medssl.evaluation.summary import write_summary_json
+from medssl.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from medssl.sweeps.plan import Job
+
+SPLIT = "test"
+_BASELINE = "supervised"
+
+
+def summarize_sweep(
+    jobs: Sequence[Job], *, recipe: str, failures: Mapping[str, str] | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """Summarize the finished runs among ``jobs``.
+
+    Every point is paired with the baseline of the same number of labels, case by case; intervals
+    are bootstraps over patients and runs.
+
+    Raises:
+        MedSSLError: the finished runs were measured on different cases.
+    """
+    finished = [(job, read_run(job.path, SPLIT)) for job in jobs if job.finished]
+    everyone = [run for _, run in finished]
+    cases, warnings = shared_cases(everyone, SPLIT, common=False)
+    groups = patients_of(everyone, cases, warnings)
+    metrics = shared_metrics(everyone, warnings)
+    arms: dict[tuple[str, int | str], Arm] = {}
+    for job in jobs:
+        own = [r for j, r in finished if (j.method, j.labeled) == (job.method, job.labeled)]
+        if own:
+            arms[job.method, job.labeled] = Arm(f"{job.method} ({job.labeled} labels)", tuple(own))
+    warnings += warnings_about(list(arms.values()), SPLIT)
+    order = list(dict.fromkeys(job.labeled for job in jobs))
+    points = [
+        _point(arms, key, cases, groups, metrics, seed=seed)
+        for key in sorted(arms, key=lambda k: order.index(k[1]))
+    ]
+    compared = [p for p in points if "gain" in p]
+    if len(compared) > 1:
+        warnings.append(
+            f"{len(compared)} points are compared with their baselines: intervals are not "
+            "corrected for the number of comparisons"
+        )
+    return {
+        "recipe": recipe,
+        "split": SPLIT,
+        "metrics": metrics,
+        "n_cases": len(cases),
+        "n_patients": len(set(groups)),
+        "interval": f"{LEVEL:.0%} bootstrap over patients and runs, 10000 resamples, seed {seed}",
+        "n_runs": {"finished": len(finished), "planned": len(jobs)},
+        "points": points,
+        "runs": [_run_row(job, failures or {}, metrics) for job in jobs],
+        "failures": dict(failures or {}),
+        "warnings": warnings,
+    }
+
+
+def _point(
+    arms: Mapping[tuple[str, int | str], Arm],
+    key: tuple[str, int | str],
+    cases: Sequence[str],
+    groups: Sequence[str],
+    metrics: Sequence[str],
+    *,
+    seed: int,
+) -> dict[str, Any]:
+    """Describe one method at one number of labels."""
+    arm, (method, labeled) = arms[key], key
+    described = describe_arm(arm, cases, metrics)
+    values = paired_values(arm, arm, "dice", cases, list(arm.runs[0].structures))[0][..., -1]
+    # Against zero, the paired bootstrap is that of the mean itself.
+    mean = paired_bootstrap(values, np.zeros_like(values[:1]), groups, seed=seed, level=LEVEL)
+    point = {
+        "method": method,
+        "labeled": labeled,
+        "labeled_cases": described["labeled_cases"],
+        "seeds": described["seeds"],
+        "dice": mean.mean_difference,
+        "low": mean.low,
+        "high": mean.high,
+        "dice_per_run": nanmean(values, 1).tolist(),
+        "metrics": described["metrics"],
+        "cost": described["cost"],
+    }
+    baseline = arms.get((_BASELINE, labeled))
+    if method != _BASELINE and baseline is not None:
+        pair = compare_pair(arm, baseline, cases, groups, metrics, seed=seed)
+        both = [described, describe_arm(baseline, cases, metrics)]
+        point["gain"] = pair["structures"][MEAN]["metrics"]["dice"]
+        point["structures"] = pair["structures"]
+        point["verdict"] = verdict_of(pair) | {"cautions": cautions_of(pair, both)}
+    return point
+
+
+def _run_row(job: Job, failures: Mapping[str, str], metrics: Sequence[str]) -> dict[str, Any]:
+    """Return the row of ``sweep.csv`` of a run, finished or not."""
+    manifest = RunFolder(job.path).read_manifest()
+    status = "failed" if job.name in failures else manifest.get("status", "not started")
+    row = {"run": job.name, "method": job.method, "labeled": job.labeled, "seed": job.seed}
+    row |= {"status": status}
+    means = dict.fromkeys(metrics, math.nan)
+    if job.finished:
+        run = read_run(job.path, SPLIT)
+        arm = Arm(job.name, (run,))
+        means = describe_arm(arm, run.cases, metrics)["metrics"]
+    return row | means | cost_of([manifest])
+
+
+def write_sweep(summary: Mapping[str, Any], folder: Path) -> None:
+    """Write ``summary.json``, ``sweep.csv`` and ``sweep.png``.
+
+    Raises:
+        MedSSLError: the folder cannot be written.
+    """
+    from medssl.sweeps.plot import draw_sweep
+
+    write_summary_json(summary, folder / "summary.json")
+    try:
+        write_csv(summary["runs"], folder / "sweep.csv")
+        draw_sweep(summary, folder / "sweep.png")
+    except OSError as error:
+        raise MedSSLError(
+            f"cannot write: {error.strerror or error}", where=folder, fix="free disk space"
+        ) from None
+
+
+def format_sweep(summary: Mapping[str, Any]) -> RenderableType:
+    """Lay the sweep out for the terminal: a line per point, the verdicts, failures last."""
+    counts = summary["n_runs"]
+    table = Table(
+        title=f"{summary['recipe']}: mean test Dice of {summary['n_cases']} cases, "
+        f"{counts['finished']} of {counts['planned']} runs",
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+    )
+    table.padding, table.pad_edge, table.show_edge = (0, 1, 0, 0), False, False
+    table.add_column("labels", justify="right")
+    table.add_column("method")
+    for heading in ("runs", "Dice", "gain over labels alone", "s per\niter."):
+        table.add_column(heading, justify="right", no_wrap=True)
+    before = None
+    for point in summary["points"]:
+        if before not in (None, point["labeled"]):
+            table.add_section()
+        before = point["labeled"]
+        gain = point.get("gain")
+        table.add_row(
+            str(point["labeled"]),
+            point["method"],
+            str(len(point["seeds"])),
+            _with_interval(point["dice"], point["low"], point["high"], ".3f"),
+            _with_interval(gain["difference"], gain["low"], gain["high"], "+.4f") if gain else "",
+            number(point["cost"]["seconds_per_iteration"], 3),
+        )
+    parts: list[RenderableType] = [table, Text(f"[ ]: {summary['interval']}.", "dim")]
+    for point in summary["points"]:
+        verdict = point.get("verdict")
+        if verdict:
+            style = {"gain": "bold green", "harm": "bold red"}.get(verdict["code"], "bold")
+            parts.append(Text(verdict["sentence"], style))
+            parts += [Text(f"  caution: {c}") for c in verdict["cautions"]]
+    parts += [Text(f"warning: {w}", "yellow") for w in summary["warnings"]]
+    return Group(*parts)
+
+
+def _with_interval(value: float, low: float, high: float, digits: str) -> str:
+    text = f"{value:{digits}}"
+    return text if math.isnan(low) else f"{text} [{low:{digits}} {high:{digits}}]"

@@ -1,0 +1,90 @@
+"""What the manifest of a run says: what was trained, how it ended, how much memory it took."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psutil
+import torch
+
+from medssl.data.datasets.case import Dataset, LabelMap
+from medssl.data.datasets.split import Splits, split_hash
+from medssl.errors import Stopped
+from medssl.methods.base import Method
+from medssl.recipe.load import LoadedRecipe
+from medssl.runs.folder import (
+    STATUS_FAILED,
+    STATUS_RUNNING,
+    STATUS_STOPPED,
+    RunFolder,
+    log_to_file,
+)
+
+
+def description(
+    loaded: LoadedRecipe, dataset: Dataset, splits: Splits, method: Method
+) -> dict[str, Any]:
+    """Return what the manifest says about the experiment."""
+    roles = ("labeled", "unlabeled", "validation", "test")
+    return {
+        "status": STATUS_RUNNING,
+        "protocol": loaded.recipe.protocol,
+        "method": loaded.recipe.method.name,
+        "method_settings": loaded.settings.model_dump(mode="json"),
+        "seed": loaded.recipe.seed,
+        "dataset": str(dataset.root),
+        "dataset_name": dataset.name,
+        "splits_sha256": split_hash(splits),
+        "cases": {k: len(getattr(splits, k)) for k in roles},
+        "labels": _labels(dataset.labels),
+        "channels": len(dataset.modality),
+        "parameters": sum(p.numel() for p in method.predictor().parameters()),
+    }
+
+
+def _labels(labels: LabelMap) -> dict[str, Any]:
+    return {
+        "values": list(labels.values),
+        "names": list(labels.names),
+        "ignore_value": labels.ignore_value,
+    }
+
+
+@contextmanager
+def recorded(run: RunFolder, device: torch.device) -> Iterator[None]:
+    """Keep log.txt, and write into the manifest how the run ended."""
+    if not run.writes:
+        yield
+        return
+    handler = log_to_file(run.log, run.redactor)
+    try:
+        yield
+    except Stopped:
+        run.write_manifest(status=STATUS_STOPPED, peak_memory_bytes=peak_memory(device))
+        raise
+    except BaseException as error:
+        run.write_manifest(status=STATUS_FAILED, error=str(error)[:500])
+        raise
+    finally:
+        logging.getLogger("medssl").removeHandler(handler)
+        handler.close()
+
+
+def peak_memory(device: torch.device) -> dict[str, int]:
+    """Return the process's peak resident memory and, on CUDA, the peak of the card, in bytes."""
+    memory = psutil.Process().memory_info()
+    peak = {"host_now": memory.rss}
+    if sys.platform == "win32":
+        peak["host"] = memory.peak_wset
+    else:
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak["host"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    if device.type == "cuda":
+        peak["device"] = torch.cuda.max_memory_allocated(device)
+    return peak

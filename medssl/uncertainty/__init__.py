@@ -1,0 +1,1 @@
+"""How sure a prediction is, and what to look at first."""

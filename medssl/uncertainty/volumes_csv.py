@@ -1,0 +1,118 @@
+"""Files about predictions: an assessment per case, ``volumes.csv`` and ``quality.csv`` of all."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from medssl.files import _one_at_a_time, write_csv
+from medssl.inference.assessment import Assessment, StructureFindings
+from medssl.inference.assessment_files import read_assessments
+from medssl.inference.calibration import Calibration
+
+
+def write_tables(folder: Path, calibration: Calibration | None) -> None:
+    """Write ``volumes.csv`` and ``quality.csv`` about all assessments in a folder of predictions.
+
+    ``volumes.csv``: case, label, name, volume, low and high (the unit is in their names), and how
+    the interval was made. ``quality.csv``: case, quality (mean expected Dice over structures), the
+    expected Dice of each structure and, with a calibration, unlike (see
+    :class:`medssl.inference.unusual.Reference`), flag and why.
+
+    Several processes may predict into one folder: the last one to write holds what all have found.
+
+    Raises:
+        MedSSLError: the disk refuses.
+    """
+    if not (folder / "uncertainty").is_dir():
+        return
+    with _one_at_a_time(folder / "uncertainty" / ".lock"):
+        found = read_assessments(folder)
+        if not found:
+            return
+        write_csv(
+            folder / "volumes.csv",
+            [row for case, one in found.items() for row in volume_rows(case, one, calibration)],
+        )
+        write_csv(
+            folder / "quality.csv",
+            [quality_row(case, one, calibration) for case, one in found.items()],
+        )
+
+
+def volume_rows(
+    case_id: str, assessment: Assessment, calibration: Calibration | None
+) -> list[dict[str, Any]]:
+    """Return a row of ``volumes.csv`` per structure."""
+    unit = f"{assessment.unit}3"
+    rows = []
+    usual = not is_unlike(assessment, calibration)
+    for structure in assessment.structures:
+        (low, high), how = volume_interval(structure, calibration, usual=usual)
+        rows.append(
+            {
+                "case": case_id,
+                "label": structure.label,
+                "name": structure.name,
+                f"volume_{unit}": structure.volume,
+                f"low_{unit}": low,
+                f"high_{unit}": high,
+                "how": how,
+            }
+        )
+    return rows
+
+
+def volume_interval(
+    structure: StructureFindings, calibration: Calibration | None, *, usual: bool = True
+) -> tuple[tuple[float, float], str]:
+    """Return an interval of a structure's volume and how it was made; NaN where there is none.
+
+    Errors seen on calibration cases come first, since only they say how often the truth lies
+    inside. Members of an ensemble share their mistakes; their range is given without a promise.
+
+    Args:
+        usual: False for a case unlike the calibration cases, whose errors say nothing about it.
+    """
+    none = (math.nan, math.nan)
+    if structure.volume <= 0:
+        return none, "not found"
+    error = None if calibration is None else calibration.volumes.get(structure.name)
+    if error is not None and not usual:
+        return none, "no interval: the case is unlike the calibration cases"
+    if error is not None:
+        ends = (structure.volume * error.low_factor, structure.volume * error.high_factor)
+        return ends, f"{error.level:.0%} of true volumes, from {error.n} calibration cases"
+    if structure.member_volumes:
+        volumes = structure.member_volumes
+        return (min(volumes), max(volumes)), f"range of {len(volumes)} members, no promise"
+    return none, "no interval: run medssl calibrate, or predict with --ensemble or --tta"
+
+
+def is_unlike(assessment: Assessment, calibration: Calibration | None) -> bool:
+    """Tell whether a case is unlike the calibration cases; never so without a calibration."""
+    reference = None if calibration is None else calibration.reference
+    return reference is not None and reference.score(assessment.features) > reference.threshold
+
+
+def quality_row(
+    case_id: str, assessment: Assessment, calibration: Calibration | None
+) -> dict[str, Any]:
+    """Return the row of ``quality.csv`` of a case."""
+    row: dict[str, Any] = {"case": case_id, "quality": _or_nan(assessment.quality)}
+    for structure in assessment.structures:
+        row[f"expected_dice_{structure.name}"] = _or_nan(structure.expected_dice)
+    reference = None if calibration is None else calibration.reference
+    if reference is not None:
+        flagged = is_unlike(assessment, calibration)
+        row |= {
+            "unlike": reference.score(assessment.features),
+            "flag": "unlike" if flagged else "",
+            "why": reference.reason(assessment.features) if flagged else "",
+        }
+    return row
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value

@@ -1,0 +1,139 @@
+"""Check a dataset, write what was found, and repair a copy of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medssl.data.checks.read_case import Painter
+from medssl.data.checks.repaired_copy import write_repaired
+from medssl.data.checks.run import CheckReport, check_dataset
+from medssl.data.datasets.decathlon import read_dataset
+from medssl.errors import MedSSLError
+from medssl.progress import Display
+from medssl.settings.spec import DataSpec
+from medssl.settings.specs import load_spec
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What a check found, and what a repair made of it.
+
+    Attributes:
+        report: of the dataset.
+        repairs: what was mended in the copy, one line each.
+        repaired: report of the copy, if one was asked for.
+    """
+
+    report: CheckReport
+    repairs: tuple[str, ...] = ()
+    repaired: CheckReport | None = None
+
+    @property
+    def can_train(self) -> bool:
+        """Whether training can start: on the copy, if there is one."""
+        return (self.repaired or self.report).can_train
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        content = self.report.to_json()
+        if self.repaired is not None:
+            content["repair"] = {"done": list(self.repairs), **self.repaired.to_json()}
+        return content
+
+
+def check(
+    dataset: Path,
+    *,
+    spec: str | None = None,
+    repair: Path | None = None,
+    json_file: Path | None = None,
+    html_file: Path | None = None,
+    allow_outside: bool = False,
+    display: Display | None = None,
+) -> CheckResult:
+    """Find everything wrong with a dataset before training, and mend a copy of it.
+
+    Args:
+        dataset: a Decathlon folder.
+        spec: name or file of the data spec that training will use; default: what dataset.json says.
+        repair: folder to write a repaired copy to; the dataset itself is never changed.
+        json_file: file to write the findings to.
+        html_file: page to write, with a picture of every case.
+        allow_outside: let dataset.json name files outside of its folder, as a recipe's
+            ``data.allow_outside`` does. A repaired copy holds them inside.
+
+    Returns:
+        The findings. A broken file is one of them and does not stop the check of the others.
+
+    Raises:
+        MedSSLError: no dataset.json that can be understood, an unknown spec, or an output that
+            cannot be written.
+    """
+    display = display or Display(quiet=True)
+    for path in (json_file, html_file):
+        _check_target(path)
+    loaded = None if spec is None else load_spec(spec)
+    painter = None
+    if html_file is not None:
+        from medssl.reports.thumbnails import draw_thumbnail
+
+        painter = draw_thumbnail
+    report = _read(dataset, loaded, painter, display, "checking", allow_outside=allow_outside)
+    result = CheckResult(report)
+    if repair is not None:
+        with display.counting("writing the repaired copy", len(report.facts)) as done:
+            lines = write_repaired(report, repair, on_progress=done)
+        again = _read(repair, loaded, None, display, "checking the copy")
+        result = CheckResult(report, tuple(lines), again)
+    if json_file is not None:
+        text = json.dumps(result.to_json(), indent=1, ensure_ascii=False) + "\n"
+        _write(json_file, text)
+    if html_file is not None:
+        from medssl.reports.check_page import render_check
+
+        _write(html_file, render_check(report, repairs=result.repairs, repaired=result.repaired))
+    return result
+
+
+def _read(
+    root: Path,
+    spec: DataSpec | None,
+    painter: Painter | None,
+    display: Display,
+    title: str,
+    *,
+    allow_outside: bool = False,
+) -> CheckReport:
+    dataset = read_dataset(root, keep_missing=True, allow_outside=allow_outside)
+    total = len(dataset.training) + len(dataset.unlabeled) + len(dataset.test)
+    with display.counting(title, total) as done:
+        return check_dataset(dataset, spec=spec, painter=painter, on_progress=done)
+
+
+def _check_target(path: Path | None) -> None:
+    """Refuse a file that cannot be written before anything is read."""
+    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+        raise MedSSLError(
+            "the file cannot be written there: "
+            + ("it is a folder" if path.is_dir() else "its folder does not exist"),
+            where=path,
+            fix="name a file in an existing folder",
+        )
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise MedSSLError(
+            f"cannot be written: {error.strerror or error}",
+            where=path,
+            fix="choose a folder you may write to",
+        ) from None

@@ -1,0 +1,212 @@
+"""Measure predictions: of a run on a split of its dataset, or of one folder against another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medssl.data.datasets.case import Case
+from medssl.data.datasets.decathlon import read_dataset
+from medssl.data.datasets.split import load_splits
+from medssl.data.opened import open_dataset
+from medssl.data.preprocessing.align import deeper, depth_and_slices
+from medssl.errors import MedSSLError
+from medssl.evaluation.boundaries import (
+    evaluate_boundaries,
+    summarize_boundaries,
+    write_boundaries_csv,
+)
+from medssl.evaluation.case_metrics import evaluate_case
+from medssl.evaluation.folders import evaluate_folders, read_label
+from medssl.evaluation.summary import summarize, write_cases_csv, write_summary_json
+from medssl.inference.folder import predict_files
+from medssl.models.coarse import record_regions
+from medssl.models.loaded_run import LoadedRun, load_run
+from medssl.progress import Display
+from medssl.settings.recipe import Recipe
+
+
+def evaluate(
+    predictions: Path,
+    reference: Path,
+    output: Path,
+    *,
+    dataset_json: Path | None = None,
+    nsd_tolerance: float = 2.0,
+    voxel_metrics: bool = False,
+    display: Display | None = None,
+) -> dict[str, Any]:
+    """Measure a folder of predictions against a folder of references of the same names.
+
+    Args:
+        dataset_json: a ``dataset.json`` that names the labels and the unit of distances; else
+            every value found is a label, and distances are in mm.
+        nsd_tolerance: surface tolerance, in that unit.
+
+    Raises:
+        MedSSLError: missing predictions, mismatched grids, unreadable files.
+    """
+    display = display or Display(quiet=True)
+    # Its images are not opened, so they may lie anywhere.
+    dataset = read_dataset(dataset_json.parent, allow_outside=True) if dataset_json else None
+    with display.counting("measuring", sum(1 for _ in reference.glob("*"))) as done:
+        rows = evaluate_folders(
+            predictions,
+            reference,
+            label_map=dataset.labels if dataset else None,
+            nsd_tolerance=nsd_tolerance,
+            voxel_metrics=voxel_metrics,
+            on_progress=done,
+            unit=dataset.spatial_unit if dataset else "mm",
+        )
+    summary = summarize(rows, nsd_tolerance=nsd_tolerance)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        write_cases_csv(rows, output / "cases.csv")
+        write_summary_json(summary, output / "summary.json")
+    except OSError as error:
+        raise MedSSLError(
+            f"cannot write: {error.strerror or error}", where=output, fix="choose another --output"
+        ) from None
+    return summary
+
+
+def evaluate_run(
+    path: Path,
+    split: str,
+    *,
+    checkpoint: str = "auto",
+    name: str | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    display: Display | None = None,
+) -> dict[str, Any]:
+    """Predict and measure a split of the run's dataset on the native grid.
+
+    Args:
+        split: ``validation`` or ``test``.
+        name: folder name under ``predictions/`` and ``evaluation/``; the split's by default.
+
+    Returns:
+        the summary that is also written to ``evaluation/NAME/summary.json``.
+
+    Raises:
+        MedSSLError: the split is empty, or a prediction failed.
+    """
+    display = display or Display(quiet=True)
+    run = load_run(path, checkpoint=checkpoint, device=device, precision=precision)
+    dataset = open_dataset(run.recipe)
+    cases = sorted(getattr(load_splits(run.folder.splits, dataset), split, ()), key=lambda c: c.id)
+    if not cases:
+        raise MedSSLError(
+            f"the run has no {split} cases",
+            where=run.folder.splits,
+            fix="name a split that has some, or set data.test or data.validation and train again",
+        )
+    output = run.folder.predictions(name or split)
+    with display.counting_parts(f"predicting {split}", len(cases)) as (done, window):
+        results = predict_files(
+            run.predictor,
+            [(c.id, c.images) for c in cases],
+            output,
+            on_progress=done,
+            on_window=window,
+        )
+    failed = [r for r in results if r.error]
+    if failed:
+        raise MedSSLError(
+            f"{len(failed)} of {len(cases)} predictions failed; the first: {failed[0].error}",
+            where=failed[0].case_id,
+            fix="mend or remove these files, then run `medssl evaluate` again",
+        )
+    paths = {r.case_id: r.path for r in results if r.path}
+    with display.counting(f"measuring {split}", len(cases)) as done:
+        rows, boundaries = _measure(run, cases, paths, done)
+    patients = {c.id: c.patient for c in cases}
+    summary = summarize(rows, patients=patients, nsd_tolerance=_tolerance(run.recipe))
+    summary |= {"split": split, "checkpoint": run.checkpoint, "run": run.recipe.name}
+    skipped = run.folder.read_manifest().get("skipped_iterations")
+    if skipped:
+        summary["skipped_iterations"] = skipped
+    folder = run.folder.evaluation(name or split)
+    folder.mkdir(parents=True, exist_ok=True)
+    if run.regions is not None:
+        regions = {c.id: run.regions.find(c.images) for c in cases}
+        record_regions(regions, folder / "roi.json")
+        summary["regions_not_found"] = sorted(k for k, r in regions.items() if not r.found)
+    write_cases_csv(rows, folder / "cases.csv")
+    if boundaries:
+        unit = run.recipe.spec.spatial_unit
+        summary["boundaries"] = summarize_boundaries(boundaries, patients, unit=unit)
+        write_boundaries_csv(boundaries, folder / "boundaries.csv", unit=unit)
+    write_summary_json(summary, folder / "summary.json")
+    return summary
+
+
+def _measure(
+    run: LoadedRun,
+    cases: Sequence[Case],
+    predictions: dict[str, Path],
+    done: Callable[[str], None],
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Compare each written prediction with its reference, as a reader of the files would.
+
+    Returns:
+        The rows of structures, and those of boundaries if the data spec asks for them.
+    """
+    rows: list[dict[str, Any]] = []
+    boundaries: list[dict[str, Any]] = []
+    settings, spec = run.recipe.evaluation, run.recipe.spec
+    for case in cases:
+        assert case.label is not None
+        reference, affine = read_label(case.label, unit=spec.spatial_unit)
+        prediction, _ = read_label(predictions[case.id])
+        truth = run.label_map.to_classes(reference)
+        guess = run.label_map.to_classes(prediction)
+        spacing = np.linalg.norm(affine[:3, :3], axis=0).tolist()
+        if "boundaries" in spec.metrics:
+            boundaries += _boundaries(run, case, guess, truth, affine)
+        rows += evaluate_case(
+            guess,
+            truth,
+            spacing=spacing,
+            label_map=run.label_map,
+            case_id=case.id,
+            nsd_tolerance=_tolerance(run.recipe),
+            unit=spec.spatial_unit,
+            voxel_metrics=settings.voxel_metrics,
+        )
+        done(case.id)
+    return rows, boundaries
+
+
+def _boundaries(
+    run: LoadedRun, case: Case, prediction: np.ndarray, reference: np.ndarray, affine: np.ndarray
+) -> list[dict[str, Any]]:
+    """Measure the boundaries of one case on its file's own grid."""
+    spec = run.recipe.spec
+    try:
+        depth, _ = depth_and_slices(spec, affine)
+        return evaluate_boundaries(
+            prediction,
+            reference,
+            depth_axis=depth,
+            direction=deeper(spec, affine),
+            spacing=float(np.linalg.norm(affine[:3, depth])),
+            label_map=run.label_map,
+            case_id=case.id,
+            unit=spec.spatial_unit,
+        )
+    except ValueError as error:
+        raise MedSSLError(
+            str(error),
+            where=case.label,
+            fix="use labels that count up with depth, or set spec.metrics to []",
+        ) from None
+
+
+def _tolerance(recipe: Recipe) -> float:
+    return recipe.evaluation.nsd_tolerance or recipe.spec.nsd_tolerance

@@ -1,0 +1,146 @@
+"""Fill the preprocessing cache for a recipe ahead of its training, in as many jobs as wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from medssl.data.datasets.case import Case, Dataset
+from medssl.data.datasets.integrity import check_training_set
+from medssl.data.datasets.shard import parse_shard
+from medssl.data.datasets.split import ROLES, Splits
+from medssl.data.opened import cache_root
+from medssl.data.preprocessing.cache import CaseCache, remove_abandoned
+from medssl.data.preprocessing.region import Region
+from medssl.device import resolve_device, resolve_precision
+from medssl.errors import located
+from medssl.models.coarse import check_coarse, open_finder
+from medssl.models.loaded_run import LoadedRun, load_run
+from medssl.progress import Display
+from medssl.recipe.load import LoadedRecipe, load_recipe
+from medssl.runs.folder import RunFolder
+from medssl.training.setup import plan_cases
+
+
+@dataclass(frozen=True)
+class Preprocessed:
+    """What is in the cache after a call.
+
+    Attributes:
+        cache: its folder.
+        cases: how many cases this call was about: of the recipe, or of the shard.
+        there: how many of them were in the cache already.
+        bytes: size of their entries.
+        total: how many cases of the recipe training takes from the cache.
+    """
+
+    cache: Path
+    cases: int
+    there: int
+    bytes: int
+    total: int
+
+
+def preprocess(
+    recipe: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    shard: str | None = None,
+    device: str = "auto",
+    precision: str | None = None,
+    display: Display | None = None,
+) -> Preprocessed:
+    """Preprocess the cases that training will take from the cache, and train nothing.
+
+    These are the labeled, unlabeled and validation cases. Test cases are only checked, for they are
+    read from their files. What is there already is left as it is. Calls with different shards may
+    run at the same time.
+
+    Args:
+        recipe: a recipe file, the name of a shipped recipe, or a run folder.
+        overrides: ``section.key=value`` assignments, the same as for training.
+        shard: ``I/N``, to do every N-th case from the I-th on, counted from 1.
+        device, precision: of the coarse run that finds regions of interest (``data.roi``).
+
+    Raises:
+        MedSSLError: a recipe that cannot work, a file that training would refuse, or a cache that
+            cannot be written. What was made before stays.
+    """
+    display = display or Display(quiet=True)
+    part = parse_shard(shard)
+    loaded = load_recipe(recipe, overrides)
+    for warning in loaded.warnings:
+        display.say(f"warning: {warning}")
+    where = resolve_device(device)
+    load = partial(
+        load_run,
+        device=device,
+        precision=resolve_precision(precision or loaded.recipe.training.precision, where),
+    )
+    with located(loaded.source):
+        dataset, splits = plan_cases(loaded.recipe, display)
+    everything = (*splits.labeled, *splits.unlabeled, *splits.validation)
+    wanted = sorted(everything, key=lambda case: case.id)
+    if part is not None:
+        wanted = part.of(wanted)
+        display.say(f"shard {part}: {len(wanted)} of {len(everything)} cases")
+    run = RunFolder(Path(recipe)) if Path(recipe).is_dir() else None
+    root = cache_root(loaded.recipe)
+    remove_abandoned(root)
+    regions = _find_regions(loaded, run, load, dataset, splits, wanted, display)
+    cache = CaseCache(root, loaded.recipe.spec, dataset.labels, regions=regions)
+    missing = [case for case in wanted if not cache.holds(case)]
+    test = sorted(splits.test, key=lambda case: case.id)
+    checked = [*wanted, *(test if part is None else part.of(test))]
+    _check(dataset, splits, checked, root / "checked", display)
+    with display.counting("preprocessing", len(missing)) as done:
+        for case in missing:  # one after another: no map of thousands of them stays open
+            cache.prepare([case])
+            done(case.id)
+    size = sum(cache.size(case) for case in wanted)
+    return Preprocessed(root, len(wanted), len(wanted) - len(missing), size, len(everything))
+
+
+def _find_regions(
+    loaded: LoadedRecipe,
+    run: RunFolder | None,
+    load: Callable[[Path], LoadedRun],
+    dataset: Dataset,
+    splits: Splits,
+    cases: Sequence[Case],
+    display: Display,
+) -> Mapping[str, Region]:
+    """Return the regions of interest of some cases, which are kept for training; none without."""
+    with located(loaded.source):
+        cache = cache_root(loaded.recipe) / "regions"
+        finder = open_finder(loaded.recipe, run, load, cache=cache)
+        if finder is None:
+            return {}
+        check_coarse(finder, dataset, splits, display)
+    regions = {}
+    with display.counting("finding regions of interest", len(cases)) as done:
+        for case in cases:
+            regions[case.id] = finder.find(case.images)
+            done(case.id)
+    empty = sum(not region.found for region in regions.values())
+    if empty:
+        display.say(
+            f"warning: the coarse run finds nothing in {empty} of {len(regions)} scans: they are "
+            "kept whole"
+        )
+    return regions
+
+
+def _check(
+    dataset: Dataset, splits: Splits, cases: Sequence[Case], memory: Path, display: Display
+) -> None:
+    """Refuse what training would refuse, before the first case is made; training remembers it."""
+    chosen = {case.id for case in cases}
+    part = {role: tuple(c for c in getattr(splits, role) if c.id in chosen) for role in ROLES}
+    with display.counting("checking files", len(cases)) as done:
+        chosen_splits = replace(splits, **part)
+        warnings = check_training_set(dataset, chosen_splits, memory=memory, on_progress=done)
+    for problem in warnings:
+        display.say(f"warning: {problem.file.name}: {problem.what}")

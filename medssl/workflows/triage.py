@@ -1,0 +1,153 @@
+"""Rank new images by what a look at them, or their annotation, is worth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medssl.bundle.load import is_bundle
+from medssl.errors import MedSSLError
+from medssl.files import write_csv
+from medssl.inference.assessment_files import assessment_file, read_assessment
+from medssl.inference.folder import PredictionResult, predict_files
+from medssl.inference.inputs import Item, files_of, find_cases
+from medssl.inference.predictor import Predictor
+from medssl.progress import Display
+from medssl.uncertainty.triage import Ranked, rank_cases
+from medssl.uncertainty.volumes_csv import write_tables
+from medssl.workflows.open_predictor import open_predictor
+
+
+@dataclass(frozen=True)
+class Triage:
+    """A ranking.
+
+    Attributes:
+        path: the CSV.
+        predictions: folder of the label maps, assessments, volumes.csv and quality.csv.
+        ranked: cases in order, those that failed first.
+        failed: number of cases that could not be predicted.
+    """
+
+    path: Path
+    predictions: Path
+    ranked: tuple[Ranked, ...]
+    failed: int
+
+
+def triage(
+    source: Path,
+    inputs: Sequence[Path],
+    output: Path | None = None,
+    *,
+    checkpoint: str = "auto",
+    ensemble: Sequence[Path] = (),
+    largest_component: bool | None = None,
+    tta: bool | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    overwrite: bool = False,
+    display: Display | None = None,
+) -> Triage:
+    """Predict images and rank them: the unreadable, the strange, then the uncertain and different.
+
+    Args:
+        source: a calibrated run folder, or a bundle exported from one.
+        inputs: image files or folders of them.
+        output: CSV with columns rank, case, flag, quality, unlike, similar_to, why, image.
+            Predictions go to the folder of the same name without ``.csv``; a second call reuses
+            them. By default ``RUN/triage/NAME.csv``, where NAME is that of the first input.
+        checkpoint, ensemble, largest_component, tta, device, precision: as for `predict`.
+        overwrite: predict again what is already there.
+
+    Raises:
+        MedSSLError: no images, or the run is not calibrated.
+    """
+    display = display or Display(quiet=True)
+    if output is None:
+        if is_bundle(source):
+            raise MedSSLError("name the table to write", where="--output", fix="add --output CSV")
+        first = Path(inputs[0]) if inputs else Path("images")
+        output = Path(source) / "triage" / f"{first.resolve().name.partition('.')[0]}.csv"
+    output = Path(output)
+    if output.suffix != ".csv":
+        raise MedSSLError("the table must be a .csv file", where=output, fix="add .csv to its name")
+    items, notes = find_cases(inputs)
+    for note in notes:
+        display.say(note)
+    predictor, difference = open_predictor(
+        source,
+        calibrated=True,
+        ensemble=ensemble,
+        checkpoint=checkpoint,
+        device=device,
+        precision=precision,
+        largest_component=largest_component,
+        tta=tta,
+    )
+    if predictor.calibration is None:
+        why = f": its calibration is for {difference}" if difference else ""
+        raise MedSSLError(
+            f"the run is not calibrated for this{why}",
+            where=source,
+            fix="run `medssl calibrate RUN` with the same options first",
+        )
+    if predictor.calibration.reference is None:
+        raise MedSSLError(
+            "the calibration had fewer than three cases, so nobody knows what is usual",
+            where=source,
+            fix="run `medssl calibrate RUN --cases ...` with more cases",
+        )
+    folder = output.with_suffix("")
+    with display.counting_parts("predicting", len(items)) as (done, window):
+        results = predict_files(
+            predictor,
+            items,
+            folder,
+            on_progress=done,
+            on_window=window,
+            skip_existing=not overwrite,
+            assess=True,
+        )
+    write_tables(folder, predictor.calibration)
+    ranked = _rank(predictor, results, folder)
+    _write(output, ranked, items)
+    return Triage(output, folder, tuple(ranked), sum(1 for r in results if r.error))
+
+
+def _rank(predictor: Predictor, results: Sequence[PredictionResult], folder: Path) -> list[Ranked]:
+    assert predictor.calibration is not None
+    assert predictor.calibration.reference is not None
+    failed = [
+        Ranked(
+            r.case_id, "failed", math.nan, math.nan, "", f"not predicted: {r.error.splitlines()[0]}"
+        )
+        for r in results
+        if r.error
+    ]
+    cases = {}
+    for result in results:
+        found = read_assessment(assessment_file(folder, result.case_id))
+        if result.error is None and found is not None:
+            cases[result.case_id] = found
+    return failed + rank_cases(cases, predictor.calibration.reference)
+
+
+def _write(path: Path, ranked: Sequence[Ranked], items: Sequence[Item]) -> None:
+    files = dict(items)
+    rows = [
+        {
+            "rank": place,
+            "case": line.case,
+            "flag": line.flag,
+            "quality": line.quality,
+            "unlike": line.unlike,
+            "similar_to": line.similar_to,
+            "why": line.why,
+            "image": str(files_of(files[line.case])[0]),
+        }
+        for place, line in enumerate(ranked, start=1)
+    ]
+    write_csv(path, rows)

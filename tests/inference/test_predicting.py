@@ -1,0 +1,152 @@
+"""`medssl predict` as typed: which files come out, where viewers see them, what is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813 - its usual name
+from helpers import blob_case, small_recipe, write_dataset, write_itk, write_recipe
+
+import medssl
+from medssl import cli
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a one-channel network."""
+    folder = tmp_path_factory.mktemp("run")
+    data = write_dataset(folder / "data", cases=6)
+    recipe = small_recipe(data, folder / "cache", method={"name": "supervised"})
+    return medssl.train(write_recipe(folder / "recipe.yaml", recipe), output=folder / "run").path
+
+
+@pytest.fixture
+def ten(tmp_path: Path) -> Path:
+    """Ten images: one cut short, one with a fourth axis, eight good ones."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(10):
+        image, _ = blob_case(number)
+        image = np.stack([image, image], -1) if number == 6 else image
+        nib.save(nib.Nifti1Image(image, np.diag([-1, -1, 2, 1])), folder / f"c{number}.nii.gz")
+    cut = folder / "c3.nii.gz"
+    cut.write_bytes(cut.read_bytes()[:4000])
+    return folder
+
+
+def test_ten_images_two_of_them_bad(
+    run: Path, ten: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    command = ["predict", str(run), str(ten), "--output", str(out), "--device", "cpu"]
+    good = [f"c{n}.nii.gz" for n in range(10) if n not in (3, 6)]
+
+    assert cli.run(command) == 1
+    assert sorted(p.name for p in out.iterdir()) == good
+    said = capsys.readouterr()
+    assert "8 predictions" in said.out
+    first, second = said.err.strip().split("failed: ")[1:]  # the last that is printed
+    assert first.startswith("c3: the image cannot be read")
+    assert f"where: {ten / 'c3.nii.gz'}" in first
+    assert second.startswith("c6: the network takes 1 image channel(s), this image has 2")
+    assert f"where: {ten / 'c6.nii.gz'}" in second
+    assert first.count("fix: ") == second.count("fix: ") == 1
+
+    (out / "c5.nii.gz").unlink()
+    stamps = {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
+    image, _ = blob_case(3)
+    nib.save(nib.Nifti1Image(image, np.eye(4)), ten / "c3.nii.gz")
+    assert cli.run(command) == 1
+    assert sorted(p.name for p in out.iterdir()) == sorted([*good, "c3.nii.gz"])
+    assert {n: (out / n).stat().st_mtime_ns for n in stamps} == stamps
+    said = capsys.readouterr()
+    assert "9 predictions" in said.out
+    assert "7 of them were there" in said.out
+    assert said.err.count("failed: ") == 1
+
+    (ten / "c6.nii.gz").unlink()
+    assert cli.run(command) == 0
+
+
+def oblique_lps() -> np.ndarray:
+    """Return a RAS affine of axes near L, P, S, turned about two of them, off the origin."""
+    a, b = np.deg2rad(14), np.deg2rad(-11)
+    about_z = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
+    about_y = np.array([[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]])
+    affine = np.eye(4)
+    affine[:3, :3] = about_z @ about_y @ np.diag([-1.4, -1.1, 3.0])
+    affine[:3, 3] = [64.5, 101.25, -730.0]
+    return affine
+
+
+@pytest.mark.parametrize(
+    ("suffix", "code"),
+    [(".nii.gz", "sform"), (".nii.gz", "qform"), (".nii.gz", "both"), (".nrrd", ""), (".mha", "")],
+)
+def test_itk_sees_image_and_prediction_in_one_place(
+    run: Path, tmp_path: Path, suffix: str, code: str
+) -> None:
+    source = tmp_path / f"image{suffix}"
+    array, affine = blob_case(1)[0], oblique_lps()
+    if suffix == ".nii.gz":
+        image = nib.Nifti1Image(array, affine)
+        image.set_sform(affine, code=0 if code == "qform" else 1)
+        image.set_qform(affine, code=0 if code == "sform" else 1)
+        nib.save(image, source)
+    else:
+        write_itk(source, array, affine)
+    seen = sitk.ReadImage(str(source))
+    for name in ("nii.gz", "nii", "nrrd", "mha"):
+        [result] = medssl.predict(run, [source], tmp_path / "out", device="cpu", format=name)
+        assert result.path == tmp_path / "out" / f"image.{name}"
+        ours = sitk.ReadImage(str(result.path))
+        assert ours.GetSize() == seen.GetSize()
+        for asked in ("GetOrigin", "GetSpacing", "GetDirection"):
+            # NIfTI keeps float32: 730 mm off the origin that is good to 3e-5 mm.
+            np.testing.assert_allclose(
+                getattr(ours, asked)(), getattr(seen, asked)(), atol=1e-4, err_msg=f"{name} {asked}"
+            )
+
+
+def test_a_format_that_does_not_exist_is_refused_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["predict", str(tmp_path / "gone"), str(tmp_path), "--output", str(tmp_path / "out")]
+    assert cli.run([*command, "--format", "dicom"]) == 2
+    said = capsys.readouterr().err
+    assert "there is no output format 'dicom'" in said
+    assert "nii.gz, nii, nrrd, mha, dicom-seg" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_dicom_seg_of_a_nifti_is_refused_by_name(
+    ten: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("highdicom")
+    command = ["predict", str(tmp_path / "gone"), str(ten), "--output", str(tmp_path / "out")]
+    assert cli.run([*command, "--format", "dicom-seg"]) == 2
+    said = capsys.readouterr().err
+    assert "DICOM-SEG belongs to a DICOM series" in said
+    assert str(ten) in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dicom_study_as_typed(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("highdicom")
+    from dicom_files import write_series
+
+    for seed, name in ((1, "a"), (2, "b")):
+        stored = (blob_case(seed)[0].T + 1024).clip(0).astype(np.uint16)
+        write_series(tmp_path / "study" / name, stored, series=name, spacing=(1.0, 1.0))
+    command = ["predict", str(run), str(tmp_path / "study"), "--output", str(tmp_path / "out")]
+    assert cli.run([*command, "--device", "cpu", "--format", "dicom-seg"]) == 0
+    assert "2 predictions" in capsys.readouterr().out
+    assert cli.run([*command, "--device", "cpu"]) == 0
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        *("study_a_s1.dcm", "study_a_s1.nii.gz", "study_b_s1.dcm", "study_b_s1.nii.gz")
+    ]
