@@ -22,12 +22,12 @@ FORBIDDEN = {
 ONE_DOOR = {
     "nib.load": (),
     "nibabel.load": (),
-    "sitk.ReadImage": ("data/itk_file.py",),
+    "sitk.ReadImage": ("data/images/itk.py",),
     "SimpleITK.ReadImage": (),
-    "sitk.ImageFileReader": ("data/itk_file.py",),
+    "sitk.ImageFileReader": ("data/images/itk.py",),
     "SimpleITK.ImageFileReader": (),
-    "gzip.open": ("data/nifti_file.py",),
-    "pydicom.dcmread": ("data/importers/dicom_files.py",),
+    "gzip.open": ("data/images/nifti.py",),
+    "pydicom.dcmread": ("data/dicom/files.py",),
 }
 """Readers that allocate what a file claims, and the files that check the claim first."""
 PROCESSES = ("subprocess.run", "subprocess.Popen", "subprocess.check_call", "subprocess.call",

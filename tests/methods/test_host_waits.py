@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 import torch
 from helpers import small_recipe
-from test_device_path import make_sampler
-from test_methods_contract import ALL, BUDGET, make, make_batch
+from method_steps import ALL, BUDGET, make, make_batch
+from patch_samplers import make_sampler
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode

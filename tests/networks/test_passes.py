@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_methods_contract import BUDGET, make, make_batch, small_network
+from method_steps import BUDGET, make, make_batch, small_network
 from torch import Tensor, nn
 
 from medssl.methods.base import Progress

@@ -23,7 +23,7 @@ from medssl.runs.lock import only_writer
 HOLD = """
 import sys, time
 from pathlib import Path
-from medssl.training.run_lock import only_writer
+from medssl.runs.lock import only_writer
 with only_writer(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import small_recipe, write_dataset, write_recipe
-from test_methods_contract import BUDGET, make_batch, small_network
+from method_steps import BUDGET, make_batch, small_network
 from torch import nn
 
 from medssl.methods.base import Method, Progress

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import small_recipe, write_dataset, write_recipe
-from test_methods_contract import ALL, BUDGET, DIMS, make_batch, small_network
+from method_steps import ALL, BUDGET, DIMS, make_batch, small_network
 from torch import nn
 
 from medssl.methods.base import Method, Progress

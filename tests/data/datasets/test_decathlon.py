@@ -475,7 +475,7 @@ def test_nothing_is_opened(tmp_path: Path) -> None:
     [
         ("Task04_Hippocampus", 200, 200, 3),
         ("Task101_ACDC", 160, 80, 4),
-        ("Task102_LeftAtrium", 40, 40, 2),
+        ("Task102_LeftAtrium", 80, 80, 2),
     ],
 )
 def test_real_folders(

@@ -313,7 +313,7 @@ def test_left_atrium_literature_split(shared_data: Path) -> None:
     by_key = {}
     for key, count in (("labeled_5pct", 4), ("labeled_10pct", 8), ("labeled_20pct", 16)):
         splits = split(dataset, labeled={"file": "splits.json", "key": key}, test=0)
-        assert (len(splits.labeled), len(splits.unlabeled)) == (count, 40 - count)
+        assert (len(splits.labeled), len(splits.unlabeled)) == (count, 80 - count)
         by_key[key] = ids(splits.labeled)
     assert by_key["labeled_5pct"] < by_key["labeled_10pct"] < by_key["labeled_20pct"]
     first = [c.id for c in dataset.training[:4]]

@@ -10,19 +10,16 @@ import numpy as np
 import pytest
 import torch
 from helpers import small_recipe, write_dataset, write_recipe
+from patch_samplers import FULL, make_case, make_sampler
 from torch import Tensor
 
-from medssl.data.datasets.case import IGNORE_INDEX, CachedCase
-from medssl.data.patches.augment import Augmenter
 from medssl.data.patches.augment_batch import finish
 from medssl.data.patches.device_cases import DeviceCases, held_bytes
 from medssl.data.patches.loader import StreamLoader
 from medssl.data.patches.sampling import PatchSampler
-from medssl.data.preprocessing.cache import class_indices
 from medssl.errors import MedSSLError
 from medssl.recipe.load import load_recipe
 from medssl.settings.recipe import AugmentSettings, TrainingSettings
-from medssl.settings.spec import DataSpec
 from medssl.training.batches import to_batch
 from medssl.training.placement import augments_on, holds_cases
 from medssl.workflows.train import train
@@ -38,37 +35,6 @@ DEVICES = [
         ],
     ),
 ]
-SPEC = DataSpec(
-    flip_axes=[0, 1, 2], rot90_planes=[[0, 1]], rotate_planes=[[0, 1], [1, 2]], label_pairs=[[1, 2]]
-)
-FULL = AugmentSettings(
-    rotate_degrees=20,
-    rotate_probability=0.5,
-    scale=(0.8, 1.2),
-    scale_probability=0.5,
-    intensity_probability=0.5,
-)
-
-
-def make_case(
-    name: str, *, labeled: bool = True, channels: int = 2, shape: tuple[int, ...] = (22, 18, 12)
-) -> Any:
-    rng = np.random.default_rng(len(name))
-    image = rng.normal(size=(channels, *shape)).astype(np.float16)
-    label = rng.integers(0, 3, shape).astype(np.uint8)
-    label[rng.random(shape) < 0.1] = IGNORE_INDEX
-    indices = class_indices(label, seed=0)
-    return CachedCase(name, name, image, label if labeled else None, indices if labeled else {})
-
-
-def make_sampler(settings: AugmentSettings | None = FULL, **options: Any) -> PatchSampler:
-    patch = options.setdefault("patch", (10, 8, 6))
-    dims, labeled = len(patch), options.pop("labeled", True)
-    augment = settings and Augmenter(settings, SPEC, spatial_dims=dims, label_pairs=[[1, 2]])
-    channels = options.pop("channels", 2)
-    cases = [make_case(n, labeled=labeled, channels=channels) for n in ("a", "bb", "ccc")]
-    common = {"batch_size": 4, "seed": 3, "stream": "labeled", "foreground_fraction": 0.5}
-    return PatchSampler(cases, augment=augment, **{**common, **options})
 
 
 def assert_close(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:

@@ -340,9 +340,9 @@ def test_a_crash_with_an_open_loader_does_not_hang(tmp_path: Path) -> None:
     script.write_text(
         textwrap.dedent("""
             import numpy as np
-            from medssl.data.case import CachedCase
-            from medssl.data.loader import StreamLoader
-            from medssl.data.sampling import PatchSampler
+            from medssl.data.datasets.case import CachedCase
+            from medssl.data.patches.loader import StreamLoader
+            from medssl.data.patches.sampling import PatchSampler
             case = CachedCase("a", "a", np.zeros((1, 8, 8, 8), np.float16), None, {})
             sampler = PatchSampler([case], patch=(4, 4, 4), batch_size=2, seed=0, stream="s")
             loader = StreamLoader({"s": sampler}, start=0, stop=1000, workers=2)
