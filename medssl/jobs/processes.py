@@ -1,4 +1,4 @@
-"""Train the runs of a sweep, one after another in this process or several in their own."""
+"""Do jobs one after another in this process, or several at a time in processes of their own."""
 
 from __future__ import annotations
 
@@ -12,61 +12,29 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 import torch
 
 from medssl.errors import MedSSLError, Stopped
+from medssl.jobs.job import Job, Outcome
 from medssl.progress import Display
-from medssl.runs.folder import RunFolder
 from medssl.training.state import STOP_SIGNALS
-from medssl.workflows import train as experiment
-
-if TYPE_CHECKING:
-    from medssl.sweeps.plan import Job
 
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.1
 
 
-@dataclass
-class Outcome:
-    """What became of the runs: reasons of failure by run, and the signal that stopped all.
-
-    ``queued`` counts those that are left in a queue.
-    """
-
-    failures: dict[str, str] = field(default_factory=dict)
-    stopped: int | None = None
-    queued: int = 0
-
-
-def run_here(
-    jobs: Sequence[Job],
-    recipe: str | Path,
-    *,
-    device: str,
-    precision: str | None,
-    display: Display,
-) -> Outcome:
-    """Train one run after another with the usual display. A failing run does not stop the rest."""
+def run_here(jobs: Sequence[Job], display: Display) -> Outcome:
+    """Do one job after another with the usual display. A failing one does not stop the rest."""
     outcome = Outcome()
     for number, job in enumerate(jobs, 1):
         display.say(f"run {number} of {len(jobs)}: {job.name}")
         _forget_peak_memory()
         try:
-            experiment.train(
-                recipe,
-                overrides=job.overrides,
-                output=job.path,
-                resume=RunFolder(job.path).recipe.is_file(),
-                device=device,
-                precision=precision,
-                display=display,
-            )
+            job.call(display)
         except Stopped as stop:
             outcome.stopped = stop.signum
             break
@@ -114,26 +82,18 @@ def noted_signals() -> Iterator[list[int]]:
             signal.signal(signum, handler)
 
 
-def run_in_processes(
-    jobs: Sequence[Job],
-    recipe: str | Path,
-    *,
-    at_once: int,
-    device: str,
-    precision: str | None,
-    display: Display,
-) -> Outcome:
-    """Train several runs at a time, each by `medssl train` in a process of its own.
+def run_in_processes(jobs: Sequence[Job], display: Display, *, at_once: int) -> Outcome:
+    """Do several jobs at a time, each by ``medssl`` in a process of its own.
 
-    On a signal no further run starts and each running one is asked once to save its state; a second
+    On a signal no further job starts and each running one is asked once to save its state; a second
     signal makes them stop without.
     """
     outcome, waiting, passed_on = Outcome(), list(jobs), 0
     running: dict[subprocess.Popen[bytes], tuple[Job, IO[bytes]]] = {}
-    with display.counting("sweep", len(jobs)) as done, noted_signals() as signals:
+    with display.counting("runs", len(jobs)) as done, noted_signals() as signals:
         while waiting or running:
             while waiting and len(running) < at_once and not signals:
-                process, messages = _start(waiting[0], recipe, device, precision, at_once)
+                process, messages = _start(waiting[0], at_once)
                 running[process] = (waiting.pop(0), messages)
             if len(signals) > passed_on:
                 if outcome.stopped is None:
@@ -149,15 +109,9 @@ def run_in_processes(
     return outcome
 
 
-def _start(
-    job: Job, recipe: str | Path, device: str, precision: str | None, at_once: int
-) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
-    """Start a run. A session of its own keeps Ctrl-C away: it is passed on once, not twice."""
-    command = [sys.executable, "-m", "medssl", "--quiet", "train", str(recipe)]
-    command += ["--output", str(job.path), "--device", device]
-    command += [word for a in job.overrides for word in ("--set", a)]
-    command += ["--precision", precision] if precision else []
-    command += ["--resume"] if RunFolder(job.path).recipe.is_file() else []
+def _start(job: Job, at_once: int) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
+    """Start a job. A session of its own keeps Ctrl-C away: it is passed on once, not twice."""
+    command = [sys.executable, "-m", "medssl", "--quiet", *job.arguments]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads = str(max(1, (cores or 1) // at_once))
     messages = tempfile.TemporaryFile()  # noqa: SIM115 - closed in _finish

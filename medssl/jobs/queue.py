@@ -1,4 +1,4 @@
-"""Train the runs of a sweep as jobs of a queue: submit once, wait, find them again later."""
+"""Do jobs in a queue: submit once, wait, find them again later."""
 
 from __future__ import annotations
 
@@ -6,37 +6,26 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from medssl.files import write_json
-from medssl.jobs.processes import Outcome, noted_signals
-from medssl.jobs.slurm import Queue, QueuedRun, QueueJob
+from medssl.jobs.job import Job, Outcome
+from medssl.jobs.processes import noted_signals
+from medssl.jobs.slurm import Queue, QueuedCall, QueueJob
 from medssl.progress import Display
-
-if TYPE_CHECKING:
-    from medssl.sweeps.plan import Job
 
 POLL_SECONDS = 2.0
 
 
 def run_in_queue(
-    jobs: Sequence[Job],
-    recipe: str | Path,
-    *,
-    queue: Queue | None,
-    folder: Path,
-    wait: bool,
-    device: str,
-    precision: str | None,
-    display: Display,
+    jobs: Sequence[Job], display: Display, *, queue: Queue, folder: Path, wait: bool
 ) -> Outcome:
-    """Queue the runs that are not in the queue yet, and wait for all.
+    """Queue the jobs that are not in the queue yet, and wait for all.
 
-    ``folder/jobs.json`` says which job has which run, so that a later call neither queues a run
-    twice nor loses one. A signal ends the waiting, not the jobs.
+    ``folder/jobs.json`` says which job of the queue does which of them, so that a later call
+    neither queues one twice nor loses one. A signal ends the waiting, not the jobs.
 
     Args:
-        queue: may be None if there are no runs.
+        jobs: their calls are pickled, and may start in another folder.
         folder: for ``jobs.json``.
         wait: False returns when the jobs are in the queue.
 
@@ -44,8 +33,6 @@ def run_in_queue(
         MedSSLError: the queue refuses the jobs.
     """
     outcome = Outcome()
-    if queue is None:
-        return outcome
     record = folder / "jobs.json"
     ids = _read(record)
     waiting: dict[str, tuple[Job, QueueJob]] = {}
@@ -55,11 +42,11 @@ def run_in_queue(
             if not queued.done():
                 waiting[job.name] = (job, queued)
     # One that has ended just now may be finished.
-    new = [job for job in jobs if job.name not in waiting and not job.finished]
+    new = [job for job in jobs if job.name not in waiting and not job.is_finished()]
     if waiting:
         display.say(f"{len(waiting)} runs are in the queue since an earlier call")
     if new:
-        made = queue.submit([_call(job, recipe, device, precision) for job in new])
+        made = queue.submit([QueuedCall(job.call) for job in new])
         ids |= dict(zip((job.name for job in new), made, strict=True))
         folder.mkdir(parents=True, exist_ok=True)
         write_json(record, ids)
@@ -79,7 +66,7 @@ def _wait(waiting: dict[str, tuple[Job, QueueJob]], outcome: Outcome, display: D
                 if not queued.done():
                     continue
                 del waiting[name]
-                if job.finished:
+                if job.is_finished():
                     display.say(f"finished: {name}")
                 else:
                     outcome.failures[name] = queued.describe()
@@ -90,18 +77,6 @@ def _wait(waiting: dict[str, tuple[Job, QueueJob]], outcome: Outcome, display: D
                 return
             if waiting:
                 time.sleep(POLL_SECONDS)
-
-
-def _call(job: Job, recipe: str | Path, device: str, precision: str | None) -> QueuedRun:
-    """Return what the job calls; a recipe that is a file is found from every folder."""
-    file = Path(recipe)
-    return QueuedRun(
-        str(file.resolve() if file.exists() else recipe),
-        job.overrides,
-        str(job.path.resolve()),
-        device,
-        precision,
-    )
 
 
 def _read(record: Path) -> dict[str, str]:

@@ -1,8 +1,8 @@
-"""Runs of a sweep as jobs of a SLURM queue, through submitit.
+"""Jobs of a SLURM queue, through submitit.
 
 submitit writes the batch script, submits it as one array, and starts ``python`` in each job with
 what is to be called. It also catches the signal that announces a preemption or the time limit, and
-requeues the job; see :class:`QueuedRun` for how a run saves itself first.
+requeues the job; see :class:`QueuedCall` for how the work saves itself first.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from types import FrameType
 from typing import Any, Protocol
 
 from medssl.errors import MedSSLError, Stopped
+from medssl.jobs.job import Call
 from medssl.optional import optional_module
 from medssl.progress import Display
-from medssl.workflows import train as experiment
 
 EXTRA = "slurm"
 PREEMPTION = getattr(signal, "SIG" + os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2"), None)
 """The signal by which submitit has SLURM announce the end of a job."""
 REQUEUES = 1000
-"""How often a run may be requeued; a run longer than the limit of its queue needs many."""
+"""How often a job may be requeued; one longer than the limit of its queue needs many."""
 
 
 class QueueJob(Protocol):
-    """What a sweep asks of a job."""
+    """What is asked of a job of a queue."""
 
     def done(self) -> bool:
         """Say whether it has ended, one way or another."""
@@ -43,7 +43,7 @@ class QueueJob(Protocol):
 
 
 class Queue(Protocol):
-    """What a sweep asks of a queue."""
+    """What is asked of a queue."""
 
     def submit(self, calls: Sequence[Callable[[], Any]]) -> list[str]:
         """Queue some calls and return the ids of their jobs."""
@@ -55,21 +55,17 @@ class Queue(Protocol):
 
 
 @dataclass(frozen=True)
-class QueuedRun:
-    """Train one run of a sweep inside a job; every start of the job goes on where the last ended.
+class QueuedCall:
+    """What a job of the queue calls; every start of the job goes on where the last ended.
 
     Attributes:
-        recipe, overrides, output, device, precision: as for `medssl.train`.
+        call: the work; picklable.
     """
 
-    recipe: str
-    overrides: tuple[str, ...]
-    output: str
-    device: str
-    precision: str | None
+    call: Call
 
-    def __call__(self) -> str:
-        """Train; when the queue wants the job back, save, and let submitit requeue it."""
+    def __call__(self) -> None:
+        """Do the work; when the queue wants the job back, save, and let submitit requeue it."""
         requeue = signal.getsignal(PREEMPTION) if PREEMPTION else None
         announced: list[int] = []
 
@@ -84,21 +80,12 @@ class QueuedRun:
         if PREEMPTION and callable(requeue):
             signal.signal(PREEMPTION, note)
         try:
-            experiment.train(
-                self.recipe,
-                overrides=self.overrides,
-                output=Path(self.output),
-                resume_or_start=True,
-                device=self.device,
-                precision=self.precision,
-                display=Display(),
-            )
+            self.call(Display())
         except Stopped as stop:
             if callable(requeue) and (announced or stop.signum == PREEMPTION):
                 requeue(PREEMPTION, None)  # ends this process
             # No result, which would say that the job has ended: the queue may start it again.
             sys.exit(128 + stop.signum)
-        return self.output
 
     def checkpoint(self) -> Any:
         """Tell submitit what to call when the job starts again: the same."""

@@ -27,7 +27,7 @@ _FREE_KEYS = (
 
 
 @dataclass(frozen=True)
-class Job:
+class PlannedRun:
     """One combination: its overrides of the recipe, its checked recipe and its run folder."""
 
     method: str
@@ -56,7 +56,7 @@ def plan_sweep(
     methods: Sequence[str] = (),
     overrides: Sequence[str] = (),
     output: Path | None = None,
-) -> list[Job]:
+) -> list[PlannedRun]:
     """Return all combinations, each with its checked recipe; a whole curve of each seed in turn.
 
     Raises:
@@ -74,7 +74,7 @@ def plan_sweep(
     names = list(dict.fromkeys([BASELINE, *(methods or [own.method.name])]))
     for name in names:
         get_method(name)
-    jobs = []
+    plan = []
     for seed in range(seeds):
         for point in points:
             for name in names:
@@ -82,8 +82,9 @@ def plan_sweep(
                     continue
                 path = folder / f"{name}-{point}-{seed}"
                 changes = _overrides(name, own.method.name, point, seed, overrides)
-                jobs.append(Job(name, point, seed, path, changes, load_recipe(recipe, changes)))
-    return jobs
+                loaded = load_recipe(recipe, changes)
+                plan.append(PlannedRun(name, point, seed, path, changes, loaded))
+    return plan
 
 
 def parse_labeled(text: str) -> list[int | str]:
@@ -124,28 +125,28 @@ def _overrides(
     return (*kept, f"data.labeled={number}", f"seed={seed}")
 
 
-def check_folders(jobs: Sequence[Job]) -> None:
+def check_folders(plan: Sequence[PlannedRun]) -> None:
     """Refuse run folders that hold another experiment, or none.
 
     Raises:
         MedSSLError: names the first key that differs.
     """
-    for job in jobs:
-        run = RunFolder(job.path)
+    for planned in plan:
+        run = RunFolder(planned.path)
         if not run.recipe.is_file():
             if run.holds_something():
                 raise MedSSLError(
                     "the folder of a run holds something that is not a run",
-                    where=job.path,
+                    where=planned.path,
                     fix="remove it, or choose another --output",
                 )
             continue
         before, now = (
             flatten(r.model_dump(mode="json"), "")
-            for r in (load_recipe(run.recipe).recipe, job.loaded.recipe)
+            for r in (load_recipe(run.recipe).recipe, planned.loaded.recipe)
         )
         free = _FREE_KEYS
-        if not get_method(job.method).uses_unlabeled:
+        if not get_method(planned.method).uses_unlabeled:
             free = (*free, *UNLABELED_KEYS)
         for key in {**before, **now}:
             if key not in free and before.get(key) != now.get(key):
@@ -156,21 +157,21 @@ def check_folders(jobs: Sequence[Job]) -> None:
                 )
 
 
-def check_cases(jobs: Sequence[Job], display: Display) -> None:
+def check_cases(plan: Sequence[PlannedRun], display: Display) -> None:
     """Make sure that every point has its labeled, unlabeled and test cases. Opens no image."""
     seen = set()
-    for job in jobs:
-        if (job.method, job.labeled) in seen:
+    for planned in plan:
+        if (planned.method, planned.labeled) in seen:
             continue
-        recipe = job.loaded.recipe
+        recipe = planned.loaded.recipe
         _, splits = plan_cases(recipe, Display(quiet=True) if seen else display)
-        seen.add((job.method, job.labeled))
+        seen.add((planned.method, planned.labeled))
         if not splits.test or "test" not in recipe.evaluation.splits:
             raise MedSSLError(
                 "the recipe measures no test cases, so there is nothing to draw",
-                where=job.loaded.source,
+                where=planned.loaded.source,
                 fix="set data.test to a number of patients, and evaluation.splits to [test]",
             )
-    # Every warning once, whichever combinations it belongs to.
-    for warning in dict.fromkeys(w for job in jobs for w in job.loaded.warnings):
+    # Every warning once, whichever runs it belongs to.
+    for warning in dict.fromkeys(w for planned in plan for w in planned.loaded.warnings):
         display.say(f"warning: {warning}")

@@ -32,16 +32,20 @@ from medssl.evaluation.summary import write_summary_json
 from medssl.runs.folder import RunFolder
 
 if TYPE_CHECKING:
-    from medssl.sweeps.plan import Job
+    from medssl.sweeps.plan import PlannedRun
 
 SPLIT = "test"
 _BASELINE = "supervised"
 
 
 def summarize_sweep(
-    jobs: Sequence[Job], *, recipe: str, failures: Mapping[str, str] | None = None, seed: int = 0
+    plan: Sequence[PlannedRun],
+    *,
+    recipe: str,
+    failures: Mapping[str, str] | None = None,
+    seed: int = 0,
 ) -> dict[str, Any]:
-    """Summarize the finished runs among ``jobs``.
+    """Summarize the finished runs of a plan.
 
     Every point is paired with the baseline of the same number of labels, case by case; intervals
     are bootstraps over patients and runs.
@@ -49,18 +53,18 @@ def summarize_sweep(
     Raises:
         MedSSLError: the finished runs were measured on different cases.
     """
-    finished = [(job, read_run(job.path, SPLIT)) for job in jobs if job.finished]
+    finished = [(planned, read_run(planned.path, SPLIT)) for planned in plan if planned.finished]
     everyone = [run for _, run in finished]
     cases, warnings = shared_cases(everyone, SPLIT, common=False)
     groups = patients_of(everyone, cases, warnings)
     metrics = shared_metrics(everyone, warnings)
     arms: dict[tuple[str, int | str], Arm] = {}
-    for job in jobs:
-        own = [r for j, r in finished if (j.method, j.labeled) == (job.method, job.labeled)]
+    for key in dict.fromkeys((planned.method, planned.labeled) for planned in plan):
+        own = tuple(run for planned, run in finished if (planned.method, planned.labeled) == key)
         if own:
-            arms[job.method, job.labeled] = Arm(f"{job.method} ({job.labeled} labels)", tuple(own))
+            arms[key] = Arm(f"{key[0]} ({key[1]} labels)", own)
     warnings += warnings_about(list(arms.values()), SPLIT)
-    order = list(dict.fromkeys(job.labeled for job in jobs))
+    order = list(dict.fromkeys(planned.labeled for planned in plan))
     points = [
         _point(arms, key, cases, groups, metrics, seed=seed)
         for key in sorted(arms, key=lambda k: order.index(k[1]))
@@ -78,9 +82,9 @@ def summarize_sweep(
         "n_cases": len(cases),
         "n_patients": len(set(groups)),
         "interval": f"{LEVEL:.0%} bootstrap over patients and runs, 10000 resamples, seed {seed}",
-        "n_runs": {"finished": len(finished), "planned": len(jobs)},
+        "n_runs": {"finished": len(finished), "planned": len(plan)},
         "points": points,
-        "runs": [_run_row(job, failures or {}, metrics) for job in jobs],
+        "runs": [_run_row(planned, failures or {}, metrics) for planned in plan],
         "failures": dict(failures or {}),
         "warnings": warnings,
     }
@@ -123,16 +127,23 @@ def _point(
     return point
 
 
-def _run_row(job: Job, failures: Mapping[str, str], metrics: Sequence[str]) -> dict[str, Any]:
+def _run_row(
+    planned: PlannedRun, failures: Mapping[str, str], metrics: Sequence[str]
+) -> dict[str, Any]:
     """Return the row of ``sweep.csv`` of a run, finished or not."""
-    manifest = RunFolder(job.path).read_manifest()
-    status = "failed" if job.name in failures else manifest.get("status", "not started")
-    row = {"run": job.name, "method": job.method, "labeled": job.labeled, "seed": job.seed}
+    manifest = RunFolder(planned.path).read_manifest()
+    status = "failed" if planned.name in failures else manifest.get("status", "not started")
+    row = {
+        "run": planned.name,
+        "method": planned.method,
+        "labeled": planned.labeled,
+        "seed": planned.seed,
+    }
     row |= {"status": status}
     means = dict.fromkeys(metrics, math.nan)
-    if job.finished:
-        run = read_run(job.path, SPLIT)
-        arm = Arm(job.name, (run,))
+    if planned.finished:
+        run = read_run(planned.path, SPLIT)
+        arm = Arm(planned.name, (run,))
         means = describe_arm(arm, run.cases, metrics)["metrics"]
     return row | means | cost_of([manifest])
 

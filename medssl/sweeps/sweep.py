@@ -18,19 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from medssl.errors import MedSSLError
-from medssl.jobs.processes import Outcome, run_here, run_in_processes
-from medssl.jobs.queue import run_in_queue
-from medssl.jobs.slurm import Queue, SlurmQueue, check_slurm
-from medssl.jobs.slurm_options import parse_options
+from medssl.jobs.job import Outcome
+from medssl.jobs.launch import choose_launcher, launch
 from medssl.progress import Display
-from medssl.sweeps.plan import Job, check_cases, check_folders, plan_sweep
+from medssl.sweeps.plan import PlannedRun, check_cases, check_folders, plan_sweep
+from medssl.workflows.train_job import TrainCall, train_job
 
 logger = logging.getLogger(__name__)
-
-LOCAL = "local"
-LAUNCHERS = (LOCAL, "submitit")
-LOGS = "slurm"
-"""Folder beside the runs for what a queue writes."""
 
 
 @dataclass(frozen=True)
@@ -94,74 +88,41 @@ def sweep(
             does not stop the others: see ``failures``.
     """
     display = display or Display(quiet=True)
-    options = _check_launcher(launcher, slurm, jobs)
-    planned = plan_sweep(
+    where = choose_launcher(launcher, at_once=jobs, slurm=slurm, wait=wait)
+    plan = plan_sweep(
         recipe, labeled=labeled, seeds=seeds, methods=methods, overrides=overrides, output=output
     )
-    folder = planned[0].path.parent
-    check_folders(planned)
-    check_cases(planned, display)
-    todo = [job for job in planned if not job.finished]
-    display.say(
-        f"sweep: {len(planned)} runs in {folder}, {len(planned) - len(todo)} of them finished"
-    )
+    folder = plan[0].path.parent
+    check_folders(plan)
+    check_cases(plan, display)
+    todo = [planned for planned in plan if not planned.finished]
+    display.say(f"sweep: {len(plan)} runs in {folder}, {len(plan) - len(todo)} of them finished")
     with _only_one(folder):
-        common = {"device": device, "precision": precision, "display": display}
-        if launcher != LOCAL:
-            queue = _open_queue(folder, options, jobs) if todo else None
-            outcome = run_in_queue(
-                todo, recipe, queue=queue, folder=folder / LOGS, wait=wait, **common
-            )
-        elif jobs in (None, 1):
-            outcome = run_here(todo, recipe, **common)
-        else:
-            outcome = run_in_processes(todo, recipe, at_once=jobs, **common)
-        summary = _summarize(planned, folder, recipe, outcome)
+        made = []
+        for planned in todo:
+            call = TrainCall(str(recipe), planned.overrides, str(planned.path), device, precision)
+            made.append(train_job(planned.name, call, elsewhere=where.elsewhere))
+        outcome = launch(made, where, folder=folder, display=display)
+        summary = _summarize(plan, folder, recipe, outcome)
     return SweepResult(
         path=folder,
         summary=summary,
         failures=outcome.failures,
         stopped=outcome.stopped,
-        finished=sum(job.finished for job in planned),
-        total=len(planned),
+        finished=sum(planned.finished for planned in plan),
+        total=len(plan),
         queued=outcome.queued,
     )
 
 
-def _check_launcher(launcher: str, slurm: Sequence[str], jobs: int | None) -> dict[str, Any]:
-    """Return the options of the queue, empty without one."""
-    if jobs is not None and jobs < 1:
-        raise MedSSLError(f"{jobs} runs at a time", where="--jobs", fix="give 1 or more")
-    if launcher not in LAUNCHERS:
-        raise MedSSLError(
-            f"there is no launcher {launcher!r}",
-            where="--launcher",
-            fix=f"choose one of {', '.join(LAUNCHERS)}",
-        )
-    if launcher != LOCAL:
-        check_slurm()
-        return parse_options(slurm)
-    if slurm:
-        raise MedSSLError(
-            "--slurm has no meaning for runs on this machine",
-            where="--slurm",
-            fix="add --launcher submitit, or leave --slurm out",
-        )
-    return {}
-
-
-def _open_queue(folder: Path, options: dict[str, Any], jobs: int | None) -> Queue:
-    return SlurmQueue(folder / LOGS, options, name=f"medssl-{folder.name}", at_once=jobs)
-
-
 def _summarize(
-    planned: Sequence[Job], folder: Path, recipe: str | Path, outcome: Outcome
+    plan: Sequence[PlannedRun], folder: Path, recipe: str | Path, outcome: Outcome
 ) -> dict[str, Any]:
     from medssl.sweeps.summary import summarize_sweep, write_sweep
 
-    if not any(job.finished for job in planned):
+    if not any(planned.finished for planned in plan):
         return {}
-    summary = summarize_sweep(planned, recipe=str(recipe), failures=outcome.failures)
+    summary = summarize_sweep(plan, recipe=str(recipe), failures=outcome.failures)
     write_sweep(summary, folder)
     return summary
 

@@ -15,16 +15,16 @@ import fake_slurm
 import pytest
 from helpers import same_bits, small_recipe, write_dataset, write_recipe
 
+import medssl
 from medssl import cli
 from medssl.errors import MedSSLError
-from medssl.jobs import queue as sweep_queue
+from medssl.jobs import queue as queue_module
 from medssl.jobs import slurm as slurm_module
-from medssl.jobs.slurm import QueuedRun
+from medssl.jobs.slurm import QueuedCall
 from medssl.jobs.slurm_options import parse_options
 from medssl.runs.checkpoint import load_checkpoint
-from medssl.sweeps import sweep as sweep_module
 from medssl.training.engine import Engine
-from medssl.workflows import train as experiment
+from medssl.workflows.train_job import TrainCall
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     pytest.importorskip("submitit")
     for name, value in fake_slurm.install(tmp_path / "slurm").items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(sweep_queue, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(queue_module, "POLL_SECONDS", 0.1)
     return tmp_path / "slurm"
 
 
@@ -161,7 +161,7 @@ class FakeQueue:
 
     @property
     def names(self) -> list[str]:
-        return [Path(call.output).name for call in self.calls.values()]
+        return [Path(queued.call.output).name for queued in self.calls.values()]
 
 
 class FakeJob:
@@ -182,9 +182,9 @@ class FakeJob:
 @pytest.fixture
 def queue(monkeypatch: pytest.MonkeyPatch) -> FakeQueue:
     made = FakeQueue()
-    monkeypatch.setattr(sweep_module, "check_slurm", lambda: None)
-    monkeypatch.setattr(sweep_module, "SlurmQueue", lambda *_, **__: made)
-    monkeypatch.setattr(sweep_queue, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr("medssl.jobs.launch.check_slurm", lambda: None)
+    monkeypatch.setattr("medssl.jobs.launch.SlurmQueue", lambda *_, **__: made)
+    monkeypatch.setattr(queue_module, "POLL_SECONDS", 0.01)
     return made
 
 
@@ -224,7 +224,7 @@ def test_a_failed_job_is_reported_and_queued_again(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    train = experiment.train
+    train = medssl.train
 
     def failing(*args: Any, **options: Any) -> Any:
         if options["output"].name == "supervised-2-0":
@@ -233,7 +233,7 @@ def test_a_failed_job_is_reported_and_queued_again(
 
     command = command_of(recipe, tmp_path / "out")
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "train", failing)
+        patch.setattr("medssl.workflows.train_job.train", failing)
         assert cli.run(command) == 1
     assert "failed: supervised-2-0: job 0_0 (NODE_FAIL)" in capsys.readouterr().err
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
@@ -250,7 +250,7 @@ def test_ctrl_c_leaves_the_jobs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     queue.on = False
-    monkeypatch.setattr(sweep_queue.time, "sleep", lambda _: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(queue_module.time, "sleep", lambda _: os.kill(os.getpid(), signal.SIGINT))
     assert cli.run(command_of(recipe, tmp_path / "out")) == 130
     said = " ".join(capsys.readouterr().err.split())
     assert "stopped by SIGINT: 2 runs go on in the queue" in said
@@ -260,7 +260,7 @@ def test_ctrl_c_leaves_the_jobs(
 def test_a_damaged_record_of_jobs(tmp_path: Path) -> None:
     for text in ("", "[]", "{", '"x"'):
         (tmp_path / "jobs.json").write_text(text)
-        assert sweep_queue._read(tmp_path / "jobs.json") == {}
+        assert queue_module._read(tmp_path / "jobs.json") == {}
 
 
 # ---------------------------------------------------------------------- one job
@@ -271,14 +271,14 @@ class Requeued(BaseException):
 
 
 @pytest.fixture
-def job() -> Iterator[Callable[[QueuedRun], list[int]]]:
+def job() -> Iterator[Callable[[QueuedCall], list[int]]]:
     """Start a run as submitit does: with its handler installed. Returns what that was called for.
 
     The handler is what the job's process ends with when it is requeued.
     """
     before = {s: signal.getsignal(s) for s in (signal.SIGUSR1, signal.SIGUSR2)}
 
-    def start(run: QueuedRun) -> list[int]:
+    def start(run: QueuedCall) -> list[int]:
         calls: list[int] = []
 
         def handler(signum: int, _frame: Any) -> None:
@@ -295,8 +295,8 @@ def job() -> Iterator[Callable[[QueuedRun], list[int]]]:
         signal.signal(signum, earlier)
 
 
-def run_of(recipe: Path, folder: Path) -> QueuedRun:
-    return QueuedRun(str(recipe), ("data.labeled=2",), str(folder), "cpu", None)
+def run_of(recipe: Path, folder: Path) -> QueuedCall:
+    return QueuedCall(TrainCall(str(recipe), ("data.labeled=2",), str(folder), "cpu"))
 
 
 def last(folder: Path) -> dict[str, Any]:
@@ -313,7 +313,7 @@ def test_a_preempted_run_saves_itself_first(
     recipe: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    job: Callable[[QueuedRun], list[int]],
+    job: Callable[[QueuedCall], list[int]],
 ) -> None:
     """By the signal that submitit uses, and by the other one that it may be told to use."""
     monkeypatch.setattr(slurm_module, "PREEMPTION", signum)
@@ -333,7 +333,7 @@ def test_a_preempted_run_saves_itself_first(
             assert last(tmp_path / "run")["step"] == done
     # Outside of the loop there is nothing to save: the job goes back at once.
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "_evaluate_splits", lambda *_: announce(signum))
+        patch.setattr("medssl.workflows.train._evaluate_splits", lambda *_: announce(signum))
         assert job(run) == [signum]
     assert job(run) == []
     same_bits(last(tmp_path / "whole"), last(tmp_path / "run"))
@@ -345,7 +345,7 @@ def test_a_cancelled_run_is_not_requeued(
     recipe: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    job: Callable[[QueuedRun], list[int]],
+    job: Callable[[QueuedCall], list[int]],
 ) -> None:
     """scancel sends SIGTERM, as does a preemption, after which the queue itself starts it again."""
     step = Engine._step

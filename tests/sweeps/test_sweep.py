@@ -26,10 +26,9 @@ from medssl import cli
 from medssl.errors import MedSSLError, Stopped
 from medssl.progress import Display
 from medssl.recipe.load import load_recipe
-from medssl.sweeps.plan import Job, parse_labeled, plan_sweep
+from medssl.sweeps.plan import PlannedRun, parse_labeled, plan_sweep
 from medssl.sweeps.summary import format_sweep, summarize_sweep, write_sweep
 from medssl.training.setup import plan_cases
-from medssl.workflows import train as experiment
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +57,14 @@ def done(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> medssl.Sweep
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the runs that are trained, in order."""
     names: list[str] = []
-    train = experiment.train
+    train = medssl.train
 
     def noted(*args: Any, **options: Any) -> Any:
-        names.append(options["output"].name + (" resumed" if options["resume"] else ""))
+        resumed = (options["output"] / "recipe.yaml").is_file()
+        names.append(options["output"].name + (" resumed" if resumed else ""))
         return train(*args, **options)
 
-    monkeypatch.setattr(experiment, "train", noted)
+    monkeypatch.setattr("medssl.workflows.train_job.train", noted)
     return names
 
 
@@ -249,14 +249,14 @@ def test_a_failing_run_does_not_stop_the_others(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    train = experiment.train
+    train = medssl.train
 
     def failing(*args: Any, **options: Any) -> Any:
         if options["output"].name == "supervised-2-0":
             raise RuntimeError("out of luck\nsecond line")
         return train(*args, **options)
 
-    monkeypatch.setattr(experiment, "train", failing)
+    monkeypatch.setattr("medssl.workflows.train_job.train", failing)
     out = tmp_path / "out"
     command = ["sweep", str(recipe), "--labeled", "2", "--seeds", "1", "--output", str(out)]
     assert cli.run(command) == 1
@@ -274,14 +274,14 @@ def test_ctrl_c_outside_the_training_loop_stops_too(
     def interrupted(*_args: Any, **_options: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(experiment, "train", interrupted)
+    monkeypatch.setattr("medssl.workflows.train_job.train", interrupted)
     result = medssl.sweep(recipe, labeled=[2], seeds=1, output=tmp_path / "out")
     assert (result.stopped, result.finished, result.summary) == (signal.SIGINT, 0, {})
 
     def terminated(*_args: Any, **_options: Any) -> Any:
         raise Stopped(signal.SIGTERM, 3, tmp_path)
 
-    monkeypatch.setattr(experiment, "train", terminated)
+    monkeypatch.setattr("medssl.workflows.train_job.train", terminated)
     assert medssl.sweep(recipe, labeled=[2], seeds=1, output=tmp_path / "out").stopped == 15
 
 
@@ -353,8 +353,8 @@ def test_processes_do_the_same_as_one(
 # ---------------------------------------------------------------------- the summary
 
 
-def planned(folder: Path, recipe: Path) -> list[Job]:
-    """Jobs over runs written by hand: bcp gains 0.04 with 2 labels and nothing with 4."""
+def planned(folder: Path, recipe: Path) -> list[PlannedRun]:
+    """A plan over runs written by hand: bcp gains 0.04 with 2 labels and nothing with 4."""
     jobs = plan_sweep(recipe, labeled=[2, 4], seeds=2, output=folder)
     base = np.linspace(0.5, 0.7, 12)
     for job in jobs[:-1]:  # the last run is missing
