@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from medssl.data.datasets.case import LabelMap
 from medssl.device import resolve_precision, speed_up
 from medssl.inference.predictor import Predictor
-from medssl.networks.registry import build_network
+from medssl.networks.build import build_network
 from medssl.settings.recipe import InferenceSettings
 from medssl.settings.spec import DataSpec
 

@@ -1,9 +1,10 @@
-"""Packages that are not among the required ones."""
+"""Packages that are not among the required ones, and what is imported when it is asked for."""
 
 from __future__ import annotations
 
 import importlib
 from types import ModuleType
+from typing import Any
 
 from medssl.errors import MedSSLError
 
@@ -21,3 +22,16 @@ def optional_module(module: str, extra: str) -> ModuleType:
             f"this format needs the package '{module.partition('.')[0]}', which is not installed",
             fix=f'install it with: pip install "medssl[{extra}]"',
         ) from None
+
+
+def import_object(place: str) -> Any:
+    """Return what ``"package.module:name"`` names, importing the module.
+
+    Tables name classes this way where reading the table must not load what the classes need.
+
+    Raises:
+        ImportError: there is no such module.
+        AttributeError: the module has no such name.
+    """
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)

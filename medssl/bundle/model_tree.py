@@ -12,8 +12,8 @@ from torch import nn
 
 from medssl.errors import MedSSLError
 from medssl.methods.umct_predictor import FusedViews, SingleView
+from medssl.networks.build import Blueprint, blueprint_of
 from medssl.networks.ensemble import Ensemble
-from medssl.networks.registry import Blueprint, blueprint_of
 
 Tree = dict[str, Any]
 

@@ -11,7 +11,8 @@ from torch import nn
 
 from medssl.errors import MedSSLError
 from medssl.methods.base import Settings
-from medssl.networks.registry import build_network, check_patch
+from medssl.networks.build import build_network
+from medssl.networks.registry import check_patch
 from medssl.ops.losses import DiceVariant
 from medssl.ops.uncertainty import Granularity, dropout_layers
 from medssl.ops.views import VIEW_COUNTS, View, permuted, standard_views

@@ -10,7 +10,7 @@ from torch import nn
 from medssl.data.datasets.case import LabelMap
 from medssl.methods.base import Method, Settings
 from medssl.methods.registry import get_method
-from medssl.networks.registry import build_network
+from medssl.networks.build import build_network
 from medssl.settings.recipe import Recipe
 
 

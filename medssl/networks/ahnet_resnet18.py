@@ -22,7 +22,6 @@ WIDTHS = (64, 128, 256, 512)
 GROWTH = 20
 BOTTLENECK = 4 * GROWTH
 DENSE_LAYERS = 3
-SIDE_MULTIPLE = 32
 
 
 def inflate_kernel(weight: Tensor) -> Tensor:

@@ -1,25 +1,22 @@
-"""The networks that come with the package: the literature's, and MONAI's by name."""
+"""The networks that come with the package: MONAI's, and those the papers need and MONAI lacks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Literal, Self
 
-from monai.networks.nets import DynUNet, SegResNet, UNet
 from pydantic import Field, field_validator, model_validator
 
-from medssl.networks.ahnet_resnet18 import SIDE_MULTIPLE, AHNetResNet18
-from medssl.networks.blocks import Norm
-from medssl.networks.registry import Network, Options, register_network
-from medssl.networks.resvnet import ResVNet
-from medssl.networks.unet2d import UNet2D
-from medssl.networks.vnet import VNet
+from medssl.networks.network import Network
+from medssl.strict import Strict
+
+Norm = Literal["batch", "instance"]
 
 Step = int | list[int]
 """A kernel size or stride: one number, or one per axis."""
 
 
-class VNetOptions(Options):
+class VNetOptions(Strict):
     """Options of ``vnet``."""
 
     filters: int = Field(16, ge=1, description="channels of the first level")
@@ -28,7 +25,7 @@ class VNetOptions(Options):
     init: Literal["default", "kaiming"] = Field("default", description="initial weights")
 
 
-class UNet2DOptions(Options):
+class UNet2DOptions(Strict):
     """Options of ``unet2d``."""
 
     channels: list[int] = Field([16, 32, 64, 128, 256], min_length=5, max_length=5)
@@ -43,7 +40,7 @@ class UNet2DOptions(Options):
         return value
 
 
-class UNetOptions(Options):
+class UNetOptions(Strict):
     """Options of ``unet`` (MONAI's UNet)."""
 
     channels: list[int] = Field([16, 32, 64, 128], min_length=2, description="per level")
@@ -64,21 +61,21 @@ class UNetOptions(Options):
         return self
 
 
-class AHNetR18Options(Options):
+class AHNetR18Options(Strict):
     """Options of ``ahnet_r18``."""
 
     dropout: float = Field(0.2, ge=0, lt=1, description="channel dropout after each dense block")
     init: Literal["default", "kaiming"] = Field("kaiming", description="initial weights")
 
 
-class ResVNetOptions(Options):
+class ResVNetOptions(Strict):
     """Options of ``resvnet``."""
 
     filters: int = Field(16, ge=1, description="channels of the first level")
     norm: Norm = Field("batch", description="of the decoder: batch or instance (not affine)")
 
 
-class DynUNetOptions(Options):
+class DynUNetOptions(Strict):
     """Options of ``dynunet`` (MONAI's DynUNet, the nnU-Net architecture)."""
 
     filters: list[int] = Field([16, 32, 64, 128], min_length=3, description="per stage")
@@ -104,7 +101,7 @@ class DynUNetOptions(Options):
         return self.strides or [1] + [2] * (len(self.filters) - 1)
 
 
-class SegResNetOptions(Options):
+class SegResNetOptions(Strict):
     """Options of ``segresnet`` (MONAI's SegResNet)."""
 
     init_filters: int = Field(16, ge=8, multiple_of=8, description="channels of the first level")
@@ -198,75 +195,56 @@ def _segresnet(
     }
 
 
-register_network(
-    "vnet",
-    Network(
+BUILTIN = {
+    "vnet": Network(
         "V-Net of the semi-supervised literature, 9.4 M parameters, 2D and 3D",
         VNetOptions,
-        VNet,
+        "medssl.networks.vnet:VNet",
         _vnet,
         lambda o, dims: [16] * dims,
     ),
-)
-register_network(
-    "unet2d",
-    Network(
+    "unet2d": Network(
         "2D U-Net of the semi-supervised literature (ACDC), 1.8 M parameters",
         UNet2DOptions,
-        UNet2D,
+        "medssl.networks.unet2d:UNet2D",
         _unet2d,
         lambda o, dims: [16] * dims,
         spatial_dims=(2,),
     ),
-)
-register_network(
-    "unet",
-    Network(
+    "unet": Network(
         "MONAI UNet, small by default; strides per axis for anisotropic voxels",
         UNetOptions,
-        UNet,
+        "monai.networks.nets:UNet",
         _unet,
         lambda o, dims: _products(o.strides, dims),
     ),
-)
-register_network(
-    "dynunet",
-    Network(
+    "dynunet": Network(
         "MONAI DynUNet, the nnU-Net architecture; kernels and strides per stage and axis",
         DynUNetOptions,
-        DynUNet,
+        "monai.networks.nets:DynUNet",
         _dynunet,
         lambda o, dims: _products(o.steps, dims),
     ),
-)
-register_network(
-    "segresnet",
-    Network(
+    "segresnet": Network(
         "MONAI SegResNet, residual encoder with group normalization",
         SegResNetOptions,
-        SegResNet,
+        "monai.networks.nets:SegResNet",
         _segresnet,
         lambda o, dims: [2 ** (len(o.blocks_down) - 1)] * dims,
     ),
-)
-register_network(
-    "ahnet_r18",
-    Network(
+    "ahnet_r18": Network(
         "AH-Net on ResNet-18 with n x n x 1 kernels (UMCT), 11.8 M parameters, 3D",
         AHNetR18Options,
-        AHNetResNet18,
+        "medssl.networks.ahnet_resnet18:AHNetResNet18",
         _ahnet_r18,
-        lambda o, dims: [SIDE_MULTIPLE] * dims,
+        lambda o, dims: [32] * dims,
         spatial_dims=(3,),
     ),
-)
-register_network(
-    "resvnet",
-    Network(
+    "resvnet": Network(
         "ResNet-34 encoder with V-Net decoder, RAIL's second network, 17.9 M parameters",
         ResVNetOptions,
-        ResVNet,
+        "medssl.networks.resvnet:ResVNet",
         _resvnet,
         lambda o, dims: [16] * dims,
     ),
-)
+}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medssl.networks.blocks import CONV, NORM, Norm
+from medssl.networks.blocks import CONV, NORM
 from medssl.networks.vnet import ConvBlock, Resample
 
 
@@ -81,7 +81,7 @@ class ResVNet(nn.Module):
         in_channels: int = 1,
         num_classes: int = 2,
         filters: int = 16,
-        norm: Norm = "batch",
+        norm: str = "batch",
     ) -> None:
         super().__init__()
         dims = spatial_dims

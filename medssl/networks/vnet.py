@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from medssl.networks.blocks import CONV, CONV_TRANSPOSE, DROPOUT, NORM, Norm, kaiming_init
+from medssl.networks.blocks import CONV, CONV_TRANSPOSE, DROPOUT, NORM, kaiming_init
 
 
 class ConvBlock(nn.Module):
     """``n`` times convolution 3, normalization, ReLU; no residual connection."""
 
-    def __init__(self, n: int, channels_in: int, channels: int, *, dims: int, norm: Norm) -> None:
+    def __init__(self, n: int, channels_in: int, channels: int, *, dims: int, norm: str) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for i in range(n):
@@ -29,7 +29,7 @@ class ConvBlock(nn.Module):
 class Resample(nn.Module):
     """Halve or double the resolution by a convolution of kernel 2 and stride 2, norm, ReLU."""
 
-    def __init__(self, channels_in: int, channels: int, *, dims: int, norm: Norm, up: bool) -> None:
+    def __init__(self, channels_in: int, channels: int, *, dims: int, norm: str, up: bool) -> None:
         super().__init__()
         kind = CONV_TRANSPOSE if up else CONV
         self.conv = nn.Sequential(
@@ -69,7 +69,7 @@ class VNet(nn.Module):
         in_channels: int = 1,
         num_classes: int = 2,
         filters: int = 16,
-        norm: Norm = "batch",
+        norm: str = "batch",
         dropout: float = 0.5,
         init: str = "default",
     ) -> None:

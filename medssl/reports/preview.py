@@ -14,10 +14,10 @@ from medssl.data.images.read import read_image
 from medssl.data.opened import open_dataset
 from medssl.evaluation.folders import read_label
 from medssl.recipe.load import load_recipe
+from medssl.reports.thumbnails import COLORS
 from medssl.runs.folder import RunFolder
 
 PLANES = ("sagittal", "coronal", "axial")
-COLORS = ("#ff5a5f", "#00c2a8", "#ffc145", "#6a8dff", "#c86bff", "#7bd148", "#ff8fb1", "#9aa5b1")
 
 
 def write_previews(run: RunFolder, split: str, name: str | None = None) -> list[Path]:

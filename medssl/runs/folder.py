@@ -11,14 +11,15 @@ import sys
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from medssl._version import __version__
 from medssl.errors import MedSSLError
 from medssl.files import write_json
 from medssl.runs.privacy import Redactor
+
+if TYPE_CHECKING:
+    import torch
 
 STATUS_RUNNING, STATUS_FINISHED, STATUS_STOPPED, STATUS_FAILED = (
     "running",
@@ -206,6 +207,8 @@ def free_run_path(parent: Path, name: str) -> Path:
 
 def environment(device: torch.device, precision: str) -> dict[str, Any]:
     """Describe versions, hardware and command for the manifest."""
+    import torch  # a run folder is read without it
+
     names = ("monai", "torch", "numpy", "scipy", "nibabel", "SimpleITK", "pydantic")
     return {
         "medssl": __version__,

@@ -15,7 +15,7 @@ from medssl.data.datasets.case import IGNORE_INDEX, CachedCase, Case, Dataset
 from medssl.data.datasets.integrity import check_training_set
 from medssl.data.datasets.problem import Problem
 from medssl.data.datasets.split import Splits, make_splits
-from medssl.data.images.read import unit_factor
+from medssl.data.images.header import unit_factor
 from medssl.data.images.stored import UnreadableError, open_volume
 from medssl.data.opened import cache_root, open_dataset
 from medssl.data.patches.augment import Augmenter

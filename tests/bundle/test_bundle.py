@@ -27,8 +27,9 @@ from medssl.bundle.verify import check_structure, verify_bundle
 from medssl.errors import MedSSLError
 from medssl.methods.umct_predictor import FusedViews, SingleView
 from medssl.models.loaded_run import load_run
+from medssl.networks.build import build_network
 from medssl.networks.ensemble import Ensemble
-from medssl.networks.registry import build_network, list_networks
+from medssl.networks.registry import list_networks
 
 # Patches longer than the volumes' 12 planes, so that padding is part of the comparison.
 VARIANTS: dict[str, dict[str, Any]] = {

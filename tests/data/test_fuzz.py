@@ -38,14 +38,15 @@ from medssl.bundle.load import load_bundle
 from medssl.bundle.model_tree import describe
 from medssl.data.datasets.decathlon import read_dataset
 from medssl.data.datasets.split import load_splits, make_splits, save_splits
+from medssl.data.images.header import read_affine
 from medssl.data.images.labels import read_label
-from medssl.data.images.read import read_affine, read_image
+from medssl.data.images.read import read_image
 from medssl.data.images.stored import UnreadableError, open_volume
 from medssl.data.images.write import write_label
 from medssl.errors import MedSSLError
 from medssl.evaluation.case_metrics import case_columns
 from medssl.evaluation.summary import read_cases_csv
-from medssl.networks.registry import build_network
+from medssl.networks.build import build_network
 from medssl.recipe.load import load_recipe
 from medssl.runs.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from medssl.runs.folder import free_run_path

@@ -14,9 +14,10 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 import torch
 
+from medssl.data.images.header import read_affine
 from medssl.data.images.labels import read_label
 from medssl.data.images.limits import SETTING, SizeError, check_claim, memory_limit
-from medssl.data.images.read import read_affine, read_image
+from medssl.data.images.read import read_image
 from medssl.data.images.stored import UnreadableError, open_volume
 from medssl.errors import MedSSLError
 from medssl.runs.checkpoint import load_checkpoint, save_checkpoint

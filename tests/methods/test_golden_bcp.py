@@ -10,7 +10,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
-from medssl.networks.registry import build_network
+from medssl.networks.build import build_network
 from medssl.ops.components import largest_components
 from medssl.ops.ema import ema_update
 from medssl.ops.losses import DiceVariant, copy_paste_loss, dice_ce_loss, region_terms

@@ -19,7 +19,7 @@ from medssl.methods.rail_schedule import (
     buffered_position,
     buffered_turns,
 )
-from medssl.networks.registry import build_network
+from medssl.networks.build import build_network
 from medssl.ops.ema import ema_decay
 from medssl.ops.regions import axis_kl, squared_error, voxel_kl
 from medssl.settings.recipe import ScheduleSettings

@@ -12,7 +12,7 @@ from monai.networks.nets import AHNet
 from torch import nn
 
 from medssl.networks.ahnet_resnet18 import inflate_kernel
-from medssl.networks.registry import build_network
+from medssl.networks.build import build_network
 from medssl.ops.fusion import fuse_others
 from medssl.ops.uncertainty import mc_statistics, reduce_uncertainty
 from medssl.ops.views import inverse_view, invert_view, permute_view, standard_views

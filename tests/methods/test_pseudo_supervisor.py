@@ -16,7 +16,7 @@ from medssl.methods.pseudo_supervisor import (
     segmentation_loss,
 )
 from medssl.methods.pseudo_supervisor_presets import PseudoSupervisorSettings
-from medssl.networks.registry import build_network
+from medssl.networks.build import build_network
 from medssl.ops import policy as ops
 from medssl.recipe.load import load_recipe
 from medssl.settings.recipe import Recipe

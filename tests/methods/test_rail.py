@@ -20,8 +20,8 @@ from medssl.methods.base import Batch, LabeledBatch, Progress, UnlabeledBatch
 from medssl.methods.rail import Rail
 from medssl.methods.rail_presets import RailSettings
 from medssl.methods.rail_schedule import alternating_position, buffered_iterations
+from medssl.networks.build import build_network
 from medssl.networks.ensemble import Ensemble
-from medssl.networks.registry import build_network
 from medssl.networks.resvnet import ResVNet
 from medssl.networks.vnet import VNet
 from medssl.recipe.load import find_recipe, load_recipe, resolve

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from medssl.methods.base import Batch, LabeledBatch, Progress, UnlabeledBatch
 from medssl.methods.registry import get_method, list_methods
-from medssl.networks.registry import build_network
+from medssl.networks.build import build_network
 from medssl.settings.recipe import ScheduleSettings
 from medssl.training.batches import torch_seed
 from medssl.training.optimization import learning_rate

@@ -17,7 +17,8 @@ from medssl.methods.base import Batch, LabeledBatch, Progress, UnlabeledBatch
 from medssl.methods.umct import UMCT, load_2d_weights, segmentation_loss
 from medssl.methods.umct_settings import UMCTSettings, has_symmetric_kernels
 from medssl.networks.ahnet_resnet18 import AHNetResNet18
-from medssl.networks.registry import build_network, check_patch
+from medssl.networks.build import build_network
+from medssl.networks.registry import check_patch
 from medssl.ops.fusion import fuse_others, majority_vote, vote_scores
 from medssl.ops.losses import DiceVariant
 from medssl.ops.uncertainty import (

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from medssl.errors import MedSSLError
-from medssl.networks.registry import build_network, check_patch, list_networks
+from medssl.networks.build import build_network
+from medssl.networks.registry import check_patch, list_networks
 
 SMALL = {
     "vnet": {"filters": 2},

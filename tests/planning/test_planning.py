@@ -426,7 +426,7 @@ def test_the_line_through_small_patches_meets_a_larger_one():
 
 def test_weights_gradients_and_optimizer_are_counted_exactly():
     step = measure_footprint(tiny("supervised"), num_classes=3, channels=1, precision="fp32")
-    from medssl.networks.registry import build_network
+    from medssl.networks.build import build_network
 
     options = {"filters": [4, 8, 8], "dropout": 0.1}
     network = build_network(

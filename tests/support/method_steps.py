@@ -10,7 +10,7 @@ from torch import nn
 
 from medssl.methods.base import Batch, LabeledBatch, Method, Progress, UnlabeledBatch
 from medssl.methods.registry import get_method, list_methods
-from medssl.networks.registry import build_network
+from medssl.networks.build import build_network
 from medssl.settings.recipe import Recipe
 
 SHAPES = {2: (24, 16), 3: (16, 12, 8)}

@@ -13,7 +13,8 @@ from torch import nn
 
 from medssl.methods.base import Method, Progress
 from medssl.methods.registry import get_method
-from medssl.networks.registry import NETWORKS, build_network, list_networks
+from medssl.networks.build import build_network
+from medssl.networks.registry import NETWORKS, list_networks
 from medssl.training.memory_format import (
     CHANNELS_LAST,
     follow_layout,

@@ -22,8 +22,8 @@ from medssl.data.checks.run import CheckReport
 from medssl.data.datasets.case import Case, Dataset
 from medssl.data.datasets.decathlon_header import read_json
 from medssl.data.images.itk import read_itk
+from medssl.data.images.names import NIFTI
 from medssl.data.images.nifti import open_nifti
-from medssl.data.images.read import NIFTI
 from medssl.data.images.stored import Volume, open_volume
 from medssl.errors import MedSSLError
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
-from monai.data import MetaTensor
 
 from medssl.data.dicom.files import pixel_array, read_dicom
 from medssl.data.dicom.geometry import UnusableError, frame_values, slice_grid
 from medssl.data.images.itk import read_itk
 from medssl.data.images.limits import check_claim
-from medssl.data.images.read import make_image
 from medssl.errors import MedSSLError
 from medssl.optional import optional_module
 from medssl.progress import looking_at
+
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
 
 EXTRA = "dicom"
 TAGS = [
@@ -225,6 +226,8 @@ def series_image(series: Series, *, spatial_unit: Literal["mm", "um"] = "mm") ->
     Raises:
         MedSSLError: a file is damaged or its compression is not supported.
     """
+    from medssl.data.images.read import make_image  # loads PyTorch, which finding series needs not
+
     voxels = np.ascontiguousarray(read_series(series), dtype=np.float32)
     files = [header.path for header in series.headers]
     return make_image(voxels[None], series.affine, files=files, spatial_unit=spatial_unit)

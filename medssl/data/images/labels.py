@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from medssl.data.images.header import unit_factor
 from medssl.data.images.nifti import open_nifti
-from medssl.data.images.read import unit_factor
 from medssl.errors import MedSSLError
 
 LABEL_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")

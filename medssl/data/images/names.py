@@ -11,6 +11,9 @@ def safe_id(text: str) -> str:
     return re.sub(r"[^\w.+-]+", "_", text, flags=re.ASCII).strip("._+-") or "case"
 
 
+NIFTI = (".nii", ".nii.gz")
+ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
+
 EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha")
 """Image formats that are read, longest first."""
 

@@ -12,12 +12,11 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
-from medssl.data.images.itk import itk_header, read_itk
+from medssl.data.images.header import factor_to, itk_affine
+from medssl.data.images.itk import read_itk
+from medssl.data.images.names import ITK, NIFTI
 from medssl.data.images.nifti import open_nifti, stated_unit
 from medssl.errors import MedSSLError
-
-NIFTI = (".nii", ".nii.gz")
-ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
 
 
 def read_image(path: str | Path, *, spatial_unit: Literal["mm", "um"] = "mm") -> MetaTensor:
@@ -83,7 +82,7 @@ def make_image(
         micrometers: the unit of ``affine``; otherwise mm.
         spatial_unit: unit of the returned affine.
     """
-    factor = _unit_factor(affine, micrometers=micrometers, spatial_unit=spatial_unit)
+    factor = factor_to(affine, micrometers=micrometers, spatial_unit=spatial_unit)
     scaled = np.diag([factor, factor, factor, 1.0]) @ affine
     meta = {"files": tuple(map(str, files)), "original_affine": affine, "unit_factor": factor}
     return MetaTensor(torch.from_numpy(array), affine=torch.from_numpy(scaled), meta=meta)
@@ -116,62 +115,7 @@ def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray, bool]:
         array = array[None]
     if array.ndim != 4 or array.size == 0:
         raise ValueError(f"size {image.GetSize()} is neither a volume nor a volume with channels")
-    return np.ascontiguousarray(array.transpose(0, 3, 2, 1)), _itk_affine(image), False
-
-
-def read_affine(path: str | Path) -> np.ndarray:
-    """Return the ``(4, 4)`` affine of an image file to RAS, in the file's own unit; reads no voxel.
-
-    Raises:
-        MedSSLError: the file is missing or damaged.
-    """
-    path = Path(path)
-    try:
-        if path.name.lower().endswith(NIFTI):
-            return np.asarray(open_nifti(path, voxels=False).affine, dtype=np.float64)
-        return _itk_affine(itk_header(path))
-    except MedSSLError:
-        raise
-    except Exception as error:  # the libraries raise anything at all for a damaged file
-        reason = " ".join(str(error).split())[:160]
-        raise MedSSLError(
-            f"the image's header cannot be read ({type(error).__name__}: {reason})",
-            where=path,
-            fix="copy the file again from its source, or remove the case from dataset.json",
-        ) from error
-
-
-def _itk_affine(image: sitk.Image | sitk.ImageFileReader) -> np.ndarray:
-    dims = image.GetDimension()
-    axes = min(dims, 3)
-    direction = np.reshape(image.GetDirection(), (dims, dims))[:axes, :axes]
-    affine = np.eye(4)
-    affine[:axes, :axes] = direction * np.asarray(image.GetSpacing()[:axes])
-    affine[:axes, 3] = image.GetOrigin()[:axes]
-    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine  # ITK's world is LPS
-
-
-def unit_factor(path: str | Path, affine: np.ndarray, *, spatial_unit: str) -> float:
-    """Return what to multiply a file's affine with to get it in a unit.
-
-    Args:
-        path: the file; the header of a NIfTI names its unit, other formats are in mm.
-        affine: ``(4, 4)`` as in the file.
-        spatial_unit: ``mm`` or ``um``.
-    """
-    nifti = str(path).lower().endswith(NIFTI)
-    micrometers = nifti and stated_unit(path) == "micron"
-    return _unit_factor(affine, micrometers=micrometers, spatial_unit=spatial_unit)
-
-
-def _unit_factor(affine: np.ndarray, *, micrometers: bool, spatial_unit: str) -> float:
-    """Return what to multiply a file's affine with to get the spec's unit."""
-    if spatial_unit == "mm":
-        return 1e-3 if micrometers else 1.0
-    # The unit field is often wrong in OCT files. No OCT has axial voxels over 100 um, so a finer
-    # number than 0.1 is millimeters and any other is micrometers already.
-    finest = np.linalg.norm(affine[:3, :3], axis=0).min()
-    return 1000.0 if not micrometers and finest < 0.1 else 1.0
+    return np.ascontiguousarray(array.transpose(0, 3, 2, 1)), itk_affine(image), False
 
 
 def read_images(

@@ -17,8 +17,8 @@ import SimpleITK as sitk  # noqa: N813 - its usual name
 from numpy.typing import DTypeLike
 
 from medssl.data.images.itk import itk_header
+from medssl.data.images.names import ITK, NIFTI
 from medssl.data.images.nifti import open_nifti, stated_unit
-from medssl.data.images.read import ITK, NIFTI
 from medssl.errors import MedSSLError
 
 IMAGE_SUFFIXES = (*NIFTI, *ITK)

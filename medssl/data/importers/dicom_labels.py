@@ -13,8 +13,8 @@ from medssl.data.dicom.files import pixel_array, read_dicom
 from medssl.data.dicom.geometry import LPS_TO_RAS, frame_values
 from medssl.data.dicom.series import EXTRA, Header, Series, describe
 from medssl.data.images.itk import itk_header
+from medssl.data.images.names import ITK, NIFTI
 from medssl.data.images.nifti import open_nifti
-from medssl.data.images.read import ITK, NIFTI
 from medssl.data.images.stored import UnreadableError, open_volume
 from medssl.errors import MedSSLError
 

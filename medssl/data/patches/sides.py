@@ -14,7 +14,7 @@ import numpy as np
 from nibabel.orientations import io_orientation
 
 from medssl.data.datasets.case import Case, LabelMap
-from medssl.data.images.read import read_affine
+from medssl.data.images.header import read_affine
 from medssl.errors import MedSSLError
 from medssl.settings.spec import DataSpec
 from medssl.settings.specs import axis_along
