@@ -34,7 +34,8 @@ from synthetic import write_ellipsoids
 from medssl.device import resolve_precision
 from medssl.models.create import create_method
 from medssl.progress import Display
-from medssl.recipe.load import LoadedRecipe, list_recipes, load_recipe
+from medssl.recipe.find import list_recipes
+from medssl.recipe.load import LoadedRecipe, load_recipe
 from medssl.training.compilation import wants_compiling
 from medssl.training.setup import TrainingData, plan_cases, prepare_cases
 

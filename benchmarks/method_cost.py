@@ -22,7 +22,7 @@ from harness import Row, options_of, run_part
 from helpers import write_dataset
 from measuring import clock_of, device_of, train
 
-from medssl.recipe.load import list_recipes
+from medssl.recipe.find import list_recipes
 from medssl.training.engine import Engine
 
 BASE = "supervised"

@@ -21,7 +21,7 @@ from harness import Row, dataset_folder, left_of, options_of, run_part
 from measuring import around_steps, device_of, text_of
 
 import medssl
-from medssl.recipe.load import list_recipes
+from medssl.recipe.find import list_recipes
 from medssl.reports.figures import read_metrics
 from medssl.training.records import Records
 

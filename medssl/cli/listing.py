@@ -27,7 +27,7 @@ def recipes(
     copy: Annotated[str | None, typer.Option(help="copy this recipe here")] = None,
 ) -> None:
     """List the shipped recipes, or copy one to edit."""
-    from medssl.recipe.load import copy_recipe, list_recipes
+    from medssl.recipe.find import copy_recipe, list_recipes
 
     if copy:
         out.print(f"copied to {copy_recipe(copy, Path.cwd())}", highlight=False)

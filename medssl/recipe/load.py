@@ -15,14 +15,14 @@ from medssl.errors import MedSSLError, located
 from medssl.methods.base import Settings
 from medssl.methods.registry import get_method
 from medssl.networks.registry import check_patch
+from medssl.recipe.find import find_recipe
+from medssl.recipe.inherit import BASE, laid_over, read_recipe
 from medssl.settings.recipe import Recipe
-from medssl.settings.shipped import shipped_folder
 from medssl.settings.spec import DataSpec
 from medssl.settings.specs import check_spec, load_spec
 from medssl.settings.yaml_file import (
     Lines,
     did_you_mean,
-    read_yaml,
     set_override,
     validate_settings,
 )
@@ -47,45 +47,6 @@ class LoadedRecipe:
     warnings: tuple[str, ...] = ()
 
 
-def list_recipes() -> dict[str, Path]:
-    """Return the shipped recipes by name."""
-    return {p.stem: p for p in sorted(shipped_folder("recipes").glob("*.yaml"))}
-
-
-def find_recipe(name_or_path: str | Path) -> Path:
-    """Return the file of a recipe given by path or by the name of a shipped one.
-
-    Raises:
-        MedSSLError: there is no such recipe; names the nearest.
-    """
-    path = Path(name_or_path)
-    if path.is_file():
-        return path
-    shipped = list_recipes()
-    # `recipes/NAME.yaml` typed as in the documentation works from any folder.
-    if path.stem in shipped and str(path.parent) in (".", "recipes"):
-        return shipped[path.stem]
-    if path.is_dir() and (path / "recipe.yaml").is_file():
-        return path / "recipe.yaml"
-    raise MedSSLError(
-        "there is no such recipe", where=path, fix=did_you_mean(path.stem, list(shipped))
-    )
-
-
-def copy_recipe(name: str, folder: Path) -> Path:
-    """Copy a shipped recipe into ``folder`` and return its path.
-
-    Raises:
-        MedSSLError: no such recipe, or the file exists already.
-    """
-    source = find_recipe(name)
-    target = folder / source.name
-    if target.exists():
-        raise MedSSLError("the file exists", where=target, fix="remove it, or copy elsewhere")
-    target.write_bytes(source.read_bytes())
-    return target
-
-
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     """Read, override, resolve and check a recipe. No image is opened.
 
@@ -93,14 +54,14 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Load
         name_or_path: a YAML file, the name of a shipped recipe, or a run folder.
         overrides: ``section.key=value`` assignments, applied in order.
 
-    A recipe of the literature's protocol may hold a section ``clean``: what changes under
-    ``--set protocol=clean``.
+    A recipe may start from another one, see :mod:`medssl.recipe.inherit`. One of the literature's
+    protocol may hold a section ``clean``: what changes under ``--set protocol=clean``.
 
     Raises:
         MedSSLError: anything wrong with the file, a key, a value, or their combination.
     """
     path = find_recipe(name_or_path)
-    data, lines = read_yaml(path)
+    data, lines = read_recipe(path)
     trial = dict(data)
     for assignment in overrides:
         set_override(trial, assignment)
@@ -108,26 +69,20 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Load
     if not isinstance(clean, dict):
         raise MedSSLError("`clean` must be a section", where=path, fix="indent keys below it")
     if trial.get("protocol", "clean") == "clean":
-        data = _merged(data, clean)
+        data = laid_over(data, clean)
+        lines |= {key[1:]: line for key, line in lines.items() if key[0] == "clean" and key[1:]}
     for assignment in overrides:
         key = set_override(data, assignment)
+        if key == (BASE,):
+            raise MedSSLError(
+                f"`{BASE}` cannot be set",
+                where=f"--set {assignment}",
+                fix=f"write `{BASE}` into the recipe, or train the other recipe",
+            )
         # A value given on the command line has no line in the file.
         for known in [k for k in lines if k[: len(key)] == key]:
             del lines[known]
     return resolve(data, path=path, lines=lines)
-
-
-def _merged(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``data`` with ``changes`` laid over it, section by section; a null replaces."""
-    merged = dict(data)
-    for key, value in changes.items():
-        old = merged.get(key)
-        if isinstance(old, str) and isinstance(value, Mapping):
-            old = {"root" if key == "data" else "name": old}
-        # A selection ({file, key}) is one value, not a section to be mixed with another.
-        mix = isinstance(old, Mapping) and isinstance(value, Mapping) and "file" not in old
-        merged[key] = _merged(old, value) if mix else value
-    return merged
 
 
 def resolve(data: Mapping[str, Any], *, path: Path, lines: Lines | None = None) -> LoadedRecipe:

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ValidationError
 from medssl.errors import MedSSLError
 
 KeyPath = tuple[str | int, ...]
-Lines = dict[KeyPath, int]
+Lines = dict[KeyPath, str]
+"""Where each key of a recipe stands: ``FILE:LINE``, since a recipe may start from another file."""
 Model = TypeVar("Model", bound=BaseModel)
 
 MAX_YAML_BYTES = 1_000_000
@@ -57,7 +58,7 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
-    """Read a YAML mapping and the line (1-based) on which each key stands.
+    """Read a YAML mapping and where each key stands, as ``FILE:LINE`` with lines from 1.
 
     Raises:
         MedSSLError: the file is missing, unreadable, not YAML, not a mapping, or repeats a key.
@@ -120,17 +121,17 @@ def _walk(node: yaml.Node, path: KeyPath, lines: Lines, where: Path | str, depth
         seen: set[str] = set()
         for key, value in node.value:
             name = str(key.value) if isinstance(key, yaml.ScalarNode) else "?"
-            line = key.start_mark.line + 1
+            line = f"{where}:{key.start_mark.line + 1}"
             if name in seen:
                 raise MedSSLError(
-                    f"key `{name}` appears twice", where=f"{where}:{line}", fix="remove one of them"
+                    f"key `{name}` appears twice", where=line, fix="remove one of them"
                 )
             seen.add(name)
             lines[(*path, name)] = line
             _walk(value, (*path, name), lines, where, depth + 1)
     elif isinstance(node, yaml.SequenceNode):
         for i, value in enumerate(node.value):
-            lines[(*path, i)] = value.start_mark.line + 1
+            lines[(*path, i)] = f"{where}:{value.start_mark.line + 1}"
             _walk(value, (*path, i), lines, where, depth + 1)
 
 
@@ -221,7 +222,7 @@ def validate_settings(
     others = len({_data_path(p["loc"], data) for p in problems}) - 1
     if others > 0:
         what += f" (and {others} more)"
-    raise MedSSLError(what, where=f"{where}:{line}" if line else str(where), fix=fix)
+    raise MedSSLError(what, where=line or str(where), fix=fix)
 
 
 def _data_path(loc: tuple[Hashable, ...], data: Any) -> KeyPath:

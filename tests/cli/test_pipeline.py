@@ -14,7 +14,8 @@ from helpers import blob_case, small_recipe, write_dataset, write_recipe
 
 import medssl
 from medssl import cli
-from medssl.recipe.load import list_recipes, load_recipe
+from medssl.recipe.find import list_recipes
+from medssl.recipe.load import load_recipe
 from medssl.workflows import train as experiment
 
 COLUMNS = [

@@ -24,7 +24,8 @@ from medssl.networks.build import build_network
 from medssl.networks.ensemble import Ensemble
 from medssl.networks.resvnet import ResVNet
 from medssl.networks.vnet import VNet
-from medssl.recipe.load import find_recipe, load_recipe, resolve
+from medssl.recipe.find import find_recipe
+from medssl.recipe.load import load_recipe, resolve
 from medssl.runs.checkpoint import load_checkpoint
 from medssl.settings.recipe import ScheduleSettings
 from medssl.training.optimization import learning_rate

@@ -9,7 +9,8 @@ import pytest
 
 import medssl
 from medssl.data.phantoms.kinds import phantom_options
-from medssl.recipe.load import list_recipes, load_recipe
+from medssl.recipe.find import list_recipes
+from medssl.recipe.load import load_recipe
 
 MARK = "# On the phantom: "
 FOR_FOLDERS = {

@@ -1,0 +1,57 @@
+"""Where recipes are: files of the user's own, those that ship, and those of runs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from medssl.errors import MedSSLError
+from medssl.settings.shipped import shipped_folder
+from medssl.settings.yaml_file import did_you_mean
+
+
+def list_recipes() -> dict[str, Path]:
+    """Return the shipped recipes by name."""
+    return {p.stem: p for p in sorted(shipped_folder("recipes").glob("*.yaml"))}
+
+
+def find_recipe(name_or_path: str | os.PathLike[str]) -> Path:
+    """Return the file of a recipe given by path or by the name of a shipped one.
+
+    Raises:
+        MedSSLError: there is no such recipe; names the nearest.
+    """
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    shipped = find_shipped(path)
+    if shipped is not None:
+        return shipped
+    if path.is_dir() and (path / "recipe.yaml").is_file():
+        return path / "recipe.yaml"
+    raise MedSSLError(
+        "there is no such recipe", where=path, fix=did_you_mean(path.stem, list_recipes())
+    )
+
+
+def find_shipped(name: str | os.PathLike[str]) -> Path | None:
+    """Return the file of a shipped recipe, None if there is none of that name.
+
+    `recipes/NAME.yaml` typed as in the documentation works from any folder.
+    """
+    path = Path(name)
+    return list_recipes().get(path.stem) if str(path.parent) in (".", "recipes") else None
+
+
+def copy_recipe(name: str, folder: str | os.PathLike[str]) -> Path:
+    """Copy a shipped recipe into ``folder`` and return its path.
+
+    Raises:
+        MedSSLError: no such recipe, or the file exists already.
+    """
+    source = find_recipe(name)
+    target = Path(folder) / source.name
+    if target.exists():
+        raise MedSSLError("the file exists", where=target, fix="remove it, or copy elsewhere")
+    target.write_bytes(source.read_bytes())
+    return target
