@@ -34,7 +34,7 @@ from medssl.data.datasets.decathlon import read_dataset
 from medssl.data.patches.augment import Augmenter
 from medssl.data.patches.augment_batch import finish
 from medssl.data.patches.loader import StreamLoader
-from medssl.data.patches.sampling import Deliver, PatchSampler
+from medssl.data.patches.sampling import Deliver, PatchSampler, PatchSettings, Stream
 from medssl.data.preprocessing.cache import CaseCache
 from medssl.data.preprocessing.pipeline import image_transforms
 from medssl.settings.recipe import AugmentSettings
@@ -51,13 +51,12 @@ def make_sampler(
     """Return the labeled stream."""
     return PatchSampler(
         cases,
-        patch=PATCH,
-        batch_size=BATCH,
-        seed=0,
-        stream="labeled",
-        foreground_fraction=0.5,
-        deliver=deliver,
-        augment=Augmenter(AugmentSettings(**settings), SPEC, spatial_dims=3),
+        Stream("labeled", 0, BATCH, foreground_fraction=0.5),
+        PatchSettings(
+            PATCH,
+            augment=Augmenter(AugmentSettings(**settings), SPEC, spatial_dims=3),
+            deliver=deliver,
+        ),
     )
 
 

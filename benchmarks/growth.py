@@ -21,7 +21,7 @@ from measuring import device_of, exponent
 
 from medssl.data.datasets.case import CachedCase
 from medssl.data.patches.augment import Augmenter
-from medssl.data.patches.sampling import PatchSampler
+from medssl.data.patches.sampling import PatchSampler, PatchSettings, Stream
 from medssl.data.preprocessing.cache import class_indices
 from medssl.device import resolve_precision
 from medssl.settings.recipe import AugmentSettings
@@ -55,12 +55,8 @@ def draw_ms(cases: list[CachedCase], count: int, draws: int) -> float:
     spec = DataSpec(flip_axes=[0, 1, 2])
     sampler = PatchSampler(
         [cases[i % len(cases)] for i in range(count)],
-        patch=[32, 32, 32],
-        batch_size=4,
-        seed=0,
-        stream="labeled",
-        foreground_fraction=0.5,
-        augment=Augmenter(AugmentSettings(), spec, spatial_dims=3),
+        Stream("labeled", 0, 4, foreground_fraction=0.5),
+        PatchSettings((32, 32, 32), augment=Augmenter(AugmentSettings(), spec, spatial_dims=3)),
     )
     times = []
     for number in range(draws):

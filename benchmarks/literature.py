@@ -36,8 +36,9 @@ from medssl.models.create import create_method
 from medssl.progress import Display
 from medssl.recipe.find import list_recipes
 from medssl.recipe.load import LoadedRecipe, load_recipe
+from medssl.training.cases import plan_cases
 from medssl.training.compilation import wants_compiling
-from medssl.training.setup import TrainingData, plan_cases, prepare_cases
+from medssl.training.prepare import TrainingData, prepare_cases
 
 
 @dataclass(frozen=True)
@@ -151,8 +152,8 @@ class Bench:
 
     def cases(self, method: str) -> TrainingData:
         """Return the preprocessed cases."""
-        recipe, display = self.load(method).recipe, Display(quiet=True)
-        return prepare_cases(recipe, *plan_cases(recipe, display), display)
+        loaded, display = self.load(method), Display(quiet=True)
+        return prepare_cases(loaded, plan_cases(loaded, display), display)
 
     def plain(self, method: str) -> Speed:
         """Measure the plain loop."""

@@ -7,11 +7,14 @@ import ctypes
 import re
 import sys
 from collections.abc import Iterator
+from typing import Literal, cast
 
 import torch
 
 from medssl.errors import MedSSLError
 
+Precision = Literal["fp32", "bf16", "fp16"]
+"""Of forward passes; see :func:`autocast`."""
 AUTOCAST_DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -48,7 +51,7 @@ def resolve_device(name: str = "auto") -> torch.device:
     return device
 
 
-def resolve_precision(name: str, device: torch.device) -> str:
+def resolve_precision(name: str, device: torch.device) -> Precision:
     """Return ``fp32``, ``bf16`` or ``fp16``; ``auto`` is the fastest safe one for the device.
 
     Raises:
@@ -72,7 +75,7 @@ def resolve_precision(name: str, device: torch.device) -> str:
         raise MedSSLError(
             "this GPU has no bfloat16", where="--precision", fix="use --precision fp16"
         )
-    return name
+    return cast(Precision, name)
 
 
 @contextlib.contextmanager

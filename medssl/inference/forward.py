@@ -5,15 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from medssl.device import is_out_of_memory
+from medssl.device import Precision, is_out_of_memory
 from medssl.errors import MedSSLError
 
-Precision = Literal["fp32", "bf16", "fp16"]
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # How PyTorch says that a convolution got an image of another number of channels.
 _CHANNELS = re.compile(r"to have (\d+) channels, but got (\d+) channels")

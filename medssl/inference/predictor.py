@@ -16,11 +16,12 @@ from medssl.data.datasets.case import LabelMap
 from medssl.data.images.read import read_images
 from medssl.data.preprocessing.pipeline import Prepared, preprocess_image
 from medssl.data.preprocessing.region import Region
+from medssl.device import Precision
 from medssl.errors import MedSSLError
 from medssl.inference.assessment import Assessment, Tally, assess_prediction
 from medssl.inference.blocks import Block, probability_blocks, rows_of
 from medssl.inference.calibration import Calibration
-from medssl.inference.forward import Precision, evaluation_mode, forward_logits, wrong_channels
+from medssl.inference.forward import evaluation_mode, forward_logits, wrong_channels
 from medssl.inference.mirror import mirrored
 from medssl.inference.postprocess import argmax_classes, keep_largest_components
 from medssl.inference.prediction import Decision, Prediction, normalized_entropy

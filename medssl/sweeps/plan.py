@@ -12,7 +12,7 @@ from medssl.methods.registry import get_method
 from medssl.progress import Display
 from medssl.recipe.load import LoadedRecipe, load_recipe
 from medssl.runs.folder import RunFolder
-from medssl.training.setup import plan_cases
+from medssl.training.cases import plan_cases
 
 BASELINE = "supervised"
 ALL = "all"
@@ -163,10 +163,9 @@ def check_cases(plan: Sequence[PlannedRun], display: Display) -> None:
     for planned in plan:
         if (planned.method, planned.labeled) in seen:
             continue
-        recipe = planned.loaded.recipe
-        _, splits = plan_cases(recipe, Display(quiet=True) if seen else display)
+        cases = plan_cases(planned.loaded, Display(quiet=True) if seen else display)
         seen.add((planned.method, planned.labeled))
-        if not splits.test or "test" not in recipe.evaluation.splits:
+        if not cases.splits.test or "test" not in planned.loaded.recipe.evaluation.splits:
             raise MedSSLError(
                 "the recipe measures no test cases, so there is nothing to draw",
                 where=planned.loaded.source,

@@ -4,35 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
-
 from medssl.device import speed_up
 from medssl.methods.base import Method
 from medssl.settings.recipe import TrainingSettings
 from medssl.training.compilation import compile_networks
+from medssl.training.compute import Compute
 from medssl.training.cudnn_versions import warn_of_cudnn
 from medssl.training.memory_format import use_channels_last
 
 
 def accelerate(
-    method: Method,
-    training: TrainingSettings,
-    *,
-    device: torch.device,
-    precision: str,
-    alone: bool,
-    say: Callable[[str], None],
+    method: Method, training: TrainingSettings, compute: Compute, say: Callable[[str], None]
 ) -> None:
     """Switch on what is fast on a device, and say what is not usual.
 
     Args:
         method: its networks are laid out and compiled in place.
         training: what the recipe wants.
-        device: that trains.
-        precision: ``fp32``, ``bf16`` or ``fp16``.
-        alone: no other process trains the same run.
+        compute: what trains.
         say: tells the user.
     """
+    device, precision = compute.device, compute.precision
     speed_up(device)
     trouble = warn_of_cudnn(device, spatial_dims=training.spatial_dims, precision=precision)
     if trouble:
@@ -44,6 +36,6 @@ def accelerate(
         training.compile,
         device=device,
         batches=training.iterations * training.accumulate,
-        alone=alone,
+        alone=compute.world.alone,
         say=say,
     )

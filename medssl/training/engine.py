@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medssl.data.patches.device_cases import DeviceCases
 from medssl.data.patches.loader import StreamLoader
 from medssl.data.patches.sampling import PatchSampler
 from medssl.device import autocast, make_scaler
@@ -29,7 +27,7 @@ from medssl.runs.checkpoint import load_weights
 from medssl.runs.folder import RunFolder
 from medssl.settings.recipe import Recipe
 from medssl.training.batches import batch_addresses, to_batch, torch_seed, whole_batch
-from medssl.training.distributed import ALONE, World
+from medssl.training.compute import Compute
 from medssl.training.nonfinite import Guard, Watch, check_terms, check_weights, gradient_norm
 from medssl.training.optimization import (
     build_optimizers,
@@ -41,27 +39,26 @@ from medssl.training.optimization import (
 )
 from medssl.training.records import Records
 from medssl.training.run_checkpoints import RunCheckpoints
+from medssl.training.setup import Feed
 from medssl.training.sharing import SharedBatches
 from medssl.training.state import SignalCatcher, State
 from medssl.training.step_log import StepLog
+from medssl.training.validation import Validation
 
 logger = logging.getLogger(__name__)
-
-SamplerFactory = Callable[[Stage], dict[str, PatchSampler]]
 
 
 class Engine:
     """Train a method.
 
     Args:
-        method: networks on any device; they are moved to ``device``.
+        method: networks on any device; they are moved to the one that computes.
         recipe: the resolved recipe.
-        samplers: makes the patch samplers of a stage.
-        validate: returns the mean foreground Dice of a predictor on the validation cases, or None
-            when there are none.
-        diagnose: returns what the method says about itself on validation cases; None for nothing.
-        resident: the cases on the device, for samplers that deliver places.
-        world: the processes that train this run together.
+        feed: how patches come.
+        validation: what is measured on the validation cases; None when there are none.
+        run: the run folder.
+        compute: what trains.
+        display: shows progress.
 
     Raises:
         MedSSLError: the network cannot be divided between processes.
@@ -71,24 +68,20 @@ class Engine:
         self,
         method: Method,
         recipe: Recipe,
+        feed: Feed,
         *,
-        samplers: SamplerFactory,
-        validate: Callable[[torch.nn.Module], float] | None,
-        diagnose: Callable[[Method, Progress], dict[str, float]] | None = None,
+        validation: Validation | None,
         run: RunFolder,
-        device: torch.device,
-        precision: str,
-        workers: int,
+        compute: Compute,
         display: Display,
-        resident: DeviceCases | None = None,
-        world: World = ALONE,
     ) -> None:
+        device, precision, world = compute.device, compute.precision, compute.world
         self.method = method.to(device)
         self.world, self.sharing = world, SharedBatches(self.method, world)
         self.recipe, self.training = recipe, recipe.training
-        self.samplers, self.validate, self.diagnose = samplers, validate, diagnose
-        self.run, self.device, self.precision = run, device, precision
-        self.workers, self.display, self.resident = workers, display, resident
+        self.feed, self.validation = feed, validation
+        self.run, self.display = run, display
+        self.device, self.precision = device, precision
         self.stages = method.stages(self.training.iterations)
         self.state = State()
         self.scaler = make_scaler(device, precision)
@@ -122,7 +115,7 @@ class Engine:
 
     def _run_stage(self, stage: Stage) -> None:
         state, training = self.state, self.training
-        samplers = self.samplers(stage)
+        samplers = self.feed.samplers(stage)
         self.batch_sizes = {stream: s.batch_size for stream, s in samplers.items()}
         loader = self._loader(stage, samplers)
         describe = partial(batch_addresses, self.method, samplers, stage.name, training.accumulate)
@@ -140,8 +133,9 @@ class Engine:
                 done = state.iteration == stage.iterations
                 if done or state.iteration % training.log_every == 0:
                     self._report(stage)
-                if self.validate and (done or state.iteration % training.validate_every == 0):
-                    self._validate(stage)
+                every = training.validate_every
+                if self.validation is not None and (done or state.iteration % every == 0):
+                    self._validate(stage, self.validation)
                     if training.early_stop and state.stale >= training.early_stop:
                         self.display.say(
                             f"{stage.name}: no better validation in {state.stale} tries, "
@@ -174,7 +168,7 @@ class Engine:
             )
             torch.manual_seed(torch_seed(progress))
             _, arrays = next(batches)
-            rows = to_batch(arrays, self.device, self.resident)
+            rows = to_batch(arrays, self.device, self.feed.resident)
             batch = whole_batch(rows, self.batch_sizes, self.world)
             with self.sharing.active():
                 total, terms = self._losses(batch, progress)
@@ -273,7 +267,7 @@ class Engine:
             samplers,
             start=self.state.iteration * accumulate,
             stop=stage.iterations * accumulate,
-            workers=self.workers,
+            workers=self.feed.workers,
             address=partial(self.method.batch_address, stage.name),
             rows=None if self.world.alone else self.world.rows,
             pin_memory=self.device.type == "cuda",
@@ -298,14 +292,14 @@ class Engine:
             terms["nonfinite/skipped"] = state.skipped
         self.records.step(stage.name, stage.iterations, state, self._lr, speed, terms)
 
-    def _validate(self, stage: Stage) -> None:
-        assert self.validate is not None
+    def _validate(self, stage: Stage, validation: Validation) -> None:
         state = self.state
         started = time.perf_counter()
-        dice = self.validate(self.method.predictor())
+        dice = validation.dice(self.method.predictor())
         progress = Progress(stage.name, state.iteration - 1, stage.iterations, self.recipe.seed)
-        diagnosed = self.diagnose is not None and self.run.writes  # it is for the log alone
-        terms = self.diagnose(self.method, progress) if diagnosed else {}
+        terms: dict[str, float] = {}
+        if validation.diagnose is not None and self.run.writes:  # it is for the log alone
+            terms = validation.diagnose(self.method, progress)
         self.method.train()
         better = state.best is None or dice > state.best
         state.stale = 0 if better else state.stale + 1

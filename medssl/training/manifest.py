@@ -11,8 +11,8 @@ from typing import Any
 import psutil
 import torch
 
-from medssl.data.datasets.case import Dataset, LabelMap
-from medssl.data.datasets.split import Splits, split_hash
+from medssl.data.datasets.case import LabelMap
+from medssl.data.datasets.split import split_hash
 from medssl.errors import Stopped
 from medssl.methods.base import Method
 from medssl.recipe.load import LoadedRecipe
@@ -23,12 +23,12 @@ from medssl.runs.folder import (
     RunFolder,
     log_to_file,
 )
+from medssl.training.cases import CasePlan
 
 
-def description(
-    loaded: LoadedRecipe, dataset: Dataset, splits: Splits, method: Method
-) -> dict[str, Any]:
-    """Return what the manifest says about the experiment."""
+def description(loaded: LoadedRecipe, plan: CasePlan, method: Method) -> dict[str, Any]:
+    """Return what the manifest says about what is trained."""
+    dataset, splits = plan.dataset, plan.splits
     roles = ("labeled", "unlabeled", "validation", "test")
     return {
         "status": STATUS_RUNNING,

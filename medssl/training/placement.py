@@ -12,7 +12,7 @@ from medssl.data.patches.sampling import Deliver
 from medssl.errors import MedSSLError
 from medssl.progress import Display
 from medssl.settings.recipe import Recipe, TrainingSettings
-from medssl.training.setup import TrainingData, make_augmenter, stream_cases
+from medssl.training.prepare import TrainingData
 
 LARGEST_SHARE = 0.25
 """Share of the device's free memory that cases take unasked."""
@@ -89,7 +89,7 @@ def place_cases(
     Raises:
         MedSSLError: the cases were asked to lie on the device and do not fit.
     """
-    training, streams = recipe.training, stream_cases(data)
+    training, streams = recipe.training, data.streams
     if training.augment.place == "loader":
         return Placement("finished")
     needed = held_bytes(streams.values())
@@ -104,7 +104,7 @@ def place_cases(
             streams,
             device,
             slice_axis=None if training.spatial_dims == 3 else recipe.spec.slice_axis,
-            swapped=make_augmenter(recipe, data.dataset, data.splits).swapped,
+            swapped=data.plan.augmenter.swapped,
             on_progress=done,
         )
     display.say(f"note: the training cases ({needed / 2**20:.0f} MiB) are held on {device}")

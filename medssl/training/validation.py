@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
 from medssl.data.datasets.case import CachedCase, LabelMap
-from medssl.data.patches.sampling import PatchSampler
+from medssl.data.patches.sampling import PatchSampler, PatchSettings, Stream
 from medssl.device import autocast
 from medssl.evaluation.overlap import confusion_matrix, dice_per_class
 from medssl.inference.forward import evaluation_mode
@@ -18,51 +19,63 @@ from medssl.inference.predictor import Predictor
 from medssl.methods.base import Method, Progress
 from medssl.methods.registry import get_method
 from medssl.settings.recipe import Recipe
-from medssl.training.distributed import ALONE, World
-from medssl.training.setup import TrainingData
+from medssl.training.compute import Compute
+from medssl.training.prepare import TrainingData
 
 MAX_DIAGNOSED = 16
 """Patches that a method is diagnosed on: enough for a mean, and cheap beside a validation."""
 
 
-def make_validator(
-    recipe: Recipe,
-    data: TrainingData,
-    *,
-    device: torch.device,
-    precision: str,
-    world: World = ALONE,
-) -> Callable[[nn.Module], float] | None:
+@dataclass(frozen=True)
+class Validation:
+    """What is measured at each validation.
+
+    Attributes:
+        dice: returns the mean foreground Dice of a predictor on the validation cases.
+        diagnose: returns what the method says about itself on them; None if it says nothing.
+    """
+
+    dice: Callable[[nn.Module], float]
+    diagnose: Callable[[Method, Progress], dict[str, float]] | None = None
+
+
+def make_validation(recipe: Recipe, data: TrainingData, compute: Compute) -> Validation | None:
+    """Return what a run measures at each validation; None without validation cases."""
+    if not data.validation:
+        return None
+    return Validation(make_dice(recipe, data, compute), make_diagnosis(recipe, data, compute))
+
+
+def make_dice(recipe: Recipe, data: TrainingData, compute: Compute) -> Callable[[nn.Module], float]:
     """Return a function from a predictor to its mean foreground Dice on the validation cases.
 
     Several processes divide the cases and get the same mean. Measured on the preprocessed grid,
     without post-processing, as a signal for selection; the figures of a run come from the evaluator
     on the native grid.
     """
-    if not data.validation:
-        return None
+    labels, world = data.plan.dataset.labels, compute.world
     inference = recipe.inference.model_copy(update={"largest_component": False})
 
-    def validate(model: nn.Module) -> float:
+    def dice(model: nn.Module) -> float:
         predictor = Predictor(
             model,
             spec=recipe.spec,
-            label_map=data.dataset.labels,
+            label_map=labels,
             patch=recipe.training.patch,
             inference=inference,
-            device=device,
-            precision=precision,
-            in_channels=len(data.dataset.modality),
+            device=compute.device,
+            precision=compute.precision,
+            in_channels=len(data.plan.dataset.modality),
         )
         mine = world.share(data.validation)
-        scores = world.collect([case_dice(predictor, c, data.dataset.labels) for c in mine])
+        scores = world.collect([case_dice(predictor, c, labels) for c in mine])
         return float(np.nanmean(np.concatenate(scores)))
 
-    return validate
+    return dice
 
 
 def make_diagnosis(
-    recipe: Recipe, data: TrainingData, *, device: torch.device, precision: str
+    recipe: Recipe, data: TrainingData, compute: Compute
 ) -> Callable[[Method, Progress], dict[str, float]] | None:
     """Return a function that asks a method about itself on fixed patches of validation cases.
 
@@ -70,16 +83,13 @@ def make_diagnosis(
     means over the patches that have one. The method's modes and torch's generator stay as they
     were.
     """
-    if not data.validation or get_method(recipe.method.name).diagnose is Method.diagnose:
+    if get_method(recipe.method.name).diagnose is Method.diagnose:
         return None
+    device = compute.device
     patches = PatchSampler(
         data.validation,
-        patch=recipe.training.patch,
-        batch_size=1,
-        seed=recipe.seed,
-        stream="diagnosis",
-        foreground_fraction=1.0,
-        slice_axis=recipe.spec.slice_axis,
+        Stream("diagnosis", recipe.seed, batch_size=1, foreground_fraction=1.0),
+        PatchSettings(recipe.training.patch, slice_axis=recipe.spec.slice_axis),
     )
     cards = [device] if device.type == "cuda" else []
 
@@ -90,7 +100,7 @@ def make_diagnosis(
             for number in range(min(len(data.validation), MAX_DIAGNOSED)):
                 torch.manual_seed(number)
                 patch = {k: v.to(device) for k, v in patches.batch(number).items()}
-                with autocast(device, precision):
+                with autocast(device, compute.precision):
                     terms = method.diagnose(patch["image"], patch["label"], progress)
                 for key, value in terms.items():
                     found.setdefault(key, []).append(float(value))

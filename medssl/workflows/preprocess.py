@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
-from medssl.data.datasets.case import Case, Dataset
+from medssl.data.datasets.case import Case
 from medssl.data.datasets.integrity import check_training_set
 from medssl.data.datasets.shard import parse_shard
-from medssl.data.datasets.split import ROLES, Splits
+from medssl.data.datasets.split import ROLES
 from medssl.data.opened import cache_root
 from medssl.data.preprocessing.cache import CaseCache, remove_abandoned
-from medssl.data.preprocessing.region import Region
 from medssl.device import resolve_device, resolve_precision
-from medssl.errors import located
-from medssl.models.coarse import check_coarse, open_finder
-from medssl.models.loaded_run import LoadedRun, load_run
 from medssl.progress import Display
-from medssl.recipe.load import LoadedRecipe, load_recipe
+from medssl.recipe.load import load_recipe
 from medssl.runs.folder import RunFolder
-from medssl.training.setup import plan_cases
+from medssl.training.cases import CasePlan, plan_cases
+from medssl.training.compute import Compute
+from medssl.training.regions import find_regions, open_regions
 
 
 @dataclass(frozen=True)
@@ -74,14 +71,11 @@ def preprocess(
     for warning in loaded.warnings:
         display.say(f"warning: {warning}")
     where = resolve_device(device)
-    load = partial(
-        load_run,
-        device=device,
-        precision=resolve_precision(precision or loaded.recipe.training.precision, where),
+    compute = Compute(
+        where, resolve_precision(precision or loaded.recipe.training.precision, where)
     )
-    with located(loaded.source):
-        dataset, splits = plan_cases(loaded.recipe, display)
-    everything = (*splits.labeled, *splits.unlabeled, *splits.validation)
+    plan = plan_cases(loaded, display)
+    everything = plan.cached
     wanted = sorted(everything, key=lambda case: case.id)
     if part is not None:
         wanted = part.of(wanted)
@@ -89,12 +83,19 @@ def preprocess(
     run = RunFolder(Path(recipe)) if Path(recipe).is_dir() else None
     root = cache_root(loaded.recipe)
     remove_abandoned(root)
-    regions = _find_regions(loaded, run, load, dataset, splits, wanted, display)
-    cache = CaseCache(root, loaded.recipe.spec, dataset.labels, regions=regions)
+    finder = open_regions(loaded, run, plan, compute, display)
+    regions = {} if finder is None else find_regions(finder, wanted, display)
+    empty = sum(not region.found for region in regions.values())
+    if empty:
+        display.say(
+            f"warning: the coarse run finds nothing in {empty} of {len(regions)} scans: they are "
+            "kept whole"
+        )
+    cache = CaseCache(root, loaded.recipe.spec, plan.dataset.labels, regions=regions)
     missing = [case for case in wanted if not cache.holds(case)]
-    test = sorted(splits.test, key=lambda case: case.id)
+    test = sorted(plan.splits.test, key=lambda case: case.id)
     checked = [*wanted, *(test if part is None else part.of(test))]
-    _check(dataset, splits, checked, root / "checked", display)
+    _check(plan, checked, root / "checked", display)
     with display.counting("preprocessing", len(missing)) as done:
         for case in missing:  # one after another: no map of thousands of them stays open
             cache.prepare([case])
@@ -103,44 +104,13 @@ def preprocess(
     return Preprocessed(root, len(wanted), len(wanted) - len(missing), size, len(everything))
 
 
-def _find_regions(
-    loaded: LoadedRecipe,
-    run: RunFolder | None,
-    load: Callable[[Path], LoadedRun],
-    dataset: Dataset,
-    splits: Splits,
-    cases: Sequence[Case],
-    display: Display,
-) -> Mapping[str, Region]:
-    """Return the regions of interest of some cases, which are kept for training; none without."""
-    with located(loaded.source):
-        cache = cache_root(loaded.recipe) / "regions"
-        finder = open_finder(loaded.recipe, run, load, cache=cache)
-        if finder is None:
-            return {}
-        check_coarse(finder, dataset, splits, display)
-    regions = {}
-    with display.counting("finding regions of interest", len(cases)) as done:
-        for case in cases:
-            regions[case.id] = finder.find(case.images)
-            done(case.id)
-    empty = sum(not region.found for region in regions.values())
-    if empty:
-        display.say(
-            f"warning: the coarse run finds nothing in {empty} of {len(regions)} scans: they are "
-            "kept whole"
-        )
-    return regions
-
-
-def _check(
-    dataset: Dataset, splits: Splits, cases: Sequence[Case], memory: Path, display: Display
-) -> None:
+def _check(plan: CasePlan, cases: Sequence[Case], memory: Path, display: Display) -> None:
     """Refuse what training would refuse, before the first case is made; training remembers it."""
     chosen = {case.id for case in cases}
+    splits = plan.splits
     part = {role: tuple(c for c in getattr(splits, role) if c.id in chosen) for role in ROLES}
     with display.counting("checking files", len(cases)) as done:
         chosen_splits = replace(splits, **part)
-        warnings = check_training_set(dataset, chosen_splits, memory=memory, on_progress=done)
+        warnings = check_training_set(plan.dataset, chosen_splits, memory=memory, on_progress=done)
     for problem in warnings:
         display.say(f"warning: {problem.file.name}: {problem.what}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,17 @@ from medssl.device import autocast, resolve_device, resolve_precision
 from medssl.errors import MedSSLError
 from medssl.methods.base import Method, Progress, Stage
 from medssl.models.create import create_method
-from medssl.models.loaded_run import load_run
 from medssl.progress import Display
 from medssl.recipe.load import load_recipe
 from medssl.runs.budget import extended
 from medssl.runs.checkpoint import load_newest, load_weights
 from medssl.runs.folder import RunFolder, open_run, read_lines
 from medssl.training.batches import batch_numbers, to_batch, torch_seed
-from medssl.training.setup import plan_cases, sampler_factory
-from medssl.workflows.train import prepare_run
+from medssl.training.cases import plan_cases
+from medssl.training.compute import Compute
+from medssl.training.prepare import prepare_cases
+from medssl.training.regions import open_regions
+from medssl.training.setup import make_samplers, patch_settings
 
 
 @dataclass(frozen=True)
@@ -95,17 +96,17 @@ def replay(
     loaded = load_recipe(folder.recipe)
     recipe, training = loaded.recipe, loaded.recipe.training
     where = resolve_device(device)
-    how = resolve_precision(precision or training.precision, where)
-    dataset, splits = plan_cases(recipe, display)
+    compute = Compute(where, resolve_precision(precision or training.precision, where))
+    plan = plan_cases(loaded, display)
+    dataset = plan.dataset
     recorded = folder.read_manifest().get("splits_sha256")
-    if recorded and recorded != split_hash(splits):
+    if recorded and recorded != split_hash(plan.splits):
         raise MedSSLError(
             "the cases of the run have changed since it was started: its batches are lost",
             where=folder.splits,
             fix="restore the dataset as it was",
         )
-    load = partial(load_run, device=device, precision=how)
-    data = prepare_run(loaded, folder, load, dataset, splits, display)
+    finder = open_regions(loaded, folder, plan, compute, display)
     method = create_method(
         recipe,
         loaded.settings,
@@ -113,6 +114,7 @@ def replay(
         channels=len(dataset.modality),
         labels=dataset.labels,
     ).to(where)
+    data = prepare_cases(loaded, plan, display, finder=finder)
     saved, path, _ = load_newest(
         (folder.last, folder.previous), map_location=where, method=recipe.method.name
     )
@@ -121,7 +123,8 @@ def replay(
     method.start_stage(chosen.name)
     load_weights(method, saved["method_state"], path)
     method.train()
-    samplers = sampler_factory(recipe, data, strong=method.uses_strong_view)(chosen)
+    settings = patch_settings(recipe, data)
+    samplers = make_samplers(recipe, data, settings, strong=method.uses_strong_view)(chosen)
     patches: list[Patch] = []
     sums: dict[str, float] = {}
     for micro, batch in enumerate(
@@ -133,7 +136,7 @@ def replay(
                 patch = {k: v[position] for k, v in streams[name].items()}
                 patches.append(_describe(name, batch, place, patch, dataset.labels))
         progress = Progress(chosen.name, number - 1, chosen.iterations, recipe.seed, micro)
-        for key, value in _losses(method, streams, progress, where, how).items():
+        for key, value in _losses(method, streams, progress, compute).items():
             sums[key] = sums.get(key, 0.0) + value / training.accumulate
     return Replay(chosen.name, number, tuple(patches), path, saved["step"], sums)
 
@@ -195,13 +198,12 @@ def _losses(
     method: Method,
     streams: Mapping[str, Mapping[str, Tensor]],
     progress: Progress,
-    device: torch.device,
-    precision: str,
+    compute: Compute,
 ) -> dict[str, float]:
     """Return the loss and its terms, computed as in training."""
     torch.manual_seed(torch_seed(progress))
-    with autocast(device, precision):
-        output = method.training_step(to_batch(streams, device), progress)
+    with autocast(compute.device, compute.precision):
+        output = method.training_step(to_batch(streams, compute.device), progress)
         total = torch.stack([loss.detach().float() for loss in output.losses()]).sum()
     terms = {"loss/total": total, **output.terms}
     return {name: float(value) for name, value in terms.items()}

@@ -1,25 +1,21 @@
-"""One experiment from its recipe to its figures: check, prepare, train, evaluate, draw."""
+"""A run from its recipe to its figures: resolve, split, check, set up, train, evaluate, draw."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from medssl.data.datasets.case import Dataset
-from medssl.data.datasets.split import Splits, save_splits, split_hash
-from medssl.data.opened import cache_root
+from medssl.data.datasets.split import save_splits, split_hash
 from medssl.device import resolve_device, resolve_precision
-from medssl.errors import MedSSLError, located
-from medssl.models.coarse import check_coarse, describe_regions, keep_regions, open_finder
+from medssl.errors import MedSSLError
+from medssl.methods.base import Method
+from medssl.models.coarse import keep_regions
 from medssl.models.create import create_method
-from medssl.models.loaded_run import LoadedRun, load_run
 from medssl.planning.memory import step_bytes
 from medssl.planning.smaller import memory_explained
 from medssl.progress import Display
@@ -30,18 +26,15 @@ from medssl.runs.lock import only_writer
 from medssl.runs.privacy import Redactor
 from medssl.runs.resume import check_same_experiment
 from medssl.training.acceleration import accelerate
-from medssl.training.distributed import ALONE, World, joined, own_device, this_world
+from medssl.training.cases import CasePlan, plan_cases
+from medssl.training.compute import Compute
+from medssl.training.distributed import joined, own_device, this_world
 from medssl.training.engine import Engine
 from medssl.training.manifest import description, peak_memory, recorded
-from medssl.training.placement import place_cases
-from medssl.training.setup import (
-    TrainingData,
-    loader_workers,
-    plan_cases,
-    prepare_cases,
-    sampler_factory,
-)
-from medssl.training.validation import make_diagnosis, make_validator
+from medssl.training.prepare import TrainingData, prepare_cases
+from medssl.training.regions import open_regions
+from medssl.training.setup import make_feed
+from medssl.training.validation import make_validation
 from medssl.workflows.evaluate import evaluate_run
 
 
@@ -79,174 +72,171 @@ def train(
         MedSSLError: anything the user can mend, before the long work where possible.
         Stopped: SIGINT, SIGTERM or SIGUSR1 arrived; the state is saved.
     """
-    with ExitStack() as locked:
-        return _train(
-            locked,
-            recipe,
-            overrides,
-            output,
-            resume=resume,
-            resume_or_start=resume_or_start,
-            device=device,
-            precision=precision,
-            display=display or Display(quiet=True),
-        )
+    asked = _Asked(recipe, tuple(overrides), output, resume, resume_or_start, device, precision)
+    with ExitStack() as held:
+        return _train(asked, display or Display(quiet=True), held)
 
 
-def _train(
-    locked: ExitStack,
-    recipe: str | Path,
-    overrides: Sequence[str],
-    output: Path | None,
-    *,
-    resume: bool,
-    resume_or_start: bool,
-    device: str,
-    precision: str | None,
-    display: Display,
-) -> TrainResult:
-    """Train; the run folder's lock is entered into ``locked``, as soon as there is a folder."""
+@dataclass(frozen=True)
+class _Asked:
+    """What :func:`train` was asked for."""
+
+    recipe: str | Path
+    overrides: tuple[str, ...]
+    output: Path | None
+    resume: bool
+    resume_or_start: bool
+    device: str
+    precision: str | None
+
+
+@dataclass(frozen=True)
+class _Resolved:
+    """A run that is to be trained.
+
+    Attributes:
+        loaded: its recipe.
+        compute: what trains it.
+        run: its folder, which may not be there yet.
+        resume: whether it is there, and is gone on with.
+        display: silent in all processes but the first.
+    """
+
+    loaded: LoadedRecipe
+    compute: Compute
+    run: RunFolder
+    resume: bool
+    display: Display
+
+
+def _train(asked: _Asked, display: Display, held: ExitStack) -> TrainResult:
+    """Resolve, split, check, set up, train, evaluate; ``held`` keeps processes and lock."""
     started = time.monotonic()
-    world = this_world()
-    device = own_device(device, world)
-    where = resolve_device(device)
-    if not world.first:
-        display = Display(quiet=True)
-    locked.enter_context(joined(world, where))
-    with world.together():
-        loaded = load_recipe(recipe, overrides)
-        for warning in loaded.warnings:
-            display.say(f"warning: {warning}")
-        how = resolve_precision(precision or loaded.recipe.training.precision, where)
-        path = _run_path(loaded, recipe, output, resume=resume or resume_or_start)
-    run = RunFolder(world.from_first(path), writes=world.first)
-    with world.together():
-        resume = resume or (resume_or_start and run.recipe.is_file())
-        if resume and not run.recipe.is_file():
-            raise MedSSLError(
-                "there is no run to resume", where=run.path, fix="start it without --resume"
-            )
-        if resume and run.writes:
-            locked.enter_context(only_writer(run.path, display.say))
-        with located(loaded.source):
-            dataset, splits = plan_cases(loaded.recipe, display)
-        if resume:
-            check_same_experiment(loaded, run, split_hash(splits))
-    load = partial(load_run, device=device, precision=how)
-    data = prepare_run(loaded, run if resume else None, load, dataset, splits, display, world)
-    method = create_method(
-        loaded.recipe,
-        loaded.settings,
-        num_classes=dataset.labels.num_classes,
-        channels=len(dataset.modality),
-        labels=dataset.labels,
-    )
-    if loaded.recipe.privacy == "strict":
-        run.redactor = Redactor(dataset)
-    with world.together():
-        if run.writes:
-            run.create(resume=resume)
-            if not resume:
-                locked.enter_context(only_writer(run.path, display.say))
-            save_recipe(loaded.recipe, run.recipe)
-            save_splits(splits, run.splits)
-    run.write_manifest(
-        **environment(where, how),
-        **description(loaded, dataset, splits, method),
-        processes=world.size,
-    )
-    sizes = {"num_classes": dataset.labels.num_classes, "channels": len(dataset.modality)}
-    with recorded(run, where), memory_explained(loaded, where, how, **sizes):
+    this = _resolve(asked, display, held)
+    run, compute, loaded = this.run, this.compute, this.loaded
+    plan = _split(this)
+    regions = open_regions(loaded, run if this.resume else None, plan, compute, this.display)
+    labels, channels = plan.dataset.labels, len(plan.dataset.modality)
+    sizes = {"num_classes": labels.num_classes, "channels": channels}
+    # Before a scan is read: what is wrong with the networks is said first.
+    method = create_method(loaded.recipe, loaded.settings, labels=labels, **sizes)
+    data = prepare_cases(loaded, plan, this.display, finder=regions, world=compute.world)
+    _begin(this, plan, method, held)
+    with (
+        recorded(run, compute.device),
+        memory_explained(loaded, compute.device, compute.precision, **sizes),
+    ):
         if loaded.recipe.data.roi is not None and run.writes:
             keep_regions(run, loaded.recipe.data.roi, data.regions)
-        _announce(loaded, data.splits, run, where, how, display)
-        training = loaded.recipe.training
-        accelerate(
-            method, training, device=where, precision=how, alone=world.alone, say=display.say
-        )
-        placed = place_cases(
-            loaded.recipe,
-            data,
-            where,
-            display,
-            step_bytes=partial(step_bytes, loaded, precision=how, device="cuda", **sizes),
-        )
-        Engine(
-            method,
-            loaded.recipe,
-            samplers=sampler_factory(
-                loaded.recipe, data, strong=method.uses_strong_view, deliver=placed.deliver
-            ),
-            validate=make_validator(loaded.recipe, data, device=where, precision=how, world=world),
-            diagnose=make_diagnosis(loaded.recipe, data, device=where, precision=how),
-            run=run,
-            device=where,
-            precision=how,
-            workers=loader_workers(training.workers, where, resident=placed.resident is not None),
-            display=display,
-            world=world,
-            resident=placed.resident,
-        ).fit(resume=resume)
+        _announce(this, plan)
+        _set_up(this, data, method).fit(resume=this.resume)
         if not run.writes:
             return TrainResult(run.path, {}, time.monotonic() - started)
-        run.write_manifest(peak_memory_bytes=peak_memory(where))
-        summaries = _evaluate_splits(run, loaded, device, how, display)
+        run.write_manifest(peak_memory_bytes=peak_memory(compute.device))
+        summaries = _evaluate_splits(this)
         seconds = time.monotonic() - started
         run.write_manifest(status=STATUS_FINISHED, wall_seconds=seconds)
     return TrainResult(run.path, summaries, seconds)
 
 
-def prepare_run(
-    loaded: LoadedRecipe,
-    run: RunFolder | None,
-    load: Callable[[Path], LoadedRun],
-    dataset: Dataset,
-    splits: Splits,
-    display: Display,
-    world: World = ALONE,
-) -> TrainingData:
-    """Preprocess the cases, cropped to regions of interest if the recipe has a coarse run."""
-    recipe = loaded.recipe
-    with world.together(), located(loaded.source):
-        finder = open_finder(recipe, run, load, cache=cache_root(recipe) / "regions")
-        if finder is not None:
-            check_coarse(finder, dataset, splits, display)
-    data = prepare_cases(recipe, dataset, splits, display, finder=finder, world=world)
-    if finder is not None:
-        with located(loaded.source):
-            for line in describe_regions(data.regions, data.labeled, dataset.labels.names):
-                display.say(line)
-    return data
+def _resolve(asked: _Asked, display: Display, held: ExitStack) -> _Resolved:
+    """Load the recipe and decide where it is trained; a run to go on with is locked."""
+    world = this_world()
+    device = resolve_device(own_device(asked.device, world))
+    if not world.first:
+        display = Display(quiet=True)
+    held.enter_context(joined(world, device))
+    with world.together():
+        loaded = load_recipe(asked.recipe, asked.overrides)
+        for warning in loaded.warnings:
+            display.say(f"warning: {warning}")
+        precision = resolve_precision(asked.precision or loaded.recipe.training.precision, device)
+        path = _run_path(asked, loaded.recipe.name)
+    run = RunFolder(world.from_first(path), writes=world.first)
+    with world.together():
+        resume = asked.resume or (asked.resume_or_start and run.recipe.is_file())
+        if resume and not run.recipe.is_file():
+            raise MedSSLError(
+                "there is no run to resume", where=run.path, fix="start it without --resume"
+            )
+        if resume and run.writes:
+            held.enter_context(only_writer(run.path, display.say))
+    return _Resolved(loaded, Compute(device, precision, world), run, resume, display)
 
 
-def _run_path(
-    loaded: LoadedRecipe, recipe: str | Path, output: Path | None, *, resume: bool
-) -> Path:
-    if output is not None:
-        return output
-    if resume and Path(recipe).is_dir():
-        return Path(recipe)
-    if resume:
-        return Path("runs") / loaded.recipe.name
-    return free_run_path(Path("runs"), loaded.recipe.name)
+def _run_path(asked: _Asked, name: str) -> Path:
+    """Return the run folder: the one that is named, the one to go on with, or a free one."""
+    if asked.output is not None:
+        return asked.output
+    if not (asked.resume or asked.resume_or_start):
+        return free_run_path(Path("runs"), name)
+    return Path(asked.recipe) if Path(asked.recipe).is_dir() else Path("runs") / name
 
 
-def _announce(
-    loaded: LoadedRecipe,
-    splits: Splits,
-    run: RunFolder,
-    device: torch.device,
-    precision: str,
-    display: Display,
-) -> None:
-    recipe = loaded.recipe
+def _split(this: _Resolved) -> CasePlan:
+    """Decide which case is used as what: as when the run began, if it is gone on with."""
+    with this.compute.world.together():
+        plan = plan_cases(this.loaded, this.display)
+        if this.resume:
+            check_same_experiment(this.loaded, this.run, split_hash(plan.splits))
+    return plan
+
+
+def _begin(this: _Resolved, plan: CasePlan, method: Method, held: ExitStack) -> None:
+    """Make the run folder, lock it, and write down what is trained."""
+    run, recipe, world = this.run, this.loaded.recipe, this.compute.world
+    if recipe.privacy == "strict":
+        run.redactor = Redactor(plan.dataset)
+    with world.together():
+        if run.writes:
+            run.create(resume=this.resume)
+            if not this.resume:
+                held.enter_context(only_writer(run.path, this.display.say))
+            save_recipe(recipe, run.recipe)
+            save_splits(plan.splits, run.splits)
+    run.write_manifest(
+        **environment(this.compute.device, this.compute.precision),
+        **description(this.loaded, plan, method),
+        processes=world.size,
+    )
+
+
+def _set_up(this: _Resolved, data: TrainingData, method: Method) -> Engine:
+    """Return the engine, with networks and cases where they are fast."""
+    loaded, recipe, compute = this.loaded, this.loaded.recipe, this.compute
+    accelerate(method, recipe.training, compute, this.display.say)
+    dataset = data.plan.dataset
+    need = partial(
+        step_bytes,
+        loaded,
+        num_classes=dataset.labels.num_classes,
+        channels=len(dataset.modality),
+        precision=compute.precision,
+        device="cuda",
+    )
+    strong = method.uses_strong_view
+    return Engine(
+        method,
+        recipe,
+        make_feed(recipe, data, compute, this.display, strong=strong, step_bytes=need),
+        validation=make_validation(recipe, data, compute),
+        run=this.run,
+        compute=compute,
+        display=this.display,
+    )
+
+
+def _announce(this: _Resolved, plan: CasePlan) -> None:
+    """Say what is trained, where, on how many cases."""
+    recipe, display, splits = this.loaded.recipe, this.display, plan.splits
+    device, precision = this.compute.device, this.compute.precision
     display.say(
         f"{recipe.name}: method {recipe.method.name}, network {recipe.network.name}, "
         f"{recipe.training.iterations} iterations on {device} in {precision}"
     )
     display.say(
         f"cases: {len(splits.labeled)} labeled, {len(splits.unlabeled)} unlabeled, "
-        f"{len(splits.validation)} validation, {len(splits.test)} test; run folder {run.path}"
+        f"{len(splits.validation)} validation, {len(splits.test)} test; run folder {this.run.path}"
     )
     if device.type == "cpu" and recipe.training.iterations > 5000:
         display.say(
@@ -255,23 +245,28 @@ def _announce(
         )
 
 
-def _evaluate_splits(
-    run: RunFolder, loaded: LoadedRecipe, device: str, precision: str, display: Display
-) -> dict[str, dict[str, Any]]:
+def _evaluate_splits(this: _Resolved) -> dict[str, dict[str, Any]]:
     """Evaluate what the recipe asks for; under the literature's protocol both checkpoints."""
-    manifest, recipe = run.read_manifest(), loaded.recipe
+    run, recipe = this.run, this.loaded.recipe
+    evaluate = partial(
+        evaluate_run,
+        run.path,
+        device=str(this.compute.device),
+        precision=this.compute.precision,
+        display=this.display,
+    )
+    manifest = run.read_manifest()
     asked = recipe.evaluation.checkpoint
     if asked == "best" and not run.best().is_file():
         asked = "last"
-    summaries = {}
+    summaries: dict[str, dict[str, Any]] = {}
     for split in recipe.evaluation.splits:
         if not manifest["cases"][split]:
             continue
-        common = {"device": device, "precision": precision, "display": display}
-        summaries[split] = evaluate_run(run.path, split, checkpoint=asked, **common)
+        summaries[split] = evaluate(split, checkpoint=asked)
         write_previews(run, split)
         if recipe.protocol == "literature" and run.best().is_file():
             other = "last" if summaries[split]["checkpoint"] == "best" else "best"
             name = f"{split}-{other}"
-            summaries[name] = evaluate_run(run.path, split, checkpoint=other, name=name, **common)
+            summaries[name] = evaluate(split, checkpoint=other, name=name)
     return summaries

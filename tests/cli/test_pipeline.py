@@ -16,7 +16,10 @@ import medssl
 from medssl import cli
 from medssl.recipe.find import list_recipes
 from medssl.recipe.load import load_recipe
-from medssl.workflows import train as experiment
+from medssl.settings.recipe import Recipe
+from medssl.training import validation
+from medssl.training.compute import Compute
+from medssl.training.prepare import TrainingData
 
 COLUMNS = [
     "case",
@@ -164,13 +167,13 @@ def test_the_test_split_never_chooses_a_checkpoint(
     recipe["training"] |= {"iterations": 4, "validate_every": 1}
     file = write_recipe(tmp_path / "r.yaml", recipe)
     seen: list[str] = []
-    original = experiment.make_validator
+    original = validation.make_dice
 
-    def spy(recipe: object, data: object, **more: object) -> object:
-        seen.extend(c.id for c in data.validation)  # type: ignore[attr-defined]
-        return original(recipe, data, **more)  # type: ignore[arg-type]
+    def spy(recipe: Recipe, data: TrainingData, compute: Compute) -> object:
+        seen.extend(c.id for c in data.validation)
+        return original(recipe, data, compute)
 
-    monkeypatch.setattr(experiment, "make_validator", spy)
+    monkeypatch.setattr(validation, "make_dice", spy)
     result = medssl.train(file, output=tmp_path / "run")
     splits = json.loads((result.path / "splits.json").read_text())
     assert seen

@@ -17,7 +17,7 @@ from medssl.data.datasets.decathlon import read_dataset
 from medssl.errors import MedSSLError
 from medssl.progress import Display
 from medssl.recipe.load import load_recipe, resolve
-from medssl.training.setup import plan_cases
+from medssl.training.cases import plan_cases
 
 
 def one_item(root: Path, image: str, **changes: object) -> Path:
@@ -147,7 +147,7 @@ def test_a_plan_hands_the_leave_on(
     assert cli.run(command) == 2
     assert "--allow-outside" in capsys.readouterr().err
     assert cli.run([*command, "--allow-outside"]) == 0
-    loaded = load_recipe(recipe).recipe
-    assert loaded.data.allow_outside
-    _, splits = plan_cases(loaded, Display(quiet=True))
+    loaded = load_recipe(recipe)
+    assert loaded.recipe.data.allow_outside
+    splits = plan_cases(loaded, Display(quiet=True)).splits
     assert len(splits.labeled) + len(splits.validation) + len(splits.test) == 6

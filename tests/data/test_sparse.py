@@ -15,7 +15,7 @@ from helpers import AFFINE, small_recipe, write_dataset, write_recipe
 from medssl.data.datasets.case import IGNORE_INDEX, CachedCase
 from medssl.data.datasets.decathlon import read_dataset
 from medssl.data.patches.augment import Augmenter
-from medssl.data.patches.sampling import PatchSampler
+from medssl.data.patches.sampling import PatchSampler, PatchSettings, Stream
 from medssl.data.preprocessing.cache import CaseCache, class_indices
 from medssl.errors import MedSSLError
 from medssl.progress import Display
@@ -23,7 +23,8 @@ from medssl.recipe.load import load_recipe
 from medssl.reports.preview import draw_case
 from medssl.settings.recipe import AugmentSettings
 from medssl.settings.spec import DataSpec
-from medssl.training.setup import plan_cases, prepare_cases
+from medssl.training.cases import plan_cases
+from medssl.training.prepare import prepare_cases
 from medssl.workflows.train import train
 
 VALUE = 200
@@ -49,14 +50,9 @@ def sparse_dataset(root: Path, cases: int = 5, sparse: int = 5, **options: int) 
 def sampler(case: CachedCase, patch: tuple[int, ...], *, sparse: bool = True) -> PatchSampler:
     spec = DataSpec(flip_axes=[0, 1, 2], rot90_planes=[[0, 1]], rotate_planes=[[0, 1]])
     settings = AugmentSettings(rotate_degrees=20, rotate_probability=1.0)
+    augment = Augmenter(settings, spec, spatial_dims=len(patch))
     return PatchSampler(
-        [case],
-        patch=patch,
-        batch_size=2,
-        seed=0,
-        stream="labeled",
-        augment=Augmenter(settings, spec, spatial_dims=len(patch)),
-        sparse=sparse,
+        [case], Stream("labeled", 0, 2), PatchSettings(patch, augment=augment, sparse=sparse)
     )
 
 
@@ -122,11 +118,11 @@ def recipe_of(folder: Path, root: Path, method: str, **changes: dict) -> Path:
 def test_partly_annotated_cases_also_serve_as_unlabeled(tmp_path: Path) -> None:
     root = sparse_dataset(tmp_path / "data", cases=4, sparse=2)
     path = recipe_of(tmp_path, root, "mean_teacher", data={"labeled": 4, "test": 0})
-    recipe = load_recipe(path).recipe
+    loaded = load_recipe(path)
     said: list[str] = []
     display = Display(quiet=True)
     display.say = said.append  # type: ignore[method-assign]
-    data = prepare_cases(recipe, *plan_cases(recipe, display), display)
+    data = prepare_cases(loaded, plan_cases(loaded, display), display)
     assert len(data.labeled) == 4
     assert {case.id for case in data.unlabeled} == {"case_00", "case_01"}
     assert all(case.label is None and not case.class_indices for case in data.unlabeled)

@@ -32,8 +32,10 @@ from medssl.progress import Display
 from medssl.runs.folder import RunFolder
 from medssl.settings.recipe import Recipe
 from medssl.training.batches import to_batch
+from medssl.training.compute import Compute
 from medssl.training.engine import Engine
 from medssl.training.nonfinite import Guard, gradient_norm
+from medssl.training.setup import Feed
 from medssl.training.step_log import StepLog
 
 META = torch.device("meta")
@@ -177,29 +179,27 @@ def test_the_engine_never_waits(name: str, tmp_path: Path, monkeypatch: pytest.M
     }
     options = {"patch": (16, 16, 16), "batch_size": 2, "deliver": "places", "channels": 1}
     samplers = {k: make_sampler(stream=k, **v, **options) for k, v in streams.items()}
+    resident = DeviceCases(
+        {k: sampler.cases for k, sampler in samplers.items()},
+        META,
+        slice_axis=None,
+        swapped=np.arange(256, dtype=np.uint8),
+    )
     engine = Engine(
         method,
         recipe,
-        samplers=lambda stage: {k: samplers[k] for k in stage.streams},
-        validate=None,
+        Feed(lambda stage: {k: samplers[k] for k in stage.streams}, resident=resident),
+        validation=None,
         run=RunFolder(tmp_path / "run"),
-        device=META,
-        precision="fp32",
-        workers=0,
+        compute=Compute(META),
         display=Display(quiet=True),
-        resident=DeviceCases(
-            {k: sampler.cases for k, sampler in samplers.items()},
-            META,
-            slice_axis=None,
-            swapped=np.arange(256, dtype=np.uint8),
-        ),
     )
     engine.guard = Guard(method, engine.scaler, deferred=True)
     engine.watch.deferred = True
     monkeypatch.setattr(engine.scaler, "step", lambda _: None)
     for index, stage in enumerate(engine.stages):
         engine._start_stage(index, None)
-        chosen = engine.samplers(stage)
+        chosen = engine.feed.samplers(stage)
         engine.batch_sizes = {k: sampler.batch_size for k, sampler in chosen.items()}
         engine.watch.start(stage.name, lambda _: [], engine.state)
         batches = iter(engine._loader(stage, chosen))

@@ -27,8 +27,9 @@ from medssl.progress import Display
 from medssl.recipe.load import load_recipe
 from medssl.settings.recipe import InferenceSettings, RoiSettings
 from medssl.settings.spec import DataSpec
+from medssl.training.cases import plan_cases
+from medssl.training.prepare import prepare_cases
 from medssl.training.validation import case_dice
-from medssl.workflows import train as experiment
 
 LABELS = LabelMap((0, 11, 12), ("background", "body", "core"))
 RAW = {"intensity": {"rule": "none"}}
@@ -243,13 +244,12 @@ def test_a_run_keeps_to_its_regions_and_carries_the_coarse_run(
     shutil.copytree(coarse, moved)
     recipe = fine_recipe((folder, moved), tmp_path / "fine.yaml")
     seen: list[Any] = []
-    prepare = experiment.prepare_cases
 
     def note(*arguments: Any, **options: Any) -> Any:
-        seen.append(prepare(*arguments, **options))
+        seen.append(prepare_cases(*arguments, **options))
         return seen[-1]
 
-    monkeypatch.setattr(experiment, "prepare_cases", note)
+    monkeypatch.setattr("medssl.workflows.train.prepare_cases", note)
     run = medssl.train(recipe, output=tmp_path / "run").path
 
     boxes = json.loads((run / "roi.json").read_text())
@@ -308,20 +308,21 @@ def test_a_coarse_run_must_not_know_the_test_cases(
     coarse = load_run(world[1])
     known = json.loads(coarse.folder.splits.read_text())["labeled"]
     for data in ({"test": known[:1]}, {"labeled": known[:2], "test": 0}):
-        loaded = load_recipe(fine_recipe(world, tmp_path / "fine.yaml", **data)).recipe
-        dataset, splits = experiment.plan_cases(loaded, Display(quiet=True))
+        loaded = load_recipe(fine_recipe(world, tmp_path / "fine.yaml", **data))
+        plan = plan_cases(loaded, Display(quiet=True))
+        recipe, cases = loaded.recipe, (plan.dataset, plan.splits)
         where = RegionFinder(
-            coarse.predictor, loaded.data.roi, folder=world[1], patch=loaded.training.patch
+            coarse.predictor, recipe.data.roi, folder=world[1], patch=recipe.training.patch
         )
         if "labeled" not in data:
             with pytest.raises(MedSSLError, match=r"labels of 1 test case\(s\)"):
-                check_coarse(where, dataset, splits, Display(quiet=True))
+                check_coarse(where, *cases, Display(quiet=True))
         else:
-            check_coarse(where, dataset, splits, Display())
+            check_coarse(where, *cases, Display())
             assert "labels of 1 unlabeled case(s)" in capsys.readouterr().err
     where.coarse.in_channels = 2
     with pytest.raises(MedSSLError, match="takes 2 image channel"):
-        check_coarse(where, dataset, splits, Display(quiet=True))
+        check_coarse(where, *cases, Display(quiet=True))
 
 
 def test_mistakes_are_named_before_any_work(world: tuple[Path, Path], tmp_path: Path) -> None:

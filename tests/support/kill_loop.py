@@ -29,7 +29,7 @@ from medssl import cli
 from medssl.data.patches.sampling import PatchSampler
 from medssl.runs import folder as run_folder
 from medssl.training import validation
-from medssl.workflows import train as experiment
+from medssl.workflows import train as train_module
 
 PLACES = {
     "save": 3,
@@ -108,7 +108,7 @@ def arm(place: str, times: int) -> None:
     elif place == "validation":
         validation.case_dice = counted(validation.case_dice)
     elif place == "figures":
-        experiment._evaluate_splits = counted(experiment._evaluate_splits)
+        train_module._evaluate_splits = counted(train_module._evaluate_splits)
 
 
 def start(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 
 from medssl.data.datasets.case import IGNORE_INDEX, CachedCase
 from medssl.data.patches.augment import Augmenter
-from medssl.data.patches.sampling import PatchSampler
+from medssl.data.patches.sampling import PatchSampler, PatchSettings, Stream
 from medssl.data.preprocessing.cache import class_indices
 from medssl.settings.recipe import AugmentSettings
 from medssl.settings.spec import DataSpec
@@ -43,4 +44,11 @@ def make_sampler(settings: AugmentSettings | None = FULL, **options: Any) -> Pat
     channels = options.pop("channels", 2)
     cases = [make_case(n, labeled=labeled, channels=channels) for n in ("a", "bb", "ccc")]
     common = {"batch_size": 4, "seed": 3, "stream": "labeled", "foreground_fraction": 0.5}
-    return PatchSampler(cases, augment=augment, **{**common, **options})
+    return sampler_of(cases, augment=augment, **{**common, **options})
+
+
+def sampler_of(cases: list[CachedCase], *, stream: str, **options: Any) -> PatchSampler:
+    """Return a sampler; the options are those of its stream and of its patches."""
+    names = {f.name for f in fields(Stream)} & options.keys()
+    own = Stream(stream, **{name: options.pop(name) for name in names})
+    return PatchSampler(cases, own, PatchSettings(**options))

@@ -28,7 +28,7 @@ from medssl.progress import Display
 from medssl.recipe.load import load_recipe
 from medssl.sweeps.plan import PlannedRun, parse_labeled, plan_sweep
 from medssl.sweeps.summary import format_sweep, summarize_sweep, write_sweep
-from medssl.training.setup import plan_cases
+from medssl.training.cases import plan_cases
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_settings_of_the_recipes_method_stay_with_it(recipe: Path, tmp_path: Pat
 
 def test_labeled_sets_are_nested_and_test_cases_fixed(recipe: Path, tmp_path: Path) -> None:
     jobs = plan_sweep(recipe, labeled=[2, 4, 6, "all"], seeds=2, output=tmp_path)
-    splits = [plan_cases(j.loaded.recipe, Display(quiet=True))[1] for j in jobs]
+    splits = [plan_cases(j.loaded, Display(quiet=True)).splits for j in jobs]
     assert len({tuple(c.id for c in s.test) for s in splits}) == 1
     sets = {str(j.labeled): {c.id for c in s.labeled} for j, s in zip(jobs, splits, strict=True)}
     assert [len(s) for s in sets.values()] == [2, 4, 6, 7]

@@ -87,9 +87,7 @@ def test_an_extended_run_resumes_with_the_same_bits(
 def test_a_stage_that_stopped_early_goes_on(
     world: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from medssl.workflows import train as experiment
-
-    monkeypatch.setattr(experiment, "make_validator", lambda *_, **__: lambda _model: 0.5)
+    monkeypatch.setattr("medssl.training.validation.make_dice", lambda *_: lambda _model: 0.5)
     training = {"validate_every": 1, "early_stop": 2}
     recipe = recipe_file(world, tmp_path, "supervised", training=training, data={"validation": 1})
     run = medssl.train(recipe, output=tmp_path / "run").path

@@ -23,7 +23,6 @@ from medssl.errors import Stopped
 from medssl.methods.base import REGISTRY
 from medssl.runs.checkpoint import load_checkpoint
 from medssl.training.engine import Engine
-from medssl.workflows import train as experiment
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +252,9 @@ def test_carried_momentum_is_that_of_the_best_weights(
         note(f"end {self.state.stage}", self)
         end(self, stage)
 
-    monkeypatch.setattr(experiment, "make_validator", lambda *_, **__: lambda _m: next(scores))
+    monkeypatch.setattr(
+        "medssl.training.validation.make_dice", lambda *_: lambda _model: next(scores)
+    )
     monkeypatch.setattr(Engine, "_start_stage", starting)
     monkeypatch.setattr(Engine, "_end_stage", ending)
     run = medssl.train(recipe, output=tmp_path / "run").path

@@ -23,8 +23,9 @@ from medssl.recipe.load import load_recipe
 from medssl.runs.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from medssl.runs.folder import RunFolder, free_run_path
 from medssl.settings.recipe import OptimizerSettings, ScheduleSettings
+from medssl.training.cases import plan_cases
 from medssl.training.optimization import build_optimizer, learning_rate
-from medssl.training.setup import loader_workers, plan_cases
+from medssl.training.setup import loader_workers
 from medssl.training.step_log import StepLog
 
 CPU = torch.device("cpu")
@@ -237,7 +238,7 @@ def test_training_is_told_of_pieces_by_class_and_the_user_of_unknown_labels(
     root = write_dataset(tmp_path / "blobs", cases=8)
     recipe = small_recipe(root, tmp_path / "cache", spec={"pieces": {2: 3, 7: 2}})
     loaded = load_recipe(write_recipe(tmp_path / "recipe.yaml", recipe))
-    plan_cases(loaded.recipe, Display())
+    plan_cases(loaded, Display())
     assert "spec.pieces: the dataset declares no label 7" in capsys.readouterr().err
     labels = LabelMap((0, 5, 2), ("background", "one", "two"))
     method = create_method(loaded.recipe, loaded.settings, num_classes=3, channels=1, labels=labels)

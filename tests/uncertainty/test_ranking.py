@@ -19,7 +19,10 @@ from medssl.ops.ranking import auroc
 from medssl.progress import Display
 from medssl.recipe.load import load_recipe
 from medssl.runs.checkpoint import load_checkpoint
-from medssl.training import setup, validation
+from medssl.training.cases import plan_cases
+from medssl.training.compute import Compute
+from medssl.training.prepare import prepare_cases
+from medssl.training.validation import make_diagnosis
 
 
 def area(score: list[float], positive: list[int]) -> float:
@@ -117,7 +120,7 @@ def test_a_diagnosis_is_logged_and_changes_nothing(
         assert {"autoencoder/teacher_before", "autoencoder/teacher_after"} <= found[-1].keys()
 
     with monkeypatch.context() as patch:
-        patch.setattr("medssl.workflows.train.make_diagnosis", lambda *_, **__: None)
+        patch.setattr("medssl.training.validation.make_diagnosis", lambda *_, **__: None)
         plain = medssl.train(recipe, output=tmp_path / "plain").path
     one, other = (load_checkpoint(p / "checkpoints" / "last.pt") for p in (run, plain))
     assert one["method_state"].keys() == other["method_state"].keys()
@@ -131,7 +134,5 @@ def test_methods_with_nothing_to_say_are_not_asked(
     recipe = small_recipe(*world, data={"validation": 1}, method={"name": "bcp"})
     loaded = load_recipe(write_recipe(tmp_path / "r.yaml", recipe))
     quiet = Display(quiet=True)
-    dataset, splits = setup.plan_cases(loaded.recipe, quiet)
-    data = setup.prepare_cases(loaded.recipe, dataset, splits, quiet)
-    device = torch.device("cpu")
-    assert validation.make_diagnosis(loaded.recipe, data, device=device, precision="fp32") is None
+    data = prepare_cases(loaded, plan_cases(loaded, quiet), quiet)
+    assert make_diagnosis(loaded.recipe, data, Compute(torch.device("cpu"))) is None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -29,6 +30,51 @@ _DRAW, _ORDER = 0, 1
 _HOST = torch.device("cpu")
 
 
+@dataclass(frozen=True)
+class Stream:
+    """One stream of patches of a run.
+
+    Attributes:
+        name: streams of other names draw independently.
+        seed: the run's seed.
+        batch_size: patches per batch.
+        foreground_fraction: chance that a labeled patch is centered on a voxel of a structure. All
+            structures of the volume (2D: of the slice) are equally likely, whatever their size.
+        strong: add the strong view to each batch; needs augmentation.
+        labels_only: deliver labels alone; no image is read.
+    """
+
+    name: str
+    seed: int
+    batch_size: int
+    foreground_fraction: float = 0.0
+    strong: bool = False
+    labels_only: bool = False
+
+
+@dataclass(frozen=True)
+class PatchSettings:
+    """How patches are cut out of cases: the same for all streams of a run.
+
+    Attributes:
+        patch: voxels per axis; two numbers draw slices across ``slice_axis``.
+        slice_axis: axis across the slices, for 2D.
+        augment: augmentation, or None for plain crops.
+        deliver: ``finished`` patches; ``plain`` crops and what was drawn for them, for
+            `augment_batch.finish` to do on a device; or the ``places`` of crops alone, to be cut
+            by `DeviceCases`.
+        sparse: labels may hold voxels without annotation. Slices without any annotated voxel are
+            then left out, and volumes that are annotated in part are cropped around annotated
+            voxels, so that every labeled patch teaches something.
+    """
+
+    patch: Sequence[int]
+    slice_axis: int = 2
+    augment: Augmenter | None = None
+    deliver: Deliver = "finished"
+    sparse: bool = False
+
+
 class PatchSampler:
     """One stream of patches.
 
@@ -36,22 +82,8 @@ class PatchSampler:
 
     Args:
         cases: cached cases, all with a label or all without.
-        patch: voxels per axis; two numbers draw slices across ``slice_axis``.
-        batch_size: patches per batch.
-        seed: the run's seed.
-        stream: name of the stream; streams of other names draw independently.
-        foreground_fraction: chance that a labeled patch is centered on a voxel of a structure. All
-            structures of the volume (2D: of the slice) are equally likely, whatever their size.
-        slice_axis: axis across the slices, for 2D.
-        augment: augmentation, or None for plain crops.
-        strong: add the strong view to each batch; needs ``augment``.
-        labels_only: deliver labels alone; no image is read.
-        deliver: ``finished`` patches; ``plain`` crops and what was drawn for them, for
-            `augment_batch.finish` to do on a device; or the ``places`` of crops alone, to be cut
-            by `DeviceCases`.
-        sparse: labels may hold voxels without annotation. Slices without any annotated voxel are
-            then left out, and volumes that are annotated in part are cropped around annotated
-            voxels, so that every labeled patch teaches something.
+        stream: what is drawn.
+        settings: how it is cut.
 
     Raises:
         MedSSLError: there are no cases.
@@ -60,51 +92,35 @@ class PatchSampler:
     """
 
     def __init__(
-        self,
-        cases: Sequence[CachedCase],
-        *,
-        patch: Sequence[int],
-        batch_size: int,
-        seed: int,
-        stream: str,
-        foreground_fraction: float = 0.0,
-        slice_axis: int = 2,
-        augment: Augmenter | None = None,
-        strong: bool = False,
-        labels_only: bool = False,
-        deliver: Deliver = "finished",
-        sparse: bool = False,
+        self, cases: Sequence[CachedCase], stream: Stream, settings: PatchSettings
     ) -> None:
         if not cases:
             raise MedSSLError(
-                f"there are no cases to draw {stream} patches from",
+                f"there are no cases to draw {stream.name} patches from",
                 fix="check data.labeled and data.unlabeled of the recipe",
             )
         labeled = {case.label is not None for case in cases}
         if len(labeled) > 1:
-            raise ValueError(f"stream {stream!r} mixes cases with and without labels")
-        if strong and augment is None:
+            raise ValueError(f"stream {stream.name!r} mixes cases with and without labels")
+        if stream.strong and settings.augment is None:
             raise ValueError("the strong view needs an augmenter")
         self.cases = tuple(cases)
         self.labeled = labeled.pop()
-        if labels_only and not self.labeled:
-            raise ValueError(f"stream {stream!r} asks for labels of unlabeled cases")
-        self.labels_only = labels_only
-        self.batch_size = batch_size
-        self.seed = seed
+        if stream.labels_only and not self.labeled:
+            raise ValueError(f"stream {stream.name!r} asks for labels of unlabeled cases")
         self.stream = stream
-        self.foreground_fraction = foreground_fraction
-        self.augment = augment
-        self.strong = strong
-        self.deliver = deliver
-        self.slice_axis = slice_axis if len(patch) == 2 else None
-        size = list(patch)
+        self.batch_size = stream.batch_size
+        self.augment = settings.augment
+        self.deliver = settings.deliver
+        self.slice_axis = settings.slice_axis if len(settings.patch) == 2 else None
+        size = list(settings.patch)
         if self.slice_axis is not None:
             size.insert(self.slice_axis, 1)
         self.size = tuple(size)
-        self.sparse = sparse and self.labeled
-        self._slices = self._annotated_slices() if self.sparse and len(patch) == 2 else None
-        counts = [1 if self.slice_axis is None else case.shape[slice_axis] for case in cases]
+        self.sparse = settings.sparse and self.labeled
+        in_slices = self.sparse and self.slice_axis is not None
+        self._slices = self._annotated_slices() if in_slices else None
+        counts = [1 if self.slice_axis is None else case.shape[self.slice_axis] for case in cases]
         if self._slices is not None:
             counts = [len(slices) for slices in self._slices]
         self._ends = np.cumsum(counts)
@@ -160,7 +176,7 @@ class PatchSampler:
         self, number: int
     ) -> tuple[int, tuple[int, ...], tuple[int, ...], Geometry, np.random.Generator]:
         """Return case, first voxel, size and geometry of a patch, and the generator after them."""
-        rng = _generator(self.seed, self.stream, _DRAW, number)
+        rng = _generator(self.stream.seed, self.stream.name, _DRAW, number)
         index, slice_index = self.item(number)
         geometry = Geometry() if self.augment is None else self.augment.draw_geometry(rng)
         size = geometry.source_size(self.size)
@@ -172,7 +188,7 @@ class PatchSampler:
         """Draw the first voxel of the crop; negative where the volume is padded."""
         case, center = self.cases[index], None
         plane = None if self.slice_axis is None else (self.slice_axis, slice_index)
-        if rng.random() < self.foreground_fraction:
+        if rng.random() < self.stream.foreground_fraction:
             center = draw_center(case, self.size, plane, rng)
         if center is None and self.sparse and self._is_partly_annotated(index):
             center = draw_center(case, self.size, plane, rng, background=True)
@@ -188,7 +204,7 @@ class PatchSampler:
         index, start, size, geometry, rng = self._place(number)
         case = self.cases[index]
         image = label = None
-        if not self.labels_only:
+        if not self.stream.labels_only:
             image = _crop(case.image, start, size, lambda: self._pad_value(index))
         if case.label is not None:
             # Padding is labeled background, as in the literature: outside of a scan is nothing.
@@ -208,7 +224,7 @@ class PatchSampler:
         swaps = self.augment is not None and self.augment.swapped_by(geometry) is not None
         row = describe_place(index, start, size, geometry, swaps=swaps)
         out = {"place": torch.from_numpy(row)}
-        if not self.labels_only:
+        if not self.stream.labels_only:
             shape = self.cases[index].shape
             reaches_out = any(
                 s < 0 or s + n > m for s, n, m in zip(start, size, shape, strict=True)
@@ -224,16 +240,16 @@ class PatchSampler:
         axes = [a for a in range(3) if a != self.slice_axis]
         matrix = np.eye(3) if geometry.matrix is None else geometry.matrix
         rows = {"matrix": matrix[np.ix_(axes, axes)]}
-        if not self.labels_only:
+        if not self.stream.labels_only:
             rows["weak"] = self.augment.draw_weak(rng)
-        if self.strong:
+        if self.stream.strong:
             rows["strong_changes"] = self.augment.draw_strong(rng)
         return {name: torch.from_numpy(row) for name, row in rows.items()}
 
     def item(self, number: int) -> tuple[int, int]:
         """Return the case index and slice (0 for volumes) of patch ``number``."""
         epoch, position = divmod(number, self.num_items)
-        item = int(_order(self.seed, self.stream, epoch, self.num_items)[position])
+        item = int(_order(self.stream.seed, self.stream.name, epoch, self.num_items)[position])
         case = int(np.searchsorted(self._ends, item, side="right"))
         position = item - int(self._ends[case - 1] if case else 0)
         return case, position if self._slices is None else int(self._slices[case][position])

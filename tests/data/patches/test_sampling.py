@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from patch_samplers import sampler_of
 
 from medssl.data.datasets.case import IGNORE_INDEX, CachedCase
 from medssl.data.patches.augment import Augmenter
 from medssl.data.patches.loader import StreamLoader
-from medssl.data.patches.sampling import PatchSampler
+from medssl.data.patches.sampling import PatchSampler, PatchSettings, Stream
 from medssl.data.preprocessing.cache import class_indices
 from medssl.errors import MedSSLError
 from medssl.settings.recipe import AugmentSettings
@@ -53,7 +54,7 @@ def make_sampler(cases: list[CachedCase] | None = None, **options: object) -> Pa
         "foreground_fraction": 0.5,
         "augment": Augmenter(FULL, SPEC, spatial_dims=3),
     }
-    return PatchSampler(cases or [make_case("a"), make_case("bb")], **{**settings, **options})
+    return sampler_of(cases or [make_case("a"), make_case("bb")], **{**settings, **options})
 
 
 def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
@@ -237,7 +238,7 @@ def test_a_batch_shares_no_memory_with_the_cache() -> None:
 
 def test_misuse_is_refused() -> None:
     with pytest.raises(MedSSLError, match="no cases to draw unlabeled patches"):
-        PatchSampler([], patch=(4, 4, 4), batch_size=1, seed=0, stream="unlabeled")
+        PatchSampler([], Stream("unlabeled", 0, 1), PatchSettings((4, 4, 4)))
     with pytest.raises(ValueError, match="with and without labels"):
         make_sampler([make_case("a"), make_case("b", labeled=False)])
     with pytest.raises(ValueError, match="augmenter"):
@@ -342,9 +343,9 @@ def test_a_crash_with_an_open_loader_does_not_hang(tmp_path: Path) -> None:
             import numpy as np
             from medssl.data.datasets.case import CachedCase
             from medssl.data.patches.loader import StreamLoader
-            from medssl.data.patches.sampling import PatchSampler
+            from medssl.data.patches.sampling import PatchSampler, PatchSettings, Stream
             case = CachedCase("a", "a", np.zeros((1, 8, 8, 8), np.float16), None, {})
-            sampler = PatchSampler([case], patch=(4, 4, 4), batch_size=2, seed=0, stream="s")
+            sampler = PatchSampler([case], Stream("s", 0, 2), PatchSettings((4, 4, 4)))
             loader = StreamLoader({"s": sampler}, start=0, stop=1000, workers=2)
             for k, batch in loader:
                 if k == 3:
@@ -370,15 +371,8 @@ def test_labels_only_never_reads_an_image() -> None:
     label[3:6, 2:5, 1:4] = 1
     indices = {1: np.flatnonzero(label).astype(np.int32)}
     case = CachedCase("a", "a", Unreadable(), label, indices)  # type: ignore[arg-type]
-    sampler = PatchSampler(
-        [case],
-        patch=(6, 6, 4),
-        batch_size=2,
-        seed=0,
-        stream="masks",
-        foreground_fraction=1.0,
-        labels_only=True,
-    )
+    stream = Stream("masks", 0, 2, foreground_fraction=1.0, labels_only=True)
+    sampler = PatchSampler([case], stream, PatchSettings((6, 6, 4)))
     batch = sampler.batch(0)
     assert set(batch) == {"label"}
     assert batch["label"].shape == (2, 6, 6, 4)

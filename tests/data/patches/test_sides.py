@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ from medssl.data.phantoms.dataset import write_phantom
 from medssl.data.phantoms.kinds import KINDS
 from medssl.errors import MedSSLError
 from medssl.progress import Display
-from medssl.recipe.load import resolve, save_recipe
+from medssl.recipe.load import LoadedRecipe, resolve, save_recipe
 from medssl.settings.recipe import AugmentSettings
 from medssl.settings.spec import DataSpec
 from medssl.settings.specs import load_spec
-from medssl.training.setup import make_augmenter, plan_cases, prepare_cases
+from medssl.training.cases import plan_cases
+from medssl.training.prepare import prepare_cases
 from medssl.workflows.train import train
 
 FDI = load_spec("cbct_fdi")
@@ -107,19 +109,17 @@ def test_labels_follow_the_side_axis_through_turns() -> None:
     assert swapped(Geometry(turns=((0, 1, 2),), flips=(1,)))
 
 
-def fdi_recipe(tmp_path: Path, **spec: Any) -> Any:
+def fdi_recipe(tmp_path: Path, **spec: Any) -> LoadedRecipe:
     root = tmp_path / "jaws"
     if not root.exists():
         write_phantom(root, kind="cbct", labeled=6, unlabeled=0, test=0, shape=(40, 40, 24))
     recipe = small_recipe(root, tmp_path / "cache", method={"name": "supervised"})
-    return resolve({**recipe, "spec": {"name": "cbct_fdi", **spec}}, path=tmp_path).recipe
+    return resolve({**recipe, "spec": {"name": "cbct_fdi", **spec}}, path=tmp_path)
 
 
 def test_a_mirrored_jaw_has_its_numbers_exchanged(tmp_path: Path) -> None:
-    recipe = fdi_recipe(tmp_path, spacing="native")
-    dataset, splits = plan_cases(recipe, Display(quiet=True))
-    aug = make_augmenter(recipe, dataset, splits)
-    case = splits.labeled[0]
+    plan = plan_cases(fdi_recipe(tmp_path, spacing="native"), Display(quiet=True))
+    dataset, aug, case = plan.dataset, plan.augmenter, plan.splits.labeled[0]
     values = np.asanyarray(nib.as_closest_canonical(nib.load(case.label)).dataobj)
     classes = dataset.labels.to_classes(values)
     image = classes[None].astype(np.float32)
@@ -138,16 +138,18 @@ def test_a_mirrored_jaw_has_its_numbers_exchanged(tmp_path: Path) -> None:
 
 
 def test_half_a_pair_stops_before_any_work(tmp_path: Path) -> None:
-    recipe = fdi_recipe(tmp_path, label_pairs=[[11, 99]])
+    loaded = fdi_recipe(tmp_path, label_pairs=[[11, 99]])
     with pytest.raises(MedSSLError, match="label 11 is declared but not 99"):
-        plan_cases(recipe, Display(quiet=True))
+        plan_cases(loaded, Display(quiet=True))
+    recipe = loaded.recipe
     off = recipe.training.augment.model_copy(update={"flip": False})
     training = recipe.training.model_copy(update={"augment": off})
-    plan_cases(recipe.model_copy(update={"training": training}), Display(quiet=True))
+    changed = recipe.model_copy(update={"training": training})
+    plan_cases(replace(loaded, recipe=changed), Display(quiet=True))
 
 
 def test_predictions_return_to_fdi_numbers(tmp_path: Path) -> None:
-    recipe = fdi_recipe(tmp_path, spacing="native")
+    recipe = fdi_recipe(tmp_path, spacing="native").recipe
     root = Path(recipe.data.root)
     path = tmp_path / "recipe.yaml"
     save_recipe(recipe, path)
@@ -162,15 +164,15 @@ def test_predictions_return_to_fdi_numbers(tmp_path: Path) -> None:
 
 
 def test_an_undeclared_number_stops_training_with_case_and_voxels(tmp_path: Path) -> None:
-    recipe = fdi_recipe(tmp_path)
-    path = Path(recipe.data.root) / "labelsTr" / "cbct_002.nii.gz"
+    loaded = fdi_recipe(tmp_path)
+    path = Path(loaded.recipe.data.root) / "labelsTr" / "cbct_002.nii.gz"
     image = nib.load(path)
     label = np.asanyarray(image.dataobj).copy()
     label[0, 0, :3] = 60  # a deciduous quadrant that does not exist
     nib.save(nib.Nifti1Image(label, image.affine, image.header), path)
     display = Display(quiet=True)
     with pytest.raises(MedSSLError) as caught:
-        prepare_cases(recipe, *plan_cases(recipe, display), display)
+        prepare_cases(loaded, plan_cases(loaded, display), display)
     message = str(caught.value)
     assert "60 (3 voxels)" in message
     assert "cbct_002" in message

@@ -1,0 +1,120 @@
+"""Which case of a run is used as what, decided and checked before a voxel is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from nibabel.orientations import io_orientation
+from torch import nn
+
+from medssl.data.datasets.case import Case, Dataset
+from medssl.data.datasets.split import Splits, make_splits
+from medssl.data.images.header import unit_factor
+from medssl.data.images.stored import UnreadableError, open_volume
+from medssl.data.opened import open_dataset
+from medssl.data.patches.augment import Augmenter
+from medssl.data.patches.sides import class_pairs, side_axis
+from medssl.errors import MedSSLError, located
+from medssl.inference.mirror import mirrored
+from medssl.methods.registry import get_method
+from medssl.progress import Display
+from medssl.recipe.load import LoadedRecipe
+from medssl.settings.recipe import TrainingSettings
+from medssl.settings.spec import DataSpec
+
+
+@dataclass(frozen=True)
+class CasePlan:
+    """Which case is used as what; no voxel has been read.
+
+    Attributes:
+        dataset: as read.
+        splits: the cases by role.
+        augmenter: of patches; it exchanges left and right labels when it mirrors.
+    """
+
+    dataset: Dataset
+    splits: Splits
+    augmenter: Augmenter
+
+    @property
+    def cached(self) -> tuple[Case, ...]:
+        """The cases that training takes from the cache; test cases are read from their files."""
+        return (*self.splits.labeled, *self.splits.unlabeled, *self.splits.validation)
+
+
+def plan_cases(loaded: LoadedRecipe, display: Display) -> CasePlan:
+    """Read the dataset, decide which case is used as what, and check that the recipe suits it.
+
+    Raises:
+        MedSSLError: a dataset that cannot be read or divided as the recipe says, or one that its
+            method, its data spec or mirrored prediction do not suit.
+    """
+    recipe, method = loaded.recipe, get_method(loaded.recipe.method.name)
+    with located(loaded.source):
+        dataset = open_dataset(recipe, display)
+        splits = make_splits(dataset, recipe.data, uses_unlabeled=method.uses_unlabeled)
+        for note in splits.notes:
+            display.say(f"note: {note}")
+        _check_native_spacing(loaded, splits)
+        augmenter = _augmenter(recipe.training, recipe.spec, dataset, splits)
+        if recipe.inference.tta:  # as evaluation will, after training
+            dims = recipe.training.spatial_dims
+            mirrored(nn.Identity(), recipe.spec, dataset.labels, spatial_dims=dims)
+        for value in sorted(recipe.spec.pieces.keys() - set(dataset.labels.values[1:])):
+            display.say(f"note: spec.pieces: the dataset declares no label {value}")
+    return CasePlan(dataset, splits, augmenter)
+
+
+def _check_native_spacing(loaded: LoadedRecipe, splits: Splits) -> None:
+    """Ask the method again with the voxels the scans really have, where the spec leaves them.
+
+    A recipe alone cannot say whether native voxels suit a method that turns volumes around.
+    """
+    recipe, spec = loaded.recipe, loaded.recipe.spec
+    if not splits.labeled or (spec.spacing != "native" and None not in spec.spacing):
+        return
+    image = splits.labeled[0].images[0]
+    try:
+        affine = open_volume(image).affine
+        affine = affine * unit_factor(image, affine, spatial_unit=spec.spatial_unit)
+    except UnreadableError:
+        return  # the check of all files says it better
+    if spec.orientation:
+        affine = affine[:, [*np.argsort(io_orientation(affine)[:, 0]).astype(int), 3]]
+    spacing = [round(float(v), 4) for v in np.linalg.norm(affine[:3, :3], axis=0)]
+    if spec.spacing != "native":
+        wanted = zip(spec.spacing, spacing, strict=True)
+        spacing = [own if target is None else target for target, own in wanted]
+    known = recipe.model_copy(update={"spec": spec.model_copy(update={"spacing": spacing})})
+    problems = get_method(recipe.method.name).check_recipe(loaded.settings, known)
+    if problems:
+        raise MedSSLError(
+            problems[0], where=image, fix="override spec.spacing, or choose another method"
+        )
+
+
+def _augmenter(
+    training: TrainingSettings, spec: DataSpec, dataset: Dataset, splits: Splits
+) -> Augmenter:
+    """Return the augmentation of a run, which exchanges left and right labels when it mirrors.
+
+    Raises:
+        MedSSLError: the dataset's labels do not go with the spec's left and right pairs.
+    """
+    axis = side_axis(spec, splits.labeled) if spec.label_pairs else 0
+    in_patch = training.spatial_dims == 3 or axis != spec.slice_axis
+    pairs = class_pairs(
+        spec,
+        dataset.labels,
+        mirrored=training.augment.flip and axis in spec.flip_axes and in_patch,
+        where=dataset.root / "dataset.json",
+    )
+    return Augmenter(
+        training.augment,
+        spec,
+        spatial_dims=training.spatial_dims,
+        label_pairs=pairs,
+        side_axis=axis,
+    )

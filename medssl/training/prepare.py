@@ -1,0 +1,142 @@
+"""The cases of a run, read: every file checked, regions found, preprocessed into the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from medssl.data.datasets.case import IGNORE_INDEX, CachedCase, Dataset
+from medssl.data.datasets.integrity import check_training_set
+from medssl.data.datasets.problem import Problem
+from medssl.data.opened import cache_root
+from medssl.data.preprocessing.cache import CaseCache
+from medssl.data.preprocessing.region import Region
+from medssl.errors import MedSSLError, located
+from medssl.inference.search_box import RegionFinder
+from medssl.methods.registry import get_method
+from medssl.models.coarse import describe_regions
+from medssl.progress import Display
+from medssl.recipe.load import LoadedRecipe
+from medssl.settings.recipe import TrainingSettings
+from medssl.settings.spec import DataSpec
+from medssl.training.cases import CasePlan
+from medssl.training.distributed import ALONE, World
+from medssl.training.regions import find_regions
+
+MAX_PADDED_SHARE = 2.0
+"""A patch more than this many times as long as the median volume is refused, not padded."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The cases of a run, preprocessed, and their regions of interest if it has any."""
+
+    plan: CasePlan
+    labeled: tuple[CachedCase, ...]
+    unlabeled: tuple[CachedCase, ...]
+    validation: tuple[CachedCase, ...]
+    regions: Mapping[str, Region] = field(default_factory=dict)
+
+    @property
+    def streams(self) -> dict[str, tuple[CachedCase, ...]]:
+        """The cases of each stream of patches."""
+        return {"labeled": self.labeled, "unlabeled": self.unlabeled, "masks": self.labeled}
+
+
+def prepare_cases(
+    loaded: LoadedRecipe,
+    plan: CasePlan,
+    display: Display,
+    *,
+    finder: RegionFinder | None = None,
+    world: World = ALONE,
+) -> TrainingData:
+    """Check every file that training will read, then preprocess what is not in the cache yet.
+
+    Several processes divide the preprocessing; then each opens all cases. With a finder, every case
+    is cropped to its region of interest, for which no label is read.
+
+    Raises:
+        MedSSLError: an unreadable or inconsistent file, or a patch that does not suit the volumes.
+    """
+    recipe, splits = loaded.recipe, plan.splits
+    root = cache_root(recipe)
+    _check_files(plan, root / "checked", display, world)
+    mine = world.share(plan.cached)
+    regions = {} if finder is None else find_regions(finder, mine, display, world)
+    cache = CaseCache(root, recipe.spec, plan.dataset.labels, regions=regions)
+    with world.together(), display.counting("preprocessing", len(mine)) as done:
+        cached = cache.prepare(mine, on_progress=done)
+    if not world.alone:
+        cached = cache.prepare(plan.cached)
+    labeled = tuple(cached[c.id] for c in splits.labeled)
+    unlabeled = tuple(cached[c.id] for c in splits.unlabeled)
+    if get_method(recipe.method.name).uses_unlabeled:
+        unlabeled += _partly_annotated(labeled, plan.dataset, display)
+        if not unlabeled:
+            raise MedSSLError(
+                "the method learns from unlabeled images but there are none: every label is "
+                "annotated throughout",
+                where=plan.dataset.root,
+                fix="lower data.labeled so that some labels are hidden, put images into imagesUn/, "
+                "or set method to supervised",
+            )
+    validation = tuple(cached[c.id] for c in splits.validation)
+    data = TrainingData(plan, labeled, unlabeled, validation, regions)
+    with world.together():
+        _check_patch(recipe.training, recipe.spec, data)
+    if finder is not None:
+        with located(loaded.source):
+            for line in describe_regions(regions, labeled, plan.dataset.labels.names):
+                display.say(line)
+    return data
+
+
+def _check_files(plan: CasePlan, memory: Path, display: Display, world: World) -> None:
+    """Refuse files that training or its evaluation could not use; ``memory`` knows good ones."""
+    splits = plan.splits
+    everyone = (*splits.labeled, *splits.unlabeled, *splits.validation, *splits.test)
+    warnings: list[Problem] = []
+    with world.together(), display.counting("checking files", len(everyone)) as done:
+        if world.first:  # one reader is enough
+            warnings = check_training_set(plan.dataset, splits, memory=memory, on_progress=done)
+    for problem in warnings[:5]:
+        display.say(f"warning: {problem.file.name}: {problem.what}")
+    if len(warnings) > 5:
+        display.say(f"warning: and {len(warnings) - 5} more files with warnings")
+
+
+def _partly_annotated(
+    labeled: Sequence[CachedCase], dataset: Dataset, display: Display
+) -> tuple[CachedCase, ...]:
+    """Return the labeled cases with voxels that nobody annotated, without their labels.
+
+    What is not annotated of them is unlabeled data like any other.
+    """
+    if dataset.labels.ignore_value is None:
+        return ()
+    partly = [c for c in labeled if c.label is not None and (c.label == IGNORE_INDEX).any()]
+    if partly:
+        display.say(
+            f"note: {len(partly)} labeled cases are annotated in part; their images also serve as "
+            "unlabeled ones"
+        )
+    return tuple(replace(case, label=None, class_indices={}) for case in partly)
+
+
+def _check_patch(training: TrainingSettings, spec: DataSpec, data: TrainingData) -> None:
+    """Refuse a patch that would mostly be padding."""
+    shapes = np.array([c.shape for c in (*data.labeled, *data.unlabeled)])
+    axes = [a for a in range(3) if training.spatial_dims == 3 or a != spec.slice_axis]
+    median = np.median(shapes[:, axes], axis=0)
+    patch = np.array(training.patch)
+    if (patch > MAX_PADDED_SHARE * median).any():
+        raise MedSSLError(
+            f"training.patch {patch.tolist()} is larger than the volumes: the median volume has "
+            f"{median.astype(int).tolist()} voxels after preprocessing",
+            where=data.plan.dataset.root,
+            fix=f"use a patch of at most {median.astype(int).tolist()}, or a finer spec.spacing",
+        )
