@@ -61,7 +61,7 @@ SETTINGS = {
         (256, 256),
         (64, 64, 6),
         (64, 64),
-        {"data.patient_pattern": None, "data.validation": 0},
+        {"data.patients": None, "data.validation": 0},
     ),
 }
 CASES, LABELED = 16, 8

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medssl.cli.console import AllowOutside, app, display_of, out
+from medssl.cli.console import AllowOutside, Patients, app, display_of, out
 
 
 @app.command()
@@ -23,6 +23,7 @@ def check(
         Path | None, typer.Option("--html", help="page with a picture of every case")
     ] = None,
     allow_outside: AllowOutside = False,
+    patients: Patients = None,
 ) -> None:
     """Find what is wrong with a dataset; exit code 2 where training cannot start."""
     import medssl
@@ -35,6 +36,7 @@ def check(
         json_file=json_file,
         html_file=html_file,
         allow_outside=allow_outside,
+        patients=patients,
         display=display_of(ctx),
     )
     if result.report.problems:

@@ -63,6 +63,13 @@ err = Console(stderr=True)
 if place()[0] > 0:  # one of several processes of a run: the first one speaks
     out.quiet = True
 
+Patients = Annotated[
+    str | None,
+    typer.Option(
+        "--patients",
+        help="whose scan each case is: a CSV file case,patient or a pattern with a group",
+    ),
+]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="change a key: --set training.iterations=2000")
 ]

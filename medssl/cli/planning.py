@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medssl.cli.console import AllowOutside, Device, app, display_of, out
+from medssl.cli.console import AllowOutside, Device, Patients, app, display_of, out
 from medssl.errors import MedSSLError
 
 
@@ -27,6 +27,7 @@ def plan(
     ] = None,
     kind: Annotated[str, typer.Option(help="of the phantom: mr, ct, cbct or oct")] = "mr",
     allow_outside: AllowOutside = False,
+    patients: Patients = None,
 ) -> None:
     """Look at a dataset and write a recipe for it that explains every choice."""
     import medssl
@@ -45,6 +46,7 @@ def plan(
         spec=spec,
         kind=kind,
         allow_outside=allow_outside,
+        patients=patients,
         display=display_of(ctx),
     )
     out.print(f"written: {output}", highlight=False)

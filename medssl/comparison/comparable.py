@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from medssl.comparison.experiments import Arm, EvaluatedRun, is_finished
+from medssl.data.datasets.patient_table import is_table
 from medssl.data.datasets.split import load_splits
 from medssl.errors import MedSSLError
 
@@ -89,8 +90,8 @@ def patients_of(
     """Return the patient of each case.
 
     Opens the dataset only where the evaluations counted fewer patients than cases. Where it is
-    gone, the recipe's ``patient_pattern`` decides; else each case counts as a patient, with a
-    warning.
+    gone, a pattern in the recipe's ``data.patients`` decides; else each case counts as a patient,
+    with a warning.
     """
     from medssl.data.opened import open_dataset
 
@@ -107,7 +108,9 @@ def patients_of(
         owner = {c.id: c.patient for c in (*splits.test, *splits.validation)}
         if owner.keys() >= set(cases):
             return [owner[c] for c in cases]
-    pattern = runs[0].recipe.data.patient_pattern
+    pattern = runs[0].recipe.data.patients
+    if pattern is not None and is_table(pattern):
+        pattern = None
     matches = [re.search(pattern, c) if pattern else None for c in cases]
     groups = [m[1] if m and m[1] else c for m, c in zip(matches, cases, strict=True)]
     if summary and summary["n_patients"] != len(set(groups)):

@@ -19,8 +19,20 @@ def cache_root(recipe: Recipe) -> Path:
 
 
 def open_dataset(recipe: Recipe, display: Display | None = None) -> Dataset:
-    """Read the recipe's dataset, making the phantom if that is what it asks for."""
-    root = Path(recipe.data.root)
+    """Read the recipe's dataset, making the phantom if that is what it asks for.
+
+    Raises:
+        MedSSLError: ``data.root`` is not found, or holds no dataset that fits the recipe.
+    """
+    root = Path(recipe.data.root).expanduser()
+    if recipe.data.root != "phantom" and not root.exists():
+        looked = "" if root.is_absolute() else ", neither beside the recipe nor in this one"
+        raise MedSSLError(
+            f"there is no such folder{looked}",
+            where=root,
+            fix="say where the dataset is: --set data.root=FOLDER, or data.root in the recipe "
+            "(that of a run is its recipe.yaml)",
+        )
     if recipe.data.root == "phantom":
         options = dict(recipe.data.phantom)
         sizes = phantom_options(options)
@@ -30,13 +42,15 @@ def open_dataset(recipe: Recipe, display: Display | None = None) -> Dataset:
     dataset = read_dataset(
         root,
         extra_unlabeled=recipe.data.unlabeled,
-        patient_pattern=recipe.data.patient_pattern,
+        patients=recipe.data.patients,
         allow_outside=recipe.data.allow_outside,
     )
     if display is not None:
         for line in dataset.deviations:
             if "stands for" not in line:  # a misspelt key that was understood is no news
                 display.say(f"note: {line}")
+        if dataset.guess is not None:
+            display.say(f"warning: {dataset.guess.sentence}; {dataset.guess.fix}")
     if dataset.spatial_unit != recipe.spec.spatial_unit:
         raise MedSSLError(
             f"the dataset is in {dataset.spatial_unit} but the data spec "

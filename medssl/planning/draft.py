@@ -37,6 +37,8 @@ class Order:
         device_name: for the comment, such as ``this computer's CPU``.
         phantom: options of the phantom, if that is the dataset.
         allow_outside: whether dataset.json may name files outside of its folder.
+        patients: what says whose scan each case is; None: the dataset and the ids.
+        patients_reason: for the comment.
     """
 
     root: str
@@ -46,6 +48,8 @@ class Order:
     device_name: str
     phantom: dict[str, Any] = field(default_factory=dict)
     allow_outside: bool = False
+    patients: str | None = None
+    patients_reason: str = ""
 
 
 class Lines:
@@ -159,6 +163,8 @@ def _data(lines: Lines, roles: Roles, order: Order) -> None:
     if order.allow_outside:
         reason = "dataset.json may name files outside of its folder"
         lines.add("allow_outside", True, reason, indent=2)
+    if order.patients is not None:
+        lines.add("patients", order.patients, order.patients_reason, indent=2)
     if roles.labeled is not None:
         lines.add("labeled", roles.labeled, roles.labeled_reason, indent=2)
     else:

@@ -15,6 +15,8 @@ import torch
 from medssl.data.datasets.case import Dataset
 from medssl.data.datasets.decathlon import read_dataset
 from medssl.data.datasets.fingerprint import Fingerprint, fingerprint, sampled_cases
+from medssl.data.datasets.patient_guess import EACH_ITS_OWN
+from medssl.data.datasets.patient_table import is_table
 from medssl.data.datasets.split import make_splits
 from medssl.data.phantoms.dataset import ensure_phantom, phantom_options
 from medssl.device import resolve_device
@@ -39,6 +41,8 @@ USABLE = 0.9
 SHRINK_STEP = 0.7
 SMALLEST = 0.03
 """Least share of the usual patch before a plan gives up."""
+
+ASKED = "as you asked"
 
 Measure = Callable[[LoadedRecipe], Footprint]
 
@@ -75,6 +79,7 @@ def plan(
     spec: str | None = None,
     kind: str = "mr",
     allow_outside: bool = False,
+    patients: str | None = None,
     display: Display | None = None,
 ) -> Plan:
     """Look at a dataset and write a recipe for it in which every choice is explained.
@@ -90,6 +95,8 @@ def plan(
         spec: data spec to use instead of the guessed one, by name or file.
         kind: kind of phantom.
         allow_outside: let dataset.json name files outside of its folder; the recipe will, too.
+        patients: whose scan each case is, a table or a pattern; None: as the dataset and the ids
+            say. Where ids only look like several scans of one patient, the recipe holds the guess.
 
     Raises:
         MedSSLError: no such dataset or method, ``output`` exists, the method does not suit the
@@ -104,18 +111,17 @@ def plan(
     kind_of_method = get_method(method)
     if spec is not None:
         load_spec(spec)  # says at once if there is none
-    order = replace(_order(str(dataset), method, memory, device, kind), allow_outside=allow_outside)
-    data = _open(order, display)
+    order = _order(str(dataset), method, memory, device, kind)
+    order = replace(order, allow_outside=allow_outside, patients=patients, patients_reason=ASKED)
+    order, data = _with_patients(order, _open(order, display), display)
+    order = _written_for(order, output)
     roles = _roles(data, order, labeled)
     settings = DataSettings(labeled=labeled, validation=roles.validation, test=roles.test)
     with located(data.root / "dataset.json"):
         splits = make_splits(data, settings, uses_unlabeled=kind_of_method.uses_unlabeled)
     with display.counting("looking at the scans", len(sampled_cases(splits))) as done:
         found = fingerprint(data, splits, on_progress=done)
-    if spec is None:
-        guess = guess_spec(found, list_specs())
-    else:
-        guess = SpecGuess(spec, "as you asked", asked=True)
+    guess = guess_spec(found, list_specs()) if spec is None else SpecGuess(spec, ASKED, asked=True)
     precision = "fp32" if order.device == "cpu" else "bf16"
 
     def measure(loaded: LoadedRecipe) -> Footprint:
@@ -263,7 +269,28 @@ def _open(order: Order, display: Display) -> Dataset:
         total = sizes.labeled + sizes.validation + sizes.unlabeled + sizes.test
         with display.counting("making the phantom", total) as done:
             root = ensure_phantom(default_cache_root(), order.phantom, done)
-    return read_dataset(root, allow_outside=order.allow_outside)
+    return read_dataset(root, allow_outside=order.allow_outside, patients=order.patients)
+
+
+def _with_patients(order: Order, data: Dataset, display: Display) -> tuple[Order, Dataset]:
+    """Take what ids look like for granted, for the user to read in the recipe."""
+    if data.guess is None:
+        return order, data
+    display.say(f"warning: {data.guess.sentence}; {data.guess.fix}")
+    reason = f"a guess: {data.guess.sentence}; '{EACH_ITS_OWN}': each scan is of another patient"
+    order = replace(order, patients=data.guess.pattern, patients_reason=reason)
+    return order, _open(order, display)
+
+
+def _written_for(order: Order, output: Path) -> Order:
+    """Return the order with paths that mean in the recipe's folder what they mean in this one."""
+    if output.absolute().parent == Path.cwd():
+        return order
+    patients = order.patients
+    if patients is not None and is_table(patients):
+        patients = str(Path(patients).expanduser().absolute())
+    root = order.root if order.phantom else str(Path(order.root).expanduser().absolute())
+    return replace(order, root=root, patients=patients)
 
 
 def _roles(dataset: Dataset, order: Order, labeled: int | None) -> Roles:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from medssl.methods.registry import get_method
 from medssl.networks.registry import check_patch
 from medssl.recipe.find import find_recipe
 from medssl.recipe.inherit import BASE, laid_over, read_recipe
+from medssl.recipe.paths import locate, refuse_no_data
 from medssl.settings.recipe import Recipe
 from medssl.settings.spec import DataSpec
 from medssl.settings.specs import check_spec, load_spec
@@ -82,7 +83,12 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Load
         # A value given on the command line has no line in the file.
         for known in [k for k in lines if k[: len(key)] == key]:
             del lines[known]
-    return resolve(data, path=path, lines=lines)
+    if isinstance(data.get("data"), str) and ("data",) in lines:
+        lines["data", "root"] = lines["data",]
+    loaded = resolve(data, path=path, lines=lines)
+    refuse_no_data(loaded.recipe.data, path=path, lines=lines)
+    data_settings = locate(loaded.recipe.data, lines, path)
+    return replace(loaded, recipe=loaded.recipe.model_copy(update={"data": data_settings}))
 
 
 def resolve(data: Mapping[str, Any], *, path: Path, lines: Lines | None = None) -> LoadedRecipe:
@@ -91,6 +97,8 @@ def resolve(data: Mapping[str, Any], *, path: Path, lines: Lines | None = None) 
     for section, key in (("data", "root"), ("network", "name"), ("method", "name")):
         if isinstance(data.get(section), str):
             data[section] = {key: data[section]}
+    if data.get("data", {}) is None:
+        data["data"] = {}
     spec = _resolve_spec(data.pop("spec", {}), path=path, lines=lines)
     recipe = validate_settings(Recipe, data, where=path, lines=lines)
     recipe = recipe.model_copy(update={"spec": spec})

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from medssl.settings.spec import DataSpec
 from medssl.strict import Strict
@@ -45,7 +45,9 @@ class RoiSettings(Strict):
 class DataSettings(Strict):
     """Which cases are used, and as what."""
 
-    root: str = Field("phantom", description="Decathlon folder, or `phantom` for the built-in data")
+    root: str = Field(
+        "", description="Decathlon folder, or `phantom` for the built-in data; has to be named"
+    )
     phantom: dict[str, Any] = Field(default_factory=dict, description="options of the phantom")
     labeled: Selection = Field(None, description="labeled cases for training; none: all there are")
     unlabeled: list[str] = Field(default_factory=list, description="more images: folders or globs")
@@ -58,14 +60,28 @@ class DataSettings(Strict):
     allow_outside: bool = Field(
         False, description="let dataset.json name files outside of its folder"
     )
-    patient_pattern: str | None = Field(
-        None, description="regular expression; its first group is the patient of a case id"
+    patients: str | None = Field(
+        None,
+        description="whose scan each case is: a CSV file `case,patient`, or a regular expression "
+        "whose first group is the patient of a case id",
     )
     split_seed: int = Field(0, description="seed of the patient shuffle behind numbers above")
     roi: RoiSettings | None = Field(
         None, description="crop every scan to a region of interest: a coarse run, or settings"
     )
     cache: str | None = Field(None, description="folder of the preprocessing cache")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _former_names(cls, values: Any) -> Any:
+        """Read the name that ``patients`` had in recipes of 0.1.0."""
+        if not isinstance(values, dict) or "patient_pattern" not in values:
+            return values
+        former = values["patient_pattern"]
+        others = {k: v for k, v in values.items() if k != "patient_pattern"}
+        if former is not None and others.get("patients") not in (None, former):
+            raise ValueError("patient_pattern is the former name of patients: give one of the two")
+        return {**others, "patients": others.get("patients") or former}
 
     @field_validator("roi", mode="before")
     @classmethod

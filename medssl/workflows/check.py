@@ -10,6 +10,7 @@ from typing import Any
 from medssl.data.checks.read_case import Painter
 from medssl.data.checks.repaired_copy import write_repaired
 from medssl.data.checks.run import CheckReport, check_dataset
+from medssl.data.datasets.case import Dataset
 from medssl.data.datasets.decathlon import read_dataset
 from medssl.errors import MedSSLError
 from medssl.progress import Display
@@ -52,6 +53,7 @@ def check(
     json_file: Path | None = None,
     html_file: Path | None = None,
     allow_outside: bool = False,
+    patients: str | None = None,
     display: Display | None = None,
 ) -> CheckResult:
     """Find everything wrong with a dataset before training, and mend a copy of it.
@@ -64,6 +66,7 @@ def check(
         html_file: page to write, with a picture of every case.
         allow_outside: let dataset.json name files outside of its folder, as a recipe's
             ``data.allow_outside`` does. A repaired copy holds them inside.
+        patients: whose scan each case is, as a recipe's ``data.patients`` says.
 
     Returns:
         The findings. A broken file is one of them and does not stop the check of the others.
@@ -81,12 +84,14 @@ def check(
         from medssl.reports.thumbnails import draw_thumbnail
 
         painter = draw_thumbnail
-    report = _read(dataset, loaded, painter, display, "checking", allow_outside=allow_outside)
+    data = read_dataset(dataset, keep_missing=True, allow_outside=allow_outside, patients=patients)
+    report = _read(data, loaded, painter, display, "checking")
     result = CheckResult(report)
     if repair is not None:
         with display.counting("writing the repaired copy", len(report.facts)) as done:
             lines = write_repaired(report, repair, on_progress=done)
-        again = _read(repair, loaded, None, display, "checking the copy")
+        copy = read_dataset(repair, keep_missing=True, patients=patients)
+        again = _read(copy, loaded, None, display, "checking the copy")
         result = CheckResult(report, tuple(lines), again)
     if json_file is not None:
         text = json.dumps(result.to_json(), indent=1, ensure_ascii=False) + "\n"
@@ -99,15 +104,8 @@ def check(
 
 
 def _read(
-    root: Path,
-    spec: DataSpec | None,
-    painter: Painter | None,
-    display: Display,
-    title: str,
-    *,
-    allow_outside: bool = False,
+    dataset: Dataset, spec: DataSpec | None, painter: Painter | None, display: Display, title: str
 ) -> CheckReport:
-    dataset = read_dataset(root, keep_missing=True, allow_outside=allow_outside)
     total = len(dataset.training) + len(dataset.unlabeled) + len(dataset.test)
     with display.counting(title, total) as done:
         return check_dataset(dataset, spec=spec, painter=painter, on_progress=done)

@@ -178,7 +178,7 @@ def batch_that_cannot_be_paired(w: World) -> None:
     w.recipe["training"] |= {"labeled_batch": 3, "unlabeled_batch": 3}
 
 
-@breaks("no such", "dataset.json")
+@breaks("no such", "--set data.root=")
 def missing_dataset(w: World) -> None:
     w.recipe["data"]["root"] = str(w.data / "nowhere")
 
@@ -316,9 +316,9 @@ def duplicate_case(w: World) -> None:
     w.edit_json(lambda h: h["training"].append(h["training"][0]))
 
 
-@breaks("patient_pattern")
+@breaks("data.patients")
 def pattern_that_matches_nothing(w: World) -> None:
-    w.recipe["data"]["patient_pattern"] = "subject(\\d+)"
+    w.recipe["data"]["patients"] = "subject(\\d+)"
 
 
 @pytest.mark.parametrize("name", list(BREAKS))

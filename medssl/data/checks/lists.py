@@ -16,6 +16,7 @@ def list_problems(dataset: Dataset) -> list[Problem]:
     """Check the lists of a dataset against each other and against the folders."""
     return [
         *_patients(dataset),
+        *_guess(dataset),
         *_label_names(dataset),
         *_unlisted(dataset),
         *_deviations(dataset),
@@ -58,14 +59,26 @@ def _patients(dataset: Dataset) -> Iterator[Problem]:
         )
 
 
+def _guess(dataset: Dataset) -> Iterator[Problem]:
+    if dataset.guess is not None:
+        yield Problem(
+            "warning",
+            dataset.root / "dataset.json",
+            dataset.guess.sentence,
+            dataset.guess.fix,
+            "patient_guess",
+        )
+
+
 def _label_names(dataset: Dataset) -> Iterator[Problem]:
     """Find labels that by their file name belong to another case."""
     stems = {split_extension(c.images[0].name)[0]: c.id for c in dataset.training}
+    ids = set(stems.values())
     used: dict[Path, str] = {}
     for case in dataset.training:
         assert case.label is not None
         stem = split_extension(case.label.name)[0]
-        owner = stems.get(stem, stem if stem in stems.values() else case.id)
+        owner = stems.get(stem, stem if stem in ids else case.id)
         if case.label in used:
             yield Problem(
                 "warning",

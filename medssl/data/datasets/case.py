@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from medssl.data.datasets.patient_guess import PatientGuess
+
 IGNORE_INDEX = 255
 """Class index of voxels without annotation: excluded from every loss and every metric."""
 
@@ -87,6 +89,7 @@ class Dataset:
         test: ``imagesTs`` cases; unlabeled data only if the recipe says so.
         spatial_unit: ``mm`` or ``um``.
         deviations: every departure from the Decathlon format that was read around, one line each.
+        guess: what case ids look like, where nothing says which scans are of one patient.
     """
 
     root: Path
@@ -98,6 +101,7 @@ class Dataset:
     test: tuple[Case, ...]
     spatial_unit: str = "mm"
     deviations: tuple[str, ...] = ()
+    guess: PatientGuess | None = None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def read_dataset(
     root: Path,
     *,
     extra_unlabeled: Sequence[str] = (),
-    patient_pattern: str | None = None,
+    patients: str | None = None,
     keep_missing: bool = False,
     allow_outside: bool = False,
 ) -> Dataset:
@@ -45,9 +46,11 @@ def read_dataset(
         root: the folder, or its dataset.json.
         extra_unlabeled: folders, files or globs, relative to the dataset or else to the current
             folder.
-        patient_pattern: regular expression searched in each case id; its first group is the
-            patient. Without one, an item's ``patient`` or ``subject`` key, then the frames of
-            names such as ``patient012_frame01``, then the case id itself.
+        patients: whose scan each case is: a CSV file, see
+            :func:`medssl.data.datasets.patient_table.read_patient_table`, or a regular expression
+            searched in each case id, whose first group is the patient. Without one, and for cases
+            that it does not fit, an item's ``patient`` or ``subject`` key, then what is certain of
+            the id, see :mod:`medssl.data.datasets.patient_names`.
         allow_outside: let dataset.json name files outside of its folder; ``extra_unlabeled`` may
             always, being the user's own words.
         keep_missing: keep cases whose listed files do not exist, for a check that reports them.
@@ -74,11 +77,13 @@ def read_dataset(
         _refuse_missing(reader)
     _note_ghosts(reader)
 
-    registry = CaseRegistry(where, patient_pattern)
-    cases = [registry.add_training(item) for item in training]
-    test_cases = [registry.add(item) for item in test]
-    hidden = [registry.add_unlabeled(item) for item in unlabeled]
-    modality = _check_channels(cases + test_cases + [c for c in hidden if c], modality, where)
+    registry = CaseRegistry(where)
+    named = [registry.add_training(item) for item in training]
+    named_test = [registry.add(item) for item in test]
+    named_hidden = [c for item in unlabeled if (c := registry.add_unlabeled(item)) is not None]
+    modality = _check_channels(named + named_test + named_hidden, modality, where)
+    owners = registry.assign_patients(patients)
+    cases = owners.of(named)
     without = [c for c in cases if c.label is None]
     if without:
         deviations.append(f"{len(without)} items of 'training' have no label: read as unlabeled")
@@ -88,10 +93,11 @@ def read_dataset(
         modality=modality,
         labels=labels,
         training=tuple(c for c in cases if c.label is not None),
-        unlabeled=tuple(without) + tuple(c for c in hidden if c is not None),
-        test=tuple(test_cases),
+        unlabeled=(*without, *owners.of(named_hidden)),
+        test=owners.of(named_test),
         spatial_unit=parse_unit(info, where),
-        deviations=tuple(deviations + reader.deviations() + registry.finish()),
+        deviations=tuple(deviations + reader.deviations() + owners.notes),
+        guess=owners.guess,
     )
 
 
@@ -215,7 +221,9 @@ def _extra_items(root: Path, text: str, channels: int) -> list[Item]:
             return [
                 item
                 for folder in folders
-                for item in group_channels([p for p in files if p.parent == folder], channels)
+                for item in _with_patients(
+                    group_channels([p for p in files if p.parent == folder], channels), folder
+                )
             ]
     raise MedSSLError(
         f"{text!r} matches no image ({', '.join(EXTENSIONS)}), neither in the dataset's folder nor "
@@ -223,6 +231,29 @@ def _extra_items(root: Path, text: str, channels: int) -> list[Item]:
         where="data.unlabeled",
         fix="name a folder of images, or a glob such as more/*.nii.gz",
     )
+
+
+def _with_patients(items: list[Item], folder: Path) -> list[Item]:
+    """Give images the patients that the dataset says which they are from, if from one."""
+    where = folder.parent / "dataset.json"
+    if not where.is_file():
+        return items
+    try:
+        info, _ = read_json(where)
+    except MedSSLError:  # another dataset's faults are no concern of this one
+        return items
+    known = {}
+    for section in ("training", "validation", "unlabeled", "test", "testing"):
+        entries = info.get(section)
+        for entry in entries if isinstance(entries, list) else ():
+            if isinstance(entry, Mapping) and (owner := entry.get("patient", entry.get("subject"))):
+                images = entry.get("image", entry.get("images"))
+                for name in images if isinstance(images, list) else [images]:
+                    known[os.path.normpath(where.parent / str(name))] = str(owner)
+    return [
+        replace(item, patient=known.get(os.path.normpath(item.images[0]), item.patient))
+        for item in items
+    ]
 
 
 def _refuse_missing(reader: ItemReader) -> None:

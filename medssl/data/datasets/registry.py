@@ -4,61 +4,39 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from medssl.data.datasets.case import Case
 from medssl.data.datasets.decathlon_items import Item, unsafe_name
+from medssl.data.datasets.patient_guess import PatientGuess, guess_patients
+from medssl.data.datasets.patient_names import patients_by_name
+from medssl.data.datasets.patient_table import is_table, read_patient_table
 from medssl.errors import MedSSLError
 
-# Two frames of one heart are one patient. Only names that end in a number before the frame are
-# taken apart: `patient012_frame01`, `sub7_ED`, but not `video_frame01`.
-_FRAME = re.compile(r"^(?P<patient>.*\d)_(?:frame\d+|ED|ES)$")
+WHERE = "data.patients"
+PATTERN_FIX = (
+    "write a pattern whose first group is the patient, such as '(patient\\d+)_', or name a CSV "
+    "file with the columns case,patient"
+)
 
 
 class CaseRegistry:
-    """Give every scan a unique id and a patient; recognize a file that was seen before."""
+    """Give every scan a unique id; recognize a file that was seen before.
 
-    def __init__(self, where: Path, pattern: str | None) -> None:
+    Patients are given by :meth:`assign_patients`, once all scans are known.
+    """
+
+    def __init__(self, where: Path) -> None:
         self.where = where
         self._training: dict[str, Case] = {}
         self._seen: dict[str, Case] = {}
         self._in_unlabeled: set[str] = set()
-        self._ids: set[str] = set()
-        self._matched: list[str] = []
-        self._unmatched: list[str] = []
-        self._pattern = self._compile(pattern)
-
-    @staticmethod
-    def _compile(pattern: str | None) -> re.Pattern[str] | None:
-        if pattern is None:
-            return None
-        fix = "write a pattern with one group, such as '(patient\\d+)_'"
-        try:
-            compiled = re.compile(pattern)
-        except re.error as error:
-            raise MedSSLError(
-                f"{pattern!r} is not a regular expression: {error}",
-                where="data.patient_pattern",
-                fix=fix,
-            ) from None
-        if compiled.groups < 1:
-            raise MedSSLError(f"{pattern!r} has no group", where="data.patient_pattern", fix=fix)
-        return compiled
-
-    def _patient(self, item: Item) -> str:
-        if self._pattern is not None:
-            match = self._pattern.search(item.id)
-            if match is not None and match[1]:
-                self._matched.append(item.id)
-                return match[1]
-            self._unmatched.append(item.id)
-        if item.patient is not None:
-            return item.patient
-        frame = _FRAME.match(item.id)
-        return frame["patient"] if frame else item.id
+        self._items: dict[str, Item] = {}
 
     def _case(self, item: Item, case_id: str) -> Case:
-        if case_id in self._ids:
+        if case_id in self._items:
             raise MedSSLError(
                 f"two scans have the case id '{case_id}' (second: {item.images[0]})",
                 where=self.where,
@@ -72,8 +50,8 @@ class CaseRegistry:
                 where=self.where,
                 fix='an id must be a valid file name: rename the file, or give the item an "id"',
             )
-        case = Case(case_id, item.images, item.label, self._patient(item), item.meta)
-        self._ids.add(case_id)
+        case = Case(case_id, item.images, item.label, item.patient or case_id, item.meta)
+        self._items[case_id] = item
         self._seen.setdefault(os.path.realpath(item.images[0]), case)
         return case
 
@@ -85,7 +63,7 @@ class CaseRegistry:
 
     def add(self, item: Item) -> Case:
         """Add a scan; if its id is taken, the folder's name is put before it."""
-        taken = item.id in self._ids
+        taken = item.id in self._items
         return self._case(item, f"{item.images[0].parent.name}_{item.id}" if taken else item.id)
 
     def add_unlabeled(self, item: Item) -> Case | None:
@@ -98,17 +76,80 @@ class CaseRegistry:
         known = self._seen.get(key)
         return known.without_label() if known is not None else self.add(item)
 
-    def finish(self) -> list[str]:
-        """Return what deviates; refuse a patient pattern that matched nothing."""
-        if not self._unmatched:
-            return []
-        if not self._matched:
+    def assign_patients(self, patients: str | None) -> Patients:
+        """Find out whose scans all added cases are; see :class:`Patients`.
+
+        Raises:
+            MedSSLError: ``data.patients`` is no pattern or table, or fits no case.
+        """
+        return Patients(self._items, patients)
+
+
+class Patients:
+    """Whose scan each case is: as ``data.patients`` says, else the dataset, else the id.
+
+    Args:
+        items: the scans by case id.
+        patients: a table or a pattern.
+
+    Attributes:
+        notes: what deviates.
+        guess: what ids look like where nothing is said or certain; None if like nothing.
+    """
+
+    def __init__(self, items: Mapping[str, Item], patients: str | None) -> None:
+        self.notes: list[str] = []
+        said = {}
+        if patients is not None:
+            lookup = _table(patients) if is_table(patients) else _pattern(patients)
+            said = {i: p for i, item in items.items() if (p := lookup(i) or lookup(item.id))}
+            self._note_missing(list(items), said, patients)
+        said |= {i: v.patient for i, v in items.items() if i not in said and v.patient is not None}
+        # The id without the folder that tells two apart: scans of a patient may lie in two.
+        names = {i: item.id for i, item in items.items() if i not in said}
+        by_name = patients_by_name(names.values())
+        self._of = {**{i: by_name[name] for i, name in names.items()}, **said}
+        self.guess: PatientGuess | None = None
+        if patients is None:
+            self.guess = guess_patients(by_name, said)
+
+    def of(self, cases: Sequence[Case]) -> tuple[Case, ...]:
+        """Return the cases with their patients."""
+        return tuple(replace(case, patient=self._of[case.id]) for case in cases)
+
+    def _note_missing(self, ids: Sequence[str], said: Mapping[str, str], patients: str) -> None:
+        missing = [i for i in ids if i not in said]
+        if not missing:
+            return
+        kind = "table names" if is_table(patients) else "pattern matches"
+        if len(missing) == len(ids):
             raise MedSSLError(
-                f"the pattern matches no case id (the first is '{self._unmatched[0]}')",
-                where="data.patient_pattern",
-                fix="write a pattern whose first group is the patient, such as '(patient\\d+)_'",
+                f"the {kind} no case id (the first is '{missing[0]}')",
+                where=WHERE,
+                fix=PATTERN_FIX,
             )
-        return [
-            f"data.patient_pattern does not match {len(self._unmatched)} case ids "
-            f"(first: {self._unmatched[0]}): each is its own patient"
-        ]
+        self.notes.append(
+            f"{WHERE}: the {kind} all cases but "
+            f"{len(missing)} (first: {missing[0]}): their patients are as without it"
+        )
+
+
+def _table(name: str) -> Callable[[str], str | None]:
+    return read_patient_table(Path(name).expanduser()).get
+
+
+def _pattern(text: str) -> Callable[[str], str | None]:
+    try:
+        compiled = re.compile(text)
+    except re.error as error:
+        raise MedSSLError(
+            f"{text!r} is not a regular expression: {error}", where=WHERE, fix=PATTERN_FIX
+        ) from None
+    if compiled.groups < 1:
+        raise MedSSLError(f"{text!r} has no group", where=WHERE, fix=PATTERN_FIX)
+
+    def patient(name: str) -> str | None:
+        found = compiled.search(name)
+        return (found[1] or None) if found is not None else None
+
+    return patient

@@ -150,7 +150,7 @@ def _refuse_overlap(labeled: list[Case], validation: list[Case], test: list[Case
                     f"'{both[0].id}'; {len(_patients(both))} such patients)",
                     where=f"data.{first}, data.{second}",
                     fix="give each patient one role only; if the ids do not belong to one patient, "
-                    "set data.patient_pattern",
+                    "say so with data.patients",
                 )
 
 

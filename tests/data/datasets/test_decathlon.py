@@ -438,11 +438,11 @@ def test_patients(tmp_path: Path) -> None:
     assert [c.patient for c in dataset.training] == [
         "patient012", "patient012", "sub7", "video_frame02", "x_t1", "plain"
     ]  # fmt: skip
-    by_pattern = read_dataset(tmp_path, patient_pattern=r"^(\w+?)_(?:t|frame)\d+$")
+    by_pattern = read_dataset(tmp_path, patients=r"^(\w+?)_(?:t|frame)\d+$")
     assert [c.patient for c in by_pattern.training] == [
         "patient012", "patient012", "sub7", "video", "x", "plain"
     ]  # fmt: skip
-    assert noted(by_pattern, "does not match 2 case ids")
+    assert noted(by_pattern, "matches all cases but 2")
 
 
 def test_patient_key(tmp_path: Path) -> None:
@@ -462,7 +462,7 @@ def test_patient_key(tmp_path: Path) -> None:
 )
 def test_bad_patient_pattern(tmp_path: Path, pattern: str, part: str) -> None:
     make_dataset(tmp_path, ["a_1"])
-    refused(tmp_path, part, "data.patient_pattern", patient_pattern=pattern)
+    refused(tmp_path, part, "data.patients", patients=pattern)
 
 
 def test_nothing_is_opened(tmp_path: Path) -> None:
