@@ -8,6 +8,8 @@ from typing import Any
 from medssl._version import __version__
 from medssl.bundle.contents import Contents
 from medssl.bundle.model_tree import needed_modules
+from medssl.evaluation.coverage import stated_coverage
+from medssl.evaluation.failures import failure_sentence
 from medssl.methods.registry import get_method
 
 
@@ -102,13 +104,17 @@ def _figures(contents: Contents) -> str:
         for name, entry in [*summary["structures"].items(), ("mean", summary["overall"])]
     ]
     head = f"| structure | {' | '.join(columns)} | cases |\n|---|{'---|' * len(columns)}---|"
+    failures = summary["overall"].get("failures")  # summaries of earlier versions have none
+    below = "" if failures is None else f"\n\n{failure_sentence(failures, 'mean Dice')}."
     return f"""## Figures
 
 {summary.get("split", "test")} cases: {summary["n_cases"]} images of {summary["n_patients"]} \
 patients, measured by medssl on each image's own grid. In brackets: {summary["interval"]}.
 
 {head}
-{chr(10).join(rows)}
+{chr(10).join(rows)}{below}
+
+{stated_coverage(summary)}
 
 {summary["policy"]}"""
 

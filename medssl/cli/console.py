@@ -95,7 +95,7 @@ def display_of(ctx: typer.Context) -> Any:
 
 def show_summary(summary: dict[str, Any]) -> None:
     """Print the table of an evaluation and the policy behind it."""
-    from medssl.evaluation.summary import format_table
+    from medssl.evaluation.summary_table import format_table
 
     title = None
     if "split" in summary:

@@ -143,6 +143,9 @@ def evaluate(
     voxel_metrics: Annotated[
         bool, typer.Option("--voxel-metrics", help="add the literature's voxel metrics")
     ] = False,
+    failure_dice: Annotated[
+        float, typer.Option(help="of folders: patients of lower Dice count as failures")
+    ] = 0.5,
     device: Device = "auto",
 ) -> None:
     """Measure predictions against references, or a run on one of its splits."""
@@ -163,6 +166,7 @@ def evaluate(
         dataset_json=dataset,
         nsd_tolerance=tolerance,
         voxel_metrics=voxel_metrics,
+        failure_dice=failure_dice,
         display=display_of(ctx),
     )
     show_summary(summary)

@@ -2,10 +2,11 @@
 
 Runs that differ only by their seed are one arm (:mod:`medssl.comparison.experiments`).
 Every arm is paired
-with the baseline on the same cases; intervals are bootstraps over patients and over the runs of
-each arm (:func:`medssl.evaluation.statistics.paired_bootstrap`). The verdict reads one number,
-fixed before any is seen: the mean Dice over structures. Runs of a single arm are compared too, to
-show how far luck alone moves the results, and never give evidence of a difference.
+with the baseline on the same cases; intervals are Student's t over patients, with the spread
+between the runs of each arm added (:func:`medssl.evaluation.statistics.paired_interval`). The
+verdict reads one number, fixed before any is seen: the mean Dice over structures. Runs of a single
+arm are compared too, to show how far luck alone moves the results, and never give evidence of a
+difference.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from medssl.comparison.cautions import verdicts_of
 from medssl.comparison.comparable import patients_of, shared_cases, shared_metrics, warnings_about
 from medssl.comparison.experiments import Arm, EvaluatedRun, group_arms, read_run
-from medssl.comparison.paired import LEVEL, TIE, case_rows, compare_pair, describe_arm
-from medssl.comparison.verdict import verdicts_of
+from medssl.comparison.paired import INTERVAL, TIE, case_rows, compare_pair, describe_arm
 from medssl.errors import MedSSLError
+from medssl.evaluation.coverage import coverage_sentence
 
 
 def compare(
@@ -28,7 +30,6 @@ def compare(
     baseline: str | Path | None = None,
     common: bool = False,
     output: Path | None = None,
-    seed: int = 0,
 ) -> dict[str, Any]:
     """Pair every experiment among ``runs`` with a baseline, case by case.
 
@@ -39,7 +40,6 @@ def compare(
             arm of the first run.
         common: compare on the cases that all runs have instead of refusing others.
         output: folder for ``compare.csv``, ``compare.json`` and ``compare.png``.
-        seed: seed of the bootstrap.
 
     Returns:
         What ``compare.json`` holds: ``arms`` (accuracy and cost), ``comparisons`` (differences per
@@ -77,14 +77,13 @@ def compare(
         "structures": list(read[0].structures),
         "n_cases": len(cases),
         "n_patients": len(set(groups)),
-        "interval": f"{LEVEL:.0%} bootstrap over patients and runs, 10000 resamples, seed {seed}",
+        "interval": INTERVAL,
+        "coverage": coverage_sentence(len(set(groups))),
         "tie": f"a case is a tie where mean Dice over runs differs by less than {TIE:g}",
         "same_experiment": repeats,
         "baseline": reference.name,
-        "arms": [describe_arm(arm, cases, metrics) for arm in arms],
-        "comparisons": [
-            compare_pair(a, reference, cases, groups, metrics, seed=seed) for a in others
-        ],
+        "arms": [describe_arm(arm, cases, groups, metrics) for arm in arms],
+        "comparisons": [compare_pair(a, reference, cases, groups, metrics) for a in others],
         "warnings": warnings,
         "rows": [row for a in others for row in case_rows(a, reference, cases, groups, metrics)],
     }

@@ -15,9 +15,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from medssl.comparison.paired import MEAN, SHARES
+from medssl.comparison.paired import MEAN
 from medssl.errors import MedSSLError
-from medssl.evaluation.summary import write_summary_json
+from medssl.evaluation.failures import failure_cell, failure_sentence
+from medssl.evaluation.summary import SHARES, write_summary_json
 
 
 def write_comparison(result: Mapping[str, Any], output: Path) -> list[Path]:
@@ -71,9 +72,10 @@ def format_comparison(result: Mapping[str, Any]) -> RenderableType:
     """Lay a comparison out for the terminal: arms, differences, verdict, cautions."""
     parts: list[RenderableType] = [_arms_table(result)]
     parts += [_pair_table(pair, result) for pair in result["comparisons"]]
-    parts.append(
-        Text(f"[ ]: {result['interval']}.\nW/T/L: cases won, tied, lost; {result['tie']}.", "dim")
-    )
+    notes = [f"[ ]: {result['interval']}.", result["coverage"]]
+    notes.append(f"W/T/L: cases won, tied, lost; {result['tie']}.")
+    notes += [f"{arm['name']}: {failure_sentence(arm['failures'])}." for arm in result["arms"]]
+    parts.append(Text("\n".join(notes), "dim"))
     for verdict in result["verdicts"]:
         style = {"gain": "bold green", "harm": "bold red"}.get(verdict["code"], "bold")
         parts.append(Text(f"\n{verdict['sentence']}", style))
@@ -92,7 +94,9 @@ def _arms_table(result: Mapping[str, Any]) -> Table:
     cases, patients = result["n_cases"], result["n_patients"]
     table = _table(f"{result['split']}: {cases} cases of {patients} patients")
     distance = next(m for m in result["metrics"] if m.startswith("hd95"))
-    for heading in ("arm", "runs", "labeled\ncases", "Dice\n± over runs", _heading(distance)):
+    below = f"Dice\n<{result['arms'][0]['failures']['threshold']:g}"
+    headings = ("arm", "runs", "labeled\ncases", "Dice\n± over runs", below, _heading(distance))
+    for heading in headings:
         table.add_column(heading, justify="left" if heading == "arm" else "right")
     for heading in ("s per\niter.", "train\nmin", "peak\nGB", "param.\nM"):
         table.add_column(heading, justify="right")
@@ -104,6 +108,7 @@ def _arms_table(result: Mapping[str, Any]) -> Table:
             str(len(arm["runs"])),
             str(arm["labeled_cases"]),
             number(metrics["dice"], 3) + (f" ±{spread}" if spread != "-" else ""),
+            failure_cell(arm["failures"]),
             number(metrics[distance], 2),
             number(cost["seconds_per_iteration"], 3),
             number(cost["training_seconds"] / 60, 1),

@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from medssl.comparison.experiments import Arm, describe_difference, differences
-from medssl.evaluation.statistics import PairedResult, paired_bootstrap
+from medssl.comparison.verdict import PairedScores, Verdict, verdict_over_patients
+from medssl.evaluation.failures import count_failures
+from medssl.evaluation.sign_flip import sign_flip_p
+from medssl.evaluation.statistics import LEVEL, nanmean, paired_interval, patient_means
+from medssl.evaluation.summary import SHARES
 
 TIE = 0.005
 """Cases whose Dice differs by less are ties: such a change is not visible to a reader."""
 MEAN = "mean"
 """Name of the row over all structures of a case."""
-LEVEL = 0.95
-SHARES = ("dice", "iou", "nsd")
-"""Metrics of which more is better and 1 is perfect; the others are distances."""
+INTERVAL = (
+    f"{LEVEL:.0%} Student's t over patients, the spread between the runs of an arm added; cut off "
+    "where a difference ends"
+)
+"""How the intervals of a comparison are made."""
 
 
-def describe_arm(arm: Arm, cases: Sequence[str], metrics: Sequence[str]) -> dict[str, Any]:
+def describe_arm(
+    arm: Arm, cases: Sequence[str], groups: Sequence[str], metrics: Sequence[str]
+) -> dict[str, Any]:
     """Return accuracy and cost of an arm: means over structures as `medssl evaluate` forms them."""
     structures = list(arm.runs[0].structures)
     per_run = {}
     for metric in metrics:
-        values = arm.values(metric, cases, structures)
+        values = patient_means(arm.values(metric, cases, structures), groups)
         per_run[metric] = nanmean(nanmean(values, 1), 1)
     dice = per_run["dice"]
+    own = nanmean(patient_means(arm.values("dice", cases, structures), groups).mean(0), 1)
+    threshold = arm.runs[0].recipe.evaluation.failure_dice
     labeled = arm.experiment["data.labeled"]
     return {
         "name": arm.name,
@@ -35,6 +46,7 @@ def describe_arm(arm: Arm, cases: Sequence[str], metrics: Sequence[str]) -> dict
         "seeds": [r.seed for r in arm.runs],
         "labeled_cases": len(labeled) if isinstance(labeled, tuple) else labeled,
         "metrics": {m: float(v.mean()) for m, v in per_run.items()},
+        "failures": count_failures(own, threshold).as_dict(),
         "dice_per_run": dice.tolist(),
         "dice_std_over_runs": float(dice.std(ddof=1)) if len(dice) > 1 else float("nan"),
         "cost": cost_of([r.manifest for r in arm.runs]),
@@ -67,24 +79,25 @@ def cost_of(manifests: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def compare_pair(
-    arm: Arm,
-    baseline: Arm,
-    cases: Sequence[str],
-    groups: Sequence[str],
-    metrics: Sequence[str],
-    *,
-    seed: int = 0,
+    arm: Arm, baseline: Arm, cases: Sequence[str], groups: Sequence[str], metrics: Sequence[str]
 ) -> dict[str, Any]:
-    """Return the paired differences ``arm - baseline`` per structure and over all of them."""
+    """Return the paired differences ``arm - baseline`` per structure and over all, and the verdict.
+
+    A patient's value is the mean over its cases, and over all structures the mean of those.
+    """
     structures = list(arm.runs[0].structures)
     entries: dict[str, dict[str, Any]] = {s: {"metrics": {}} for s in (*structures, MEAN)}
+    scores: dict[str, list[np.ndarray]] = {}
     for metric in metrics:
-        a, b = paired_values(arm, baseline, metric, cases, structures)
+        both = paired_values(arm, baseline, metric, cases, structures)
+        scores[metric] = [patient_means(x[..., :-1], groups) for x in both]
+        a, b = (np.concatenate((x, nanmean(x, 2)[..., None]), 2) for x in scores[metric])
         for index, name in enumerate(entries):
-            result = _bootstrap(a[..., index], b[..., index], groups, seed)
-            entries[name]["metrics"][metric] = _describe(result, metric)
+            seen = np.isfinite(np.concatenate(both)[..., index]).all(0)
+            entry = _describe(a[..., index], b[..., index], metric)
+            entries[name]["metrics"][metric] = entry | {"n_cases": int(seen.sum())}
             if metric == "dice":
-                entries[name] |= count_outcomes(a[..., index].mean(0) - b[..., index].mean(0))
+                entries[name] |= count_outcomes((both[0].mean(0) - both[1].mean(0))[..., index])
     found = differences(arm.experiment, baseline.experiment)
     return {
         "arm": arm.name,
@@ -94,7 +107,49 @@ def compare_pair(
         "differs_in": list(found),
         "differences": [describe_difference(k, v) for k, v in found.items()],
         "structures": entries,
+        "verdict": _verdict(arm, baseline, groups, scores["dice"]),
     }
+
+
+def _verdict(
+    arm: Arm, baseline: Arm, groups: Sequence[str], dice: Sequence[np.ndarray]
+) -> dict[str, Any]:
+    """Judge an arm by the Dice of its patients, ``(runs, patients, structures)`` of both."""
+    seconds = [cost_of([r.manifest for r in x.runs])["training_seconds"] for x in (arm, baseline)]
+    verdict = verdict_over_patients(
+        PairedScores(
+            names=(arm.name, baseline.name),
+            patients=list(dict.fromkeys(groups)),
+            structures=list(arm.runs[0].structures),
+            ours=dice[0],
+            baseline=dice[1],
+            cost=seconds[0] / seconds[1] if seconds[1] > 0 else float("nan"),
+        )
+    )
+    return verdict_entry(verdict, arm.name, baseline.name)
+
+
+def verdict_entry(verdict: Verdict, arm: str, baseline: str) -> dict[str, Any]:
+    """Return what ``compare.json`` says of a verdict."""
+    return {
+        "arm": arm,
+        "baseline": baseline,
+        "code": verdict.code,
+        "sentence": verdict.sentence,
+        "p": _or_none(verdict.p),
+        "patients": {
+            "n": verdict.gain.n,
+            "gain": verdict.gaining,
+            "lose": verdict.losing,
+            "worst": verdict.worst[0],
+            "worst_gain": verdict.worst[1],
+        },
+        "training_time_ratio": _or_none(verdict.cost),
+    }
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def paired_values(
@@ -114,26 +169,17 @@ def paired_values(
     return both[: len(arm.runs)], both[len(arm.runs) :]
 
 
-def _bootstrap(
-    a: np.ndarray, b: np.ndarray, groups: Sequence[str], seed: int
-) -> PairedResult | None:
-    if np.isnan(a).any(0).all():
-        return None  # the structure is in no case and was never predicted
-    return paired_bootstrap(a, b, groups, seed=seed, level=LEVEL)
-
-
-def _describe(result: PairedResult | None, metric: str) -> dict[str, Any]:
-    """Return a difference with its interval; ``p_better`` always means that the arm is better."""
-    if result is None:
-        nan = float("nan")
-        return {"difference": nan, "low": nan, "high": nan, "p_better": nan, "n_cases": 0}
-    smaller_is_better = metric not in SHARES
+def _describe(ours: np.ndarray, baseline: np.ndarray, metric: str) -> dict[str, Any]:
+    """Return a difference with its interval, why it has none, and the two-sided sign-flip p."""
+    most = 1.0 if metric in SHARES else float("inf")
+    found = paired_interval(ours, baseline, bounds=(-most, most))
     return {
-        "difference": result.mean_difference,
-        "low": result.low,
-        "high": result.high,
-        "p_better": 1 - result.p_better if smaller_is_better else result.p_better,
-        "n_cases": result.n_cases,
+        "difference": found.mean,
+        "low": found.low,
+        "high": found.high,
+        "no_interval": found.none,
+        "p": _or_none(sign_flip_p(ours.mean(0) - baseline.mean(0))),
+        "n_patients": found.n,
     }
 
 
@@ -165,10 +211,3 @@ def case_rows(
             row["outcome"] = next((k for k, n in counted.items() if n), "")
             rows.append(row)
     return rows
-
-
-def nanmean(values: np.ndarray, axis: int) -> np.ndarray:
-    """Mean ignoring NaN; NaN, without a warning, where nothing is left."""
-    present = np.isfinite(values)
-    total, count = np.where(present, values, 0.0).sum(axis), present.sum(axis)
-    return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)

@@ -1,207 +1,184 @@
-"""The verdict of a comparison in plain words, and the cautions that belong to it.
+"""The verdict on two methods over the same patients: a pure function of their scores.
 
-The rule is one line: evidence if the 95 % interval of the difference in mean Dice excludes zero and
-there are six patients or more, no evidence otherwise. Everything else that makes the interval say
-less than it seems to is a caution.
+One rule, fixed before any score is seen: the interval of the mean gain in Dice decides. Above zero
+it is evidence of a gain, below zero of harm, else of neither. Everything that makes the interval
+say less than it seems to is a caution (:mod:`medssl.comparison.cautions`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from medssl.comparison.paired import MEAN, SHARES, TIE
+from medssl.evaluation.sign_flip import MIN_PATIENTS, sign_flip_p
+from medssl.evaluation.statistics import LEVEL, Interval, nanmean, paired_interval
 
 GAIN, NONE, HARM = "gain", "none", "harm"
-MIN_PATIENTS = 6
-"""With fewer, even a difference of one sign in all patients is chance in more than 1 of 20 tries:
-2 * 0.5^5 = 0.06 (two-sided sign test), whatever a percentile interval says."""
-FEW_PATIENTS = 10
-"""With fewer patients a percentile interval is much too narrow."""
+DICE_GAINS = (-1.0, 1.0)
+FEWEST = 3
+"""Two patients give no verdict: nobody has tried how often their intervals err."""
+_EQUAL = 1e-9
+_NAMED = 4
+"""So many structures are named one by one in the sentence; of more, the two at the ends."""
+
+
+@dataclass(frozen=True)
+class PairedScores:
+    """Dice of the same patients with two methods.
+
+    Attributes:
+        names: of the method, and of the baseline.
+        patients: ids.
+        structures: names.
+        ours, baseline: ``(runs, patients, structures)``, NaN where a structure has no value in a
+            patient; for a structure and patient either all runs of both have a value or none. The
+            numbers of runs may differ.
+        cost: training time of the method over that of the baseline; NaN where it is not known.
+    """
+
+    names: tuple[str, str]
+    patients: Sequence[str]
+    structures: Sequence[str]
+    ours: np.ndarray
+    baseline: np.ndarray
+    cost: float = math.nan
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the scores of the same patients say.
+
+    Attributes:
+        code: ``gain``, ``none`` or ``harm``.
+        gain: mean over patients of the gain in Dice, mean over structures, with its interval.
+        gaining, losing: patients whose own mean rises or falls.
+        p: two-sided sign-flip p, NaN with fewer than six patients.
+        structures: the gain of each structure, by name.
+        worst: the patient that loses most, or gains least, and its gain.
+        cost: training time over that of the baseline; NaN where it is not known.
+        sentence: all of that in one.
+    """
+
+    code: str
+    gain: Interval
+    gaining: int
+    losing: int
+    p: float
+    structures: dict[str, Interval]
+    worst: tuple[str, float]
+    cost: float
+    sentence: str
 
 
 def judge(low: float, high: float) -> str:
-    """Return ``gain``, ``harm`` or ``none`` from an interval; one without bounds is no evidence."""
+    """Return ``gain``, ``harm`` or ``none`` from an interval; one without ends is no evidence."""
     if low > 0:
         return GAIN
     return HARM if high < 0 else NONE
 
 
-def code_of(pair: Mapping[str, Any]) -> str:
-    """Return the code of a pair's verdict."""
-    dice = pair["structures"][MEAN]["metrics"]["dice"]
-    return judge(dice["low"], dice["high"]) if pair["n_patients"] >= MIN_PATIENTS else NONE
+def code_of(gain: Interval, p: float) -> str:
+    """Return the code of a gain: what the interval says.
+
+    Where all patients gain alike to the last digit there is a mean and no interval; then the signs
+    decide, if they are enough to (six patients).
+    """
+    if math.isnan(gain.low) and gain.n >= MIN_PATIENTS and p < 1 - LEVEL:
+        return judge(gain.mean, gain.mean)
+    return judge(gain.low, gain.high) if gain.n >= FEWEST else NONE
 
 
-def verdicts_of(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a verdict with its cautions for every pair; a single one if all runs are repeats."""
-    if comparison["same_experiment"]:
-        return [repeats_verdict(comparison)]
-    return [
-        verdict_of(pair) | {"cautions": cautions_of(pair, comparison["arms"])}
-        for pair in comparison["comparisons"]
-    ]
-
-
-def verdict_of(pair: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the ``code`` and the ``sentence`` for an arm and its baseline."""
-    dice = pair["structures"][MEAN]["metrics"]["dice"]
-    code = code_of(pair)
-    arm, baseline = pair["arm"], pair["baseline"]
-    patients, (runs_a, runs_b) = pair["n_patients"], pair["n_runs"]
-    runs = "one run each" if runs_a == runs_b == 1 else f"{runs_a} and {runs_b} runs"
-    base = f"{_counted(patients, 'patient')}, {runs}"
-    if math.isnan(dice["low"]):
-        interval = f"no interval from {base}"
-    else:
-        interval = f"95 % interval {_interval(dice)} over {base}"
-    change = f"{dice['difference']:+.4f}"
-    sentence = {
-        GAIN: f"Evidence of gain: {arm} has a higher mean Dice than {baseline}: {change}, "
-        f"{interval}.",
-        HARM: f"Evidence of harm: {arm} has a lower mean Dice than {baseline}: {change}, "
-        f"{interval}.",
-        NONE: f"No evidence of a difference between {arm} and {baseline} in mean Dice: {change}, "
-        f"{interval}.",
-    }[code]
-    return {"arm": arm, "baseline": baseline, "code": code, "sentence": sentence}
-
-
-def cautions_of(pair: Mapping[str, Any], arms: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return what a reader must know beside the verdict.
+def verdict_over_patients(scores: PairedScores, *, interval: Interval | None = None) -> Verdict:
+    """Judge whether a method is better than its baseline.
 
     Args:
-        pair: an entry of ``comparisons``.
-        arms: the entries of ``arms``; for the spread between their runs.
+        scores: of the test patients, or of all labeled patients out of fold.
+        interval: of the mean gain, where it is not that of
+            :func:`medssl.evaluation.statistics.paired_interval` over runs and patients; for
+            instance of repeated cross-validation.
+
+    Raises:
+        ValueError: no patient has a score.
     """
-    dice = pair["structures"][MEAN]["metrics"]["dice"]
-    code = code_of(pair)
-    spread = {a["name"]: a for a in arms}
-    found = [*_confounded(pair), *_too_little(pair)]
-    if code != NONE and abs(dice["difference"]) < TIE:
-        found.append(f"the difference is below {TIE:g} Dice: shown, but it hardly matters")
-    noise = run_noise([spread[pair["arm"]], spread[pair["baseline"]]])
-    if code != NONE and abs(dice["difference"]) < 2 * noise:
-        found.append(
-            f"the difference is less than two standard errors ({noise:.4f} Dice) of what runs of "
-            "one arm differ by: more seeds may take it away"
-        )
-    found += _contrary(pair, code)
-    return found
-
-
-def run_noise(arms: Sequence[Mapping[str, Any]]) -> float:
-    """Return the standard error of the difference of two arms due to their runs alone.
-
-    From the pooled standard deviation between runs of the arms that have several; 0 if none has.
-    """
-    known = [a["dice_per_run"] for a in arms if len(a["dice_per_run"]) > 1]
-    if not known:
-        return 0.0
-    freedom = sum(len(v) - 1 for v in known)
-    variance = sum(float(np.var(v)) * len(v) for v in known) / freedom
-    return math.sqrt(variance * sum(1 / len(a["dice_per_run"]) for a in arms))
-
-
-def _confounded(pair: Mapping[str, Any]) -> list[str]:
-    listed = pair["differences"]
-    text = ", ".join(listed[:6]) + (f" and {len(listed) - 6} more" if len(listed) > 6 else "")
-    if len(listed) == 1 and pair["differs_in"] != ["method"]:
-        return [f"the arms differ in {text}: the difference speaks about that, not about a method"]
-    if len(listed) > 1:
-        return [
-            f"confounded: the arms differ in {text}: no single one of these explains the difference"
-        ]
-    return []
-
-
-def _too_little(pair: Mapping[str, Any]) -> list[str]:
-    found = []
-    if pair["n_patients"] < MIN_PATIENTS:
-        found.append(
-            f"{_counted(pair['n_patients'], 'patient')} cannot give evidence: fewer than "
-            f"{MIN_PATIENTS} agree by chance too often, whatever the interval says"
-        )
-    elif pair["n_patients"] < FEW_PATIENTS:
-        found.append(
-            f"only {_counted(pair['n_patients'], 'patient')}: an interval from fewer than "
-            f"{FEW_PATIENTS} is too narrow"
-        )
-    names = [
-        name
-        for name, runs in zip((pair["arm"], pair["baseline"]), pair["n_runs"], strict=True)
-        if runs == 1
-    ]
-    if names:
-        found.append(
-            f"one run only of {' and of '.join(names)}: the interval does not cover the luck of "
-            "training; repeat with other seeds (--set seed=1)"
-        )
-    elif min(pair["n_runs"]) == 2:
-        found.append("two runs of an arm: the interval covers only part of the luck of training")
-    return found
-
-
-def _contrary(pair: Mapping[str, Any], code: str) -> list[str]:
-    """Name structures and metrics with evidence of the opposite."""
-    if pair["n_patients"] < MIN_PATIENTS:
-        return []
-    found = []
-    for name, entry in pair["structures"].items():
-        for metric, value in entry["metrics"].items():
-            own = judge(value["low"], value["high"])
-            if metric not in SHARES:
-                own = {GAIN: HARM, HARM: GAIN}.get(own, NONE)
-            if own in (NONE, code) or (code == NONE and name != MEAN):
-                continue
-            what = {GAIN: "better", HARM: "worse"}[own]
-            where = "on average" if name == MEAN else f"for {name}"
-            found.append(
-                f"{metric} is {what} {where}: {value['difference']:+.3g} {_interval(value, '.3g')}"
-            )
-    return found
-
-
-def repeats_verdict(comparison: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the verdict on runs of one arm: never evidence, but a measure of luck."""
-    (arm,) = comparison["arms"]
-    dice, seeds = arm["dice_per_run"], arm["seeds"]
-    what = f"the {len(dice)} runs are the same experiment ({arm['name']})"
-    listed = ", ".join(str(s) for s in seeds)
-    same = len(set(seeds)) < len(seeds)
-    how = f"with seeds {listed}" if same else f"and differ only by seed ({listed})"
-    values = ", ".join(f"{v:.4f}" for v in dice)
-    sentence = (
-        f"No evidence of a difference: {what} {how}. Their mean Dice is {values} "
-        f"(standard deviation {arm['dice_std_over_runs']:.4f}): that much is luck, and a method "
-        "has to beat it."
-    )
-    cautions = []
-    if same:
-        cautions.append("runs with equal seeds differ, if at all, by hardware and software only")
-    for pair in comparison["comparisons"]:
-        value = pair["structures"][MEAN]["metrics"]["dice"]
-        if judge(value["low"], value["high"]) != NONE:
-            cautions.append(
-                f"over patients alone, {pair['arm']} minus {pair['baseline']} is "
-                f"{value['difference']:+.4f} {_interval(value)}, which excludes zero: one run per "
-                "method would have looked like evidence. Compare methods over several seeds"
-            )
-    return {
-        "arm": arm["name"],
-        "baseline": arm["name"],
-        "code": NONE,
-        "sentence": sentence,
-        "cautions": cautions,
+    means = [nanmean(x, axis=2) for x in (scores.ours, scores.baseline)]
+    gain = interval or paired_interval(*means, bounds=DICE_GAINS)
+    own = means[0].mean(0) - means[1].mean(0)
+    known = np.flatnonzero(np.isfinite(own))
+    if not known.size:
+        raise ValueError("no patient has a score with both methods")
+    p = sign_flip_p(own)
+    lowest = int(known[own[known].argmin()])
+    structures = {
+        name: paired_interval(scores.ours[..., i], scores.baseline[..., i], bounds=DICE_GAINS)
+        for i, name in enumerate(scores.structures)
+        if np.isfinite(scores.ours[..., i]).any()
     }
+    verdict = Verdict(
+        code=code_of(gain, p),
+        gain=gain,
+        gaining=int((own > _EQUAL).sum()),
+        losing=int((own < -_EQUAL).sum()),
+        p=p,
+        structures=structures,
+        worst=(str(scores.patients[lowest]), float(own[lowest])),
+        cost=scores.cost,
+        sentence="",
+    )
+    runs = (len(scores.ours), len(scores.baseline))
+    return replace(verdict, sentence=sentence_of(verdict, scores.names, runs))
 
 
-def _interval(value: Mapping[str, float], digits: str = ".4f") -> str:
-    return f"[{value['low']:+{digits}}, {value['high']:+{digits}}]"
+def sentence_of(verdict: Verdict, names: tuple[str, str], runs: tuple[int, int]) -> str:
+    """Say a verdict in one sentence; ``runs`` are those of the method and of the baseline."""
+    ours, baseline = names
+    claim = {
+        GAIN: f"Evidence of gain: {ours} has a higher mean Dice than {baseline}",
+        HARM: f"Evidence of harm: {ours} has a lower mean Dice than {baseline}",
+        NONE: f"No evidence of a difference between {ours} and {baseline} in mean Dice",
+    }[verdict.code]
+    gain, n = verdict.gain, verdict.gain.n
+    trained = "one run each" if runs == (1, 1) else f"{runs[0]} and {runs[1]} runs"
+    base = f"{counted(n, 'patient')}, {trained}"
+    if math.isnan(gain.low):
+        interval = f"no interval from {base} ({gain.none})"
+    else:
+        interval = f"{gain.level:.0%} interval {interval_text(gain.low, gain.high)} over {base}"
+    parts = [f"{verdict.gaining} of {counted(n, 'patient')} gain and {verdict.losing} lose"]
+    if not math.isnan(verdict.p):
+        parts[0] += f" (sign-flip p = {_p_text(verdict.p)})"
+    parts += [_structures_text(verdict.structures)] if len(verdict.structures) > 1 else []
+    parts.append(f"worst patient {verdict.worst[0]}: {verdict.worst[1]:+.4f}")
+    if not math.isnan(verdict.cost):
+        parts.append(f"{verdict.cost:.1f} times the training time")
+    return f"{claim}: {gain.mean:+.4f}, {interval}; {'; '.join(parts)}."
 
 
-def _counted(number: int, noun: str) -> str:
+def _structures_text(structures: dict[str, Interval]) -> str:
+    known = sorted(structures.items(), key=lambda item: -item[1].mean)
+    shown = known if len(known) <= _NAMED else [known[0], known[-1]]
+    texts = [
+        f"{name} {one.mean:+.4f}"
+        + ("" if math.isnan(one.low) else f" {interval_text(one.low, one.high)}")
+        + (f" ({counted(one.n, 'patient')})" if one.n != known[0][1].n else "")
+        for name, one in shown
+    ]
+    if len(known) <= _NAMED:
+        return ", ".join(texts)
+    return f"{len(known)} structures, from {texts[0]} to {texts[1]}"
+
+
+def _p_text(p: float) -> str:
+    return f"{p:.2g}" if p >= 0.0001 else "0.0001 or less"
+
+
+def interval_text(low: float, high: float, digits: str = ".4f") -> str:
+    """Return ``[low, high]`` with signs."""
+    return f"[{low:+{digits}}, {high:+{digits}}]"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return ``1 patient``, ``2 patients``."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medssl.data.datasets.case import IGNORE_INDEX, LabelMap
-from medssl.evaluation.statistics import bootstrap_means, percentile_interval
+from medssl.evaluation.statistics import mean_interval, patient_means
 from medssl.evaluation.summary import write_text
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 MAX_UNORDERED = 0.05
 """Share of the A-scans of a reference whose layers may be out of order."""
-_RESAMPLES = 10000
-_LEVEL = 0.95
 
 
 def boundary_columns(unit: str) -> list[str]:
@@ -111,17 +109,18 @@ def _ordered(columns: np.ndarray, last: int) -> tuple[np.ndarray, np.ndarray]:
     passed = layers.cumsum(axis=0, dtype=np.int32)
     # Stray voxels far below do not make what is between them and the layers lie above.
     columns[~layers & (2 * passed > passed[-1])] = last
-    return columns, (np.diff(columns, axis=0) < 0).any(axis=0)
+    return columns, np.asarray((np.diff(columns, axis=0) < 0).any(axis=0))
 
 
 def summarize_boundaries(
-    rows: Sequence[Mapping[str, Any]], patients: Mapping[str, str], *, unit: str, seed: int = 0
+    rows: Sequence[Mapping[str, Any]], patients: Mapping[str, str], *, unit: str
 ) -> dict[str, Any]:
-    """Average each boundary over the cases, with intervals by bootstrap over patients.
+    """Average each boundary over the patients, with Student's t intervals.
 
     Returns:
-        Boundary name -> ``n`` (cases) and per figure ``mean``, ``low`` and ``high``; ``mean`` is
-        the entry of all boundaries together.
+        Boundary name -> ``n`` (cases) and per figure ``mean``, ``low`` and ``high`` (NaN where
+        there is no interval) and ``n`` (patients); ``mean`` is the entry of all boundaries
+        together.
     """
     cases = list(dict.fromkeys(row["case"] for row in rows))
     names = list(dict.fromkeys(row["name"] for row in rows))
@@ -136,13 +135,13 @@ def summarize_boundaries(
         has = np.isfinite(grid).any(axis=1)
         whole[has, 0] = np.nanmean(grid[has], axis=1)
         grid = np.concatenate((grid, whole), axis=1)
-        draws = bootstrap_means(grid, groups, n=_RESAMPLES, seed=seed)
+        own = patient_means(grid, groups)
+        bounds = (-math.inf if figure.startswith("bias") else 0.0, math.inf)
         for index, name in enumerate([*names, "mean"]):
-            values = grid[np.isfinite(grid[:, index]), index]
-            low, high = percentile_interval(draws[:, index], _LEVEL, n_groups=len(set(groups)))
-            out[name]["n"] = len(values)
-            mean = float(values.mean()) if values.size else math.nan
-            out[name][figure] = {"mean": mean, "low": low, "high": high}
+            found = mean_interval(own[:, index], bounds=bounds)
+            out[name]["n"] = int(np.isfinite(grid[:, index]).sum())
+            ends = {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n}
+            out[name][figure] = ends
     return out
 
 

@@ -9,57 +9,59 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from medssl.errors import MedSSLError
 from medssl.evaluation.case_metrics import POLICY, case_columns
-from medssl.evaluation.statistics import bootstrap_means, percentile_interval
+from medssl.evaluation.failures import count_failures
+from medssl.evaluation.statistics import LEVEL, Interval, mean_interval, nanmean, patient_means
+from medssl.settings.recipe import FAILURE_DICE
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-_LEVEL = 0.95
-_RESAMPLES = 10000
-_VOXEL_METRICS = ("hd95_medpy_vox", "asd_medpy_vox")
+SHARES = ("dice", "iou", "nsd")
+"""Metrics from 0 to 1, of which more is better; the others are distances."""
+INTERVAL = (
+    f"{LEVEL:.0%} Student's t over patients, n - 1 degrees of freedom, cut off where a score ends; "
+    "none where a structure rests on one patient or all have the same value"
+)
+"""How the intervals of a summary are made; written with it and printed below every table."""
+VOXEL_METRICS = ("hd95_medpy_vox", "asd_medpy_vox")
 _TEXT_COLUMNS = ("case", "name", "status")
 _STATUSES = ("missed", "false_positive", "absent")
-_COUNTS = {
-    "n": "n",
-    "n_missed": "missed",
-    "n_false_positive": "false\npos.",
-    "n_absent": "absent",
-}
 
 
 def summarize(
     rows: Sequence[Mapping[str, Any]],
     *,
-    seed: int = 0,
     patients: Mapping[str, str] | None = None,
     nsd_tolerance: float | None = None,
+    failure_dice: float = FAILURE_DICE,
 ) -> dict[str, Any]:
-    """Summarize the rows of `evaluate_case` over cases, per structure and overall.
+    """Summarize the rows of `evaluate_case` over patients, per structure and overall.
 
-    A structure's mean runs over the cases that have a value (all but ``absent``); the overall mean
-    is the mean of the structures' means. The overall standard deviation and median run over the
-    cases' own means over structures. Intervals: 95 % percentile bootstrap over patients; a resample
-    without any case of a structure averages the others.
+    A patient's value is the mean over its cases, so that each patient counts once. A structure's
+    mean runs over the patients that have a value (in a case that is not ``absent``); the overall
+    mean is the mean of the structures' means. Standard deviation and median run over cases, overall
+    over the cases' own means over structures. Intervals: see
+    :mod:`medssl.evaluation.statistics`; the overall mean takes its degrees of freedom from the
+    structure that fewest patients have, and has no interval where that is one.
 
     Args:
         rows: rows of any number of cases, with the same columns.
-        seed: seed of the bootstrap.
         patients: patient of each case; by default the row's key ``patient`` if it has one, else
             every case is its own patient.
         nsd_tolerance: the tolerance the rows were made with; recorded and shown, nothing else.
+        failure_dice: patients below it are counted as failures.
 
     Returns:
-        A mapping with ``policy``, ``unit``, ``nsd_tolerance``, ``interval`` (how it was made),
+        A mapping with ``policy``, ``unit``, ``nsd_tolerance``, ``interval`` (how it is made),
         ``n_cases``, ``n_patients``, ``structures`` (name -> entry) and ``overall`` (an entry). An
-        entry has ``n`` (cases with a value), ``n_missed``, ``n_false_positive``, ``n_absent`` and
-        ``metrics``: per metric ``mean``, ``std`` (n - 1), ``median``, ``low`` and ``high``, NaN
-        where undefined. A structure's entry also has its ``label`` value.
+        entry has ``n`` (cases with a value), ``n_missed``, ``n_false_positive``, ``n_absent``,
+        ``failures`` (see :class:`medssl.evaluation.failures.Failures`) and ``metrics``: per metric
+        ``mean``, ``std`` (n - 1), ``median``, ``low`` and ``high``, NaN where undefined, ``n``
+        (patients with a value) and ``no_interval`` (why there is none, or empty). A structure's
+        entry also has its ``label`` value.
 
     Raises:
         ValueError: there is no row, two rows are of the same case and structure, or cases do not
@@ -74,26 +76,56 @@ def summarize(
         entries[name] = {"label": label, **_counts(column), "metrics": {}}
     overall: dict[str, Any] = {**_counts(grid.ravel()), "metrics": {}}
     overall["n"] = len({row["case"] for row in grid.ravel() if row["status"] != "absent"})
-    n_patients = len(set(groups))
     for metric in metrics:
         values = np.array([[row[metric] for row in line] for line in grid], dtype=np.float64)
-        draws = bootstrap_means(values, groups, n=_RESAMPLES, seed=seed)
+        own = patient_means(values, groups)
+        bounds = (0.0, 1.0 if metric in SHARES else math.inf)
         for index, entry in enumerate(entries.values()):
-            entry["metrics"][metric] = _describe(values[:, index], draws[:, index], n_patients)
-        per_case = _nanmean(values, axis=1)
-        described = _describe(per_case, _nanmean(draws, axis=1), n_patients)
-        described["mean"] = float(_nanmean(_nanmean(values, axis=0), axis=0))
-        overall["metrics"][metric] = described
+            interval = mean_interval(own[:, index], bounds=bounds)
+            entry["metrics"][metric] = _describe(values[:, index], interval)
+            if metric == "dice":
+                entry["failures"] = count_failures(own[:, index], failure_dice).as_dict()
+        found = mean_over_structures(own, bounds)
+        overall["metrics"][metric] = _describe(nanmean(values, axis=1), found)
+        if metric == "dice":
+            overall["failures"] = count_failures(nanmean(own, axis=1), failure_dice).as_dict()
     return {
         "policy": POLICY,
         "unit": unit,
         "nsd_tolerance": nsd_tolerance,
-        "interval": f"{_LEVEL:.0%} bootstrap over patients, {_RESAMPLES} resamples, seed {seed}",
+        "interval": INTERVAL,
         "n_cases": len(cases),
-        "n_patients": n_patients,
+        "n_patients": len(set(groups)),
         "structures": entries,
         "overall": overall,
     }
+
+
+def mean_over_structures(values: np.ndarray, bounds: tuple[float, float]) -> Interval:
+    """Return the mean of the structures' means over patients, with its interval.
+
+    Where all patients have all structures, that is the mean of the patients' own means. Where some
+    lack one, a patient counts by how far it moves the mean of each structure it has, which are the
+    jackknife's values (:func:`medssl.evaluation.statistics.jackknife_values`).
+
+    Args:
+        values: ``(patients, structures)``, NaN where a patient has no value.
+        bounds: smallest and largest possible value.
+    """
+    counts = np.isfinite(values).sum(0)
+    values, counts = values[:, counts > 0], counts[counts > 0]
+    values = values[np.isfinite(values).any(1)]
+    n = len(values)
+    if not n:
+        return mean_interval([])
+    means = nanmean(values, axis=0)
+    fewest = int(counts.min())
+    if fewest < 2:
+        why = "a structure rests on one patient" if n > 1 else "a value of one patient only"
+        return Interval(float(means.mean()), math.nan, math.nan, n, LEVEL, why)
+    moved = (n - 1) / (counts - 1) * np.where(np.isfinite(values), values - means, 0.0)
+    own = means.mean() + moved.mean(1)
+    return mean_interval(own, center=float(means.mean()), freedom=fewest - 1, bounds=bounds)
 
 
 def write_cases_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -104,7 +136,7 @@ def write_cases_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         MedSSLError: the file cannot be written.
     """
     unit, metrics = _columns_of(rows)
-    columns = case_columns(unit, voxel_metrics=_VOXEL_METRICS[0] in metrics)
+    columns = case_columns(unit, voxel_metrics=VOXEL_METRICS[0] in metrics)
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(columns)
@@ -123,7 +155,8 @@ def read_cases_csv(path: Path) -> list[dict[str, Any]]:
             reader = csv.DictReader(file)
             rows = [{key: _parse(key, value) for key, value in row.items()} for row in reader]
         columns = list(reader.fieldnames or [])
-        expected = {tuple(case_columns(u, voxel_metrics=v)) for u in ("mm", "um") for v in (0, 1)}
+        options = [(unit, voxel) for unit in ("mm", "um") for voxel in (False, True)]
+        expected = {tuple(case_columns(u, voxel_metrics=v)) for u, v in options}
         if tuple(columns) not in expected:
             raise ValueError(f"its columns are {', '.join(columns[:6]) or 'missing'}")
     except (OSError, ValueError, TypeError, csv.Error) as error:
@@ -144,39 +177,12 @@ def write_summary_json(summary: Mapping[str, Any], path: Path) -> None:
     write_text(path, json.dumps(_without_nan(summary), indent=2, allow_nan=False) + "\n")
 
 
-def format_table(summary: Mapping[str, Any], *, title: str | None = None) -> Table:
-    """Lay the summary out for the terminal: a line per structure, the policy below.
-
-    Dice comes with its interval; the other intervals are in the JSON. Columns of counts that are
-    zero throughout are left out, but for the missed structures. Fits on 80 columns (with the voxel
-    metrics, false positives and absent structures together it needs 96).
-    """
-    from rich import box
-    from rich.table import Table
-
-    entries = [*summary["structures"].items(), ("mean", summary["overall"])]
-    metrics = list(summary["overall"]["metrics"])
-    counts = [k for k in _COUNTS if k in ("n", "n_missed") or summary["overall"][k]]
-    caption = f"{summary['policy']}\n[ ]: {summary['interval']}."
-    table = Table(title=title, caption=caption, caption_justify="left", box=box.SIMPLE_HEAD)
-    table.padding, table.pad_edge, table.show_edge = (0, 1, 0, 0), False, False
-    table.add_column("structure", overflow="fold", min_width=9)
-    for heading in [_heading(m, summary) for m in metrics] + [_COUNTS[k] for k in counts]:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for name, entry in entries:
-        if entry is summary["overall"]:
-            table.add_section()
-        values = [_metric_text(m, entry["metrics"][m]) for m in metrics]
-        table.add_row(name, *values, *(str(entry[key]) for key in counts))
-    return table
-
-
 def _columns_of(rows: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
     """Return the unit and the metric columns of the rows."""
     if not rows:
         raise ValueError("no case was evaluated: there is nothing to summarize")
-    unit = next(k[5:] for k in rows[0] if k.startswith("hd95_") and k not in _VOXEL_METRICS)
-    voxel = _VOXEL_METRICS if _VOXEL_METRICS[0] in rows[0] else ()
+    unit = next(k[5:] for k in rows[0] if k.startswith("hd95_") and k not in VOXEL_METRICS)
+    voxel = VOXEL_METRICS if VOXEL_METRICS[0] in rows[0] else ()
     return unit, ["dice", "iou", f"hd95_{unit}", f"assd_{unit}", "nsd", *voxel]
 
 
@@ -211,23 +217,17 @@ def _counts(cells: np.ndarray) -> dict[str, int]:
     return {"n": len(cells) - counts["n_absent"], **counts}
 
 
-def _describe(values: np.ndarray, draws: np.ndarray, n_patients: int) -> dict[str, float]:
+def _describe(values: np.ndarray, interval: Interval) -> dict[str, Any]:
     values = values[np.isfinite(values)]
-    low, high = percentile_interval(draws, _LEVEL, n_groups=n_patients)
     return {
-        "mean": float(values.mean()) if values.size else math.nan,
+        "mean": interval.mean,
         "std": float(values.std(ddof=1)) if values.size > 1 else math.nan,
         "median": float(np.median(values)) if values.size else math.nan,
-        "low": low,
-        "high": high,
+        "low": interval.low,
+        "high": interval.high,
+        "n": interval.n,
+        "no_interval": interval.none,
     }
-
-
-def _nanmean(values: np.ndarray, axis: int) -> np.ndarray:
-    """Mean ignoring NaN, NaN (and no warning) where nothing is left."""
-    present = np.isfinite(values)
-    total, count = np.where(present, values, 0.0).sum(axis), present.sum(axis)
-    return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
 
 
 def _cell(value: Any) -> Any:
@@ -250,26 +250,6 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _heading(metric: str, summary: Mapping[str, Any]) -> str:
-    name, _, rest = metric.partition("_")
-    if metric in _VOXEL_METRICS:
-        return f"{name.upper()}\nmedpy\nvox"
-    if metric == "nsd" and summary["nsd_tolerance"] is not None:
-        return f"NSD\n{summary['nsd_tolerance']:g} {summary['unit']}"
-    title = {"dice": "Dice", "iou": "IoU"}.get(name, name.upper())
-    return f"{title}\n{rest}" if rest else title
-
-
-def _metric_text(metric: str, entry: Mapping[str, float]) -> str:
-    digits = 3 if metric in ("dice", "iou", "nsd") else 2
-    mean, low, high = (_number(entry[key], digits) for key in ("mean", "low", "high"))
-    return f"{mean}\n[{low} {high}]" if metric == "dice" and low != "-" else mean
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
 def write_text(path: Path, text: str) -> None:

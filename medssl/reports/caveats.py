@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from medssl.evaluation.coverage import stated_coverage
+from medssl.evaluation.failures import failure_sentence
 from medssl.settings.recipe import Recipe
 
 FEW_PATIENTS = 20
@@ -23,9 +25,13 @@ def limits_of(summary: Mapping[str, Any], recipe: Recipe, manifest: Mapping[str,
     out = [
         f"The figures rest on {cases} {summary.get('split', 'test')} "
         f"{'case' if cases == 1 else 'cases'} of {patients} "
-        f"{'patient' if patients == 1 else 'patients'}. Another {patients} patients of the same "
-        f"kind would give another mean Dice{_range(dice)}."
+        f"{'patient' if patients == 1 else 'patients'}{_range(dice)}."
     ]
+    if stated := stated_coverage(summary):
+        out.append(f"{stated} See docs/verdict.md.")
+    failures = summary["overall"].get("failures")
+    if failures:
+        out.append(f"{failure_sentence(failures, 'mean Dice')}.")
     if patients < FEW_PATIENTS:
         out.append(
             f"{patients} patients are few: rare failures have probably not been seen, and one bad "
@@ -62,6 +68,10 @@ def limits_of(summary: Mapping[str, Any], recipe: Recipe, manifest: Mapping[str,
 
 
 def _range(dice: Mapping[str, Any]) -> str:
+    """Say where the mean over all such patients lies; how sure that is, is said beside it."""
     if dice.get("low") is None or dice.get("high") is None:
-        return ""
-    return f"; nineteen times in twenty, one like {dice['low']:.3f} to {dice['high']:.3f}"
+        return ", which gives no interval"
+    return (
+        ". From these the mean Dice over all patients of the same kind is estimated to lie between "
+        f"{dice['low']:.3f} and {dice['high']:.3f}"
+    )

@@ -17,6 +17,7 @@ from medssl.data.datasets.split import load_splits
 from medssl.data.opened import open_dataset
 from medssl.errors import MedSSLError
 from medssl.evaluation.case_metrics import distance_columns
+from medssl.evaluation.failures import percent_up
 from medssl.evaluation.summary import read_cases_csv
 from medssl.models.loaded_run import load_run
 from medssl.progress import Display
@@ -80,6 +81,7 @@ def report(
         recipe_text=folder.recipe.read_text(encoding="utf-8"),
         split=split,
         summary=summary,
+        failures=summary["overall"].get("failures"),  # summaries of earlier versions have none
         columns=["dice", *distance_columns(unit), "nsd"],
         verdicts=[] if comparison is None else comparison["verdicts"],
         compare_warnings=[] if comparison is None else comparison["warnings"],
@@ -173,11 +175,13 @@ def _calibration(folder: RunFolder) -> dict[str, Any] | None:
         ece, quality = figures["ece"], figures["quality"]
         numbers = [_number(ece["before"]), _number(ece["after"])]
         ranks = [_number(quality[key], 2) for key in ("spearman", "low", "high")]
+        known = quality["low"] is not None
+        span = f"[{ranks[1]}, {ranks[2]}]" if known else f"from {quality['n']} cases, no interval"
         caption = (
             f"{figures['n_cases']} cases ({figures['cases_from']}). On the diagonal, voxels called "
             f"80 % sure are right 8 times in 10. Expected calibration error {numbers[0]} before, "
             f"{numbers[1]} after; rank correlation of the quality score and Dice {ranks[0]} "
-            f"[{ranks[1]}, {ranks[2]}]."
+            f"{span}."
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -196,6 +200,8 @@ def _render(**values: Any) -> str:
     )
     environment.filters["number"] = _number
     environment.filters["heading"] = _heading
+    environment.filters["interval"] = _interval
+    environment.filters["percent_up"] = percent_up
     return environment.get_template(TEMPLATE).render(**values)
 
 
@@ -203,6 +209,14 @@ def _number(value: Any, digits: int = 3) -> str:
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "–"
     return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+
+
+def _interval(value: Mapping[str, Any]) -> str:
+    """Return a mean with its interval, or with why there is none."""
+    if value["low"] is None or value["high"] is None:
+        why = value.get("no_interval")
+        return _number(value["mean"]) + (f" (no interval: {why})" if why else "")
+    return f"{_number(value['mean'])} [{_number(value['low'])}, {_number(value['high'])}]"
 
 
 def _heading(metric: str) -> str:

@@ -15,6 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from medssl.settings.spec import DataSpec
 from medssl.strict import Strict
 
+FAILURE_DICE = 0.5
+"""Default of ``evaluation.failure_dice``: below it, mending a label map costs what a new one does.
+
+It stands in the recipe so that it is fixed before any score is seen."""
+
 
 class SplitFile(Strict):
     """A list of case or patient ids stored under a key of a JSON file."""
@@ -293,6 +298,9 @@ class EvaluationSettings(Strict):
         False, description="add the literature's HD95 and ASD in voxels (medpy definitions)"
     )
     nsd_tolerance: float | None = Field(None, gt=0, description="overrides the data spec's")
+    failure_dice: float = Field(
+        FAILURE_DICE, gt=0, lt=1, description="patients whose Dice is lower are counted as failures"
+    )
 
 
 class Recipe(Strict):

@@ -7,27 +7,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from medssl.comparison.cautions import cautions_of
 from medssl.comparison.comparable import patients_of, shared_cases, shared_metrics, warnings_about
 from medssl.comparison.experiments import Arm, read_run
 from medssl.comparison.files import number, write_csv
 from medssl.comparison.paired import (
-    LEVEL,
+    INTERVAL,
     MEAN,
     compare_pair,
     cost_of,
     describe_arm,
-    nanmean,
-    paired_values,
 )
-from medssl.comparison.verdict import cautions_of, verdict_of
 from medssl.errors import MedSSLError
-from medssl.evaluation.statistics import paired_bootstrap
+from medssl.evaluation.coverage import coverage_sentence
+from medssl.evaluation.failures import failure_cell
+from medssl.evaluation.statistics import nanmean, paired_interval, patient_means
 from medssl.evaluation.summary import write_summary_json
 from medssl.runs.folder import RunFolder
 
@@ -43,12 +42,11 @@ def summarize_sweep(
     *,
     recipe: str,
     failures: Mapping[str, str] | None = None,
-    seed: int = 0,
 ) -> dict[str, Any]:
     """Summarize the finished runs of a plan.
 
     Every point is paired with the baseline of the same number of labels, case by case; intervals
-    are bootstraps over patients and runs.
+    are Student's t over patients, with the spread between runs added.
 
     Raises:
         MedSSLError: the finished runs were measured on different cases.
@@ -66,7 +64,7 @@ def summarize_sweep(
     warnings += warnings_about(list(arms.values()), SPLIT)
     order = list(dict.fromkeys(planned.labeled for planned in plan))
     points = [
-        _point(arms, key, cases, groups, metrics, seed=seed)
+        _point(arms, key, cases, groups, metrics)
         for key in sorted(arms, key=lambda k: order.index(k[1]))
     ]
     compared = [p for p in points if "gain" in p]
@@ -81,10 +79,14 @@ def summarize_sweep(
         "metrics": metrics,
         "n_cases": len(cases),
         "n_patients": len(set(groups)),
-        "interval": f"{LEVEL:.0%} bootstrap over patients and runs, 10000 resamples, seed {seed}",
+        "interval": INTERVAL,
+        "coverage": coverage_sentence(len(set(groups))),
         "n_runs": {"finished": len(finished), "planned": len(plan)},
         "points": points,
-        "runs": [_run_row(planned, failures or {}, metrics) for planned in plan],
+        "runs": [
+            _run_row(planned, failures or {}, metrics, dict(zip(cases, groups, strict=True)))
+            for planned in plan
+        ],
         "failures": dict(failures or {}),
         "warnings": warnings,
     }
@@ -96,39 +98,40 @@ def _point(
     cases: Sequence[str],
     groups: Sequence[str],
     metrics: Sequence[str],
-    *,
-    seed: int,
 ) -> dict[str, Any]:
     """Describe one method at one number of labels."""
     arm, (method, labeled) = arms[key], key
-    described = describe_arm(arm, cases, metrics)
-    values = paired_values(arm, arm, "dice", cases, list(arm.runs[0].structures))[0][..., -1]
-    # Against zero, the paired bootstrap is that of the mean itself.
-    mean = paired_bootstrap(values, np.zeros_like(values[:1]), groups, seed=seed, level=LEVEL)
+    described = describe_arm(arm, cases, groups, metrics)
+    values = arm.values("dice", cases, list(arm.runs[0].structures))
+    values = nanmean(patient_means(values, groups), 2)  # (runs, patients)
+    mean = paired_interval(values, bounds=(0.0, 1.0))
     point = {
         "method": method,
         "labeled": labeled,
         "labeled_cases": described["labeled_cases"],
         "seeds": described["seeds"],
-        "dice": mean.mean_difference,
+        "dice": mean.mean,
         "low": mean.low,
         "high": mean.high,
+        "failures": described["failures"],
         "dice_per_run": nanmean(values, 1).tolist(),
         "metrics": described["metrics"],
         "cost": described["cost"],
     }
     baseline = arms.get((_BASELINE, labeled))
     if method != _BASELINE and baseline is not None:
-        pair = compare_pair(arm, baseline, cases, groups, metrics, seed=seed)
-        both = [described, describe_arm(baseline, cases, metrics)]
+        pair = compare_pair(arm, baseline, cases, groups, metrics)
         point["gain"] = pair["structures"][MEAN]["metrics"]["dice"]
         point["structures"] = pair["structures"]
-        point["verdict"] = verdict_of(pair) | {"cautions": cautions_of(pair, both)}
+        point["verdict"] = pair["verdict"] | {"cautions": cautions_of(pair)}
     return point
 
 
 def _run_row(
-    planned: PlannedRun, failures: Mapping[str, str], metrics: Sequence[str]
+    planned: PlannedRun,
+    failures: Mapping[str, str],
+    metrics: Sequence[str],
+    patients: Mapping[str, str],
 ) -> dict[str, Any]:
     """Return the row of ``sweep.csv`` of a run, finished or not."""
     manifest = RunFolder(planned.path).read_manifest()
@@ -144,7 +147,8 @@ def _run_row(
     if planned.finished:
         run = read_run(planned.path, SPLIT)
         arm = Arm(planned.name, (run,))
-        means = describe_arm(arm, run.cases, metrics)["metrics"]
+        groups = [patients[case] for case in run.cases]
+        means = describe_arm(arm, run.cases, groups, metrics)["metrics"]
     return row | means | cost_of([manifest])
 
 
@@ -178,7 +182,8 @@ def format_sweep(summary: Mapping[str, Any]) -> RenderableType:
     table.padding, table.pad_edge, table.show_edge = (0, 1, 0, 0), False, False
     table.add_column("labels", justify="right")
     table.add_column("method")
-    for heading in ("runs", "Dice", "gain over labels alone", "s per\niter."):
+    below = f"Dice\n<{summary['points'][0]['failures']['threshold']:g}"
+    for heading in ("runs", "Dice", below, "gain over labels alone", "s per\niter."):
         table.add_column(heading, justify="right", no_wrap=True)
     before = None
     for point in summary["points"]:
@@ -191,10 +196,12 @@ def format_sweep(summary: Mapping[str, Any]) -> RenderableType:
             point["method"],
             str(len(point["seeds"])),
             _with_interval(point["dice"], point["low"], point["high"], ".3f"),
+            failure_cell(point["failures"]),
             _with_interval(gain["difference"], gain["low"], gain["high"], "+.4f") if gain else "",
             number(point["cost"]["seconds_per_iteration"], 3),
         )
-    parts: list[RenderableType] = [table, Text(f"[ ]: {summary['interval']}.", "dim")]
+    notes = f"[ ]: {summary['interval']}.\n{summary['coverage']}"
+    parts: list[RenderableType] = [table, Text(notes, "dim")]
     for point in summary["points"]:
         verdict = point.get("verdict")
         if verdict:

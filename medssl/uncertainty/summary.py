@@ -34,8 +34,11 @@ def _lines(figures: Mapping[str, Any]) -> list[str]:
 
 
 def _interval(entry: Mapping[str, Any], prefix: str, digits: int) -> str:
-    low, high = (_text(entry[f"{prefix}{end}"], digits) for end in ("low", "high"))
-    return f"[{low}, {high}]"
+    ends = [entry[f"{prefix}{end}"] for end in ("low", "high")]
+    if None in ends:
+        why = entry.get("no_interval")
+        return f"(no interval: {why})" if why else "(no interval)"
+    return f"[{_text(ends[0], digits)}, {_text(ends[1], digits)}]"
 
 
 def _text(value: float | None, digits: int) -> str:

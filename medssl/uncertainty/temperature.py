@@ -13,13 +13,14 @@ Pure functions on samples of voxels. ``medssl calibrate`` writes what they give 
     temperature    T; probabilities become p^(1/T), normalized
     ece            definition (in words), bins, before, after, level, and before_low, before_high,
                    after_low, after_high, difference (after - before), difference_low,
-                   difference_high: bootstrap over patients
+                   difference_high: Student's t over patients; null where there is no interval
     nll            before, after: negative log-likelihood per voxel, in nats
     structures     name -> label, ece_before, ece_after (of that class's own probability)
     reliability    before, after: a list of bins, each low, high (edges), count (voxels),
                    confidence, accuracy (means in the bin; null where it is empty)
-    quality        definition (in words), spearman, low, high, level, n, n_patients; structures:
-                   name -> spearman, low, high, n; cases: a list of case, patient, quality, dice
+    quality        definition (in words), spearman, low, high, level, no_interval (why low and high
+                   are null, or empty), n, n_patients; structures: name -> spearman, low, high, n;
+                   cases: a list of case, patient, quality, dice
     volume         name -> low_factor, high_factor (times the predicted volume: the interval),
                    level (share of true volumes inside), n
     reference      what images and predictions of the calibration cases look like; see
@@ -41,7 +42,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from medssl.evaluation.statistics import group_draws, group_matrix, percentile_interval
+from medssl.evaluation.statistics import LEVEL, jackknife_values, mean_interval
 
 BINS = 15
 RANGE = (0.1, 10.0)
@@ -149,7 +150,7 @@ def cross_fitted(
     fold = np.array([order[name] % count for name in patients])
     fitted = []
     for index in range(count):
-        kept = np.flatnonzero(fold != index)
+        kept = np.flatnonzero(fold != index).tolist()
         fitted.append(
             fit_temperature(
                 np.concatenate([log_probs[i] for i in kept]),
@@ -224,7 +225,7 @@ def one_class(
 
 @dataclass(frozen=True)
 class EceChange:
-    """Expected calibration error before and after, with bootstrap intervals over patients."""
+    """Expected calibration error before and after, with intervals over patients (NaN: none)."""
 
     before: float
     after: float
@@ -234,43 +235,39 @@ class EceChange:
 
 
 def ece_change(
-    before: np.ndarray,
-    after: np.ndarray,
-    patients: Sequence[Hashable],
-    *,
-    n: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
+    before: np.ndarray, after: np.ndarray, patients: Sequence[Hashable], *, level: float = LEVEL
 ) -> EceChange:
     """Compare two calibrations of the same cases.
+
+    The error is no mean over patients (a gap of one may cancel that of another), so each patient
+    stands for what changes when it is left out
+    (:func:`medssl.evaluation.statistics.jackknife_values`).
 
     Args:
         before: ``(cases, 3, bins)`` of :func:`bin_sums`.
         after: the same cases, calibrated.
-        patients: of each case; patients are resampled, with all their cases.
-        n: number of resamples.
-        seed: of the resampling.
-        level: coverage of the intervals.
+        patients: of each case; left out with all their cases.
+        level: nominal coverage.
     """
-    membership = group_matrix(patients)
+    owner = {name: i for i, name in enumerate(dict.fromkeys(patients))}
     both = np.stack((before, after), axis=1)  # (cases, 2, 3, bins)
-    shape = both.shape[1:]
-    sums = membership @ both.reshape(len(both), -1)
-    draws = np.concatenate(
-        [
-            ece_of_sums((weights @ sums).reshape(-1, *shape))
-            for weights in group_draws(len(sums), n, np.random.default_rng(seed))
-        ]
-    )
-    figures = ece_of_sums(both.sum(axis=0))
+    sums = np.zeros((len(owner), *both.shape[1:]))
+    np.add.at(sums, [owner[name] for name in patients], both)
+    total = sums.sum(axis=0)
+    figures = np.asarray(ece_of_sums(total))  # (2,)
+    without = np.asarray(ece_of_sums(total - sums))  # (patients, 2)
 
-    def interval(values: np.ndarray) -> tuple[float, float]:
-        return percentile_interval(values, level, n_groups=len(sums))
+    def interval(weights: tuple[float, float]) -> tuple[float, float]:
+        whole = float(figures @ weights)
+        own = jackknife_values(whole, without @ weights)
+        bounds = (0.0 if sum(weights) else -1.0, 1.0)
+        found = mean_interval(own, center=whole, bounds=bounds, level=level)
+        return found.low, found.high
 
     return EceChange(
         before=float(figures[0]),
         after=float(figures[1]),
-        before_interval=interval(draws[:, 0]),
-        after_interval=interval(draws[:, 1]),
-        difference_interval=interval(draws[:, 1] - draws[:, 0]),
+        before_interval=interval((1.0, 0.0)),
+        after_interval=interval((0.0, 1.0)),
+        difference_interval=interval((-1.0, 1.0)),
     )

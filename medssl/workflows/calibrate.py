@@ -228,6 +228,7 @@ def _quality(judged: Sequence[Judged], names: Sequence[str]) -> dict[str, Any]:
         "low": overall.low,
         "high": overall.high,
         "level": overall.level,
+        "no_interval": overall.none,
         "n": overall.n,
         "n_patients": overall.n_patients,
         "structures": structures,

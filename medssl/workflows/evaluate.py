@@ -26,7 +26,7 @@ from medssl.inference.folder import predict_files
 from medssl.models.coarse import record_regions
 from medssl.models.loaded_run import LoadedRun, load_run
 from medssl.progress import Display
-from medssl.settings.recipe import Recipe
+from medssl.settings.recipe import FAILURE_DICE, Recipe
 
 
 def evaluate(
@@ -37,6 +37,7 @@ def evaluate(
     dataset_json: Path | None = None,
     nsd_tolerance: float = 2.0,
     voxel_metrics: bool = False,
+    failure_dice: float = FAILURE_DICE,
     display: Display | None = None,
 ) -> dict[str, Any]:
     """Measure a folder of predictions against a folder of references of the same names.
@@ -45,6 +46,8 @@ def evaluate(
         dataset_json: a ``dataset.json`` that names the labels and the unit of distances; else
             every value found is a label, and distances are in mm.
         nsd_tolerance: surface tolerance, in that unit.
+        failure_dice: patients whose Dice is lower are counted as failures; choose it before you see
+            the figures.
 
     Raises:
         MedSSLError: missing predictions, mismatched grids, unreadable files.
@@ -62,7 +65,7 @@ def evaluate(
             on_progress=done,
             unit=dataset.spatial_unit if dataset else "mm",
         )
-    summary = summarize(rows, nsd_tolerance=nsd_tolerance)
+    summary = summarize(rows, nsd_tolerance=nsd_tolerance, failure_dice=failure_dice)
     try:
         output.mkdir(parents=True, exist_ok=True)
         write_cases_csv(rows, output / "cases.csv")
@@ -126,7 +129,12 @@ def evaluate_run(
     with display.counting(f"measuring {split}", len(cases)) as done:
         rows, boundaries = _measure(run, cases, paths, done)
     patients = {c.id: c.patient for c in cases}
-    summary = summarize(rows, patients=patients, nsd_tolerance=_tolerance(run.recipe))
+    summary = summarize(
+        rows,
+        patients=patients,
+        nsd_tolerance=_tolerance(run.recipe),
+        failure_dice=run.recipe.evaluation.failure_dice,
+    )
     summary |= {"split": split, "checkpoint": run.checkpoint, "run": run.recipe.name}
     skipped = run.folder.read_manifest().get("skipped_iterations")
     if skipped:

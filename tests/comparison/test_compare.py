@@ -16,9 +16,9 @@ import medssl
 from medssl import cli
 from medssl.comparison.files import format_comparison
 from medssl.comparison.paired import count_outcomes
-from medssl.comparison.verdict import run_noise
+from medssl.comparison.verdict import NONE, PairedScores, verdict_over_patients
 from medssl.errors import MedSSLError
-from medssl.evaluation.statistics import paired_bootstrap
+from medssl.evaluation.statistics import mean_interval, paired_interval
 
 CASES = 12
 BASE = np.linspace(0.6, 0.9, CASES)
@@ -61,12 +61,15 @@ def test_constant_gain_is_found_exactly(tmp_path: Path) -> None:
         entry = pair["structures"][name]
         value = entry["metrics"]["dice"]
         assert value["difference"] == pytest.approx(0.04, abs=1e-6)
-        assert value["low"] == pytest.approx(0.04, abs=1e-6)
-        assert value["high"] == pytest.approx(0.04, abs=1e-6)
+        # All gain alike: an interval of width 0 would claim too much. The signs decide.
+        assert math.isnan(value["low"])
+        assert math.isnan(value["high"])
+        assert value["no_interval"] == "the 12 patients have the same value"
+        assert value["p"] == 2 / 2**12
         assert (entry["win"], entry["tie"], entry["loss"]) == (CASES, 0, 0)
-        # hd95 is 10 (1 - Dice): smaller by 0.4, which is better in every resample.
+        # hd95 is 10 (1 - Dice): smaller by 0.4.
         assert entry["metrics"]["hd95_mm"]["difference"] == pytest.approx(-0.4, abs=1e-5)
-        assert entry["metrics"]["hd95_mm"]["p_better"] == 1.0
+        assert entry["metrics"]["hd95_mm"]["p"] == 2 / 2**12
     assert only(result)["code"] == "gain"
     assert only(result)["sentence"].startswith("Evidence of gain: bcp has a higher mean Dice")
     assert "12 patients, one run each" in only(result)["sentence"]
@@ -97,7 +100,7 @@ def test_no_evidence_where_the_interval_holds_zero(tmp_path: Path) -> None:
 def test_runs_that_differ_by_seed_are_never_evidence(tmp_path: Path) -> None:
     """The second is better in every patient: without knowing the recipe this would be evidence."""
     first = write_run(tmp_path / "first", dice(), seed=0)
-    second = write_run(tmp_path / "second", dice(0.02), seed=1)
+    second = write_run(tmp_path / "second", dice(0.02 + noise(1, 0.002)), seed=1)
     result = medssl.compare([first, second])
     assert result["same_experiment"]
     verdict = only(result)
@@ -138,7 +141,7 @@ def test_regions_of_interest_make_another_experiment_whatever_run_found_them(
     assert names == [f"supervised (data.roi=margin_mm {n})" for n in ("10.0", "20.0")]
 
 
-def test_two_levels_of_resampling_over_runs_and_patients(tmp_path: Path) -> None:
+def test_the_spread_over_runs_and_patients_makes_the_interval(tmp_path: Path) -> None:
     shifts = {("supervised", 0): 0.0, ("supervised", 1): 0.03, ("bcp", 0): 0.02, ("bcp", 1): 0.05}
     runs, values = [], {}
     for number, ((method, seed), shift) in enumerate(shifts.items()):
@@ -150,40 +153,41 @@ def test_two_levels_of_resampling_over_runs_and_patients(tmp_path: Path) -> None
     assert pair["n_runs"] == [2, 2]
     found = pair["structures"]["mean"]["metrics"]["dice"]
     stacks = [np.stack([values[m, s] for s in (0, 1)]) for m in ("bcp", "supervised")]
-    expected = paired_bootstrap(*stacks, list(range(CASES)))
-    assert found["difference"] == pytest.approx(expected.mean_difference, abs=1e-6)
+    expected = paired_interval(*stacks)
+    assert found["difference"] == pytest.approx(expected.mean, abs=1e-6)
     assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high), abs=1e-6)
     # Both arms move by 0.03 between their runs: a mean difference of 0.02 is no evidence.
     assert only(result)["code"] == "none"
     assert any("two runs of an arm" in c for c in only(result)["cautions"])
 
 
-def test_difference_within_the_spread_of_runs_is_cautioned(tmp_path: Path) -> None:
+def test_a_difference_within_the_spread_of_runs_is_no_evidence(tmp_path: Path) -> None:
     runs = [
         write_run(tmp_path / f"s{seed}", dice(shift), seed=seed)
         for seed, shift in enumerate((-0.03, 0.0, 0.03))
     ]
-    runs.append(write_run(tmp_path / "b", dice(0.04), method="bcp"))
-    verdict = only(medssl.compare(runs))
-    assert verdict["code"] == "gain"
-    # Pooled SD 0.03, one run against three: standard error 0.03 sqrt(1 + 1/3) = 0.0346.
-    assert any("two standard errors (0.0346 Dice)" in c for c in verdict["cautions"])
-
-
-def test_run_noise_pools_the_arms_that_have_several_runs() -> None:
-    arms = [{"dice_per_run": [0.5, 0.52]}, {"dice_per_run": [0.7, 0.73, 0.76]}]
-    pooled = (0.0002 * 1 + 0.0009 * 2) / 3  # the two sample variances by degrees of freedom
-    assert run_noise(arms) == pytest.approx(math.sqrt(pooled * (1 / 2 + 1 / 3)))
-    assert run_noise([{"dice_per_run": [0.5]}, {"dice_per_run": [0.6]}]) == 0
+    runs.append(write_run(tmp_path / "b", dice(0.04 + noise(0, 0.005)), method="bcp"))
+    result = medssl.compare(runs)
+    verdict = only(result)
+    assert verdict["code"] == "none"
+    # The one run of bcp is taken to vary like the three: 0.03 sqrt(1 + 1/3), 2 freedoms.
+    found = result["comparisons"][0]["structures"]["mean"]["metrics"]["dice"]
+    assert found["high"] - 0.04 > 4.3 * 0.0346
+    assert any("as if it varied like the runs of the other arm" in c for c in verdict["cautions"])
 
 
 @pytest.mark.parametrize(
     ("patients", "code", "caution"),
-    [(5, "none", "5 patients cannot give evidence"), (8, "gain", "only 8 patients")],
+    [
+        (2, "none", "only 2 patients: fewer than 6 agree"),
+        (5, "gain", "only 5 patients: fewer than 6 agree"),
+        (8, "gain", "only 8 patients: rare failures"),
+    ],
 )
 def test_few_patients(tmp_path: Path, patients: int, code: str, caution: str) -> None:
     base = write_run(tmp_path / "base", dice(n=patients))
-    better = write_run(tmp_path / "better", dice(0.04, n=patients), method="bcp")
+    gains = 0.04 + noise(0, 0.005)[:patients]
+    better = write_run(tmp_path / "better", dice(gains, n=patients), method="bcp")
     verdict = only(medssl.compare([base, better]))
     assert verdict["code"] == code
     assert any(caution in c for c in verdict["cautions"])
@@ -195,16 +199,17 @@ def test_one_patient_has_no_interval_and_gives_no_evidence(tmp_path: Path) -> No
     result = medssl.compare([base, better], output=tmp_path / "out")
     assert only(result)["code"] == "none"
     assert "no interval from 1 patient" in only(result)["sentence"]
+    assert "(a value of one patient only)" in only(result)["sentence"]
     written = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert written["comparisons"][0]["structures"]["mean"]["metrics"]["dice"]["low"] is None
 
 
 def test_small_gain_and_contrary_distance_are_cautioned(tmp_path: Path) -> None:
     base = write_run(tmp_path / "base", dice())
-    own = dice(0.003)
+    own = dice(0.003 + noise(0, 0.001))
     far = [
-        result_row(c, "left", d, hd95_mm=40.0)
-        for c, d in zip(case_names(CASES), own["left"], strict=True)
+        result_row(c, "left", d, hd95_mm=40.0 + i % 3)
+        for i, (c, d) in enumerate(zip(case_names(CASES), own["left"], strict=True))
     ]
     better = write_run(tmp_path / "better", own, method="bcp", rows=far)
     verdict = only(medssl.compare([base, better]))
@@ -262,6 +267,96 @@ def test_method_alone_is_not_confounded_by_what_only_it_reads(tmp_path: Path) ->
     assert pair["differs_in"] == ["method"]
 
 
+# ---------------------------------------------------------------------- the pure function
+
+
+def scores_of(gains: Any, **more: Any) -> PairedScores:
+    """Two structures that gain alike; the second is absent in the last patient."""
+    own = np.asarray(gains, float)
+    baseline = np.linspace(0.6, 0.8, len(own))
+    both = [np.stack((x, x + 0.1), axis=1)[None] for x in (baseline + own, baseline)]
+    for x in both:
+        x[:, -1, 1] = np.nan
+    patients = [f"p{i}" for i in range(len(own))]
+    return PairedScores(("bcp", "supervised"), patients, ("left", "right"), *both, **more)
+
+
+def test_a_verdict_says_it_all_in_one_sentence() -> None:
+    gains = [0.02, 0.04, 0.03, -0.01, 0.05, 0.03]
+    found = verdict_over_patients(scores_of(gains, cost=1.72))
+    expected = mean_interval(gains)
+    assert (found.gain.low, found.gain.high) == pytest.approx((expected.low, expected.high))
+    assert (found.code, found.gaining, found.losing, found.gain.n) == ("gain", 5, 1, 6)
+    assert found.worst == ("p3", pytest.approx(-0.01))
+    # Sums of the sizes 1 to 5 and 3 hundredths: the negative ones reach at most 1: {} and {1}.
+    assert found.p == 4 / 64
+    right = mean_interval(gains[:-1])
+    assert found.structures["right"].n == 5
+    assert found.structures["right"].low == pytest.approx(right.low)
+    left, other = (found.structures[n] for n in ("left", "right"))
+    assert found.sentence == (
+        "Evidence of gain: bcp has a higher mean Dice than supervised: +0.0267, "
+        f"95% interval [{expected.low:+.4f}, {expected.high:+.4f}] over 6 patients, one run each; "
+        "5 of 6 patients gain and 1 lose (sign-flip p = 0.062); "
+        f"left +0.0267 [{left.low:+.4f}, {left.high:+.4f}], "
+        f"right +0.0260 [{other.low:+.4f}, {other.high:+.4f}] (5 patients); "
+        "worst patient p3: -0.0100; 1.7 times the training time."
+    )
+
+
+def test_the_interval_alone_decides() -> None:
+    assert verdict_over_patients(scores_of([0.02, 0.04, 0.03])).code == "gain"  # 0.005 to 0.055
+    assert verdict_over_patients(scores_of([0.02, 0.04, -0.01])).code == "none"
+    assert verdict_over_patients(scores_of([-0.02, -0.04, -0.03])).code == "harm"
+    assert verdict_over_patients(scores_of([0.02, 0.0200001])).code == "none"  # two patients
+    found = verdict_over_patients(scores_of([0.02, 0.04, 0.03]))
+    assert math.isnan(found.p)
+    assert "sign-flip" not in found.sentence
+    assert "training time" not in found.sentence
+    # An interval of another kind, as of repeated cross-validation, takes its place.
+    wide = mean_interval([-1.0, 1.0, 0.09])
+    other = verdict_over_patients(scores_of([0.02, 0.04, 0.03]), interval=wide)
+    assert (other.code, other.gain) == (NONE, wide)
+
+
+def test_patients_that_gain_alike_are_judged_by_their_signs() -> None:
+    assert verdict_over_patients(scores_of([0.02] * 5)).code == "none"
+    found = verdict_over_patients(scores_of([0.02] * 6))
+    assert found.code == "gain"
+    assert "no interval from 6 patients" in found.sentence
+    assert verdict_over_patients(scores_of([0.0] * 9)).code == "none"
+
+
+def test_of_many_structures_the_ends_are_named() -> None:
+    values = np.random.default_rng(0).uniform(0.5, 0.9, (1, 8, 6))
+    gains = np.linspace(-0.01, 0.04, 6)
+    scores = PairedScores(
+        ("a", "b"), [str(i) for i in range(8)], [f"s{i}" for i in range(6)], values + gains, values
+    )
+    text = verdict_over_patients(scores).sentence
+    assert "6 structures, from s5 +0.0400 to s0 -0.0100" in text
+    nothing = np.full((1, 2, 1), np.nan)
+    with pytest.raises(ValueError, match="no patient"):
+        verdict_over_patients(PairedScores(("a", "b"), ["p", "q"], ["s"], nothing, nothing))
+
+
+def test_failures_and_measured_coverage_stand_beside_the_means(tmp_path: Path) -> None:
+    low = dice()
+    low["left"][0], low["right"][0] = 0.4, 0.3
+    base = write_run(tmp_path / "base", low)
+    better = write_run(tmp_path / "better", dice(0.04 + noise(0, 0.005)), method="bcp")
+    result = medssl.compare([base, better])
+    assert [a["failures"]["below"] for a in result["arms"]] == [1, 0]
+    assert "simulated studies of 12 patients" in result["coverage"]
+    text = " ".join(text_of(result).split())
+    assert "supervised: 1 of 12 patients below Dice 0.5; with 95% confidence at most 34%" in text
+    assert "1/12" in text
+    strict = {"evaluation": {"failure_dice": 0.7}}
+    other = write_run(tmp_path / "other", low, method="uamt", changes=strict)
+    (_, arm) = medssl.compare([base, other])["arms"]
+    assert arm["failures"]["below"] == sum(x + 0.025 < 0.7 for x in BASE[1:]) + 1
+
+
 # ---------------------------------------------------------------------- cases
 
 
@@ -317,7 +412,7 @@ def test_patients_and_not_cases_are_drawn(tmp_path: Path) -> None:
     assert result["n_patients"] == 6
     assert not result["warnings"]
     found = result["comparisons"][0]["structures"]["left"]["metrics"]["dice"]
-    expected = paired_bootstrap(shift[::2], np.zeros(6))
+    expected = mean_interval(shift[::2])
     assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high), abs=1e-6)
 
     for path in (base, other):  # without the pattern there is no way to know

@@ -20,14 +20,13 @@ from medssl.data.images.labels import read_label
 from medssl.errors import MedSSLError
 from medssl.evaluation.case_metrics import POLICY, case_columns, evaluate_case
 from medssl.evaluation.folders import evaluate_folders
-from medssl.evaluation.statistics import bootstrap_means, paired_bootstrap, percentile_interval
 from medssl.evaluation.summary import (
-    format_table,
     read_cases_csv,
     summarize,
     write_cases_csv,
     write_summary_json,
 )
+from medssl.evaluation.summary_table import format_table
 
 LABELS = LabelMap(values=(0, 1, 7), names=("background", "liver", "tumor"))
 AFFINE = np.array([[-1.5, 0, 0, 40.0], [0, 1.5, 0, -30.0], [0, 0, 4.0, 12.5], [0, 0, 0, 1]])
@@ -85,37 +84,123 @@ class TestSummary:
         means = [summarize(r)["overall"]["metrics"]["dice"]["mean"] for r in (good, missed)]
         assert means == pytest.approx([0.9, 0.45])
 
-    def test_interval_holds_the_mean_and_is_reproducible(self):
-        rng = np.random.default_rng(0)
-        rows = [row(f"c{i}", float(d)) for i, d in enumerate(rng.uniform(0.6, 0.9, 30))]
-        dice = summarize(rows)["structures"]["liver"]["metrics"]["dice"]
-        width = 2 * 1.96 * dice["std"] / math.sqrt(30)
-        assert dice["low"] < dice["mean"] < dice["high"]
-        assert dice["high"] - dice["low"] == pytest.approx(width, rel=0.1)
-        assert summarize(rows, seed=0) == summarize(rows)
-        assert summarize(rows, seed=1)["overall"]["metrics"]["dice"]["low"] != dice["low"]
+    def test_the_interval_is_students_t_over_patients(self):
+        # Mean 0.7, standard deviation 0.1, t of 2 degrees of freedom 4.30265.
+        dice = summarize([row("a", 0.6), row("b", 0.7), row("c", 0.8)])["structures"]["liver"]
+        found = dice["metrics"]["dice"]
+        half = 4.302653 * 0.1 / math.sqrt(3)
+        assert (found["low"], found["high"]) == pytest.approx((0.7 - half, 0.7 + half), abs=1e-6)
+        assert (found["n"], found["no_interval"]) == (3, "")
 
-    def test_grouping_by_patient_widens_the_interval(self):
-        rng = np.random.default_rng(1)
-        per_patient = rng.uniform(0.5, 0.9, 12)
-        rows = [row(f"p{i:02d}_{f}", float(per_patient[i])) for i in range(12) for f in range(4)]
-        patients = {r["case"]: r["case"][:3] for r in rows}
+    def test_the_interval_is_cut_off_where_a_score_ends(self):
+        metrics = summarize([row("a", 0.9), row("b", 0.3)])["overall"]["metrics"]
+        assert (metrics["dice"]["low"], metrics["dice"]["high"]) == (0, 1)
+        # HD95 1 and 7 mm, t of 1 degree of freedom 12.7062: up to 4 + 12.7062 * 3 mm.
+        assert metrics["hd95_mm"]["low"] == 0
+        assert metrics["hd95_mm"]["high"] == pytest.approx(4 + 12.7062 * 3, abs=1e-3)
 
-        def width(summary: dict) -> float:
-            dice = summary["overall"]["metrics"]["dice"]
-            return dice["high"] - dice["low"]
-
-        alone, grouped = summarize(rows), summarize(rows, patients=patients)
-        assert (alone["n_patients"], grouped["n_patients"]) == (48, 12)
-        assert width(grouped) == pytest.approx(2 * width(alone), rel=0.15)  # sqrt of 4 copies
+    def test_a_patient_counts_once_however_many_scans_it_has(self):
+        rows = [row("a1", 0.9), row("a2", 0.7), row("a3", 0.8), row("b", 0.4), row("c", 0.6)]
+        patients = {"a1": "a", "a2": "a", "a3": "a", "b": "b", "c": "c"}
+        summary = summarize(rows, patients=patients)
+        dice = summary["overall"]["metrics"]["dice"]
+        assert summary["n_patients"] == dice["n"] == 3
+        assert dice["mean"] == pytest.approx(0.6)  # of 0.8, 0.4 and 0.6
+        alone = summarize([row("a", 0.8), row("b", 0.4), row("c", 0.6)])["overall"]
+        for end in ("low", "high"):
+            assert dice[end] == pytest.approx(alone["metrics"]["dice"][end])
         carried = summarize([{**r, "patient": patients[r["case"]]} for r in rows])
-        assert carried == grouped
+        assert carried == summary
 
     def test_one_patient_has_no_interval(self):
         dice = summarize([row("a", 0.5)])["overall"]["metrics"]["dice"]
         assert math.isnan(dice["low"])
         assert math.isnan(dice["std"])
         assert dice["mean"] == 0.5
+        two_scans = [row("a", 0.5, patient="p"), row("b", 0.7, patient="p")]
+        dice = summarize(two_scans)["overall"]["metrics"]["dice"]
+        assert math.isnan(dice["low"])
+        assert dice["no_interval"] == "a value of one patient only"
+
+    def test_a_structure_of_one_case_gets_no_interval_and_neither_does_the_mean(self):
+        nan = float("nan")
+        rows = []
+        for i in range(12):
+            rows.append(row(f"c{i:02d}", 0.8 + 0.01 * i))
+            rare = i == 3
+            status = "ok" if rare else "absent"
+            rows.append(row(f"c{i:02d}", 0.4 if rare else nan, "tumor", status))
+        summary = summarize(rows)
+        tumor = summary["structures"]["tumor"]["metrics"]["dice"]
+        assert (tumor["mean"], tumor["n"]) == (0.4, 1)
+        assert math.isnan(tumor["low"])
+        assert math.isnan(tumor["high"])
+        assert tumor["no_interval"] == "a value of one patient only"
+        liver = summary["structures"]["liver"]["metrics"]["dice"]
+        assert 0.8 < liver["low"] < liver["mean"] < liver["high"] < 0.91
+        overall = summary["overall"]["metrics"]["dice"]
+        assert overall["mean"] == pytest.approx((liver["mean"] + 0.4) / 2)
+        assert math.isnan(overall["low"])
+        assert overall["no_interval"] == "a structure rests on one patient"
+        console = Console(width=80, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+        console.print(format_table(summary))
+        assert "no interval" in console.export_text()
+
+    def test_equal_values_get_no_interval(self):
+        """Two patients that are both missed are no proof that all will be."""
+        rows = [row(c, 0.0, status="missed") for c in "ab"]
+        dice = summarize(rows)["overall"]["metrics"]["dice"]
+        assert dice["mean"] == 0
+        assert math.isnan(dice["low"])
+        assert dice["no_interval"] == "the 2 patients have the same value"
+
+    def test_the_mean_over_structures_where_all_have_all_is_that_of_the_patients_own(self):
+        dice = np.array([[0.9, 0.5], [0.7, 0.6], [0.8, 0.1]])
+        rows = [
+            row(f"c{i}", float(dice[i, j]), name)
+            for i in range(3)
+            for j, name in enumerate(("liver", "tumor"))
+        ]
+        own = summarize(rows)["overall"]["metrics"]["dice"]
+        alone = summarize([row(f"c{i}", float(d)) for i, d in enumerate(dice.mean(1))])
+        for end in ("mean", "low", "high"):
+            assert own[end] == pytest.approx(alone["overall"]["metrics"]["dice"][end])
+
+    def test_the_rarest_structure_decides_the_degrees_of_freedom_of_the_mean(self):
+        nan = float("nan")
+        rows = [row(f"c{i}", 0.8 + 0.01 * (i % 3)) for i in range(6)]
+        rare = [0.4, 0.6, nan, nan, nan, nan]
+        rows += [
+            row(f"c{i}", d, "tumor", "absent" if math.isnan(d) else "ok")
+            for i, d in enumerate(rare)
+        ]
+        # Left out, the first patient moves the mean of the tumor from 0.5 to 0.6, and so on.
+        liver = np.array([0.8, 0.81, 0.82, 0.8, 0.81, 0.82])
+        whole = (liver.mean() + 0.5) / 2
+        tumor = [0.6, 0.4, 0.5, 0.5, 0.5, 0.5]
+        without = [(np.delete(liver, i).mean() + tumor[i]) / 2 for i in range(6)]
+        own = 6 * whole - 5 * np.array(without)
+        half = 12.7062 * own.std(ddof=1) / math.sqrt(6)  # one degree of freedom: two patients
+        dice = summarize(rows)["overall"]["metrics"]["dice"]
+        assert dice["mean"] == pytest.approx(whole)
+        assert dice["low"] == pytest.approx(max(whole - half, 0), abs=1e-5)
+        assert dice["high"] == pytest.approx(min(whole + half, 1), abs=1e-5)
+
+    def test_failures_stand_beside_every_mean(self):
+        rows = [row(f"c{i:02d}", 0.3 if i < 2 else 0.9) for i in range(12)]
+        rows += [row(f"c{i:02d}", 0.45 if i < 3 else 0.8, "tumor") for i in range(12)]
+        summary = summarize(rows)
+        liver, tumor = (summary["structures"][n]["failures"] for n in ("liver", "tumor"))
+        assert (liver["below"], tumor["below"], liver["patients"]) == (2, 3, 12)
+        assert liver["threshold"] == 0.5
+        assert summary["overall"]["failures"]["below"] == 2  # 0.375; the third has 0.675
+        assert summarize(rows, failure_dice=0.7)["overall"]["failures"]["below"] == 3
+        console = Console(width=80, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+        console.print(format_table(summary))
+        text = " ".join(console.export_text().split())
+        assert "2 of 12 patients below mean Dice 0.5; with 95% confidence at most 44% of" in text
+        assert "2/12" in text
+        assert "≤53%" in text
 
     def test_refuses_incomplete_rows(self):
         with pytest.raises(ValueError, match="nothing to summarize"):
@@ -131,7 +216,7 @@ class TestSummary:
         console = Console(width=80, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
         console.print(format_table(summarize(rows, nsd_tolerance=2.0), title="test"))
         text = console.export_text()
-        for expected in ("liver", "0.450", "[0.000 0.900]", "5.50", "2 mm", "missed"):
+        for expected in ("liver", "0.450", "[0.000 1.000]", "5.50", "2 mm", "missed"):
             assert expected in text
         assert "missed (only in the reference)" in text
         assert "pos." not in text  # no false positives: no column for them
@@ -206,96 +291,6 @@ class TestFiles:
             read_cases_csv(path)
         with pytest.raises(MedSSLError, match="No such file"):
             read_cases_csv(tmp_path / "none.csv")
-
-
-class TestStatistics:
-    def test_interval_covers_the_truth_as_often_as_it_says(self):
-        rng = np.random.default_rng(0)
-        hits = 0
-        for trial in range(300):
-            values = rng.normal(0.8, 0.1, (40, 1))
-            low, high = percentile_interval(bootstrap_means(values, range(40), n=500, seed=trial))
-            hits += low <= 0.8 <= high
-        assert 0.90 <= hits / 300 <= 0.98
-
-    def test_paired_bootstrap_sees_a_shift_smaller_than_the_spread(self):
-        rng = np.random.default_rng(2)
-        b = rng.uniform(0.3, 0.9, 40)
-        a = b + 0.02 + rng.normal(0, 0.02, 40)
-        result = paired_bootstrap(a, b)
-        assert result.mean_difference == pytest.approx((a - b).mean())
-        assert 0 < result.low < 0.02 < result.high < 0.04
-        assert result.p_better > 0.999
-        assert (result.n_cases, result.n_groups, result.n_seeds) == (40, 40, (1, 1))
-        mirrored = paired_bootstrap(b, a)
-        assert (mirrored.low, mirrored.high) == pytest.approx((-result.high, -result.low))
-
-    def test_paired_bootstrap_rarely_sees_what_is_not_there(self):
-        rng = np.random.default_rng(3)
-        false = 0
-        for trial in range(200):
-            b = rng.uniform(0.3, 0.9, 30)
-            result = paired_bootstrap(b + rng.normal(0, 0.05, 30), b, n=500, seed=trial)
-            false += not result.low <= 0 <= result.high
-        assert false / 200 <= 0.11
-
-    def test_equal_methods(self):
-        values = np.linspace(0.5, 0.9, 10)
-        result = paired_bootstrap(values, values)
-        assert (result.mean_difference, result.low, result.high) == (0, 0, 0)
-        assert result.p_better == 0.5
-
-    def test_patients_widen_the_interval(self):
-        rng = np.random.default_rng(4)
-        difference = np.repeat(rng.normal(0.02, 0.05, 10), 5)
-        groups = np.repeat(np.arange(10), 5).tolist()
-        alone = paired_bootstrap(difference, np.zeros(50))
-        grouped = paired_bootstrap(difference, np.zeros(50), groups)
-        assert grouped.n_groups == 10
-        assert grouped.mean_difference == alone.mean_difference
-        ratio = (grouped.high - grouped.low) / (alone.high - alone.low)
-        assert ratio == pytest.approx(math.sqrt(5), rel=0.15)
-
-    def test_seeds_are_a_second_level(self):
-        # Every case gains the same in a run, but runs differ: only the seeds make the interval.
-        b = np.tile(np.linspace(0.5, 0.9, 20), (3, 1))
-        a = b + np.array([[-0.02], [0.03], [0.05]])
-        result = paired_bootstrap(a, b)
-        assert result.mean_difference == pytest.approx(0.02)
-        assert result.low == pytest.approx(-0.02)  # the three draws may all be the worst run
-        assert result.high == pytest.approx(0.05)
-        averaged = paired_bootstrap(a.mean(0), b.mean(0))
-        assert averaged.high - averaged.low < 1e-12
-        assert paired_bootstrap(a, b[:2]).n_seeds == (3, 2)
-
-    def test_paired_seeds_cancel_what_the_seed_decides(self):
-        shared = np.array([[-0.2], [0.0], [0.2]])
-        b = np.tile(np.linspace(0.4, 0.6, 12), (3, 1)) + shared
-        loose, tied = (paired_bootstrap(b + 0.01, b, paired_seeds=p) for p in (False, True))
-        assert tied.high - tied.low < 1e-12
-        assert loose.high - loose.low > 0.2
-        with pytest.raises(ValueError, match="as many runs"):
-            paired_bootstrap(b, b[:2], paired_seeds=True)
-
-    def test_missing_values(self):
-        nan = float("nan")
-        a, b = [0.5, nan, nan, 0.7], [0.4, nan, 0.0, 0.6]
-        dropped = paired_bootstrap(a, b)
-        assert (dropped.n_cases, dropped.n_dropped) == (2, 2)
-        assert dropped.mean_difference == pytest.approx(0.1)
-        counted = paired_bootstrap(a, b, absent_value=1.0)  # b invents the structure, a does not
-        assert (counted.n_cases, counted.n_dropped) == (3, 1)
-        assert counted.mean_difference == pytest.approx(1.2 / 3)
-        with pytest.raises(ValueError, match="nothing to compare"):
-            paired_bootstrap([nan], [0.5])
-
-    def test_bad_arguments(self):
-        with pytest.raises(ValueError, match="do not fit"):
-            paired_bootstrap([1.0, 2.0], [1.0])
-        with pytest.raises(ValueError, match="do not fit"):
-            paired_bootstrap([1.0, 2.0], [1.0, 2.0], ["p"])
-        with pytest.raises(ValueError, match="level"):
-            paired_bootstrap([1.0, 2.0], [1.0, 2.0], level=95)
 
 
 def reference_label() -> np.ndarray:

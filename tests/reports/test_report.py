@@ -154,6 +154,9 @@ def test_limits_name_what_matters(runs: dict[str, Path]) -> None:
     text = " ".join(limits_of(summary, recipe, {"cases": {"labeled": 2}}))
     for words in ("6 patients are few", "2 structures were missed", "2 labeled images", "best"):
         assert words in text or words == "best"
+    assert "nineteen" not in text
+    assert "simulated studies of 6 patients" in text
+    assert "6 of 6 patients below mean Dice" in text
     literature = recipe.model_copy(update={"protocol": "literature"})
     assert "compare with papers" in " ".join(limits_of(summary, literature, {}))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import fcntl
 import json
+import math
 import os
 import shutil
 import signal
@@ -382,9 +383,18 @@ def test_points_hold_means_gains_and_intervals(recipe: Path, tmp_path: Path) -> 
     assert few["dice_per_run"] == pytest.approx([0.69, 0.70], abs=1e-6)
     assert few["low"] < few["dice"] < few["high"]
     assert few["gain"]["difference"] == pytest.approx(0.04, abs=1e-6)
-    # All cases gain alike, so only the draw of runs moves: by at most 0.01 either way.
-    assert few["gain"]["low"] == pytest.approx(0.03, abs=1e-6)
-    assert few["gain"]["high"] == pytest.approx(0.05, abs=1e-6)
+    # All patients gain alike, so only runs differ: by 0.01 in each method, two runs each: a
+    # variance of 0.00005 times 1/2 + 1/2, 2 degrees of freedom.
+    half = 4.302653 * math.sqrt(0.00005)
+    assert few["gain"]["low"] == pytest.approx(0.04 - half, abs=1e-6)
+    assert few["gain"]["high"] == pytest.approx(0.04 + half, abs=1e-6)
+    assert few["failures"] == {
+        "threshold": 0.5,
+        "below": 0,
+        "patients": 12,
+        "at_most": 1 - 0.05 ** (1 / 12),
+        "confidence": 0.95,
+    }
     assert few["verdict"]["code"] == "gain"
     assert points["bcp", 4]["gain"]["difference"] == pytest.approx(-0.005, abs=1e-6)
     assert points["bcp", 4]["seeds"] == [0]  # of the two, one is missing
@@ -408,7 +418,7 @@ def test_the_summary_is_written_and_shown(recipe: Path, tmp_path: Path) -> None:
         console.print(format_sweep(summary))
     text = capture.get()
     assert "7 of 8 runs" in " ".join(text.split())
-    assert "+0.0400 [+0.0300 +0.0500]" in text
+    assert "+0.0400 [+0.0096 +0.0704]" in text
     assert "Evidence of gain: bcp (2 labels)" in text
 
 

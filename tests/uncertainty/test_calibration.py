@@ -7,12 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import norm, spearmanr
 
 from medssl.data.datasets.case import IGNORE_INDEX
 from medssl.ops.uncertainty import tempered
 from medssl.uncertainty import temperature as c
-from medssl.uncertainty.quality import _spearman, rank_correlation, volume_factors
+from medssl.uncertainty.quality import rank_correlation, volume_factors
 from medssl.uncertainty.sample import region_near, sample_blocks
 
 
@@ -74,17 +74,19 @@ def test_cross_fitting_uses_the_other_patients_only() -> None:
         c.cross_fitted([sure, fine], [right, true], ["a", "a"])
 
 
-def test_change_of_the_error_with_patients_resampled() -> None:
+def test_change_of_the_error_over_patients() -> None:
     off, fine = (
         c.bin_sums(np.full(10, 0.9), np.arange(10) < share) for share in (5, 9)
     )  # errors 0.4 and 0
     change = c.ece_change(np.stack((off, off)), np.stack((fine, fine)), ["a", "b"])
     assert (change.before, change.after) == pytest.approx((0.4, 0.0))
-    assert change.difference_interval == pytest.approx((-0.4, -0.4))
+    assert math.isnan(change.difference_interval[0])  # both change alike
     mixed = c.ece_change(np.stack((off, fine)), np.stack((off, fine)), ["a", "b"])
     assert mixed.before == pytest.approx(0.2)
-    assert mixed.before_interval == pytest.approx((0.0, 0.4))
-    assert mixed.difference_interval == pytest.approx((0.0, 0.0))
+    # Without one of them the error is 0 or 0.4: two values, one degree of freedom, cut off at 0
+    # and 1.
+    assert mixed.before_interval == pytest.approx((0.0, 1.0))
+    assert math.isnan(mixed.difference_interval[0])
     alone = c.ece_change(off[None], fine[None], ["a"])
     assert math.isnan(alone.before_interval[0])
 
@@ -103,32 +105,85 @@ def test_tempering_probabilities_divides_the_logits() -> None:
     assert sure[0] > 0.999
 
 
+def test_the_error_of_many_patients_by_hand() -> None:
+    shares = (5, 6, 7, 9, 8)
+    sums = np.stack([c.bin_sums(np.full(10, 0.9), np.arange(10) < s) for s in shares])
+    whole = 0.9 - sum(shares) / 50
+    found = c.ece_change(sums, sums, list("abcde"))
+    assert found.before == pytest.approx(whole)
+    # All lie in one bin and below it, so the error is the mean of the patients' own.
+    half = 2.776445 * np.std([0.9 - s / 10 for s in shares], ddof=1) / math.sqrt(5)
+    assert found.before_interval == pytest.approx((whole - half, whole + half), abs=1e-6)
+    double = np.concatenate((sums, sums))  # two scans of each patient
+    twice = c.ece_change(double, double, list("abcde") * 2)
+    assert twice.before_interval == pytest.approx(found.before_interval)
+
+
 def test_rank_correlation_by_hand() -> None:
-    patients = list("abcde")
-    same = rank_correlation([1, 2, 3, 4, 9], [10, 20, 30, 40, 41], patients)
-    assert (same.spearman, same.low, same.high) == pytest.approx((1, 1, 1))
+    patients = list("abcdefghij")
     assert rank_correlation([1, 2, 3], [3, 2, 1], patients[:3]).spearman == pytest.approx(-1)
     # Ranks 1 2 3 4 5 against 2 1 4 3 5: 1 - 6 * 4 / (5 * 24) = 0.8
-    mixed = rank_correlation([1, 2, 3, 4, 5], [2, 1, 4, 3, 5], patients)
+    mixed = rank_correlation([1, 2, 3, 4, 5], [2, 1, 4, 3, 5], patients[:5])
     assert mixed.spearman == pytest.approx(0.8)
-    assert mixed.low < 0.8 <= mixed.high <= 1
     gap = rank_correlation([1, math.nan, 3, 4], [1, 2, math.nan, 4], list("aabb"))
     assert (gap.n, gap.n_patients, gap.spearman) == (2, 2, pytest.approx(1))
     assert math.isnan(rank_correlation([1, 1, 1], [1, 2, 3], patients[:3]).spearman)
-    assert math.isnan(rank_correlation([1, 2, 3], [1, 2, 3], ["a"] * 3).low)
     lonely = rank_correlation([1, math.nan], [1, 2], ["a", "b"])
     assert math.isnan(lonely.spearman)
     assert lonely.n == 1
 
 
-def test_rank_correlation_agrees_with_scipy_and_its_resamples_with_repeated_cases() -> None:
+def test_fewer_than_eight_patients_give_no_interval_of_a_rank_correlation() -> None:
+    a, b = [1, 2, 3, 4, 5, 6, 7, 8], [2, 1, 4, 3, 5, 7, 6, 8]
+    for n in (2, 3, 7):
+        found = rank_correlation(a[:n], b[:n], list(range(n)))
+        assert math.isnan(found.low)
+        assert math.isnan(found.high)
+        assert found.none == "fewer than 8 patients"
+    eight = rank_correlation(a, b, list(range(8)))
+    assert eight.none == ""
+    assert 0 < eight.low < eight.spearman < eight.high < 1
+    # Sixteen scans of four patients are four patients.
+    assert math.isnan(rank_correlation(a * 2, b * 2, list(range(4)) * 4).low)
+    # One and the same order in all is no certainty either.
+    perfect = rank_correlation(a, a, list(range(8)))
+    assert perfect.spearman == pytest.approx(1)
+    assert math.isnan(perfect.low)
+    still = rank_correlation([1] * 8, b, list(range(8)))
+    assert still.none == "one of the two does not vary"
+
+
+def test_the_interval_of_a_rank_correlation_by_hand() -> None:
+    a, b = [1, 2, 3, 4, 5, 6, 7, 8], [2, 1, 4, 3, 5, 7, 6, 8]
+    z = math.atanh(spearmanr(a, b).statistic)
+    without = [
+        math.atanh(min(spearmanr(np.delete(a, i), np.delete(b, i)).statistic, 0.99))
+        for i in range(8)
+    ]
+    own = 8 * z - 7 * np.array(without)
+    half = 2.364624 * own.std(ddof=1) / math.sqrt(8)
+    found = rank_correlation(a, b, list(range(8)))
+    assert found.low == pytest.approx(math.tanh(z - half), abs=1e-6)
+    assert found.high == pytest.approx(math.tanh(z + half), abs=1e-6)
+
+
+def test_the_interval_of_a_rank_correlation_holds_the_truth() -> None:
+    rng = np.random.default_rng(0)
+    truth = 6 / np.pi * np.arcsin(0.6 / 2)  # Spearman's of two normals correlated by 0.6
+    hits = []
+    for _ in range(400):
+        a = rng.normal(size=10)
+        b = norm.cdf(0.6 * a + 0.8 * rng.normal(size=10))
+        found = rank_correlation(a.tolist(), b.tolist(), list(range(10)))
+        hits.append(found.low <= truth <= found.high)
+    assert 0.93 <= np.mean(hits) <= 0.995
+
+
+def test_rank_correlation_agrees_with_scipy() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.integers(0, 6, 20), rng.integers(0, 6, 20)  # many ties
     found = rank_correlation(a.tolist(), b.tolist(), list(range(20)))
     assert found.spearman == pytest.approx(spearmanr(a, b).statistic)
-    times = rng.multinomial(20, np.full(20, 1 / 20), 5).astype(float)
-    repeated = [spearmanr(np.repeat(a, t), np.repeat(b, t)).statistic for t in times.astype(int)]
-    assert _spearman(np.stack((a, b)), times).tolist() == pytest.approx(repeated)
 
 
 def test_volume_factors_drop_as_many_cases_as_the_level_allows() -> None:

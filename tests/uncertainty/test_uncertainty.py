@@ -255,6 +255,8 @@ def test_the_file_holds_what_is_promised(calibrated: tuple[Path, Path, dict]) ->
     assert written["nll"]["after"] < written["nll"]["before"] + 0.01
     assert len(written["quality"]["cases"]) == 6
     assert -1 <= written["quality"]["spearman"] <= 1
+    assert written["quality"]["low"] is None
+    assert written["quality"]["no_interval"] == "fewer than 8 patients"
     assert written["volume"]["bright"]["level"] == pytest.approx(5 / 7)
     assert written["held_out"]["n_cases"] == 3
     assert written["held_out"]["cases_from"] == "test"
@@ -265,6 +267,7 @@ def test_the_file_holds_what_is_promised(calibrated: tuple[Path, Path, dict]) ->
     assert lines[0] == f"temperature {written['temperature']:.3f}"
     assert lines[1] == "6 cases (named cases):"
     assert "3 cases (test):" in lines
+    assert sum(line.endswith("(no interval: fewer than 8 patients)") for line in lines) == 2
     low, high = (written["volume"]["dim"][f"{end}_factor"] for end in ("low", "high"))
     start = f"true volume of dim: {low:.2f} to {high:.2f} times the predicted one in 71%"
     assert lines[-1].startswith(start)
@@ -276,13 +279,14 @@ def test_the_report_of_the_run_shows_it(calibrated: tuple[Path, Path, dict]) -> 
     ece = found["held_out"]["ece"]
     assert "3 cases (test). On the diagonal" in page
     assert f"error {ece['before']:.3f} before, {ece['after']:.3f} after" in page
+    assert "from 3 cases, no interval." in page
 
 
 def test_figures_that_do_not_exist_are_shown_as_such(calibrated: tuple[Path, Path, dict]) -> None:
     run, _, found = calibrated
     quality = found["quality"] | {"spearman": None, "low": None, "high": None}
     none = found | {"quality": quality, "held_out": None}
-    assert "correlation of quality and Dice - [-, -]" in format_calibration(none)
+    assert "of quality and Dice - (no interval: fewer than 8" in format_calibration(none)
     draw_calibration(none, run / "none.png")
     (run / "none.png").unlink()
 

@@ -1,0 +1,71 @@
+"""How often the intervals hold what they claim: figures that were measured, to be stated with them.
+
+``coverage.json`` beside this module is made by ``benchmarks/coverage.py --write``, which draws
+20,000 studies of n patients from each of several distributions; ``docs/verdict.md`` shows it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+COVERAGE_FILE = Path(__file__).with_name("coverage.json")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Measured coverage of the t interval for a number of patients.
+
+    Attributes:
+        patients: of the simulated studies: as many as asked for, or the next smaller number.
+        worst, best: share of studies whose interval held the truth, over the distributions.
+        worst_where, best_where: the distributions, in words.
+    """
+
+    patients: int
+    worst: float
+    best: float
+    worst_where: str
+    best_where: str
+
+
+@cache
+def _figures() -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(COVERAGE_FILE.read_text(encoding="utf-8"))
+    return content
+
+
+def measured_coverage(patients: int) -> Measured | None:
+    """Return what was measured for so many patients; None for fewer than were simulated."""
+    content = _figures()
+    table = content["coverage"]
+    sizes = [int(n) for n in next(iter(table.values()))]
+    below = [n for n in sizes if n <= patients]
+    if not below:
+        return None
+    row = {name: rows[str(below[-1])]["t"] for name, rows in table.items()}
+    worst, best = min(row, key=row.__getitem__), max(row, key=row.__getitem__)
+    what = content["what"]
+    return Measured(below[-1], row[worst], row[best], what[worst], what[best])
+
+
+def stated_coverage(summary: Mapping[str, Any]) -> str:
+    """Return `coverage_sentence` for a summary; empty where its intervals were made otherwise."""
+    made = str(summary.get("interval", ""))
+    return coverage_sentence(summary["n_patients"]) if "Student" in made else ""
+
+
+def coverage_sentence(patients: int) -> str:
+    """Say in one sentence how far an interval from so many patients can be believed."""
+    found = measured_coverage(patients)
+    if found is None:
+        return "Intervals from fewer than three patients were not tried in simulations."
+    return (
+        f"Intervals are made to hold the true mean in 95 of 100 studies; in simulated studies of "
+        f"{found.patients} patients they held it in {100 * found.worst:.0f} "
+        f"({found.worst_where}) to {100 * found.best:.0f} ({found.best_where})."
+    )
