@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import secrets
-import shutil
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +19,7 @@ from medssl.bundle.metadata import make_metadata
 from medssl.bundle.model_tree import needed_modules
 from medssl.bundle.scripts import copy_modules
 from medssl.errors import MedSSLError
+from medssl.files import all_or_nothing, new_file, write_json, write_text
 from medssl.models.loaded_run import LoadedRun, load_run
 
 logger = logging.getLogger(__name__)
@@ -76,7 +73,7 @@ def export(
     loaded = load_run(run, checkpoint=checkpoint, device="cpu", tta=False)
     text = NO_LICENCE if licence is None else _read_text(licence)
     contents = contents_of(loaded, _summary(loaded))
-    with _all_or_nothing(Path(bundle)) as folder:
+    with all_or_nothing(Path(bundle), "the bundle") as folder:
         traced = _write(folder, loaded, contents, text, authors, torchscript=torchscript)
     return ExportResult(Path(bundle), traced, bool(needed_modules(contents.model)))
 
@@ -97,17 +94,17 @@ def _write(
         "evaluate": evaluate_config(contents),
         "train": train_config(contents),
     }.items():
-        _write_json(folder / "configs" / f"{name}.json", config)
+        write_json(folder / "configs" / f"{name}.json", config)
     model = run.predictor.model.cpu().eval()
     models = folder / "models"
-    models.mkdir()
     weights = {key: value.detach().clone() for key, value in model.state_dict().items()}
-    torch.save(weights, models / "model.pt")
+    with new_file(models / "model.pt") as file:
+        torch.save(weights, file)
     traced = torchscript and _write_torchscript(model, contents, models / "model.ts")
     first_line = licence.strip().splitlines()[0] if licence.strip() else "not given"
     known = first_line if licence != NO_LICENCE else NO_LICENCE.strip()
-    _write_text(folder / "docs" / "README.md", model_card(contents, licence=f"{known}\n"))
-    _write_text(folder / "LICENSE", licence)
+    write_text(folder / "docs" / "README.md", model_card(contents, licence=f"{known}\n"))
+    write_text(folder / "LICENSE", licence)
     modules = needed_modules(contents.model)
     if modules:
         copy_modules(modules, folder / "scripts")
@@ -151,40 +148,3 @@ def _read_text(path: Path) -> str:
         raise MedSSLError(
             f"the licence cannot be read: {error}", where=path, fix="name a text file"
         ) from None
-
-
-@contextmanager
-def _all_or_nothing(bundle: Path) -> Iterator[Path]:
-    """Yield a folder that becomes ``bundle`` on success and vanishes on failure."""
-    if bundle.exists() and (not bundle.is_dir() or any(bundle.iterdir())):
-        raise MedSSLError(
-            "the bundle's folder exists and is not empty",
-            where=bundle,
-            fix="choose another folder, or remove this one",
-        )
-    building = bundle.with_name(f".{bundle.name}-{secrets.token_hex(4)}.partial")
-    try:
-        building.mkdir(parents=True)
-        (building / "configs").mkdir()
-        (building / "docs").mkdir()
-        yield building
-        if bundle.is_dir():
-            bundle.rmdir()
-        building.rename(bundle)
-    except OSError as error:
-        raise MedSSLError(
-            f"the bundle cannot be written: {error.strerror or error}",
-            where=bundle,
-            fix="choose a folder you may write to, with enough space",
-        ) from error
-    finally:
-        with suppress(OSError):
-            shutil.rmtree(building)
-
-
-def _write_json(path: Path, content: Any) -> None:
-    _write_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

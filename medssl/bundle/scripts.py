@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from medssl.files import write_text
+
 _IMPORT = re.compile(r"^from medssl\.(?:\w+\.)*(\w+) import", re.MULTILINE)
 
 
@@ -35,15 +37,13 @@ def copy_modules(modules: Iterable[str], folder: Path) -> list[Path]:
         assert spec.origin is not None
         sources[name] = Path(spec.origin).read_text(encoding="utf-8")
         waiting += _medssl_imports(sources[name])
-    folder.mkdir(parents=True, exist_ok=True)
     written = [folder / "__init__.py"]
-    written[0].write_text(
-        '"""Networks of this bundle that MONAI does not have, copied from medssl."""\n',
-        encoding="utf-8",
+    write_text(
+        written[0], '"""Networks of this bundle that MONAI does not have, copied from medssl."""\n'
     )
     for name, source in sorted(sources.items()):
         path = folder / f"{name.rpartition('.')[2]}.py"
-        path.write_text(_IMPORT.sub(r"from scripts.\1 import", source), encoding="utf-8")
+        write_text(path, _IMPORT.sub(r"from scripts.\1 import", source))
         written.append(path)
     return written
 

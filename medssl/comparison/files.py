@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from medssl.comparison.paired import MEAN
-from medssl.errors import MedSSLError
 from medssl.evaluation.failures import failure_cell, failure_sentence
-from medssl.evaluation.summary import SHARES, write_summary_json
+from medssl.evaluation.summary import SHARES
+from medssl.files import write_csv, write_json
 
 
 def write_comparison(result: Mapping[str, Any], output: Path) -> list[Path]:
@@ -29,43 +26,10 @@ def write_comparison(result: Mapping[str, Any], output: Path) -> list[Path]:
     """
     from medssl.comparison.plot import draw_comparison
 
-    make_folder(output)
-    rows = result["rows"]
-    write_csv(rows, output / "compare.csv")
-    write_summary_json({k: v for k, v in result.items() if k != "rows"}, output / "compare.json")
+    write_csv(output / "compare.csv", result["rows"])
+    write_json(output / "compare.json", {k: v for k, v in result.items() if k != "rows"})
     draw_comparison(result, output / "compare.png")
     return [output / f"compare.{kind}" for kind in ("csv", "json", "png")]
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder to write to.
-
-    Raises:
-        MedSSLError: it cannot be made.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MedSSLError(
-            f"cannot write: {error.strerror or error}", where=path, fix="choose another --output"
-        ) from None
-
-
-def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write mappings with the same keys as a table, whole or not at all; NaN is an empty cell."""
-    buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(rows[0])
-    writer.writerows([_cell(v) for v in row.values()] for row in rows)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(buffer.getvalue(), encoding="utf-8", newline="")
-    os.replace(temporary, path)
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.6f}".rstrip("0").rstrip(".")
-    return "" if value is None else value
 
 
 def format_comparison(result: Mapping[str, Any]) -> RenderableType:

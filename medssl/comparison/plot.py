@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from medssl.comparison.paired import MEAN, TIE
+from medssl.files import new_file
 
 GOOD, BAD, NEUTRAL = "#00a08a", "#d1495b", "#555555"
 _COLUMNS = 3
@@ -39,7 +40,8 @@ def draw_comparison(result: Mapping[str, Any], path: Path) -> None:
         if index % columns == 0:
             axes.set_ylabel(f"difference in {result['split']} Dice per case")
     figure.tight_layout()
-    figure.savefig(path)
+    with new_file(path) as file:
+        figure.savefig(file, format="png")
 
 
 def _panel(axes: Any, pair: Mapping[str, Any], names: list[str], result: Mapping[str, Any]) -> None:

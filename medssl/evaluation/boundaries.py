@@ -8,8 +8,6 @@ layers less than ``b``, so that a stray voxel moves it by one voxel and no more.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +17,7 @@ import numpy as np
 
 from medssl.data.datasets.case import IGNORE_INDEX, LabelMap
 from medssl.evaluation.statistics import mean_interval, patient_means
-from medssl.evaluation.summary import write_text
+from medssl.files import write_csv
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -151,19 +149,7 @@ def write_boundaries_csv(rows: Sequence[Mapping[str, Any]], path: Path, *, unit:
     Raises:
         MedSSLError: the file cannot be written.
     """
-    buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(boundary_columns(unit))
-    for row in rows:
-        values = [row[column] for column in boundary_columns(unit)]
-        writer.writerow(
-            ["" if isinstance(v, float) and math.isnan(v) else _short(v) for v in values]
-        )
-    write_text(path, buffer.getvalue())
-
-
-def _short(value: Any) -> Any:
-    return round(value, 4) if isinstance(value, float) else value
+    write_csv(path, rows, columns=boundary_columns(unit))
 
 
 def format_boundaries(summary: Mapping[str, Any]) -> Table:

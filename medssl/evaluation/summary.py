@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import csv
-import io
-import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ from medssl.errors import MedSSLError
 from medssl.evaluation.case_metrics import POLICY, case_columns
 from medssl.evaluation.failures import count_failures
 from medssl.evaluation.statistics import LEVEL, Interval, mean_interval, nanmean, patient_means
+from medssl.files import reason_of, write_csv
 from medssl.settings.recipe import FAILURE_DICE
 
 SHARES = ("dice", "iou", "nsd")
@@ -137,11 +135,7 @@ def write_cases_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """
     unit, metrics = _columns_of(rows)
     columns = case_columns(unit, voxel_metrics=VOXEL_METRICS[0] in metrics)
-    buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([_cell(row[column]) for column in columns] for row in rows)
-    write_text(path, buffer.getvalue())
+    write_csv(path, rows, columns=columns)
 
 
 def read_cases_csv(path: Path) -> list[dict[str, Any]]:
@@ -161,20 +155,11 @@ def read_cases_csv(path: Path) -> list[dict[str, Any]]:
             raise ValueError(f"its columns are {', '.join(columns[:6]) or 'missing'}")
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise MedSSLError(
-            f"this is not a table of per-case results: {_reason(error)}",
+            f"this is not a table of per-case results: {reason_of(error)}",
             where=path,
             fix="run `medssl evaluate` again to write it",
         ) from error
     return rows
-
-
-def write_summary_json(summary: Mapping[str, Any], path: Path) -> None:
-    """Write the summary as strict JSON (NaN becomes null), whole or not at all.
-
-    Raises:
-        MedSSLError: the file cannot be written.
-    """
-    write_text(path, json.dumps(_without_nan(summary), indent=2, allow_nan=False) + "\n")
 
 
 def _columns_of(rows: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
@@ -230,48 +215,7 @@ def _describe(values: np.ndarray, interval: Interval) -> dict[str, Any]:
     }
 
 
-def _cell(value: Any) -> Any:
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.6f}".rstrip("0").rstrip(".")
-    return value
-
-
 def _parse(key: str, value: str) -> Any:
     if key in _TEXT_COLUMNS:
         return value
     return int(value) if key == "label" else float(value or "nan")
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _without_nan(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all.
-
-    Raises:
-        MedSSLError: the file cannot be written.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8", newline="")
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise MedSSLError(
-            f"the results cannot be written: {_reason(error)}",
-            where=path,
-            fix="choose an output folder with space that you may write to",
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from medssl.files import write_text
+from medssl.files import write_json
 from medssl.inference.assessment import Assessment
 
 
@@ -20,7 +20,7 @@ def write_assessment(assessment: Assessment, path: Path) -> None:
     Raises:
         MedSSLError: the disk refuses.
     """
-    write_text(path, json.dumps(assessment.as_dict(), indent=1, allow_nan=False) + "\n")
+    write_json(path, assessment.as_dict())
 
 
 def read_assessment(path: Path) -> Assessment | None:

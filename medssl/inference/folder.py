@@ -13,6 +13,7 @@ from pathlib import Path
 
 from medssl.data.dicom.series import Series, series_image
 from medssl.errors import MedSSLError
+from medssl.files import refusals
 from medssl.inference.assessment_files import assessment_file, read_assessment, write_assessment
 from medssl.inference.dicom_seg import check_dicom_seg, check_names, write_dicom_seg
 from medssl.inference.inputs import Item, Source, files_of
@@ -218,11 +219,5 @@ def _check_output(output: Path, jobs: Sequence[_Job]) -> None:
             where=output,
             fix="choose another output folder",
         )
-    try:
+    with refusals(output, what="cannot make the output folder"):
         output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MedSSLError(
-            f"cannot make the output folder: {error.strerror}",
-            where=output,
-            fix="choose an output folder you may write to",
-        ) from error

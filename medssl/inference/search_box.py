@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from monai.data import MetaTensor
 
 from medssl.data.preprocessing.region import Region
 from medssl.errors import MedSSLError
+from medssl.files import write_json
 from medssl.inference.prediction import Prediction
 from medssl.inference.predictor import Predictor
 from medssl.ops.roi import roi_box
@@ -154,9 +154,6 @@ def _write(path: Path | None, region: Region) -> None:
     if path is None:
         return
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")  # hosts share process ids
-        temporary.write_text(json.dumps(region.to_dict()))
-        temporary.replace(path)
-    except OSError as error:
-        logger.warning("the regions of interest cannot be kept in %s: %s", path.parent, error)
+        write_json(path, region.to_dict())
+    except MedSSLError as error:
+        logger.warning("the regions of interest cannot be kept in %s: %s", path.parent, error.what)

@@ -48,7 +48,6 @@ def run_in_queue(
     if new:
         made = queue.submit([QueuedCall(job.call) for job in new])
         ids |= dict(zip((job.name for job in new), made, strict=True))
-        folder.mkdir(parents=True, exist_ok=True)
         write_json(record, ids)
         waiting |= {job.name: (job, queue.job(ids[job.name])) for job in new}
         display.say(f"queued: {len(new)} runs as job {made[0].partition('_')[0]}; logs in {folder}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from medssl.data.datasets.case import CachedCase, Case, Dataset
 from medssl.data.datasets.split import Splits
 from medssl.data.preprocessing.region import Region, median_share
 from medssl.errors import MedSSLError
-from medssl.files import write_json
+from medssl.files import all_or_nothing, write_json
 from medssl.inference.search_box import RegionFinder
 from medssl.progress import Display
 from medssl.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -63,27 +62,15 @@ def _copy_coarse(coarse: RunFolder, target: Path) -> None:
 
     The copy is there whole or not at all.
     """
-    temporary = target.with_name(target.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
+    with all_or_nothing(target, "the copy of the coarse run") as building:
         for file in (coarse.recipe, coarse.manifest, coarse.splits):
             if file.is_file():
-                shutil.copyfile(file, temporary / file.name)
+                shutil.copyfile(file, building / file.name)
         if coarse.roi.is_dir():  # a coarse run that has a coarser one
-            shutil.copytree(coarse.roi, temporary / coarse.roi.name)
+            shutil.copytree(coarse.roi, building / coarse.roi.name)
         state = load_checkpoint(coarse.best() if coarse.best().is_file() else coarse.last)
         kept = {k: state[k] for k in ("method", "network", "seed", "step", "method_state")}
-        save_checkpoint(kept, RunFolder(temporary).last)
-        os.replace(temporary, target)
-    except OSError as error:
-        raise MedSSLError(
-            f"the coarse run cannot be copied: {error.strerror or error}",
-            where=target,
-            fix="free some space, or choose another --output",
-        ) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        save_checkpoint(kept, RunFolder(building).last)
 
 
 def open_finder(
@@ -215,5 +202,4 @@ def _listed(items: list[str]) -> str:
 
 def record_regions(regions: Mapping[str, Region], path: Path) -> None:
     """Write the boxes, in voxels of the files, one entry per case."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {name: region.to_dict() for name, region in sorted(regions.items())})

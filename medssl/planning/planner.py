@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from medssl.data.datasets.split import make_splits
 from medssl.data.phantoms.dataset import ensure_phantom, phantom_options
 from medssl.device import resolve_device
 from medssl.errors import MedSSLError, located
-from medssl.files import default_cache_root
+from medssl.files import default_cache_root, write_text
 from medssl.methods.base import REGISTRY
 from medssl.methods.registry import get_method
 from medssl.planning.draft import Draft, Order, header, make_draft, text_of
@@ -137,7 +136,7 @@ def plan(
         )
 
     made = make_plan(found, roles, order, guess, measure=measure)
-    _write(output, made.text)
+    write_text(output, made.text)
     return Plan(made.text, made.loaded, made.spec, made.memory, made.seconds, output)
 
 
@@ -311,17 +310,3 @@ def _roles(dataset: Dataset, order: Order, labeled: int | None) -> Roles:
     return choose_roles(
         patients, labeled, unlabeled=len(dataset.unlabeled), uses_unlabeled=uses_unlabeled
     )
-
-
-def _write(path: Path, text: str) -> None:
-    """Write the file at once or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise MedSSLError(
-            f"cannot write: {error.strerror or error}", where=path, fix="choose another --output"
-        ) from None

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from medssl.errors import MedSSLError
+from medssl.files import write_bytes
 from medssl.settings.shipped import shipped_folder
 from medssl.settings.yaml_file import did_you_mean
 
@@ -53,5 +54,5 @@ def copy_recipe(name: str, folder: str | os.PathLike[str]) -> Path:
     target = Path(folder) / source.name
     if target.exists():
         raise MedSSLError("the file exists", where=target, fix="remove it, or copy elsewhere")
-    target.write_bytes(source.read_bytes())
+    write_bytes(target, source.read_bytes())
     return target

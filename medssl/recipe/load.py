@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import yaml
 
 from medssl.errors import MedSSLError, located
+from medssl.files import write_text
 from medssl.methods.base import Settings
 from medssl.methods.registry import get_method
 from medssl.networks.registry import check_patch
@@ -244,9 +244,7 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
         f"# {recipe.name}: resolved recipe. Run it again: medssl train THIS_FILE\n"
         + yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     )
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, text)
 
 
 def check_stride(stride: Sequence[int] | None, patch: Sequence[int]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +18,7 @@ from medssl.errors import MedSSLError
 from medssl.evaluation.case_metrics import distance_columns
 from medssl.evaluation.failures import percent_up
 from medssl.evaluation.summary import read_cases_csv
+from medssl.files import write_text
 from medssl.models.loaded_run import load_run
 from medssl.progress import Display
 from medssl.recipe.load import load_recipe
@@ -101,7 +101,7 @@ def report(
         written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
     )
     target = output or folder.path / "report.html"
-    _write(target, html)
+    write_text(target, html)
     return target
 
 
@@ -227,18 +227,3 @@ def _heading(metric: str) -> str:
 
 def _sortable(value: float) -> float:
     return math.inf if math.isnan(value) else value
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise MedSSLError(
-            f"the report cannot be written: {error.strerror or error}",
-            where=path,
-            fix="name a file you may write with --output",
-        ) from error

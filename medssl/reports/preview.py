@@ -13,6 +13,7 @@ from medssl.data.datasets.split import load_splits
 from medssl.data.images.read import read_image
 from medssl.data.opened import open_dataset
 from medssl.evaluation.folders import read_label
+from medssl.files import new_file
 from medssl.recipe.load import load_recipe
 from medssl.reports.thumbnails import COLORS
 from medssl.runs.folder import RunFolder
@@ -29,20 +30,20 @@ def write_previews(run: RunFolder, split: str, name: str | None = None) -> list[
     cases = {c.id: c for c in getattr(load_splits(run.splits, dataset), split)}
     ranked = sorted(scores, key=lambda c: scores[c])
     chosen = {"worst": ranked[0], "median": ranked[len(ranked) // 2], "best": ranked[-1]}
-    run.preview.mkdir(exist_ok=True)
     written = []
     for rank, case_id in chosen.items():
         case = cases[case_id]
         assert case.label is not None
         target = run.preview / f"{split}-{rank}-{case_id}.png"
-        draw_case(
-            case.images[0],
-            case.label,
-            run.predictions(name or split) / f"{case_id}.nii.gz",
-            target,
-            title=f"{rank} {split} case: {case_id}, mean Dice {scores[case_id]:.3f}",
-            names=dict(zip(dataset.labels.values, dataset.labels.names, strict=True)),
-        )
+        with new_file(target) as file:
+            draw_case(
+                case.images[0],
+                case.label,
+                run.predictions(name or split) / f"{case_id}.nii.gz",
+                file,
+                title=f"{rank} {split} case: {case_id}, mean Dice {scores[case_id]:.3f}",
+                names=dict(zip(dataset.labels.values, dataset.labels.names, strict=True)),
+            )
         written.append(target)
     return written
 
@@ -61,7 +62,7 @@ def draw_case(
     image: Path,
     reference: Path,
     prediction: Path,
-    target: Path | BinaryIO,
+    target: BinaryIO,
     *,
     title: str,
     names: dict[int, str],
@@ -106,7 +107,7 @@ def draw_case(
     figure.legend(handles=handles, loc="lower center", ncol=len(handles), fontsize=9, frameon=False)
     figure.suptitle(title, fontsize=11)
     figure.tight_layout(rect=(0, 0.07, 1, 0.98))
-    figure.savefig(target)
+    figure.savefig(target, format="png")
 
 
 class _Turn:

@@ -7,23 +7,21 @@ before a weight is used. (torch's reader checks no sum of its own.)
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-import shutil
 import struct
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 
 from medssl.errors import MedSSLError
+from medssl.files import new_file
 
 FORMAT = 2
 """Format 1 was the same without a checksum; it is still read."""
-FULL_BYTES = 2**20
 
 _MARK = b"medssl-sha256:"
 _SEAL_BYTES = len(_MARK) + 64
@@ -46,30 +44,20 @@ def save_checkpoint(state: dict[str, Any], path: Path, *, previous: Path | None 
     Raises:
         MedSSLError: the disk is full or not writable; the previous checkpoint is kept.
     """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            hashed = _Hashed(file)
-            torch.save({"format": FORMAT, **state}, hashed)
-            _seal(file, hashed.digest)
-            file.flush()
-            os.fsync(file.fileno())
-        if previous is not None and path.is_file():
-            _keep(path, previous)
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:
-        # torch reports a full disk as a RuntimeError about its own file format.
-        full = isinstance(error, RuntimeError) and shutil.disk_usage(path.parent).free < FULL_BYTES
-        reason = "No space left on device" if full else _first_line(error)
-        temporary.unlink(missing_ok=True)
-        kept = "the previous one is kept" if path.is_file() else "there is no earlier one"
-        raise MedSSLError(
-            f"the checkpoint could not be written ({kept}): {reason}",
-            where=path,
-            fix="free disk space or make the folder writable, then run again with --resume",
-        ) from error
+    kept = "the previous one is kept" if path.is_file() else "there is no earlier one"
+    with new_file(
+        path,
+        lasting=True,
+        keep=previous,
+        what=f"the checkpoint could not be written ({kept})",
+        fix="free disk space or make the folder writable, then run again with --resume",
+    ) as file:
+        hashed = _Hashed(file)
+        try:
+            torch.save({"format": FORMAT, **state}, cast(IO[bytes], hashed))
+        except RuntimeError as error:  # torch may speak of its own file format instead of the disk
+            raise hashed.refusal or OSError(_first_line(error)) from error
+        _seal(file, hashed.digest)
 
 
 class _Hashed:
@@ -77,10 +65,16 @@ class _Hashed:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self._sum = file, hashlib.sha256()
+        self.refusal: OSError | None = None
+        """What the disk said when it took no more."""
 
     def write(self, data: Any) -> int:
         self._sum.update(data)
-        return self._file.write(data)
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.refusal = error
+            raise
 
     def flush(self) -> None:
         self._file.flush()
@@ -94,34 +88,6 @@ def _seal(file: IO[bytes], digest: bytes) -> None:
     """Append the sum as the comment of the zip file that ends here."""
     file.seek(-2, os.SEEK_END)
     file.write(struct.pack("<H", _SEAL_BYTES) + _MARK + digest)
-
-
-def _keep(path: Path, previous: Path) -> None:
-    """Keep the file at ``path`` under another name too, so that there is always one at ``path``."""
-    spare = previous.with_name(previous.name + ".tmp")
-    try:
-        spare.unlink(missing_ok=True)
-        os.link(path, spare)
-        os.replace(spare, previous)
-        spare.unlink(missing_ok=True)  # still there if both names already meant one file
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            raise
-        os.replace(path, previous)  # a file system without hard links
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make renames last through a power cut, where the system lets a folder be synced."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)
 
 
 def load_checkpoint(

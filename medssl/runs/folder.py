@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import platform
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medssl._version import __version__
 from medssl.errors import MedSSLError
-from medssl.files import write_json
+from medssl.files import (
+    append_line,
+    as_line,
+    check_writable,
+    is_leftover,
+    refusals,
+    write_json,
+    write_text,
+)
 from medssl.runs.privacy import Redactor
 
 if TYPE_CHECKING:
@@ -29,6 +37,7 @@ STATUS_RUNNING, STATUS_FINISHED, STATUS_STOPPED, STATUS_FAILED = (
 )
 
 
+WRITABLE = "choose a writable folder with --output"
 TELLING = ("dataset", "command", "error")
 """Keys of the manifest whose text may name a patient."""
 
@@ -94,27 +103,20 @@ class RunFolder:
                 where=self.path,
                 fix="add --resume to go on with it, or choose another --output",
             )
-        try:
+        words = {"what": "the run folder cannot be written", "fix": WRITABLE}
+        with refusals(self.path, **words):
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             if resume:
                 for half in self.checkpoints.glob("*.tmp"):  # left by a run that was killed
                     half.unlink()
-            probe = self.path / ".write-test"
-            probe.write_bytes(b"x")
-            probe.unlink()
-        except OSError as error:
-            raise MedSSLError(
-                f"the run folder cannot be written: {error.strerror or error}",
-                where=self.path,
-                fix="choose a writable folder with --output",
-            ) from None
+        check_writable(self.path, **words)
 
     def holds_something(self) -> bool:
         """Say whether there is more than a run leaves that was killed before it had begun."""
         if not self.path.exists():
             return False
-        traces = {".lock", ".write-test", "recipe.yaml.tmp"}
-        found = [p for p in self.path.iterdir() if p.name not in traces]
+        traces = {".lock", ".write-test", "recipe.yaml.tmp"}  # the last two: of 0.1.0
+        found = [p for p in self.path.iterdir() if p.name not in traces and not is_leftover(p)]
         return any(p != self.checkpoints or any(p.iterdir()) for p in found)
 
     def write_manifest(self, **fields: Any) -> None:
@@ -147,7 +149,7 @@ class RunFolder:
             return
         if self.redactor is not None:
             record = self.redactor.value(record)
-        _append(path, record)
+        append_line(path, record)
 
     def truncate_metrics(self, step: int) -> None:
         """Drop what was logged after ``step``: a resumed run computes it again."""
@@ -156,15 +158,7 @@ class RunFolder:
         for path in (self.metrics, self.nonfinite):
             if path.is_file():
                 kept = [line for line in read_lines(path) if line.get("step", 0) <= step]
-                text = "".join(json.dumps(line, allow_nan=True) + "\n" for line in kept)
-                temporary = path.with_name(path.name + ".tmp")
-                temporary.write_text(text, encoding="utf-8")
-                os.replace(temporary, path)
-
-
-def _append(path: Path, record: dict[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record, allow_nan=True) + "\n")
+                write_text(path, "".join(as_line(line) for line in kept))
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -239,6 +233,18 @@ def _git_hash() -> str | None:
     return done.stdout.strip() or None
 
 
+class _Log(logging.FileHandler):
+    """A log that a full disk leaves short: what ends the run then says so, and says it better."""
+
+    def handleError(self, _: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
+        """Print no traceback."""
+
+    def close(self) -> None:
+        """Close the file, whatever of it cannot be written."""
+        with suppress(OSError):
+            super().close()
+
+
 class _Redacting(logging.Formatter):
     """Format a record, tracebacks included, and take patients out of it."""
 
@@ -252,7 +258,7 @@ class _Redacting(logging.Formatter):
 
 def log_to_file(path: Path, redactor: Redactor | None = None) -> logging.Handler:
     """Send medssl's log to ``path`` as well; the caller removes the handler."""
-    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler = _Log(path, encoding="utf-8", delay=True)
     layout = "%(asctime)s %(levelname)s %(message)s"
     formatter = _Redacting(layout, redactor) if redactor else logging.Formatter(layout)
     handler.setFormatter(formatter)

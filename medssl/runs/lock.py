@@ -1,10 +1,10 @@
 """One writer per run folder: a lock that names its holder and does not outlive it.
 
-The lock is a POSIX record lock on ``RUN/.lock``: the kernel drops it with the process, however that
-ends, and loader processes do not inherit it. The file says who holds it (host, process, when the
-process started). That alone decides where a file system has no locks: a holder on this host is
-looked up by process id and start, which no later process with the same id shares; one on
-another host is watched for a heartbeat, which needs no clock.
+The lock is that of :mod:`medssl.files.lock` on ``RUN/.lock``: the kernel drops it with the process,
+however that ends, and loader processes do not inherit it. The file says who holds it (host,
+process, when the process started). That alone decides where a file system has no locks: a holder on
+this host is looked up by process id and start, which no later process with the same id shares; one
+on another host is watched for a heartbeat, which needs no clock.
 """
 
 from __future__ import annotations
@@ -24,20 +24,13 @@ from typing import Any
 import psutil
 
 from medssl.errors import MedSSLError
-
-try:
-    import fcntl
-except ImportError:  # Windows: the file's content decides
-    fcntl = None  # type: ignore[assignment]
+from medssl.files import locked, refusals, try_lock
 
 logger = logging.getLogger(__name__)
 
 BEAT_SECONDS = 10.0
 WATCH_SECONDS = 45.0
 """How long the heartbeat of a holder on another host is waited for."""
-
-_held: set[Path] = set()
-"""Locks of this process: the kernel would grant it a second one."""
 
 
 @contextmanager
@@ -47,51 +40,27 @@ def only_writer(folder: Path, say: Callable[[str], None] = logger.info) -> Itera
     Raises:
         MedSSLError: another process, or another run in this one, writes there.
     """
-    path = (folder / ".lock").resolve()
-    if path in _held:
-        raise _refusal(folder, _identity())
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise MedSSLError(
-            f"the run folder cannot be written: {error.strerror or error}",
-            where=folder,
-            fix="choose a writable folder with --output",
-        ) from None
-    try:
-        locked = _lock(handle)
+
+    def busy(handle: int | None) -> MedSSLError:
+        return _refusal(folder, _identity() if handle is None else _read(handle))
+
+    with locked(folder / ".lock", busy=busy) as handle:
         holder = _read(handle)
-        if not locked or (holder and _is_alive(handle, holder, say)):
+        if holder and _is_alive(handle, holder, say):
             raise _refusal(folder, holder)
         if holder:
             say(f"note: the lock of a run that was killed is taken over ({_name(holder)})")
-        _write(handle, {**_identity(), "beat": 0})
+        with refusals(folder, what="the run folder cannot be written"):
+            _write(handle, {**_identity(), "beat": 0})
         stop = threading.Event()
         beat = threading.Thread(target=_beat, args=(handle, stop), daemon=True)
-        _held.add(path)
         beat.start()
         try:
             yield
         finally:
             stop.set()
             beat.join()
-            _held.discard(path)
             os.ftruncate(handle, 0)
-    finally:
-        os.close(handle)  # drops the lock
-
-
-def _lock(handle: int) -> bool:
-    """Take the kernel's lock; False if another process has it."""
-    if fcntl is None:
-        return True
-    try:
-        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    except OSError as error:  # a file system without locks
-        logger.info("the run folder cannot be locked by the kernel: %s", error)
-    return True
 
 
 def _identity() -> dict[str, Any]:
@@ -157,7 +126,7 @@ def _read(handle: int) -> dict[str, Any] | None:
 
 def _read_again(handle: int) -> dict[str, Any] | None:
     """Read what a server has now: locking anew makes the client forget its cached copy."""
-    _lock(handle)
+    try_lock(handle)
     return _read(handle)
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from medssl.files import new_file
+
 COLORS = ("#555555", "#00a08a", "#d1495b", "#3d6fd9", "#e09f3e", "#8a5cc2", "#5f8f3f", "#b0577e")
 
 
@@ -52,7 +54,8 @@ def draw_sweep(summary: Mapping[str, Any], path: Path) -> None:
         f"{Path(summary['recipe']).stem}: bars are {summary['interval'].split(',')[0]}", fontsize=10
     )
     figure.tight_layout()
-    figure.savefig(path)
+    with new_file(path) as file:
+        figure.savefig(file, format="png")
 
 
 def position(point: Mapping[str, Any]) -> float:

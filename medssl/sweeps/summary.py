@@ -15,7 +15,7 @@ from rich.text import Text
 from medssl.comparison.cautions import cautions_of
 from medssl.comparison.comparable import patients_of, shared_cases, shared_metrics, warnings_about
 from medssl.comparison.experiments import Arm, read_run
-from medssl.comparison.files import number, write_csv
+from medssl.comparison.files import number
 from medssl.comparison.paired import (
     INTERVAL,
     MEAN,
@@ -23,11 +23,10 @@ from medssl.comparison.paired import (
     cost_of,
     describe_arm,
 )
-from medssl.errors import MedSSLError
 from medssl.evaluation.coverage import coverage_sentence
 from medssl.evaluation.failures import failure_cell
 from medssl.evaluation.statistics import nanmean, paired_interval, patient_means
-from medssl.evaluation.summary import write_summary_json
+from medssl.files import write_csv, write_json
 from medssl.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -160,14 +159,9 @@ def write_sweep(summary: Mapping[str, Any], folder: Path) -> None:
     """
     from medssl.sweeps.plot import draw_sweep
 
-    write_summary_json(summary, folder / "summary.json")
-    try:
-        write_csv(summary["runs"], folder / "sweep.csv")
-        draw_sweep(summary, folder / "sweep.png")
-    except OSError as error:
-        raise MedSSLError(
-            f"cannot write: {error.strerror or error}", where=folder, fix="free disk space"
-        ) from None
+    write_json(folder / "summary.json", summary)
+    write_csv(folder / "sweep.csv", summary["runs"])
+    draw_sweep(summary, folder / "sweep.png")
 
 
 def format_sweep(summary: Mapping[str, Any]) -> RenderableType:

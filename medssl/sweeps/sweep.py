@@ -9,7 +9,6 @@ resumed, so the same command continues a sweep, and one with more seeds extends 
 
 from __future__ import annotations
 
-import logging
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from medssl.errors import MedSSLError
+from medssl.files import locked, refusals
 from medssl.jobs.job import Outcome
 from medssl.jobs.launch import choose_launcher, launch
 from medssl.progress import Display
 from medssl.sweeps.plan import PlannedRun, check_cases, check_folders, plan_sweep
 from medssl.workflows.train_job import TrainCall, train_job
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -134,26 +132,17 @@ def _only_one(folder: Path) -> Iterator[None]:
     Raises:
         MedSSLError: another sweep runs there, or the folder cannot be written.
     """
-    import fcntl
 
-    try:
+    def busy(_: int | None) -> MedSSLError:
+        return MedSSLError(
+            "another sweep is running in this folder",
+            where=folder,
+            fix="wait for it or stop it, or choose another --output",
+        )
+
+    with refusals(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
-    except OSError as error:
-        raise MedSSLError(
-            f"cannot write: {error.strerror or error}", where=folder, fix="choose another --output"
-        ) from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise MedSSLError(
-                "another sweep is running in this folder",
-                where=folder,
-                fix="wait for it or stop it, or choose another --output",
-            ) from None
-        except OSError:
-            logger.info("the file system of %s knows no locks", folder)
+    with locked(folder / ".lock", busy=busy):
         yield
 
 

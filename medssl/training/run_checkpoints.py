@@ -5,7 +5,6 @@ How one file is written and read is in :mod:`medssl.runs.checkpoint`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from medssl.errors import MedSSLError
+from medssl.files import move
 from medssl.methods.base import Method, Stage
 from medssl.runs.budget import LENGTHS, extended, lengths
 from medssl.runs.checkpoint import load_checkpoint, load_newest, load_weights, save_checkpoint
@@ -152,7 +152,7 @@ class RunCheckpoints:
             self.world.wait()  # until all have read it
             if self.run.writes:
                 # The next checkpoint must not push the only good one out.
-                os.replace(path, self.run.last)
+                move(path, self.run.last)
         self.run.truncate_metrics(state.step)
         self._last = state.to_dict()
         self._extend(state, now, before=sum(saved.get(LENGTHS, lengths(now)).values()))

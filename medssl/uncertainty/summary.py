@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from medssl.files import new_file
+
 BEFORE, AFTER, NEUTRAL = "#d1495b", "#00a08a", "#555555"
 
 
@@ -66,7 +68,8 @@ def draw_calibration(content: Mapping[str, Any], path: Path) -> None:
     what = f"{figures['n_cases']} cases ({figures['cases_from']})"
     figure.suptitle(f"{what}, temperature {content['temperature']:.2f}", fontsize=10)
     figure.tight_layout()
-    figure.savefig(path)
+    with new_file(path) as file:
+        figure.savefig(file, format="png")
 
 
 def _reliability(axes: Any, figures: Mapping[str, Any]) -> None:

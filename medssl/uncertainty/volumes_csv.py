@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from medssl.files import _one_at_a_time, write_csv
+from medssl.files import locked, write_csv
 from medssl.inference.assessment import Assessment, StructureFindings
 from medssl.inference.assessment_files import read_assessments
 from medssl.inference.calibration import Calibration
@@ -27,7 +27,7 @@ def write_tables(folder: Path, calibration: Calibration | None) -> None:
     """
     if not (folder / "uncertainty").is_dir():
         return
-    with _one_at_a_time(folder / "uncertainty" / ".lock"):
+    with locked(folder / "uncertainty" / ".lock"):  # else who reads early drops rows
         found = read_assessments(folder)
         if not found:
             return

@@ -18,7 +18,7 @@ from medssl.data.preprocessing.pipeline import preprocess_case
 from medssl.errors import MedSSLError
 from medssl.evaluation.folders import to_classes
 from medssl.evaluation.overlap import confusion_matrix, dice_per_class
-from medssl.evaluation.summary import write_summary_json
+from medssl.files import write_json
 from medssl.inference.assessment import Assessment
 from medssl.inference.calibration import FORMAT, Calibration
 from medssl.inference.unusual import learn_reference
@@ -142,7 +142,7 @@ def calibrate(
     found["held_out"] = None
     if held_out:
         found["held_out"] = _check(loaded, held_out, found, display) | {"cases_from": check}
-    write_summary_json(found, loaded.folder.calibration)
+    write_json(loaded.folder.calibration, found)
     content = json.loads(loaded.folder.calibration.read_text(encoding="utf-8"))
     draw_calibration(content, loaded.folder.calibration.with_suffix(".png"))
     return content

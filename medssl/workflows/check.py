@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from medssl.data.checks.run import CheckReport, check_dataset
 from medssl.data.datasets.case import Dataset
 from medssl.data.datasets.decathlon import read_dataset
 from medssl.errors import MedSSLError
+from medssl.files import write_json, write_text
 from medssl.progress import Display
 from medssl.settings.spec import DataSpec
 from medssl.settings.specs import load_spec
@@ -94,12 +94,12 @@ def check(
         again = _read(copy, loaded, None, display, "checking the copy")
         result = CheckResult(report, tuple(lines), again)
     if json_file is not None:
-        text = json.dumps(result.to_json(), indent=1, ensure_ascii=False) + "\n"
-        _write(json_file, text)
+        write_json(json_file, result.to_json())
     if html_file is not None:
         from medssl.reports.check_page import render_check
 
-        _write(html_file, render_check(report, repairs=result.repairs, repaired=result.repaired))
+        page = render_check(report, repairs=result.repairs, repaired=result.repaired)
+        write_text(html_file, page)
     return result
 
 
@@ -120,18 +120,3 @@ def _check_target(path: Path | None) -> None:
             where=path,
             fix="name a file in an existing folder",
         )
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise MedSSLError(
-            f"cannot be written: {error.strerror or error}",
-            where=path,
-            fix="choose a folder you may write to",
-        ) from None

@@ -21,7 +21,8 @@ from medssl.evaluation.boundaries import (
 )
 from medssl.evaluation.case_metrics import evaluate_case
 from medssl.evaluation.folders import evaluate_folders, read_label
-from medssl.evaluation.summary import summarize, write_cases_csv, write_summary_json
+from medssl.evaluation.summary import summarize, write_cases_csv
+from medssl.files import write_json
 from medssl.inference.folder import predict_files
 from medssl.models.coarse import record_regions
 from medssl.models.loaded_run import LoadedRun, load_run
@@ -66,14 +67,8 @@ def evaluate(
             unit=dataset.spatial_unit if dataset else "mm",
         )
     summary = summarize(rows, nsd_tolerance=nsd_tolerance, failure_dice=failure_dice)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        write_cases_csv(rows, output / "cases.csv")
-        write_summary_json(summary, output / "summary.json")
-    except OSError as error:
-        raise MedSSLError(
-            f"cannot write: {error.strerror or error}", where=output, fix="choose another --output"
-        ) from None
+    write_cases_csv(rows, output / "cases.csv")
+    write_json(output / "summary.json", summary)
     return summary
 
 
@@ -140,7 +135,6 @@ def evaluate_run(
     if skipped:
         summary["skipped_iterations"] = skipped
     folder = run.folder.evaluation(name or split)
-    folder.mkdir(parents=True, exist_ok=True)
     if run.regions is not None:
         regions = {c.id: run.regions.find(c.images) for c in cases}
         record_regions(regions, folder / "roi.json")
@@ -150,7 +144,7 @@ def evaluate_run(
         unit = run.recipe.spec.spatial_unit
         summary["boundaries"] = summarize_boundaries(boundaries, patients, unit=unit)
         write_boundaries_csv(boundaries, folder / "boundaries.csv", unit=unit)
-    write_summary_json(summary, folder / "summary.json")
+    write_json(folder / "summary.json", summary)
     return summary
 
 

@@ -11,8 +11,9 @@ from medssl.data.datasets.integrity import check_training_set
 from medssl.data.datasets.shard import parse_shard
 from medssl.data.datasets.split import ROLES
 from medssl.data.opened import cache_root
-from medssl.data.preprocessing.cache import CaseCache, remove_abandoned
+from medssl.data.preprocessing.cache import CaseCache
 from medssl.device import resolve_device, resolve_precision
+from medssl.files import remove_abandoned
 from medssl.progress import Display
 from medssl.recipe.load import load_recipe
 from medssl.runs.folder import RunFolder

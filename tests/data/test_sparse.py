@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from pathlib import Path
 
@@ -179,7 +180,7 @@ def test_pictures_show_annotated_planes(tmp_path: Path, monkeypatch: pytest.Monk
         root / "imagesTr" / "case_00.nii.gz",
         label,
         label,
-        tmp_path / "a.png",
+        io.BytesIO(),
         title="",
         names={0: "background", 1: "bright", 2: "dim"},
     )

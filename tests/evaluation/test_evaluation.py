@@ -24,9 +24,9 @@ from medssl.evaluation.summary import (
     read_cases_csv,
     summarize,
     write_cases_csv,
-    write_summary_json,
 )
 from medssl.evaluation.summary_table import format_table
+from medssl.files import write_json
 
 LABELS = LabelMap(values=(0, 1, 7), names=("background", "liver", "tumor"))
 AFFINE = np.array([[-1.5, 0, 0, 40.0], [0, 1.5, 0, -30.0], [0, 0, 4.0, 12.5], [0, 0, 0, 1]])
@@ -260,7 +260,7 @@ class TestFiles:
 
     def test_summary_json_is_strict(self, tmp_path):
         path = tmp_path / "summary.json"
-        write_summary_json(summarize([row("a", 0.5)]), path)
+        write_json(path, summarize([row("a", 0.5)]))
 
         def refuse(token: str) -> None:
             raise AssertionError(f"{token} is not JSON")

@@ -13,9 +13,10 @@ import pytest
 from helpers import AFFINE, blob_case, small_recipe, write_dataset, write_recipe
 
 import medssl
-from medssl import cli, files
+from medssl import cli
 from medssl.data.datasets.shard import Shard, parse_shard
 from medssl.errors import MedSSLError
+from medssl.files import lock
 from medssl.uncertainty import volumes_csv as tables
 
 
@@ -129,7 +130,7 @@ def test_predictions_among_the_images(run: Path, tmp_path: Path) -> None:
         medssl.predict(run, [tmp_path], tmp_path, format="nrrd", shard="1/2")
 
 
-@pytest.mark.skipif(not hasattr(os, "fork") or files.fcntl is None, reason="needs fork and locks")
+@pytest.mark.skipif(not hasattr(os, "fork") or lock.fcntl is None, reason="needs fork and locks")
 def test_a_slow_table_does_not_drop_the_rows_of_a_quick_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,7 +87,7 @@ def test_an_error_releases_the_lock(tmp_path: Path) -> None:
 @pytest.fixture
 def no_kernel_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file system that keeps no locks: what the file says has to do."""
-    monkeypatch.setattr(run_lock, "fcntl", None)
+    monkeypatch.setattr("medssl.files.lock.fcntl", None)
     monkeypatch.setattr(run_lock, "WATCH_SECONDS", 0.5)
 
 

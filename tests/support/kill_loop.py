@@ -98,7 +98,7 @@ def arm(place: str, times: int) -> None:
     elif place in ("fsync", "link"):
         setattr(os, place, counted(getattr(os, place)))
     elif place == "line":
-        run_folder._append = counted(run_folder._append, half_line)
+        run_folder.append_line = counted(run_folder.append_line, half_line)
     elif place == "batch":
         PatchSampler.batch = counted(PatchSampler.batch)  # type: ignore[method-assign]
     elif place == "optimizer":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import json
 import math
 import os
@@ -25,6 +24,7 @@ from run_folders import write_run
 import medssl
 from medssl import cli
 from medssl.errors import MedSSLError, Stopped
+from medssl.files import locked
 from medssl.progress import Display
 from medssl.recipe.load import load_recipe
 from medssl.sweeps.plan import PlannedRun, parse_labeled, plan_sweep
@@ -199,10 +199,9 @@ def test_another_experiment_in_the_folder_is_refused(
 
 
 def test_one_sweep_at_a_time_in_a_folder(recipe: Path, tmp_path: Path) -> None:
-    with (tmp_path / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(MedSSLError, match="another sweep is running"):
-            medssl.sweep(recipe, labeled=[2], seeds=1, output=tmp_path)
+    busy = pytest.raises(MedSSLError, match="another sweep is running")
+    with locked(tmp_path / ".lock"), busy:
+        medssl.sweep(recipe, labeled=[2], seeds=1, output=tmp_path)
 
 
 def test_stopping_and_going_on(

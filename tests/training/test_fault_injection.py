@@ -24,7 +24,6 @@ from helpers import AFFINE, crash_after, same_bits, small_recipe, write_dataset,
 import medssl
 from medssl import cli
 from medssl.data.patches.sampling import PatchSampler
-from medssl.data.preprocessing import cache
 from medssl.runs.checkpoint import load_checkpoint
 from medssl.training.engine import Engine
 
@@ -136,10 +135,14 @@ def test_a_cache_that_cannot_be_written(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def refuse(*_: object, **__: object) -> str:
-        raise OSError(errno.EROFS, "Read-only file system")
+    make = os.mkdir
 
-    monkeypatch.setattr(cache.tempfile, "mkdtemp", refuse)
+    def refuse(path: Path, *options: Any) -> None:
+        if str(path).endswith(".partial"):
+            raise OSError(errno.EROFS, "Read-only file system")
+        make(path, *options)
+
+    monkeypatch.setattr(os, "mkdir", refuse)
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
         crash_after(patch, 5)

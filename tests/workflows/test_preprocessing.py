@@ -17,8 +17,9 @@ from medssl import cli
 from medssl.data.datasets import integrity
 from medssl.data.datasets.decathlon import read_dataset
 from medssl.data.preprocessing import cache as cache_module
-from medssl.data.preprocessing.cache import CaseCache, remove_abandoned
+from medssl.data.preprocessing.cache import CaseCache
 from medssl.errors import MedSSLError
+from medssl.files import remove_abandoned
 from medssl.inference.search_box import RegionFinder
 from medssl.settings.spec import DataSpec
 
@@ -188,12 +189,12 @@ def test_an_entry_that_another_process_has_just_replaced(data: Path, tmp_path: P
 
 
 def test_what_killed_jobs_left_is_removed_when_it_is_old(tmp_path: Path) -> None:
-    for name in (".building-old", ".building-new", "0123"):
+    for name in (".building-old", ".1-2.partial", ".1-3.partial", "0123"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "image.npy").write_bytes(b"x")
     old = time.time() - 2 * 24 * 3600
-    for name in (".building-old", "0123"):
+    for name in (".building-old", ".1-2.partial", "0123"):
         os.utime(tmp_path / name, (old, old))
     remove_abandoned(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".building-new", "0123"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".1-3.partial", "0123"]
     remove_abandoned(tmp_path / "nothing")

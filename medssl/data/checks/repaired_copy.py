@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
-import secrets
 import shutil
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +22,9 @@ from medssl.data.images.names import NIFTI
 from medssl.data.images.nifti import open_nifti
 from medssl.data.images.stored import Volume, open_volume
 from medssl.errors import MedSSLError
+from medssl.files import all_or_nothing, refuse_filled, write_json
 
+THING = "the repaired copy"
 _FOLDERS = {"labeled": "imagesTr", "unlabeled": "imagesUn", "test": "imagesTs"}
 _REWRITTEN = {
     *("labels", "modality", "modalities", "channel_names", "training", "validation", "unlabeled"),
@@ -56,12 +54,7 @@ def write_repaired(
     """
     dataset = report.dataset
     out = Path(out).expanduser().absolute()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise MedSSLError(
-            "the folder of the repaired copy exists and is not empty",
-            where=out,
-            fix="choose another folder, or empty this one",
-        )
+    refuse_filled(out, THING)
     if out.resolve().is_relative_to(dataset.root.resolve()):
         raise MedSSLError(
             "the repaired copy would lie inside the dataset", where=out, fix="choose another folder"
@@ -73,42 +66,17 @@ def write_repaired(
         if f.role == "unlabeled"
     }
     done = [f"{name}: left out, the same scan as '{kept}'" for name, kept in doubles.items()]
-    try:
-        with _all_or_nothing(out) as building:
-            items: dict[str, list[Any]] = {"labeled": [], "unlabeled": [], "test": []}
-            for facts in report.facts:
-                if facts.case.id not in doubles:
-                    items[facts.role].append(_copy_case(facts, dataset, building, done))
-                if on_progress is not None:
-                    on_progress(facts.case.id)
-            content = _dataset_json(dataset, items)
-            (building / "dataset.json").write_text(
-                json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-            )
-    except OSError as error:
-        raise MedSSLError(
-            f"the repaired copy cannot be written: {error.strerror or error}",
-            where=out,
-            fix="choose a folder you may write to, with as much space as the dataset takes",
-        ) from error
+    with all_or_nothing(out, THING) as building:
+        items: dict[str, list[Any]] = {"labeled": [], "unlabeled": [], "test": []}
+        for facts in report.facts:
+            if facts.case.id not in doubles:
+                items[facts.role].append(_copy_case(facts, dataset, building, done))
+            if on_progress is not None:
+                on_progress(facts.case.id)
+        write_json(building / "dataset.json", _dataset_json(dataset, items))
     if dataset.deviations:
         done.append("dataset.json: written in the usual spelling")
     return done
-
-
-@contextmanager
-def _all_or_nothing(out: Path) -> Any:
-    """Yield a new folder beside ``out`` that takes its name on success and vanishes on failure."""
-    building = out.parent / f".{out.name}-{secrets.token_hex(4)}.partial"
-    try:
-        building.mkdir(parents=True)
-        yield building
-        if out.exists():
-            out.rmdir()  # known to be empty
-        os.rename(building, out)
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
 
 
 def _copy_case(facts: CaseFacts, dataset: Dataset, out: Path, done: list[str]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from medssl.data.datasets.case import Case, Dataset
 from medssl.data.datasets.decathlon_header import read_json
 from medssl.data.datasets.selection import SELECTION_FIX, Pool, named_cases
 from medssl.errors import MedSSLError
+from medssl.files import write_json
 from medssl.settings.recipe import DataSettings
 
 ROLES = ("labeled", "unlabeled", "validation", "test")
@@ -229,19 +229,7 @@ def save_splits(splits: Splits, path: Path) -> None:
         **{role: [c.id for c in getattr(splits, role)] for role in ROLES},
         "notes": list(splits.notes),
     }
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        temporary.write_text(
-            json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise MedSSLError(
-            f"the splits cannot be written: {error.strerror or error}",
-            where=path,
-            fix="check that the folder exists, is writable and has space",
-        ) from None
+    write_json(path, content)
 
 
 def load_splits(path: Path, dataset: Dataset) -> Splits:

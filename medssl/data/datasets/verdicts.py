@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import uuid
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 from medssl.data.datasets.case import Case, LabelMap
 from medssl.data.datasets.problem import Problem
+from medssl.errors import MedSSLError
+from medssl.files import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -58,16 +57,10 @@ class Verdicts:
         path = self._path(case)
         if path is None or any(p.severity == "error" for p in found):
             return
-        text = json.dumps([{**asdict(p), "file": str(p.file)} for p in found])
-        temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, path)
-        except OSError as error:
-            logger.info("checks cannot be remembered in %s: %s", path.parent, error)
-            with suppress(OSError):
-                temporary.unlink()
+            write_json(path, [{**asdict(p), "file": p.file} for p in found])
+        except MedSSLError as error:
+            logger.info("checks cannot be remembered in %s: %s", path.parent, error.what)
 
     def _path(self, case: Case) -> Path | None:
         """Return where a verdict lies; None if nothing is kept, or a file is missing."""

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
-import os
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +13,11 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813 - its usual name
 from numpy.typing import DTypeLike
 
-from medssl.data.images.itk import itk_header
+from medssl.data.images.itk import itk_header, read_itk
 from medssl.data.images.names import ITK, NIFTI
 from medssl.data.images.nifti import open_nifti, stated_unit
 from medssl.errors import MedSSLError
+from medssl.files import reason_of, replacing
 
 IMAGE_SUFFIXES = (*NIFTI, *ITK)
 WRITABLE_SUFFIXES = (*NIFTI, ".nrrd", ".mha")
@@ -108,10 +106,17 @@ def _write(values: np.ndarray, path: Path, affine: np.ndarray, reference: Path |
         write_atomically(path, suffix, lambda temporary: _save_nifti(image, temporary))
     else:
         itk_image = _itk(values, affine, reference)
-        write_atomically(
-            path, suffix, lambda temporary: sitk.WriteImage(itk_image, temporary, True)
-        )
+        write_atomically(path, suffix, lambda temporary: _save_itk(itk_image, temporary))
     return path
+
+
+def _save_itk(image: sitk.Image, temporary: str) -> None:
+    """Write a file and read it back: ITK does not notice when its end finds no room."""
+    sitk.WriteImage(image, temporary, True)
+    written = read_itk(temporary)
+    arrays = (sitk.GetArrayViewFromImage(i) for i in (written, image))
+    if not np.array_equal(*arrays, equal_nan=True):
+        raise OSError("the file does not read back as it was written; the disk may be full")
 
 
 @dataclass(frozen=True)
@@ -242,18 +247,8 @@ def _read(reference: Path, read: Callable[[str], T]) -> T:
 
 def write_atomically(path: Path, suffix: str, save: Callable[[str], None]) -> None:
     """Let ``save`` write a hidden file beside ``path``, then give it its name."""
-    temporary = path.with_name(f".{uuid.uuid4().hex}{suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save(str(temporary))
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[-1]
-        raise MedSSLError(
-            f"cannot write the result: {reason}",
-            where=path,
-            fix="free some space, or choose an output folder you may write to",
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    with replacing(path, suffix=suffix, what="cannot write the result") as temporary:
+        try:
+            save(str(temporary))
+        except (RuntimeError, MedSSLError) as error:  # ITK's; a file that cannot be read back
+            raise OSError(reason_of(error)) from error

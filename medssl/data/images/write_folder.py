@@ -11,6 +11,8 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from medssl.files import write_bytes
+
 
 def write_nifti(
     path: Path,
@@ -40,6 +42,5 @@ def write_nifti(
     buffer = io.BytesIO()
     with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, compresslevel=6, mtime=0) as stream:
         stream.write(image.to_bytes())
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(buffer.getvalue())
+    write_bytes(path, buffer.getvalue())
     return len(buffer.getvalue())

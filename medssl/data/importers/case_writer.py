@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from medssl._version import __version__
 from medssl.data.datasets.case import Case, LabelMap
 from medssl.data.datasets.integrity import check_case
@@ -18,6 +16,7 @@ from medssl.data.images.write_folder import write_nifti
 from medssl.data.importers.base import ImportedCase, ImportSettings, Plan
 from medssl.data.importers.checked import CheckedCase, check_imported
 from medssl.errors import MedSSLError
+from medssl.files import write_arrays
 
 SKIP_FIX = "mend the file at its source, or leave such cases out with --option skip_broken=true"
 
@@ -123,8 +122,7 @@ class CaseWriter:
             raise
         if case.sidecar:
             path = self.folder / "sidecar" / f"{case.id}.npz"
-            path.parent.mkdir(exist_ok=True)
-            np.savez_compressed(path, **case.sidecar)
+            write_arrays(path, case.sidecar, compressed=True)
             item["sidecar"] = f"./sidecar/{path.name}"
         self._remember(case, checked, item)
 

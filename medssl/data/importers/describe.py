@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +16,6 @@ if TYPE_CHECKING:
 
 PLACEHOLDER = "structure"
 """Label 1 of a dataset without any label: dataset.json may not be without one."""
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON object readably."""
-    text = json.dumps(content, indent=1, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
 
 
 def list_splits(plan: Plan, writer: CaseWriter) -> dict[str, list[str]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -27,10 +25,10 @@ from medssl.data.importers.base import (
 )
 from medssl.data.importers.case_writer import CaseWriter, ImportResult
 from medssl.data.importers.checked import stored_image, voxel_hash
-from medssl.data.importers.describe import write_json
 from medssl.data.importers.pairing import Pair, find_pairs
 from medssl.data.importers.volumes import count_channels, read_channels, read_volume, refuse_format
 from medssl.errors import MedSSLError
+from medssl.files import locked, move, refusals, scratch_folder, write_bytes, write_json
 
 NO_LABELS = (
     "no case has a label yet: the dataset cannot train until labeled cases are in imagesTr, "
@@ -126,6 +124,29 @@ def join_dataset(
                 where=dataset / "dataset.json",
                 fix=f"leave out --option {name}, or name a new folder",
             )
+
+    def busy(_: int | None) -> MedSSLError:
+        return MedSSLError(
+            "another import into this dataset is going on",
+            where=dataset,
+            fix="wait for it to end, then import again",
+        )
+
+    with (
+        refusals(dataset, what="cannot write into the dataset"),
+        locked(dataset / ".lock", busy=busy, stays=False),
+    ):
+        return _join(source, dataset, settings, origin, counting)
+
+
+def _join(
+    source: Path,
+    dataset: Path,
+    settings: ImagesSettings,
+    origin: Mapping[str, Any],
+    counting: Callable[[int], AbstractContextManager[Callable[[str], None]]],
+) -> ImportResult:
+    """Join a dataset that nobody else writes to."""
     existing = read_dataset(dataset)
     unit: Literal["mm", "um"] = "um" if existing.spatial_unit == "um" else "mm"
     pairs = _find(source)
@@ -138,24 +159,13 @@ def join_dataset(
     )
     known = [*existing.training, *existing.unlabeled, *existing.test]
     _refuse_names(pairs, known, dataset)
-    try:
-        with (
-            counting(len(known) + len(pairs)) as done,
-            tempfile.TemporaryDirectory(prefix=".import-", dir=dataset) as temporary,
-        ):
-            building = Path(temporary)
-            writer = CaseWriter(building, source, plan, settings)
-            writer.by_voxels.update(_voxels(known, unit, done))
-            writer.write_all(done)
-            _refuse_duplicates(writer, known, dataset)
-            result = replace(writer.result(dataset), notes=_notes(existing, len(writer.records)))
-            _move_in(building, dataset, existing, writer, origin)
-    except OSError as error:
-        raise MedSSLError(
-            f"cannot write into the dataset: {error.strerror or error}",
-            where=error.filename or dataset,
-            fix="check that you may write there and that there is enough free space",
-        ) from error
+    with counting(len(known) + len(pairs)) as done, scratch_folder(dataset) as building:
+        writer = CaseWriter(building, source, plan, settings)
+        writer.by_voxels.update(_voxels(known, unit, done))
+        writer.write_all(done)
+        _refuse_duplicates(writer, known, dataset)
+        result = replace(writer.result(dataset), notes=_notes(existing, len(writer.records)))
+        _move_in(building, dataset, existing, writer, origin)
     return result
 
 
@@ -210,7 +220,8 @@ def _move_in(
     info, _ = read_json(dataset / "dataset.json")
     info["unlabeled"] = [*(info.get("unlabeled") or []), *writer.items["unlabeled"]]
     provenance = dataset / "provenance.json"
-    record = read_json(provenance)[0] if provenance.is_file() else {}
+    before = provenance.read_bytes() if provenance.is_file() else None
+    record = {} if before is None else read_json(provenance)[0]
     record["joined"] = [*record.get("joined", []), writer.provenance(origin)]
     write_json(building / "dataset.json", info)
     write_json(building / "provenance.json", record)
@@ -226,13 +237,17 @@ def _move_in(
                     where=target / path.name,
                     fix="rename the image in the source",
                 )
-            os.rename(path, target / path.name)
+            move(path, target / path.name)
             moved.append(target / path.name)
-        os.replace(building / "provenance.json", provenance)
-        os.replace(building / "dataset.json", dataset / "dataset.json")
+        move(building / "provenance.json", provenance)
+        move(building / "dataset.json", dataset / "dataset.json")
     except BaseException:
         for path in moved:
             path.unlink(missing_ok=True)
         if fresh and target.is_dir():
             target.rmdir()
+        if before is None:
+            provenance.unlink(missing_ok=True)
+        elif provenance.read_bytes() != before:
+            write_bytes(provenance, before)
         raise

@@ -14,10 +14,10 @@ from medssl.data.importers.describe import (
     describe_dataset,
     label_names,
     list_splits,
-    write_json,
 )
-from medssl.errors import MedSSLError
-from medssl.files import all_or_nothing
+from medssl.files import all_or_nothing, refuse_filled, write_json
+
+THING = "the dataset"
 
 
 def write_dataset(
@@ -40,29 +40,17 @@ def write_dataset(
     Raises:
         MedSSLError: the folder is in use, or a case is broken. Nothing is left behind then.
     """
-    if dataset.exists() and (not dataset.is_dir() or any(dataset.iterdir())):
-        raise MedSSLError(
-            "the folder to import into exists and is not empty",
-            where=dataset,
-            fix="name a new folder, or empty this one",
-        )
+    refuse_filled(dataset, THING)
     if plan.labels is not None:
         # Names that dataset.json cannot hold are refused before hours are spent.
         parse_labels({"labels": label_names(plan, ())}, source)
-    try:
-        with all_or_nothing(dataset) as building:
-            writer = CaseWriter(building, source, plan, settings)
-            writer.write_all(on_case)
-            splits = list_splits(plan, writer)
-            write_json(building / "dataset.json", describe_dataset(plan, settings, writer))
-            write_json(building / "provenance.json", writer.provenance(origin))
-            if splits:
-                write_json(building / "splits.json", splits)
-            check_dataset(building, writer)
-    except OSError as error:
-        raise MedSSLError(
-            f"cannot write the dataset: {error.strerror or error}",
-            where=error.filename or dataset,
-            fix="choose a folder you may write to, with enough free space",
-        ) from error
+    with all_or_nothing(dataset, THING) as building:
+        writer = CaseWriter(building, source, plan, settings)
+        writer.write_all(on_case)
+        splits = list_splits(plan, writer)
+        write_json(building / "dataset.json", describe_dataset(plan, settings, writer))
+        write_json(building / "provenance.json", writer.provenance(origin))
+        if splits:
+            write_json(building / "splits.json", splits)
+        check_dataset(building, writer)
     return writer.result(dataset)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from medssl.data.images.write_folder import write_nifti
 from medssl.data.phantoms.kinds import KINDS, PhantomKind, PhantomOptions, phantom_options
 from medssl.errors import MedSSLError
-from medssl.files import all_or_nothing
+from medssl.files import all_or_nothing, discard_folder, write_json
 
 PHANTOM_VERSION = 3
 """Raise it whenever the same options give other voxels: cached phantoms are then made anew."""
@@ -72,23 +71,9 @@ def write_phantom(
             "shape": shape,
         }
     )
-    out = Path(out)
-    try:
-        out = out.resolve()
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise MedSSLError(
-                "the phantom's folder exists and is not empty",
-                where=out,
-                fix="choose another folder, or empty this one",
-            )
-        with all_or_nothing(out) as building:
-            _write_dataset(building, options, on_progress)
-    except OSError as error:
-        raise MedSSLError(
-            f"cannot write the phantom: {error.strerror or error}",
-            where=out,
-            fix="choose a folder you may write to, with some 10 MB free",
-        ) from error
+    out = Path(out).resolve()
+    with all_or_nothing(out, "the phantom") as building:
+        _write_dataset(building, options, on_progress)
     return out
 
 
@@ -114,18 +99,11 @@ def ensure_phantom(
         return folder
     try:
         if folder.is_dir():
-            shutil.rmtree(folder)
+            discard_folder(folder)
         write_phantom(folder, on_progress=on_progress, **resolved)
-    except (MedSSLError, OSError) as error:
-        if is_intact(folder):  # another process was faster
-            return folder
-        if isinstance(error, MedSSLError):
+    except MedSSLError:
+        if not is_intact(folder):  # else another process was faster
             raise
-        raise MedSSLError(
-            f"cannot replace a damaged phantom: {error.strerror or error}",
-            where=folder,
-            fix="delete this folder, or set data.cache to one you may write to",
-        ) from error
     return folder
 
 
@@ -180,9 +158,9 @@ def _write_dataset(folder: Path, options: PhantomOptions, on_progress: OnProgres
                 cases[case][f"analytic_{kind.spatial_unit}3"] = analytic
             if on_progress is not None:
                 on_progress(case)
-    _write_json(folder / "dataset.json", _dataset_json(options, kind, choice, ids))
+    write_json(folder / "dataset.json", _dataset_json(options, kind, choice, ids))
     record = {"version": PHANTOM_VERSION, "options": asdict(options)}
-    _write_json(folder / "phantom.json", {**record, **ids, "cases": cases, "files": sizes})
+    write_json(folder / "phantom.json", {**record, **ids, "cases": cases, "files": sizes})
 
 
 def _count(label: NDArray[np.uint8], names: Mapping[int, str]) -> dict[str, int]:
@@ -212,7 +190,3 @@ def _dataset_json(
         "unlabeled": [{"image": f"./imagesUn/{i}.nii.gz"} for i in ids["unlabeled"]],
         "test": [f"./imagesTs/{i}.nii.gz" for i in ids["test"]],
     }
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

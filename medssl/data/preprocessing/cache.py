@@ -9,14 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
 import sys
-import tempfile
-import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +22,14 @@ from medssl.data.datasets.case import IGNORE_INDEX, CachedCase, Case, LabelMap
 from medssl.data.preprocessing.pipeline import preprocess_case
 from medssl.data.preprocessing.region import Region
 from medssl.errors import MedSSLError
+from medssl.files import (
+    all_or_nothing,
+    discard_folder,
+    reason_of,
+    write_array,
+    write_arrays,
+    write_json,
+)
 from medssl.settings.spec import DataSpec
 
 logger = logging.getLogger(__name__)
@@ -37,8 +41,6 @@ SPEC_FIELDS = {"spatial_unit", "orientation", "spacing", "resize", "resize_mode"
 """Fields of the data spec that change the arrays; the others concern training and evaluation."""
 ALIGN_FIELDS = {"align_slices", "depth_direction", "slice_axis"}
 """Fields that change them too, where slices are aligned."""
-_BUILDING = ".building-"
-_ABANDONED_SECONDS = 24 * 3600.0
 FLOAT16_MAX = 65504.0
 DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 """What reading a damaged entry raises."""
@@ -140,12 +142,12 @@ class CaseCache:
                 return _open(folder, case)
             except DAMAGED as error:
                 logger.warning("cache entry %s is damaged (%s) and made again", folder, error)
-                with self._writing():
-                    self._discard(folder)
-        arrays = self._preprocess(case)
-        with self._writing():
-            self._store(folder, case, arrays)
+                self._discard(folder)
+        self._store(folder, case, self._preprocess(case))
+        try:
             return _open(folder, case)
+        except OSError as error:
+            raise self._refusal(error) from error
 
     def _preprocess(self, case: Case) -> dict[str, np.ndarray]:
         prepared, values = preprocess_case(case, self.spec)
@@ -179,55 +181,35 @@ class CaseCache:
         return arrays
 
     def _store(self, folder: Path, case: Case, arrays: dict[str, np.ndarray]) -> None:
-        """Write an entry beside its place, then rename it: it is there whole or not at all."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=self.root))
+        """Write an entry; it is there whole or not at all."""
+        meta: dict[str, Any] = {"case": case.id, "files": [str(p) for p in case.images]}
         try:
-            meta: dict[str, Any] = {"case": case.id, "files": [str(p) for p in case.images]}
-            for name, array in arrays.items():
-                np.save(temporary / f"{name}.npy", array, allow_pickle=False)
-                meta[name] = {"shape": array.shape, "dtype": array.dtype.name}
-            if "label" in arrays:
-                seed = int(folder.name[:16], 16)
-                indices = class_indices(arrays["label"], seed=seed)
-                np.savez(temporary / "indices.npz", **{str(c): v for c, v in indices.items()})
-            (temporary / "meta.json").write_text(json.dumps(meta, indent=1))
-            temporary.chmod(0o755)
-            temporary.rename(folder)
-        except OSError:
+            with all_or_nothing(folder, "an entry of the preprocessing cache") as building:
+                for name, array in arrays.items():
+                    write_array(building / f"{name}.npy", array)
+                    meta[name] = {"shape": array.shape, "dtype": array.dtype.name}
+                if "label" in arrays:
+                    seed = int(folder.name[:16], 16)
+                    indices = class_indices(arrays["label"], seed=seed)
+                    write_arrays(building / "indices.npz", {str(c): v for c, v in indices.items()})
+                write_json(building / "meta.json", meta)
+        except MedSSLError as error:
             if not (folder / "meta.json").is_file():  # else another process was faster
-                raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+                raise self._refusal(error) from error
 
     def _discard(self, folder: Path) -> None:
-        """Remove an entry. It is moved first: others must never see, or trip over, half of it."""
-        aside = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=self.root))
         try:
-            folder.rename(aside / folder.name)
-        except FileNotFoundError:
-            pass  # another process was faster
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            discard_folder(folder)
+        except MedSSLError as error:
+            raise self._refusal(error) from error
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise MedSSLError(
-                f"the preprocessing cache cannot be written ({error.strerror or error})",
-                where=self.root,
-                fix="free some space, or use another folder: `--set data.cache=FOLDER`",
-            ) from error
-
-
-def remove_abandoned(root: Path) -> None:
-    """Remove what processes left that were killed while they wrote an entry, a day ago or more."""
-    for path in root.glob(f"{_BUILDING}*"):
-        with suppress(OSError):
-            if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
-                shutil.rmtree(path)
+    def _refusal(self, error: Exception) -> MedSSLError:
+        reason = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        return MedSSLError(
+            f"the preprocessing cache cannot be written ({reason_of(reason)})",
+            where=self.root,
+            fix="free some space, or use another folder: `--set data.cache=FOLDER`",
+        )
 
 
 def class_indices(label: np.ndarray, *, seed: int) -> dict[int, np.ndarray]:

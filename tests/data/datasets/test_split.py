@@ -280,10 +280,11 @@ def test_load_refuses_edited_and_foreign_splits(folder: Path, tmp_path: Path) ->
         load_splits(folder / "dataset.json", dataset)
 
 
-def test_save_into_a_missing_folder(folder: Path) -> None:
+def test_save_where_no_folder_can_be(folder: Path) -> None:
     splits = split(read_dataset(folder), labeled=2)
-    with pytest.raises(MedSSLError, match="cannot be written"):
-        save_splits(splits, folder / "none" / "splits.json")
+    (folder / "file").write_text("")
+    with pytest.raises(MedSSLError, match="cannot write"):
+        save_splits(splits, folder / "file" / "splits.json")
 
 
 def test_dataset_without_labels(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -326,15 +327,15 @@ def test_nothing_is_left_after_a_failure(
     out = tmp_path / "new" / "p"
     if existing:
         out.mkdir(parents=True)
-    real, written = Path.write_bytes, []
+    real, written = os.replace, []
 
-    def failing(self: Path, data: bytes) -> int:
+    def failing(source: Path, target: Path) -> None:
         if len(written) == 2:
             raise error
-        written.append(self)
-        return real(self, data)
+        written.append(target)
+        real(source, target)
 
-    monkeypatch.setattr(Path, "write_bytes", failing)
+    monkeypatch.setattr(os, "replace", failing)
     expected = MedSSLError if isinstance(error, OSError) else KeyboardInterrupt
     with pytest.raises(expected) as caught:
         write_phantom(out, labeled=2, unlabeled=0, test=0, shape=(24, 24, 12))
