@@ -22,7 +22,7 @@ from measuring import forget_peak, peak_resident_mib, resident_mib
 
 from medssl.data.datasets.case import LabelMap
 from medssl.device import resolve_device
-from medssl.inference.predictor import Predictor
+from medssl.inference.predictor import Predictor, Task
 from medssl.networks.build import build_network
 from medssl.settings.recipe import InferenceSettings
 from medssl.settings.spec import DataSpec
@@ -61,10 +61,12 @@ def measure(options: Namespace, known: Mapping[str, Row]) -> Iterator[Row]:
     classes = range(options.classes)
     predictor = Predictor(
         network,
-        spec=spec,
-        label_map=LabelMap(tuple(classes), tuple(f"class {k}" for k in classes)),
-        patch=options.patch,
-        inference=InferenceSettings(overlap=options.overlap, memory_gb=options.memory_gb),
+        Task(
+            spec,
+            LabelMap(tuple(classes), tuple(f"class {k}" for k in classes)),
+            tuple(options.patch),
+        ),
+        InferenceSettings(overlap=options.overlap, memory_gb=options.memory_gb),
         device=resolve_device(options.device),
     )
     with tempfile.TemporaryDirectory() as folder:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from medssl.data.datasets.case import LabelMap
 from medssl.device import resolve_precision, speed_up
-from medssl.inference.predictor import Predictor
+from medssl.inference.predictor import Predictor, Task
 from medssl.networks.build import build_network
 from medssl.settings.recipe import InferenceSettings
 from medssl.settings.spec import DataSpec
@@ -108,10 +108,8 @@ def measure(options: Namespace, known: Mapping[str, Row]) -> Iterator[Row]:
     for precision in dict.fromkeys(("fp32", best)):
         predictor = Predictor(
             network,
-            spec=DataSpec(),
-            label_map=LabelMap((0, 1), ("background", "left atrium")),
-            patch=patch,
-            inference=InferenceSettings(stride=list(stride), blend="constant"),
+            Task(DataSpec(), LabelMap((0, 1), ("background", "left atrium")), tuple(patch)),
+            InferenceSettings(stride=list(stride), blend="constant"),
             device=device,
             precision=precision,
         )

@@ -25,7 +25,7 @@ from monai.metrics import (
 )
 
 from medssl.data.datasets.case import LabelMap
-from medssl.evaluation.case_metrics import evaluate_case
+from medssl.evaluation.case_metrics import Measures, evaluate_case
 from medssl.evaluation.overlap import confusion_matrix, dice_per_class
 
 SHAPE, QUICK_SHAPE = (256, 256, 100), (96, 96, 40)
@@ -64,11 +64,10 @@ def ours(prediction: np.ndarray, reference: np.ndarray) -> dict[str, float]:
     row = evaluate_case(
         prediction,
         reference,
+        Measures(TOLERANCE),
         spacing=SPACING,
         label_map=ONE,
         case_id="benchmark",
-        nsd_tolerance=TOLERANCE,
-        voxel_metrics=False,
     )[0]
     return {key: row[key] for key in ("dice", "hd95_mm", "assd_mm", "nsd")}
 

@@ -13,7 +13,7 @@ from medssl.bundle.model_tree import rebuild
 from medssl.device import resolve_device, resolve_precision
 from medssl.errors import MedSSLError
 from medssl.inference.calibration import Calibration
-from medssl.inference.predictor import Predictor
+from medssl.inference.predictor import Predictor, Task
 from medssl.runs.checkpoint import load_tensors, load_weights
 
 FORMAT = 1
@@ -81,13 +81,10 @@ def load_bundle(
     chosen = resolve_device(device)
     predictor = Predictor(
         model.to(chosen),
-        spec=spec,
-        label_map=labels,
-        patch=patch,
-        inference=inference,
+        Task(spec, labels, patch, channels),
+        inference,
         device=torch.device(chosen),
         precision=resolve_precision(precision, chosen),
-        in_channels=channels,
     )
     if calibration is not None:
         used = replace(

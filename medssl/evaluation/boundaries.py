@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,21 @@ MAX_UNORDERED = 0.05
 """Share of the A-scans of a reference whose layers may be out of order."""
 
 
+@dataclass(frozen=True)
+class Depth:
+    """How depth runs through an image.
+
+    Attributes:
+        axis: along the depth.
+        direction: 1 if the depth grows along the axis, -1 if it falls.
+        spacing: voxel size along the depth, in the dataset's unit.
+    """
+
+    axis: int
+    direction: int
+    spacing: float
+
+
 def boundary_columns(unit: str) -> list[str]:
     """Return the columns of ``boundaries.csv``, in order."""
     figures = [f"{name}_{unit}" for name in ("mae", "bias", "max")]
@@ -35,10 +51,8 @@ def boundary_columns(unit: str) -> list[str]:
 def evaluate_boundaries(
     prediction: np.ndarray,
     reference: np.ndarray,
+    depth: Depth,
     *,
-    depth_axis: int,
-    direction: int,
-    spacing: float,
     label_map: LabelMap,
     case_id: str,
     unit: str,
@@ -52,9 +66,7 @@ def evaluate_boundaries(
     Args:
         prediction: class indices, 2D or 3D.
         reference: class indices, same shape.
-        depth_axis: axis along the depth.
-        direction: 1 if the depth grows along the axis, -1 if it falls.
-        spacing: voxel size along the depth, in ``unit``.
+        depth: how it runs through both.
         label_map: the layers, from above.
         case_id: goes into the column ``case``.
         unit: part of the column names.
@@ -67,7 +79,7 @@ def evaluate_boundaries(
         ValueError: the reference's labels are no ordered layers.
     """
     last = label_map.num_classes
-    truth, wrong_order = _ordered(_columns(reference, depth_axis, direction), last)
+    truth, wrong_order = _ordered(_columns(reference, depth), last)
     annotated = (truth != IGNORE_INDEX).all(axis=0)
     share = float((wrong_order & annotated).sum()) / max(int(annotated.sum()), 1)
     if share > MAX_UNORDERED:
@@ -75,15 +87,15 @@ def evaluate_boundaries(
             f"{share:.0%} of the A-scans have layers that do not count up with depth: labels must "
             "be ordered from the vitreous down for boundaries to be measured"
         )
-    guess, _ = _ordered(_columns(prediction, depth_axis, direction), last)
+    guess, _ = _ordered(_columns(prediction, depth), last)
     usable = annotated & ~wrong_order
-    depth, rows = truth.shape[0], []
+    rows = []
     for boundary in range(1, last + 1):
         above = (truth < boundary).sum(axis=0)
-        seen = usable & (above > 0) & (above < depth)
+        seen = usable & (above > 0) & (above < truth.shape[0])
         if boundary == last and not seen.any():
             continue  # nothing lies below the last layer: it reaches the lower end everywhere
-        error = ((guess < boundary).sum(axis=0) - above)[seen] * float(spacing)
+        error = ((guess < boundary).sum(axis=0) - above)[seen] * float(depth.spacing)
         figures = (np.abs(error).mean(), error.mean(), np.abs(error).max()) if error.size else ()
         values = [float(v) for v in figures] or [math.nan] * 3
         name = f"bottom of {label_map.names[-1]}"
@@ -94,10 +106,10 @@ def evaluate_boundaries(
     return rows
 
 
-def _columns(classes: np.ndarray, depth_axis: int, direction: int) -> np.ndarray:
+def _columns(classes: np.ndarray, depth: Depth) -> np.ndarray:
     """Return ``(depth, columns)`` from above to below."""
-    columns = np.moveaxis(classes, depth_axis, 0).reshape(classes.shape[depth_axis], -1)
-    return columns if direction > 0 else columns[::-1]
+    columns = np.moveaxis(classes, depth.axis, 0).reshape(classes.shape[depth.axis], -1)
+    return columns if depth.direction > 0 else columns[::-1]
 
 
 def _ordered(columns: np.ndarray, last: int) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,25 @@ annotation are removed from both sides before anything is measured."""
 """What a structure scores where prediction or reference is empty; printed with every table."""
 
 
+@dataclass(frozen=True)
+class Measures:
+    """What is measured, and in what unit.
+
+    Attributes:
+        nsd_tolerance: surface tolerance, in ``unit``.
+        unit: of all distances, ``mm`` or ``um``; part of the column names.
+        voxel_metrics: add ``hd95_medpy_vox`` and ``asd_medpy_vox``, the medpy definitions on
+            voxels of size 1, as the semi-supervised literature reports them.
+        legacy_zero: score those two as 0 for a missed structure, as the literature's scripts do.
+            It rewards missing a structure; only for comparison with published numbers.
+    """
+
+    nsd_tolerance: float
+    unit: str = "mm"
+    voxel_metrics: bool = False
+    legacy_zero: bool = False
+
+
 def distance_columns(unit: str = "mm") -> tuple[str, str]:
     """Return the names of the two distance columns in a unit: HD95 and ASSD."""
     return f"hd95_{unit}", f"assd_{unit}"
@@ -51,14 +71,11 @@ def case_columns(unit: str = "mm", *, voxel_metrics: bool = False) -> list[str]:
 def evaluate_case(
     prediction: np.ndarray,
     reference: np.ndarray,
+    measures: Measures,
     *,
     spacing: Sequence[float],
     label_map: LabelMap,
     case_id: str,
-    nsd_tolerance: float,
-    unit: str = "mm",
-    voxel_metrics: bool = False,
-    legacy_zero: bool = False,
 ) -> list[dict[str, Any]]:
     """Measure every foreground structure of one case on its own grid.
 
@@ -70,15 +87,10 @@ def evaluate_case(
     Args:
         prediction: class indices on the native grid, 2D or 3D.
         reference: class indices, same shape; ``IGNORE_INDEX`` where not annotated.
-        spacing: voxel size along each axis, in ``unit``.
+        measures: what is measured.
+        spacing: voxel size along each axis, in the unit of ``measures``.
         label_map: the structures; class 0 is background and gets no row.
         case_id: goes into the column ``case``.
-        nsd_tolerance: surface tolerance, in ``unit``.
-        unit: spatial unit, part of the column names.
-        voxel_metrics: add ``hd95_medpy_vox`` and ``asd_medpy_vox``, the medpy definitions on
-            voxels of size 1, as the semi-supervised literature reports them.
-        legacy_zero: score those two as 0 for a missed structure, as the literature's scripts do.
-            It rewards missing a structure; only for comparison with published numbers.
 
     Returns:
         One row per foreground class with the keys of `case_columns`.
@@ -86,7 +98,8 @@ def evaluate_case(
     Raises:
         ValueError: shapes or spacing do not fit, or a value is no class index.
     """
-    _check(prediction, reference, spacing, nsd_tolerance)
+    _check(prediction, reference, spacing, measures.nsd_tolerance)
+    unit = measures.unit
     prediction, reference = _as_integers(prediction), _as_integers(reference)
     confusion = confusion_matrix(prediction, reference, label_map.num_classes)
     dice, iou = dice_per_class(confusion), iou_per_class(confusion)
@@ -97,9 +110,11 @@ def evaluate_case(
     for index in range(1, label_map.num_classes):
         status = _status(int(n_reference[index]), int(n_prediction[index]))
         distances = surfaces.distances(index) if status == "ok" else None
-        voxels = surfaces.distances_in_voxels(index) if distances and voxel_metrics else None
+        voxels = (
+            surfaces.distances_in_voxels(index) if distances and measures.voxel_metrics else None
+        )
         hd95_column, assd_column = distance_columns(unit)
-        values = _surface_values(distances, status, nsd_tolerance, surfaces.diagonal)
+        values = _surface_values(distances, status, measures.nsd_tolerance, surfaces.diagonal)
         row = {
             "case": case_id,
             "label": label_map.values[index],
@@ -113,8 +128,8 @@ def evaluate_case(
             f"volume_prediction_{unit}3": float(n_prediction[index] * voxel),
             "status": status,
         }
-        if voxel_metrics:
-            zero = legacy_zero and status == "missed"
+        if measures.voxel_metrics:
+            zero = measures.legacy_zero and status == "missed"
             worst = 0.0 if zero else surfaces.diagonal_in_voxels
             row["hd95_medpy_vox"], row["asd_medpy_vox"] = _voxel_values(voxels, status, worst)
         rows.append(row)

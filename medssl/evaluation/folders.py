@@ -19,7 +19,7 @@ from medssl.data.images.labels import (
     voxel_sizes,
 )
 from medssl.errors import MedSSLError
-from medssl.evaluation.case_metrics import evaluate_case
+from medssl.evaluation.case_metrics import Measures, evaluate_case
 
 _log = logging.getLogger(__name__)
 
@@ -30,14 +30,11 @@ _MAX_LABELS = IGNORE_INDEX  # class indices are uint8 and 255 is taken
 def evaluate_folders(
     predictions: Path,
     reference: Path,
+    measures: Measures,
     *,
     label_map: LabelMap | None,
-    nsd_tolerance: float,
-    voxel_metrics: bool = False,
     patients: Mapping[str, str] | None = None,
     on_progress: Callable[[str], None] | None = None,
-    unit: str = "mm",
-    legacy_zero: bool = False,
 ) -> list[dict[str, Any]]:
     """Evaluate every reference label file against the prediction of the same name.
 
@@ -48,15 +45,11 @@ def evaluate_folders(
     Args:
         predictions: folder (or file) of predicted label maps, label values as in the dataset.
         reference: folder (or file) of reference label maps.
+        measures: what is measured. Files in another unit than its are converted.
         label_map: the structures. None: the values found in the references, named ``label_1``, ...;
             255 is then a structure where it is the only value and "not annotated" beside others.
-        nsd_tolerance: surface tolerance, in ``unit``.
-        voxel_metrics: see `evaluate_case`.
         patients: patient of each case; kept in the rows for `summarize`.
         on_progress: called with each case id before it is evaluated.
-        unit: ``mm`` or ``um``, of all distances and part of the column names. Files in the other
-            unit are converted.
-        legacy_zero: see `evaluate_case`.
 
     Returns:
         The rows of `evaluate_case`, cases in the order of their ids.
@@ -72,8 +65,8 @@ def evaluate_folders(
     for case_id, (prediction_path, reference_path) in pairs.items():
         if on_progress is not None:
             on_progress(case_id)
-        predicted, predicted_affine = read_label(prediction_path, unit=unit)
-        truth, affine = read_label(reference_path, unit=unit)
+        predicted, predicted_affine = read_label(prediction_path, unit=measures.unit)
+        truth, affine = read_label(reference_path, unit=measures.unit)
         check_same_grid(
             case_id, (prediction_path, predicted, predicted_affine), (reference_path, truth, affine)
         )
@@ -81,13 +74,10 @@ def evaluate_folders(
         case_rows = evaluate_case(
             _predicted_classes(predicted, classes, label_map, prediction_path),
             classes,
+            measures,
             spacing=voxel_sizes(affine),
             label_map=label_map,
             case_id=case_id,
-            nsd_tolerance=nsd_tolerance,
-            unit=unit,
-            voxel_metrics=voxel_metrics,
-            legacy_zero=legacy_zero,
         )
         owner = {} if patients is None else {"patient": patients.get(case_id, case_id)}
         rows += [{**row, **owner} for row in case_rows]

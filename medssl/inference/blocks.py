@@ -15,12 +15,11 @@ from monai.data.utils import compute_importance_map
 from torch import Tensor
 
 from medssl.inference.windows import (
-    Blend,
     Empty,
     Predict,
     WindowProgress,
+    Windows,
     pad_to_patch,
-    stride_from_overlap,
     window_origins,
     window_probabilities,
 )
@@ -92,14 +91,8 @@ class RollingMean:
 def probability_blocks(
     image: Tensor,
     predict: Predict,
+    windows: Windows,
     *,
-    patch: Sequence[int],
-    stride: Sequence[int] | None = None,
-    overlap: float = 0.5,
-    window_batch: int = 4,
-    blend: Blend = "gaussian",
-    pad_value: float = 0.0,
-    device: torch.device | str = "cpu",
     column: Sequence[int] | None = None,
     empty: Empty | None = None,
     progress: WindowProgress | None = None,
@@ -109,25 +102,26 @@ def probability_blocks(
     Blocks do not overlap and cover the volume. Each is new memory that the caller may keep.
 
     Args:
+        image: ``(C, *S)``.
+        predict: see :data:`Predict`; called without gradient, softmax is applied to its result.
+        windows: how the image is cut.
         column: cut all axes but the first into columns of so many voxels, one after another: less
             memory, but a window that reaches into two columns is predicted twice. None: one column.
-        empty: see :func:`window_probabilities`.
-        image, predict, patch, stride, overlap, window_batch, blend, pad_value, device, progress: as
-            for :func:`sliding_window`.
+        empty: which windows not to predict; None: all are predicted.
+        progress: called after each forward pass.
 
     Raises:
         ValueError: stride and patch do not fit the image or each other.
     """
     image = image.detach().as_subclass(Tensor)
-    patch = tuple(int(p) for p in patch)
-    stride = stride_from_overlap(patch, overlap) if stride is None else tuple(stride)
+    patch, stride = windows.patch, windows.stride
     if len(patch) != image.ndim - 1 or len(stride) != len(patch):
         raise ValueError(
             f"patch {patch} and stride {stride} for an image of shape {tuple(image.shape)}"
         )
-    padded, crop = pad_to_patch(image, patch, value=pad_value)
+    padded, crop = pad_to_patch(image, patch, value=windows.pad_value)
     shape = tuple(padded.shape[1:])
-    weight = compute_importance_map(patch, mode=blend, device=device)
+    weight = compute_importance_map(patch, mode=windows.blend, device=windows.device)
     origins = window_origins(shape, patch, stride)
     columns = _columns(shape, column)
     jobs = [(c, [o for o in origins if _touches(o, patch, c)]) for c in columns]
@@ -138,20 +132,11 @@ def probability_blocks(
             if progress is not None:
                 progress(before + done, total)
 
-        windows = window_probabilities(
-            padded,
-            predict,
-            own,
-            patch=patch,
-            window_batch=window_batch,
-            device=device,
-            empty=empty,
-            progress=report,
-        )
+        found = window_probabilities(padded, predict, own, windows, empty=empty, progress=report)
         before += len(own)
         mean = RollingMean((shape[0], *(high - low for low, high in sides)), weight)
         offset = [low for low, _ in sides]
-        for row, rows in _rolled(windows, mean, (0, *offset), shape[0]):
+        for row, rows in _rolled(found, mean, (0, *offset), shape[0]):
             yield from _cropped(rows, (row, *offset), crop[1:])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -27,7 +28,9 @@ from medssl.inference.postprocess import argmax_classes, keep_largest_components
 from medssl.inference.prediction import Decision, Prediction, normalized_entropy
 from medssl.inference.windows import (
     Empty,
+    Predict,
     WindowProgress,
+    Windows,
     as_slices,
     column_size,
     stride_from_overlap,
@@ -46,6 +49,24 @@ class Regions(Protocol):
         """Return the region of a scan: its files, and its voxels if the files are no images."""
 
 
+@dataclass(frozen=True)
+class Task:
+    """What a network was trained for, as far as predicting with it must know.
+
+    Attributes:
+        spec: how images are preprocessed, and across which axis slices are taken.
+        label_map: classes and their label values.
+        patch: size of a window in voxels; two numbers predict slice by slice.
+        in_channels: image channels the network takes, where known; a wrong image is then refused
+            before it is predicted.
+    """
+
+    spec: DataSpec
+    label_map: LabelMap
+    patch: tuple[int, ...]
+    in_channels: int | None = None
+
+
 class Predictor:
     """Segment images with a trained network, in 3D windows or slice by slice.
 
@@ -53,14 +74,10 @@ class Predictor:
 
     Args:
         model: image in, logits out; moved to ``device``.
-        spec: how images are preprocessed, and across which axis slices are taken.
-        label_map: classes and their label values.
-        patch: size of a window in voxels; two numbers predict slice by slice.
+        task: what it was trained for.
         inference: sliding-window settings.
         device: where the network runs.
         precision: of the forward pass; softmax and blending are always float32.
-        in_channels: image channels the network takes, where known; a wrong image is then refused
-            before it is predicted.
         regions: what finds the region of interest of a scan; outside of it is background.
 
     Attributes:
@@ -74,26 +91,21 @@ class Predictor:
     def __init__(
         self,
         model: nn.Module,
-        *,
-        spec: DataSpec,
-        label_map: LabelMap,
-        patch: Sequence[int],
+        task: Task,
         inference: InferenceSettings,
+        *,
         device: torch.device,
         precision: Precision = "fp32",
-        in_channels: int | None = None,
         regions: Regions | None = None,
     ) -> None:
         self.device = torch.device(device)
-        self.spec = spec
-        self.label_map = label_map
-        self.patch = tuple(patch)
+        self.spec, self.label_map = task.spec, task.label_map
+        self.patch, self.in_channels = task.patch, task.in_channels
         self.inference = inference
         self.precision = precision
-        self.in_channels = in_channels
         self.calibration: Calibration | None = None
         if inference.tta:
-            model = mirrored(model, spec, label_map, spatial_dims=len(self.patch))
+            model = mirrored(model, task.spec, task.label_map, spatial_dims=len(self.patch))
         self.model = model.to(self.device)
         self.regions = regions
         check_stride(inference.stride, self.patch)
@@ -154,29 +166,31 @@ class Predictor:
     ) -> Iterator[Block]:
         self._check_channels(image.shape[0])
         classes = members * self.label_map.num_classes
-        predict = partial(
+        predict: Predict = partial(
             forward_logits,
             model=model,
             classes=classes,
             device=self.device,
             precision=self.precision,
         )
-        settings, patch = self.inference, self.patch
-        stride = settings.stride or stride_from_overlap(patch, settings.overlap)
-        if len(patch) == 2:
-            predict, patch, stride = as_slices(predict, patch, stride, self.spec.slice_axis)
-        lowest = float(image.min())
+        settings, lowest = self.inference, float(image.min())
+        windows = Windows(
+            self.patch,
+            tuple(settings.stride or stride_from_overlap(self.patch, settings.overlap)),
+            batch=settings.window_batch,
+            blend=settings.blend,
+            pad_value=lowest,  # as training pads volumes smaller than the patch
+            device=self.device,
+        )
+        if len(self.patch) == 2:
+            predict, windows = as_slices(predict, windows, self.spec.slice_axis)
+        budget = settings.memory_gb * 2**30
         with evaluation_mode(self.model):
             for where, block in probability_blocks(
                 image,
                 predict,
-                patch=patch,
-                stride=stride,
-                window_batch=settings.window_batch,
-                blend=settings.blend,
-                pad_value=lowest,  # as training pads volumes smaller than the patch
-                device=self.device,
-                column=column_size(image.shape[1:], patch, classes, settings.memory_gb * 2**30),
+                windows,
+                column=column_size(image.shape[1:], windows.patch, classes, budget),
                 empty=Empty(lowest, classes) if settings.skip_empty else None,
                 progress=progress,
             ):

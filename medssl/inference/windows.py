@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -22,6 +22,28 @@ Predict = Callable[[Tensor], Tensor]
 """Windows ``(N, C, *patch)`` in, logits ``(N, K, *patch)`` out."""
 WindowProgress = Callable[[int, int], None]
 """Called with the number of windows done and their total."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How an image is cut into windows, and how they are put together again.
+
+    Attributes:
+        patch: spatial size of a window.
+        stride: voxels between windows, per axis.
+        batch: windows per forward pass.
+        blend: ``constant`` weights all voxels of a window alike, ``gaussian`` its center more
+            (MONAI's importance map: sigma one eighth of the window).
+        pad_value: surrounds an image that is smaller than the patch.
+        device: where the network runs.
+    """
+
+    patch: tuple[int, ...]
+    stride: tuple[int, ...]
+    batch: int = 4
+    blend: Blend = "gaussian"
+    pad_value: float = 0.0
+    device: torch.device | str = "cpu"
 
 
 def window_starts(size: int, window: int, stride: int) -> list[int]:
@@ -99,44 +121,39 @@ def window_probabilities(
     image: Tensor,
     predict: Predict,
     origins: Sequence[tuple[int, ...]],
+    windows: Windows,
     *,
-    patch: Sequence[int],
-    window_batch: int,
-    device: torch.device | str,
     empty: Empty | None = None,
     progress: WindowProgress | None = None,
 ) -> Iterator[tuple[tuple[int, ...], Tensor]]:
     """Yield the corner and the class probabilities ``(K, *patch)`` (float32, on device) per window.
 
-    No gradient is recorded, and only ``window_batch`` windows are on the device at any time.
+    No gradient is recorded, and only one batch of windows is on the device at any time.
 
     Args:
         image: ``(C, *S)``, no axis shorter than the patch.
         predict: see :data:`Predict`.
         origins: corners of the windows, in the order in which they are wanted.
-        patch: spatial size of a window.
-        window_batch: windows per forward pass.
-        device: where ``predict`` runs.
+        windows: their size, how many go at a time, and where.
         empty: which windows not to predict; None: all are predicted.
         progress: called after each forward pass.
 
     Raises:
         ValueError: ``predict`` returned something else than one logit map per window.
     """
-    for first in range(0, len(origins), window_batch):
-        corners = origins[first : first + window_batch]
-        pieces = [image[_window(corner, patch)] for corner in corners]
+    for first in range(0, len(origins), windows.batch):
+        corners = origins[first : first + windows.batch]
+        pieces = [image[_window(corner, windows.patch)] for corner in corners]
         wanted = [i for i, p in enumerate(pieces) if empty is None or bool((p > empty.below).any())]
         found: dict[int, Tensor] = {}
         if wanted:
-            windows = torch.stack([pieces[i] for i in wanted])
-            logits = _logits(windows, predict, device)
+            logits = _logits(torch.stack([pieces[i] for i in wanted]), predict, windows.device)
             found = dict(zip(wanted, logits.float().softmax(dim=1), strict=True))
         for i, corner in enumerate(corners):
             if i in found:
                 yield corner, found[i]
             elif empty is not None:
-                yield corner, empty.probabilities(patch).to(device)
+                yield corner, empty.probabilities(windows.patch).to(windows.device)
         if progress is not None:
             progress(first + len(corners), len(origins))
 
@@ -183,14 +200,12 @@ def column_size(
     return None if sizes == list(shape[1:]) else tuple(sizes)
 
 
-def as_slices(
-    predict: Predict, patch: Sequence[int], stride: Sequence[int], slice_axis: int
-) -> tuple[Predict, tuple[int, ...], tuple[int, ...]]:
+def as_slices(predict: Predict, windows: Windows, slice_axis: int) -> tuple[Predict, Windows]:
     """Let a 2D network predict volumes: windows one voxel thick across ``slice_axis``.
 
     Args:
         predict: see :data:`Predict`, for windows ``(N, C, *patch)`` of two axes.
-        patch, stride: along the two axes that are not ``slice_axis``, in their order.
+        windows: patch and stride along the two axes that are not ``slice_axis``, in their order.
         slice_axis: spatial axis (0 to 2) across the slices.
 
     Returns:
@@ -199,14 +214,15 @@ def as_slices(
     Raises:
         ValueError: not two numbers, or no such axis.
     """
+    patch, stride = windows.patch, windows.stride
     if len(patch) != 2 or len(stride) != 2 or not 0 <= slice_axis <= 2:
         raise ValueError(f"slices of patch {tuple(patch)} across axis {slice_axis}")
 
-    def predict_slices(windows: Tensor) -> Tensor:
-        return predict(windows.squeeze(slice_axis + 2)).unsqueeze(slice_axis + 2)
+    def predict_slices(slices: Tensor) -> Tensor:
+        return predict(slices.squeeze(slice_axis + 2)).unsqueeze(slice_axis + 2)
 
-    return (
-        predict_slices,
-        (*patch[:slice_axis], 1, *patch[slice_axis:]),
-        (*stride[:slice_axis], 1, *stride[slice_axis:]),
+    return predict_slices, replace(
+        windows,
+        patch=(*patch[:slice_axis], 1, *patch[slice_axis:]),
+        stride=(*stride[:slice_axis], 1, *stride[slice_axis:]),
     )

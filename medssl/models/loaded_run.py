@@ -12,7 +12,7 @@ from medssl.data.datasets.case import LabelMap
 from medssl.device import resolve_device, resolve_precision
 from medssl.errors import MedSSLError
 from medssl.inference.calibration import Calibrated, read_calibration
-from medssl.inference.predictor import Predictor
+from medssl.inference.predictor import Predictor, Task
 from medssl.inference.search_box import RegionFinder
 from medssl.models.coarse import open_finder
 from medssl.models.create import create_method
@@ -115,13 +115,10 @@ def load_run(
     regions = open_finder(recipe, folder, partial(load_run, device=device, precision=precision))
     predictor = Predictor(
         method.predictor(),
-        spec=recipe.spec,
-        label_map=label_map,
-        patch=recipe.training.patch,
-        inference=recipe.inference,
+        Task(recipe.spec, label_map, tuple(recipe.training.patch), channels),
+        recipe.inference,
         device=where,
         precision=resolve_precision(precision, where),
-        in_channels=channels,
         regions=regions,
     )
     return LoadedRun(folder, recipe, label_map, predictor, chosen, channels, regions, (file,))

@@ -15,7 +15,7 @@ from medssl.data.patches.sampling import PatchSampler, PatchSettings, Stream
 from medssl.device import autocast
 from medssl.evaluation.overlap import confusion_matrix, dice_per_class
 from medssl.inference.forward import evaluation_mode
-from medssl.inference.predictor import Predictor
+from medssl.inference.predictor import Predictor, Task
 from medssl.methods.base import Method, Progress
 from medssl.methods.registry import get_method
 from medssl.settings.recipe import Recipe
@@ -54,18 +54,13 @@ def make_dice(recipe: Recipe, data: TrainingData, compute: Compute) -> Callable[
     on the native grid.
     """
     labels, world = data.plan.dataset.labels, compute.world
+    channels = len(data.plan.dataset.modality)
+    task = Task(recipe.spec, labels, tuple(recipe.training.patch), channels)
     inference = recipe.inference.model_copy(update={"largest_component": False})
 
     def dice(model: nn.Module) -> float:
         predictor = Predictor(
-            model,
-            spec=recipe.spec,
-            label_map=labels,
-            patch=recipe.training.patch,
-            inference=inference,
-            device=compute.device,
-            precision=compute.precision,
-            in_channels=len(data.plan.dataset.modality),
+            model, task, inference, device=compute.device, precision=compute.precision
         )
         mine = world.share(data.validation)
         scores = world.collect([case_dice(predictor, c, labels) for c in mine])

@@ -15,11 +15,12 @@ from medssl.data.opened import open_dataset
 from medssl.data.preprocessing.align import deeper, depth_and_slices
 from medssl.errors import MedSSLError
 from medssl.evaluation.boundaries import (
+    Depth,
     evaluate_boundaries,
     summarize_boundaries,
     write_boundaries_csv,
 )
-from medssl.evaluation.case_metrics import evaluate_case
+from medssl.evaluation.case_metrics import Measures, evaluate_case
 from medssl.evaluation.folders import evaluate_folders, read_label
 from medssl.evaluation.summary import summarize, write_cases_csv
 from medssl.files import write_json
@@ -60,11 +61,9 @@ def evaluate(
         rows = evaluate_folders(
             predictions,
             reference,
+            Measures(nsd_tolerance, dataset.spatial_unit if dataset else "mm", voxel_metrics),
             label_map=dataset.labels if dataset else None,
-            nsd_tolerance=nsd_tolerance,
-            voxel_metrics=voxel_metrics,
             on_progress=done,
-            unit=dataset.spatial_unit if dataset else "mm",
         )
     summary = summarize(rows, nsd_tolerance=nsd_tolerance, failure_dice=failure_dice)
     write_cases_csv(rows, output / "cases.csv")
@@ -162,6 +161,7 @@ def _measure(
     rows: list[dict[str, Any]] = []
     boundaries: list[dict[str, Any]] = []
     settings, spec = run.recipe.evaluation, run.recipe.spec
+    measures = Measures(_tolerance(run.recipe), spec.spatial_unit, settings.voxel_metrics)
     for case in cases:
         assert case.label is not None
         reference, affine = read_label(case.label, unit=spec.spatial_unit)
@@ -174,12 +174,10 @@ def _measure(
         rows += evaluate_case(
             guess,
             truth,
+            measures,
             spacing=spacing,
             label_map=run.label_map,
             case_id=case.id,
-            nsd_tolerance=_tolerance(run.recipe),
-            unit=spec.spatial_unit,
-            voxel_metrics=settings.voxel_metrics,
         )
         done(case.id)
     return rows, boundaries
@@ -191,13 +189,12 @@ def _boundaries(
     """Measure the boundaries of one case on its file's own grid."""
     spec = run.recipe.spec
     try:
-        depth, _ = depth_and_slices(spec, affine)
+        axis, _ = depth_and_slices(spec, affine)
+        spacing = float(np.linalg.norm(affine[:3, axis]))
         return evaluate_boundaries(
             prediction,
             reference,
-            depth_axis=depth,
-            direction=deeper(spec, affine),
-            spacing=float(np.linalg.norm(affine[:3, depth])),
+            Depth(axis, deeper(spec, affine), spacing),
             label_map=run.label_map,
             case_id=case.id,
             unit=spec.spatial_unit,

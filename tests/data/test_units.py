@@ -18,6 +18,7 @@ from medssl.data.images.write import write_label
 from medssl.data.phantoms.dataset import write_phantom
 from medssl.data.phantoms.oct import oct_affine
 from medssl.data.preprocessing.pipeline import preprocess_image
+from medssl.evaluation.case_metrics import Measures
 from medssl.evaluation.folders import evaluate_folders
 from medssl.settings.specs import load_spec
 from medssl.workflows.evaluate import evaluate
@@ -55,9 +56,10 @@ def test_distances_are_in_the_unit_asked_for(
         image = sitk.ReadImage(str(prediction))
         prediction.unlink()
         sitk.WriteImage(image, str(prediction.parent / "eye.mha"))
-    options = {"label_map": ONE, "nsd_tolerance": 4.0}
-    um = evaluate_folders(prediction.parent, reference.parent, unit="um", **options)[0]
-    mm = evaluate_folders(prediction.parent, reference.parent, unit="mm", **options)[0]
+    folders = (prediction.parent, reference.parent)
+    (um,), (mm,) = (
+        evaluate_folders(*folders, Measures(4.0, unit), label_map=ONE) for unit in ("um", "mm")
+    )
     assert um["hd95_um"] == pytest.approx(12, rel=1e-4)
     assert mm["hd95_mm"] == pytest.approx(0.012, rel=1e-4)
     volume = 4 * 3 * 6 * 24 * 120 * 4

@@ -11,6 +11,7 @@ import pytest
 
 from medssl.data.datasets.case import LabelMap
 from medssl.evaluation.boundaries import (
+    Depth,
     evaluate_boundaries,
     format_boundaries,
     summarize_boundaries,
@@ -29,9 +30,8 @@ def layers(top: int, middle: int, bottom: int, shape: tuple[int, int] = (4, 3)) 
 
 
 def measured(prediction: np.ndarray, reference: np.ndarray, **changes: object) -> list[dict]:
-    options = {"depth_axis": 2, "direction": 1, "spacing": 4.0, "unit": "um", "case_id": "eye"}
-    options |= {"label_map": LAYERS, **changes}
-    return evaluate_boundaries(prediction, reference, **options)
+    options = {"depth": Depth(2, 1, 4.0), "unit": "um", "case_id": "eye", "label_map": LAYERS}
+    return evaluate_boundaries(prediction, reference, **(options | changes))
 
 
 def test_shifted_boundaries_have_the_shift_as_error() -> None:
@@ -47,7 +47,7 @@ def test_depth_may_lie_along_any_axis_and_either_way() -> None:
     prediction, reference = layers(6, 9, 12), layers(5, 10, 12)
     expected = measured(prediction, reference)
     turned = [np.moveaxis(a, 2, 0)[::-1] for a in (prediction, reference)]
-    assert measured(*turned, depth_axis=0, direction=-1) == expected
+    assert measured(*turned, depth=Depth(0, -1, 4.0)) == expected
 
 
 def test_mean_and_largest_error_over_a_scans() -> None:

@@ -18,7 +18,7 @@ from rich.console import Console
 from medssl.data.datasets.case import LabelMap
 from medssl.data.images.labels import read_label
 from medssl.errors import MedSSLError
-from medssl.evaluation.case_metrics import POLICY, case_columns, evaluate_case
+from medssl.evaluation.case_metrics import POLICY, Measures, case_columns, evaluate_case
 from medssl.evaluation.folders import evaluate_folders
 from medssl.evaluation.summary import (
     read_cases_csv,
@@ -246,12 +246,10 @@ class TestFiles:
         rows = evaluate_case(
             empty,
             empty,
+            Measures(5, "um", voxel_metrics=True),
             spacing=(1, 1, 1),
             label_map=LABELS,
             case_id="eye",
-            nsd_tolerance=5,
-            unit="um",
-            voxel_metrics=True,
         )
         write_cases_csv(rows, tmp_path / "cases.csv")
         header = (tmp_path / "cases.csv").read_text().splitlines()[0].split(",")
@@ -329,7 +327,8 @@ def folders(tmp_path) -> tuple[Path, Path]:
 
 def run(folders: tuple[Path, Path], **changes) -> list[dict]:
     """Evaluate folders with defaults that a test may change."""
-    return evaluate_folders(*folders, **{"label_map": LABELS, "nsd_tolerance": 1.0, **changes})
+    measures = Measures(1.0, voxel_metrics=changes.pop("voxel_metrics", False))
+    return evaluate_folders(*folders, measures, **{"label_map": LABELS, **changes})
 
 
 def message(folders: tuple[Path, Path], **changes) -> str:

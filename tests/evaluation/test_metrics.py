@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from medssl.data.datasets.case import LabelMap
 from medssl.evaluation import surface
-from medssl.evaluation.case_metrics import POLICY, case_columns, evaluate_case
+from medssl.evaluation.case_metrics import POLICY, Measures, case_columns, evaluate_case
 from medssl.evaluation.overlap import (
     confusion_matrix,
     confusion_matrix_tensor,
@@ -39,15 +40,11 @@ def ball(
 
 def evaluate(prediction: np.ndarray, reference: np.ndarray, **changes) -> list[dict]:
     """Evaluate with defaults that a test may change."""
-    settings = {
-        "spacing": (1.0,) * reference.ndim,
-        "label_map": TWO,
-        "case_id": "c1",
-        "nsd_tolerance": 1.0,
-    }
-    return evaluate_case(
-        prediction.astype(np.uint8), reference.astype(np.uint8), **{**settings, **changes}
-    )
+    named = {f.name for f in fields(Measures)} & changes.keys()
+    measures = Measures(**{"nsd_tolerance": 1.0, **{name: changes.pop(name) for name in named}})
+    settings = {"spacing": (1.0,) * reference.ndim, "label_map": TWO, "case_id": "c1"}
+    maps = (prediction.astype(np.uint8), reference.astype(np.uint8))
+    return evaluate_case(*maps, measures, **{**settings, **changes})
 
 
 class TestOverlap:
@@ -378,10 +375,10 @@ class TestCase:
             evaluate_case(
                 np.zeros((2, 2), np.float32),
                 np.zeros((2, 2), np.uint8),
+                Measures(1),
                 spacing=(1, 1),
                 label_map=TWO,
                 case_id="x",
-                nsd_tolerance=1,
             )
 
     def test_policy_names_every_special_status(self):

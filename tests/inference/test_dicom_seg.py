@@ -22,7 +22,7 @@ from medssl.errors import MedSSLError
 from medssl.inference.dicom_seg import check_names
 from medssl.inference.folder import predict_files
 from medssl.inference.inputs import find_cases
-from medssl.inference.predictor import Predictor
+from medssl.inference.predictor import Predictor, Task
 from medssl.inference.search_box import RegionFinder
 from medssl.settings.recipe import InferenceSettings, RoiSettings
 from medssl.settings.spec import DataSpec
@@ -48,12 +48,9 @@ class Hounsfield(nn.Module):
 def predictor(labels: LabelMap = LABELS) -> Predictor:
     return Predictor(
         Hounsfield(),
-        spec=DataSpec(intensity={"rule": "none"}),
-        label_map=labels,
-        patch=(8, 8, 8),
-        inference=InferenceSettings(),
+        Task(DataSpec(intensity={"rule": "none"}), labels, (8, 8, 8), in_channels=1),
+        InferenceSettings(),
         device=torch.device("cpu"),
-        in_channels=1,
     )
 
 

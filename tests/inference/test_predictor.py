@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -20,7 +21,7 @@ from medssl.inference.inputs import find_images
 from medssl.inference.mirror import MirrorMean
 from medssl.inference.postprocess import keep_largest_components
 from medssl.inference.prediction import normalized_entropy
-from medssl.inference.predictor import Predictor
+from medssl.inference.predictor import Predictor, Task
 from medssl.inference.windows import column_size
 from medssl.settings.recipe import InferenceSettings
 from medssl.settings.spec import DataSpec
@@ -53,14 +54,10 @@ class Noisy(nn.Module):
 
 
 def make_predictor(model: nn.Module | None = None, **changes) -> Predictor:
-    options = {
-        "spec": DataSpec(**RAW),
-        "label_map": LABELS,
-        "patch": (16, 16, 16),
-        "inference": InferenceSettings(),
-        "device": torch.device("cpu"),
-    }
-    return Predictor(model or Levels(), **(options | changes))
+    own = {k: changes.pop(k) for k in ("spec", "label_map", "patch", "in_channels") if k in changes}
+    task = replace(Task(DataSpec(**RAW), LABELS, (16, 16, 16)), **own)
+    options = {"inference": InferenceSettings(), "device": torch.device("cpu")}
+    return Predictor(model or Levels(), task, **(options | changes))
 
 
 def affine_of(spacing: tuple[float, float, float], *, oblique: bool = True) -> np.ndarray:

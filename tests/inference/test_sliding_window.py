@@ -9,12 +9,13 @@ from monai.data.utils import compute_importance_map
 from monai.inferers import sliding_window_inference
 from scipy import ndimage
 from torch import Tensor, nn
+from whole_volume import sliding_window
 
 from medssl.inference.blocks import RollingMean, probability_blocks
 from medssl.inference.postprocess import keep_largest_components
-from medssl.inference.sliding_window import slice_by_slice, sliding_window
 from medssl.inference.windows import (
     Empty,
+    Windows,
     pad_to_patch,
     stride_from_overlap,
     window_origins,
@@ -90,7 +91,7 @@ def test_golden_left_atrium_protocol(golden) -> None:
         patch=(112, 112, 80),
         stride=(18, 18, 4),
         blend="constant",
-        window_batch=3,
+        batch=3,
         progress=lambda done, total: counts.append((done, total)),
     )
     score = mean[1].numpy()
@@ -135,12 +136,12 @@ def test_equals_monai_at_the_same_strides(
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("window_batch", [1, 3, 100])
-def test_the_window_batch_changes_nothing(window_batch: int) -> None:
+@pytest.mark.parametrize("batch", [1, 3, 100])
+def test_the_window_batch_changes_nothing(batch: int) -> None:
     image = torch.randn((2, 14, 13, 9), generator=torch.Generator().manual_seed(0))
     options = {"patch": (8, 6, 4), "stride": (3, 3, 2)}
-    reference = sliding_window(image, positional, window_batch=4, **options)
-    other = sliding_window(image, positional, window_batch=window_batch, **options)
+    reference = sliding_window(image, positional, batch=4, **options)
+    other = sliding_window(image, positional, batch=batch, **options)
     assert torch.equal(reference, other)
 
 
@@ -178,7 +179,7 @@ def test_another_value_than_zero_may_surround_the_image() -> None:
     assert seen[0][0, 0].tolist() == [[1, 1], [1, 1], [1, 1], [-7, -7]]
     seen.clear()
     volume = torch.ones(1, 3, 2, 2)
-    slice_by_slice(volume, record, patch=(4, 2), slice_axis=2, pad_value=-7.0)
+    sliding_window(volume, record, patch=(4, 2), slice_axis=2, pad_value=-7.0)
     assert seen[0].shape == (2, 1, 4, 2)
     assert seen[0][1, 0].tolist() == [[1, 1], [1, 1], [1, 1], [-7, -7]]
 
@@ -215,7 +216,7 @@ def test_softmax_comes_before_the_mean_and_in_float32() -> None:
         return values.expand(1, 2, x.shape[2])
 
     out = sliding_window(
-        torch.zeros(1, 5), half, patch=(4,), stride=(1,), window_batch=1, blend="constant"
+        torch.zeros(1, 5), half, patch=(4,), stride=(1,), batch=1, blend="constant"
     )
     high = 1 / (1 + np.exp(-12.0))
     np.testing.assert_allclose(
@@ -264,7 +265,7 @@ def test_origins_run_along_the_last_axis_first() -> None:
 def test_slices_go_one_by_one_through_the_2d_window(axis: int, blend: str) -> None:
     image = torch.randn((2, 9, 11, 7), generator=torch.Generator().manual_seed(1))
     options = {"patch": (6, 5), "stride": (2, 3), "blend": blend}
-    volume = slice_by_slice(image, positional, slice_axis=axis, window_batch=4, **options)
+    volume = sliding_window(image, positional, slice_axis=axis, batch=4, **options)
     each = [sliding_window(s, positional, **options) for s in image.unbind(axis + 1)]
     torch.testing.assert_close(volume, torch.stack(each, dim=axis + 1), rtol=1e-6, atol=1e-6)
 
@@ -277,7 +278,7 @@ def test_slices_as_large_as_the_patch_are_batched_and_seen_once() -> None:
         return torch.cat([-x, x], dim=1)
 
     image = torch.arange(10.0).reshape(1, 1, 1, 10).expand(1, 6, 5, 10)
-    out = slice_by_slice(image, record, patch=(6, 5), slice_axis=2, window_batch=4)
+    out = sliding_window(image, record, patch=(6, 5), slice_axis=2, batch=4)
     assert shapes == [(4, 1, 6, 5), (4, 1, 6, 5), (2, 1, 6, 5)]
     expected = torch.sigmoid(2 * torch.arange(10.0))
     torch.testing.assert_close(out[1, 3, 2], expected)
@@ -290,14 +291,14 @@ def test_slices_smaller_than_the_patch_are_padded_in_plane_only() -> None:
         shapes.append(tuple(x.shape))
         return torch.cat([-x, x], dim=1)
 
-    out = slice_by_slice(torch.ones(1, 3, 2, 5), record, patch=(8, 8), slice_axis=0)
+    out = sliding_window(torch.ones(1, 3, 2, 5), record, patch=(8, 8), slice_axis=0)
     assert shapes == [(3, 1, 8, 8)]
     assert out.shape == (2, 3, 2, 5)
 
 
 def test_slices_of_a_3d_patch_are_refused() -> None:
     with pytest.raises(ValueError, match="across axis 2"):
-        slice_by_slice(torch.zeros(1, 4, 4, 4), positional, patch=(4, 4, 4))
+        sliding_window(torch.zeros(1, 4, 4, 4), positional, patch=(4, 4, 4), slice_axis=2)
 
 
 def naive_mean(
@@ -327,9 +328,8 @@ def test_blocks_cover_the_volume_once_and_equal_the_naive_mean(
     image = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 23, 17, 9))).float()
     patch = (6, 5, 4)
     out, seen = torch.zeros(3, 23, 17, 9), torch.zeros(23, 17, 9)
-    blocks = probability_blocks(
-        image, three_classes, patch=patch, stride=stride, window_batch=1, column=column
-    )
+    windows = Windows(patch, stride, batch=1)
+    blocks = probability_blocks(image, three_classes, windows, column=column)
     for where, block in blocks:
         out[(slice(None), *where)] = block
         seen[where] += 1
@@ -340,12 +340,8 @@ def test_blocks_cover_the_volume_once_and_equal_the_naive_mean(
 
 def test_blocks_hold_few_rows() -> None:
     image = torch.zeros(1, 100, 6, 6)
-    rows = [
-        block.shape[1]
-        for _, block in probability_blocks(
-            image, three_classes, patch=(8, 6, 6), stride=(4, 6, 6), blend="constant"
-        )
-    ]
+    windows = Windows((8, 6, 6), (4, 6, 6), blend="constant")
+    rows = [block.shape[1] for _, block in probability_blocks(image, three_classes, windows)]
     assert max(rows) <= 8
     assert sum(rows) == 100
 
@@ -355,9 +351,7 @@ def test_progress_counts_the_windows_of_all_columns() -> None:
     blocks = probability_blocks(
         torch.zeros(1, 8, 12, 4),
         three_classes,
-        patch=(4, 4, 4),
-        stride=(4, 4, 4),
-        window_batch=1,
+        Windows((4, 4, 4), (4, 4, 4), batch=1),
         column=(6, 4),
         progress=lambda done, total: calls.append((done, total)),
     )
@@ -384,11 +378,11 @@ def test_empty_windows_are_background_and_cost_nothing() -> None:
         return three_classes(x)
 
     corners = [(0, 0), (0, 4), (0, 8)]
-    options = {"patch": (4, 4), "window_batch": 2, "device": "cpu"}
-    windows = dict(window_probabilities(image, count, corners, empty=Empty(0.0, 3), **options))
+    windows = Windows((4, 4), (4, 4), batch=2)
+    found = dict(window_probabilities(image, count, corners, windows, empty=Empty(0.0, 3)))
     assert sum(predicted) == 1
-    assert list(windows) == corners
-    assert (windows[0, 0][0] == 1).all()
-    assert (windows[0, 4][1:] == 0).all()
-    everything = dict(window_probabilities(image, three_classes, corners, **options))
-    torch.testing.assert_close(windows[0, 8], everything[0, 8])
+    assert list(found) == corners
+    assert (found[0, 0][0] == 1).all()
+    assert (found[0, 4][1:] == 0).all()
+    everything = dict(window_probabilities(image, three_classes, corners, windows))
+    torch.testing.assert_close(found[0, 8], everything[0, 8])

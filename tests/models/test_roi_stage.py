@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from medssl.data.datasets.case import CachedCase, LabelMap
 from medssl.data.preprocessing.pipeline import preprocess_image
 from medssl.data.preprocessing.region import Region
 from medssl.errors import MedSSLError
-from medssl.inference.predictor import Predictor
+from medssl.inference.predictor import Predictor, Task
 from medssl.inference.search_box import RegionFinder
 from medssl.models.coarse import check_coarse, describe_regions
 from medssl.models.loaded_run import load_run
@@ -46,15 +47,10 @@ class Levels(nn.Module):
 
 
 def predictor(**changes: Any) -> Predictor:
-    options = {
-        "spec": DataSpec(**RAW),
-        "label_map": LABELS,
-        "patch": (8, 8, 8),
-        "inference": InferenceSettings(),
-        "device": torch.device("cpu"),
-        "in_channels": 1,
-    }
-    return Predictor(Levels(), **(options | changes))
+    own = {k: changes.pop(k) for k in ("spec", "label_map", "patch", "in_channels") if k in changes}
+    task = replace(Task(DataSpec(**RAW), LABELS, (8, 8, 8), in_channels=1), **own)
+    options = {"inference": InferenceSettings(), "device": torch.device("cpu")}
+    return Predictor(Levels(), task, **(options | changes))
 
 
 def scan(folder: Path, *blocks: tuple[int, tuple[slice, ...]], name: str = "scan") -> Path:

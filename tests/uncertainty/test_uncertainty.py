@@ -21,7 +21,7 @@ from medssl.data.datasets.case import LabelMap
 from medssl.errors import MedSSLError
 from medssl.inference.assessment import Assessment, StructureFindings
 from medssl.inference.calibration import Calibrated, Calibration, VolumeError, read_calibration
-from medssl.inference.predictor import Predictor
+from medssl.inference.predictor import Predictor, Task
 from medssl.inference.unusual import learn_reference
 from medssl.networks.ensemble import Ensemble, SideBySide
 from medssl.settings.recipe import InferenceSettings
@@ -50,10 +50,8 @@ class Says(nn.Module):
 def predictor(model: nn.Module, **inference) -> Predictor:
     return Predictor(
         model,
-        spec=DataSpec(**RAW),
-        label_map=LABELS,
-        patch=(8, 8, 8),
-        inference=InferenceSettings(**inference),
+        Task(DataSpec(**RAW), LABELS, (8, 8, 8)),
+        InferenceSettings(**inference),
         device=torch.device("cpu"),
     )
 
