@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from medssl.bundle.metadata import read_own
 from medssl.bundle.model_tree import rebuild
@@ -14,6 +13,7 @@ from medssl.device import resolve_device, resolve_precision
 from medssl.errors import MedSSLError
 from medssl.inference.calibration import Calibration
 from medssl.inference.predictor import Predictor, Task
+from medssl.inference.settings import PredictSettings
 from medssl.runs.checkpoint import load_tensors, load_weights
 
 FORMAT = 1
@@ -24,14 +24,7 @@ def is_bundle(path: Path) -> bool:
     return (path / "configs" / "metadata.json").is_file()
 
 
-def load_bundle(
-    path: Path,
-    *,
-    device: str = "auto",
-    precision: str = "auto",
-    largest_component: bool | None = None,
-    tta: bool | None = None,
-) -> Predictor:
+def load_bundle(path: Path, settings: PredictSettings) -> Predictor:
     """Load the predictor of a bundle that medssl wrote.
 
     The network is built from registered names in ``metadata.json`` and weights are read with
@@ -42,25 +35,10 @@ def load_bundle(
         MedSSLError: the bundle is not of medssl's making, or damaged.
     """
     where = path / "configs" / "metadata.json"
-    try:
-        metadata = json.loads(where.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise MedSSLError(
-            f"the bundle's metadata cannot be read: {error}", where=where, fix="copy it again"
-        ) from None
-    entry = metadata.get("medssl") if isinstance(metadata, dict) else None
-    if not isinstance(entry, dict) or entry.get("format") != FORMAT:
-        raise MedSSLError(
-            "this bundle was not written by medssl, and medssl does not execute what it did not "
-            "write",
-            where=path,
-            fix="if you trust its authors, run it with MONAI: python -m monai.bundle run "
-            "--config_file BUNDLE/configs/inference.json --bundle_root BUNDLE",
-        )
+    entry = _own_entry(where, path)
     try:
         spec, inference, labels = read_own(entry)
-        patch = tuple(int(n) for n in entry["patch"])
-        channels = int(entry["channels"])
+        task = Task(spec, labels, tuple(int(n) for n in entry["patch"]), int(entry["channels"]))
         model = rebuild(entry["model"])
         own = entry.get("calibration")
         calibration = None if own is None else Calibration.from_dict(own)
@@ -72,20 +50,12 @@ def load_bundle(
             where=where,
             fix="copy or export the bundle again",
         ) from error
-    choices = {"largest_component": largest_component, "tta": tta}
-    inference = inference.model_copy(
-        update={key: value for key, value in choices.items() if value is not None}
-    )
+    inference = settings.chosen(inference)
     file = path / "models" / "model.pt"
     load_weights(model, load_tensors(file), file)
-    chosen = resolve_device(device)
-    predictor = Predictor(
-        model.to(chosen),
-        Task(spec, labels, patch, channels),
-        inference,
-        device=torch.device(chosen),
-        precision=resolve_precision(precision, chosen),
-    )
+    device = resolve_device(settings.device)
+    precision = resolve_precision(settings.precision, device)
+    predictor = Predictor(model.to(device), task, inference, device=device, precision=precision)
     if calibration is not None:
         used = replace(
             calibration.of, tta=inference.tta, largest_component=predictor.largest_component
@@ -93,3 +63,27 @@ def load_bundle(
         # Chosen otherwise here, the predictions are not those that were calibrated.
         predictor.calibration = calibration if calibration.of.difference(used) is None else None
     return predictor
+
+
+def _own_entry(file: Path, bundle: Path) -> dict[str, Any]:
+    """Return what medssl wrote into the metadata for itself.
+
+    Raises:
+        MedSSLError: the file cannot be read, or another program wrote the bundle.
+    """
+    try:
+        metadata = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise MedSSLError(
+            f"the bundle's metadata cannot be read: {error}", where=file, fix="copy it again"
+        ) from None
+    entry = metadata.get("medssl") if isinstance(metadata, dict) else None
+    if not isinstance(entry, dict) or entry.get("format") != FORMAT:
+        raise MedSSLError(
+            "this bundle was not written by medssl, and medssl does not execute what it did not "
+            "write",
+            where=bundle,
+            fix="if you trust its authors, run it with MONAI: python -m monai.bundle run "
+            "--config_file BUNDLE/configs/inference.json --bundle_root BUNDLE",
+        )
+    return entry

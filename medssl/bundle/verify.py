@@ -19,6 +19,7 @@ from medssl.bundle.metadata import problems_of
 from medssl.data.images.nifti import open_nifti
 from medssl.data.images.write import image_suffix
 from medssl.errors import MedSSLError
+from medssl.inference.settings import PredictSettings
 
 FILES = (
     "configs/metadata.json",
@@ -73,7 +74,7 @@ def verify_bundle(bundle: Path, images: list[Path]) -> Verification:
         data.mkdir()
         names = [_link(image, data, number) for number, image in enumerate(images)]
         _run_monai(bundle, data, output)
-        predictor = load_bundle(bundle, device="cpu")
+        predictor = load_bundle(bundle, PredictSettings(device="cpu"))
         for name in names:
             theirs = np.asarray(open_nifti(output / f"{name}.nii.gz").dataobj).squeeze()
             ours = predictor.predict_file(next(data.glob(f"{name}.nii*"))).values

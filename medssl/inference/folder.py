@@ -19,16 +19,10 @@ from medssl.inference.dicom_seg import check_dicom_seg, check_names, write_dicom
 from medssl.inference.inputs import Item, Source, files_of
 from medssl.inference.prediction import Prediction
 from medssl.inference.predictor import Predictor
+from medssl.inference.settings import DICOM_SEG, PredictSettings
 from medssl.inference.windows import WindowProgress
 
 logger = logging.getLogger(__name__)
-
-FORMATS = {
-    **{suffix[1:]: suffix for suffix in (".nii.gz", ".nii", ".nrrd", ".mha")},
-    "dicom-seg": ".dcm",
-}
-"""Output formats and the suffixes of their files."""
-DICOM_SEG = FORMATS["dicom-seg"]
 
 CaseProgress = Callable[[str], None]
 """Called with the id of each case that is done with, whatever became of it."""
@@ -54,12 +48,8 @@ def predict_files(
     predictor: Predictor,
     items: Sequence[Item],
     output: Path,
+    settings: PredictSettings,
     *,
-    suffix: str = ".nii.gz",
-    probabilities: bool = False,
-    uncertainty: bool = False,
-    assess: bool = False,
-    skip_existing: bool = False,
     on_progress: CaseProgress | None = None,
     on_window: CaseWindowProgress | None = None,
 ) -> list[PredictionResult]:
@@ -71,13 +61,10 @@ def predict_files(
         predictor: what predicts.
         items: case ids and images, as from :func:`medssl.inference.inputs.find_cases`.
         output: folder, made if it is not there.
-        suffix: of the files, one of ``FORMATS``; ``.dcm`` writes DICOM-SEG objects.
-        probabilities: also write ``probabilities/CASE_STRUCTURE``, one per structure.
-        uncertainty: also write ``uncertainty/CASE``, the normalized entropy. Both kinds of maps
-            have the suffix of the labels, or ``.nii.gz`` beside DICOM-SEG objects.
-        assess: also write ``uncertainty/CASE.json``, see :class:`Assessment`.
-        skip_existing: leave out cases whose files are there. Files are written whole or not at
-            all, so a second call finishes what the first one left.
+        settings: what is written: label maps, and beside them ``probabilities/CASE_STRUCTURE``,
+            the entropy ``uncertainty/CASE`` and the assessment ``uncertainty/CASE.json``. Unless
+            they are overwritten, cases whose files are there are left out. Files are written whole
+            or not at all, so a second call finishes what the first one left.
         on_progress: called after each case.
         on_window: called after each forward pass.
 
@@ -88,16 +75,13 @@ def predict_files(
         MedSSLError: the folder cannot be made, predictions would overwrite images, or DICOM-SEG
             cannot be written.
     """
-    output = Path(output)
-    if suffix == DICOM_SEG:
+    if settings.suffix == DICOM_SEG:
         check_names(predictor.label_map)
-    jobs = [
-        _plan(predictor, item, output, suffix, probabilities, uncertainty, assess) for item in items
-    ]
+    jobs = [_plan(predictor, item, output, settings) for item in items]
     _check_output(output, jobs)
     results: list[PredictionResult] = []
     for job in jobs:
-        if skip_existing and job.is_done(predictor.temperature):
+        if not settings.overwrite and job.is_done(predictor.temperature):
             results.append(PredictionResult(job.case_id, job.label, None, 0.0, skipped=True))
         else:
             progress = None if on_window is None else partial(on_window, job.case_id)
@@ -137,22 +121,18 @@ def _plan(
     predictor: Predictor,
     item: Item,
     output: Path,
-    suffix: str,
-    probabilities: bool,
-    uncertainty: bool,
-    assess: bool,
+    settings: PredictSettings,
 ) -> _Job:
-    case_id, source = item
-    map_suffix = ".nii.gz" if suffix == DICOM_SEG else suffix
-    names = list(enumerate(predictor.label_map.names))[1:] if probabilities else []
+    (case_id, source), suffix = item, settings.map_suffix
+    names = list(enumerate(predictor.label_map.names))[1:] if settings.probabilities else []
     # In a folder of their own, so that the label maps can be evaluated as a folder.
     maps = {
-        index: output / "probabilities" / f"{case_id}_{_in_file_name(name)}{map_suffix}"
+        index: output / "probabilities" / f"{case_id}_{_in_file_name(name)}{suffix}"
         for index, name in names
     }
-    entropy = output / "uncertainty" / f"{case_id}{map_suffix}" if uncertainty else None
-    facts = assessment_file(output, case_id) if assess else None
-    return _Job(case_id, source, output / f"{case_id}{suffix}", maps, entropy, facts)
+    entropy = output / "uncertainty" / f"{case_id}{suffix}" if settings.uncertainty else None
+    facts = assessment_file(output, case_id) if settings.assess else None
+    return _Job(case_id, source, output / f"{case_id}{settings.suffix}", maps, entropy, facts)
 
 
 def _in_file_name(structure: str) -> str:

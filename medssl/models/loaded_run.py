@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from medssl.errors import MedSSLError
 from medssl.inference.calibration import Calibrated, read_calibration
 from medssl.inference.predictor import Predictor, Task
 from medssl.inference.search_box import RegionFinder
+from medssl.inference.settings import PredictSettings
 from medssl.models.coarse import open_finder
 from medssl.models.create import create_method
 from medssl.networks.ensemble import Ensemble
@@ -83,45 +83,66 @@ def load_run(
     Raises:
         MedSSLError: not a run folder, no such checkpoint, or weights that do not fit.
     """
+    return _load(
+        path,
+        PredictSettings(
+            checkpoint=checkpoint,
+            device=device,
+            precision=precision,
+            largest_component=largest_component,
+            tta=tta,
+        ),
+    )
+
+
+def _load(path: Path, settings: PredictSettings) -> LoadedRun:
+    """Load a run's predictor; see :func:`load_run`."""
     folder = open_run(path)
     loaded = load_recipe(folder.recipe)
-    recipe = loaded.recipe
-    choices = {"largest_component": largest_component, "tta": tta}
-    inference = recipe.inference.model_copy(
-        update={key: value for key, value in choices.items() if value is not None}
+    inference = settings.chosen(loaded.recipe.inference)
+    recipe = loaded.recipe.model_copy(update={"inference": inference})
+    label_map, channels = _trained_on(folder)
+    device = resolve_device(settings.device)
+    precision = resolve_precision(settings.precision, device)
+    method = create_method(
+        recipe, loaded.settings, num_classes=label_map.num_classes, channels=channels
     )
-    recipe = recipe.model_copy(update={"inference": inference})
+    chosen = _choose(folder, settings.checkpoint)
+    file = folder.best() if chosen == "best" else folder.last
+    state = load_checkpoint(file, map_location="cpu", method=recipe.method.name)
+    load_weights(method, state["method_state"], file)
+    load_coarse = partial(load_run, device=settings.device, precision=settings.precision)
+    regions = open_finder(recipe, folder, load_coarse)
+    predictor = Predictor(
+        method.predictor(),
+        Task(recipe.spec, label_map, tuple(recipe.training.patch), channels),
+        inference,
+        device=device,
+        precision=precision,
+        regions=regions,
+    )
+    return LoadedRun(folder, recipe, label_map, predictor, chosen, channels, regions, (file,))
+
+
+def _trained_on(folder: RunFolder) -> tuple[LabelMap, int]:
+    """Return the labels and the number of image channels of a run's dataset.
+
+    Raises:
+        MedSSLError: the run's manifest does not say.
+    """
     manifest = folder.read_manifest()
     try:
         labels = manifest["labels"]
         label_map = LabelMap(
             tuple(labels["values"]), tuple(labels["names"]), labels.get("ignore_value")
         )
-        channels = int(manifest["channels"])
+        return label_map, int(manifest["channels"])
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         raise MedSSLError(
             "the run's manifest does not say which labels it was trained on",
             where=folder.manifest,
             fix="restore manifest.json, or train again",
         ) from None
-    where = resolve_device(device)
-    method = create_method(
-        recipe, loaded.settings, num_classes=label_map.num_classes, channels=channels
-    )
-    chosen = _choose(folder, checkpoint)
-    file = folder.best() if chosen == "best" else folder.last
-    state = load_checkpoint(file, map_location="cpu", method=recipe.method.name)
-    load_weights(method, state["method_state"], file)
-    regions = open_finder(recipe, folder, partial(load_run, device=device, precision=precision))
-    predictor = Predictor(
-        method.predictor(),
-        Task(recipe.spec, label_map, tuple(recipe.training.patch), channels),
-        recipe.inference,
-        device=where,
-        precision=resolve_precision(precision, where),
-        regions=regions,
-    )
-    return LoadedRun(folder, recipe, label_map, predictor, chosen, channels, regions, (file,))
 
 
 def _sha256(path: Path) -> str:
@@ -129,30 +150,15 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def load_ensemble(
-    paths: Sequence[Path],
-    *,
-    checkpoint: str = "auto",
-    device: str = "auto",
-    precision: str = "auto",
-    largest_component: bool | None = None,
-    tta: bool | None = None,
-) -> LoadedRun:
-    """Load several runs as one whose probabilities are the mean of theirs.
+def load_ensemble(path: Path, settings: PredictSettings) -> LoadedRun:
+    """Load a run and those it is averaged with as one whose probabilities are the mean of theirs.
 
     The first run says how images are prepared and windows laid; see :func:`load_run` for the rest.
 
     Raises:
         MedSSLError: a run sees other images, windows or labels than the first.
     """
-    options = {
-        "checkpoint": checkpoint,
-        "device": device,
-        "precision": precision,
-        "largest_component": largest_component,
-        "tta": tta,
-    }
-    runs = [load_run(path, **options) for path in paths]
+    runs = [_load(one, settings) for one in (path, *settings.ensemble)]
     first = runs[0]
     if len(runs) == 1:
         return first

@@ -21,6 +21,7 @@ from medssl.evaluation.overlap import confusion_matrix, dice_per_class
 from medssl.files import write_json
 from medssl.inference.assessment import Assessment
 from medssl.inference.calibration import FORMAT, Calibration
+from medssl.inference.settings import PredictSettings
 from medssl.inference.unusual import learn_reference
 from medssl.models.loaded_run import LoadedRun, load_ensemble
 from medssl.progress import Display
@@ -104,41 +105,17 @@ def calibrate(
             patients.
     """
     display = display or Display(quiet=True)
-    loaded = load_ensemble(
-        [run, *ensemble],
+    settings = PredictSettings(
         checkpoint=checkpoint,
-        largest_component=largest_component,
-        tta=tta,
+        ensemble=tuple(map(Path, ensemble)),
         device=device,
         precision=precision,
+        largest_component=largest_component,
+        tta=tta,
     )
+    loaded = load_ensemble(Path(run), settings)
     chosen, held_out = choose_cases(loaded, split=split, named=cases, check=check)
-    loaded.predictor.calibration = None
-    samples = _sample(loaded, chosen, display)
-    temperature = ece.fit_temperature(
-        np.concatenate([s.log_probs for s in samples]), np.concatenate([s.labels for s in samples])
-    )
-    patients = [c.patient for c in chosen]
-    others = ece.cross_fitted([s.log_probs for s in samples], [s.labels for s in samples], patients)
-    names = loaded.label_map.names[1:]
-    found = {
-        "format": FORMAT,
-        "medssl": __version__,
-        "predictor": loaded.calibrated().as_dict(),
-        "cases_from": "named cases" if cases else split,
-        "region": _REGION,
-        "temperature": temperature,
-        **voxel_figures(samples, others, patients, loaded.label_map, _CROSS_VALIDATED),
-    }
-    loaded.predictor.calibration = Calibration(temperature, loaded.calibrated())
-    judged = _judge(loaded, chosen, display)
-    found["quality"] = _quality(judged, names)
-    found["volume"] = _volume(judged, names)
-    found["reference"] = (
-        learn_reference([j.assessment.features for j in judged]).as_dict()
-        if len(judged) >= 3
-        else None
-    )
+    found = _learn(loaded, chosen, "named cases" if cases else split, display)
     found["held_out"] = None
     if held_out:
         found["held_out"] = _check(loaded, held_out, found, display) | {"cases_from": check}
@@ -146,6 +123,35 @@ def calibrate(
     content = json.loads(loaded.folder.calibration.read_text(encoding="utf-8"))
     draw_calibration(content, loaded.folder.calibration.with_suffix(".png"))
     return content
+
+
+def _learn(
+    loaded: LoadedRun, cases: Sequence[Case], source: str, display: Display
+) -> dict[str, Any]:
+    """Calibrate the predictor on cases, ``source`` says which; return all that was learned."""
+    loaded.predictor.calibration = None
+    samples = _sample(loaded, cases, display)
+    logs, labels = [s.log_probs for s in samples], [s.labels for s in samples]
+    patients = [c.patient for c in cases]
+    temperature = ece.fit_temperature(np.concatenate(logs), np.concatenate(labels))
+    others = ece.cross_fitted(logs, labels, patients)
+    figures = voxel_figures(samples, others, patients, loaded.label_map, _CROSS_VALIDATED)
+    loaded.predictor.calibration = Calibration(temperature, loaded.calibrated())
+    judged = _judge(loaded, cases, display)
+    features = [j.assessment.features for j in judged]
+    names = loaded.label_map.names[1:]
+    return {
+        "format": FORMAT,
+        "medssl": __version__,
+        "predictor": loaded.calibrated().as_dict(),
+        "cases_from": source,
+        "region": _REGION,
+        "temperature": temperature,
+        **figures,
+        "quality": _quality(judged, names),
+        "volume": _volume(judged, names),
+        "reference": learn_reference(features).as_dict() if len(features) >= 3 else None,
+    }
 
 
 def _sample(loaded: LoadedRun, cases: Sequence[Case], display: Display) -> list[Sample]:

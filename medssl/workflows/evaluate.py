@@ -25,6 +25,7 @@ from medssl.evaluation.folders import evaluate_folders, read_label
 from medssl.evaluation.summary import summarize, write_cases_csv
 from medssl.files import write_json
 from medssl.inference.folder import predict_files
+from medssl.inference.settings import PredictSettings
 from medssl.models.coarse import record_regions
 from medssl.models.loaded_run import LoadedRun, load_run
 from medssl.progress import Display
@@ -109,6 +110,7 @@ def evaluate_run(
             run.predictor,
             [(c.id, c.images) for c in cases],
             output,
+            PredictSettings(overwrite=True),
             on_progress=done,
             on_window=window,
         )

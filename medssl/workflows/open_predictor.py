@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from medssl.bundle.load import is_bundle, load_bundle
 from medssl.inference.predictor import Predictor
+from medssl.inference.settings import PredictSettings
 from medssl.models.loaded_run import load_ensemble
 
 
-def open_predictor(
-    source: Path,
-    *,
-    calibrated: bool,
-    ensemble: Sequence[Path] = (),
-    checkpoint: str = "auto",
-    device: str = "auto",
-    precision: str = "auto",
-    largest_component: bool | None = None,
-    tta: bool | None = None,
-) -> tuple[Predictor, str | None]:
+def open_predictor(source: Path, settings: PredictSettings) -> tuple[Predictor, str | None]:
     """Load a predictor.
 
     Args:
         source: a run folder, or a bundle that medssl exported.
-        calibrated: use the calibration of the run or bundle, where it has one.
-        ensemble: more runs, whose probabilities are averaged with it.
-        checkpoint, device, precision, largest_component, tta: see
-            :func:`medssl.models.loaded_run.load_run`.
+        settings: with what else it predicts.
 
     Returns:
         The predictor, and what its calibration is for if it was left out for that.
@@ -37,19 +24,13 @@ def open_predictor(
         MedSSLError: no run or bundle, runs that do not belong together, or a damaged calibration.
     """
     difference = None
-    choices = {
-        "device": device,
-        "precision": precision,
-        "largest_component": largest_component,
-        "tta": tta,
-    }
-    if is_bundle(source) and not ensemble:
-        predictor = load_bundle(source, **choices)
+    if is_bundle(source) and not settings.ensemble:
+        predictor = load_bundle(source, settings)
     else:
-        run = load_ensemble([source, *ensemble], checkpoint=checkpoint, **choices)
+        run = load_ensemble(source, settings)
         predictor = run.predictor
-        if calibrated:
+        if settings.calibrated:
             difference = run.use_calibration()
-    if not calibrated:
+    if not settings.calibrated:
         predictor.calibration = None
     return predictor, difference

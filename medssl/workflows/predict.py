@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from medssl.data.datasets.shard import parse_shard
+from medssl.data.datasets.shard import Shard, parse_shard
 from medssl.errors import MedSSLError
-from medssl.inference.folder import FORMATS, PredictionResult, predict_files
+from medssl.inference.folder import PredictionResult, predict_files
 from medssl.inference.inputs import find_cases
+from medssl.inference.settings import DICOM_SEG, PredictSettings
 from medssl.optional import optional_module
 from medssl.progress import Display, shown_on
 from medssl.uncertainty.volumes_csv import write_tables
@@ -56,50 +57,51 @@ def predict(
         MedSSLError: no run, no images, no such format or shard. A bad image does not stop the
             others: see ``error`` of its result.
     """
-    display = display or Display(quiet=True)
-    part = parse_shard(shard)
-    if format not in FORMATS:
-        raise MedSSLError(
-            f"there is no output format '{format}'",
-            where="--format",
-            fix=f"choose one of {', '.join(FORMATS)}",
-        )
-    if format == "dicom-seg":
-        optional_module("highdicom", "dicom-seg")
-    with shown_on(display):
-        items, notes = find_cases(images, only_dicom=format == "dicom-seg")
-    for note in notes:
-        display.say(note)
-    if part is not None:
-        _check_stays_the_same(images, output)
-        everything, items = len(items), part.of(items)
-        display.say(f"shard {part}: {len(items)} of {everything} cases")
-    predictor, other = open_predictor(
-        source,
-        calibrated=calibrated and (probabilities or uncertainty),
-        ensemble=ensemble,
+    settings = PredictSettings(
         checkpoint=checkpoint,
+        ensemble=tuple(map(Path, ensemble)),
         device=device,
         precision=precision,
         largest_component=largest_component,
         tta=tta,
+        calibrated=calibrated and (probabilities or uncertainty),
+        probabilities=probabilities,
+        uncertainty=uncertainty,
+        assess=uncertainty,
+        format=format,
+        overwrite=overwrite,
     )
+    part, display = parse_shard(shard), display or Display(quiet=True)
+    return _predict(source, images, output, settings, part, display)
+
+
+def _predict(
+    source: Path,
+    images: Sequence[Path],
+    output: Path,
+    settings: PredictSettings,
+    shard: Shard | None,
+    display: Display,
+) -> list[PredictionResult]:
+    only_dicom = settings.suffix == DICOM_SEG
+    if only_dicom:
+        optional_module("highdicom", "dicom-seg")
+    with shown_on(display):
+        items, notes = find_cases(images, only_dicom=only_dicom)
+    for note in notes:
+        display.say(note)
+    if shard is not None:
+        _check_stays_the_same(images, output)
+        everything, items = len(items), shard.of(items)
+        display.say(f"shard {shard}: {len(items)} of {everything} cases")
+    predictor, other = open_predictor(source, settings)
     if other is not None:
         display.say(f"note: calibration.json is left out: it is for {other}")
     with display.counting_parts("predicting", len(items)) as (done, window):
         results = predict_files(
-            predictor,
-            items,
-            output,
-            on_progress=done,
-            suffix=FORMATS[format],
-            on_window=window,
-            skip_existing=not overwrite,
-            probabilities=probabilities,
-            uncertainty=uncertainty,
-            assess=uncertainty,
+            predictor, items, output, settings, on_progress=done, on_window=window
         )
-    if uncertainty:
+    if settings.uncertainty:
         write_tables(output, predictor.calibration)
     return results
 

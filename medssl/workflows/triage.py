@@ -14,6 +14,8 @@ from medssl.inference.assessment_files import assessment_file, read_assessment
 from medssl.inference.folder import PredictionResult, predict_files
 from medssl.inference.inputs import Item, files_of, find_cases
 from medssl.inference.predictor import Predictor
+from medssl.inference.settings import PredictSettings
+from medssl.inference.unusual import Reference
 from medssl.progress import Display
 from medssl.uncertainty.triage import Ranked, rank_cases
 from medssl.uncertainty.volumes_csv import write_tables
@@ -65,28 +67,62 @@ def triage(
     Raises:
         MedSSLError: no images, or the run is not calibrated.
     """
-    display = display or Display(quiet=True)
-    if output is None:
-        if is_bundle(source):
-            raise MedSSLError("name the table to write", where="--output", fix="add --output CSV")
-        first = Path(inputs[0]) if inputs else Path("images")
-        output = Path(source) / "triage" / f"{first.resolve().name.partition('.')[0]}.csv"
-    output = Path(output)
-    if output.suffix != ".csv":
-        raise MedSSLError("the table must be a .csv file", where=output, fix="add .csv to its name")
-    items, notes = find_cases(inputs)
-    for note in notes:
-        display.say(note)
-    predictor, difference = open_predictor(
-        source,
-        calibrated=True,
-        ensemble=ensemble,
+    settings = PredictSettings(
         checkpoint=checkpoint,
+        ensemble=tuple(map(Path, ensemble)),
         device=device,
         precision=precision,
         largest_component=largest_component,
         tta=tta,
+        assess=True,
+        overwrite=overwrite,
     )
+    table = _table(source, inputs, output)
+    return _triage(source, inputs, table, settings, display or Display(quiet=True))
+
+
+def _table(source: Path, inputs: Sequence[Path], output: Path | None) -> Path:
+    """Return where the ranking is written.
+
+    Raises:
+        MedSSLError: none is named and there is no run to keep it with, or it is no CSV.
+    """
+    if output is None:
+        if is_bundle(source):
+            raise MedSSLError("name the table to write", where="--output", fix="add --output CSV")
+        first = Path(inputs[0]) if inputs else Path("images")
+        return Path(source) / "triage" / f"{first.resolve().name.partition('.')[0]}.csv"
+    if Path(output).suffix != ".csv":
+        raise MedSSLError("the table must be a .csv file", where=output, fix="add .csv to its name")
+    return Path(output)
+
+
+def _triage(
+    source: Path, inputs: Sequence[Path], table: Path, settings: PredictSettings, display: Display
+) -> Triage:
+    """Predict, rank and write."""
+    items, notes = find_cases(inputs)
+    for note in notes:
+        display.say(note)
+    predictor, difference = open_predictor(source, settings)
+    reference = _reference(predictor, difference, source)
+    folder = table.with_suffix("")
+    with display.counting_parts("predicting", len(items)) as (done, window):
+        results = predict_files(
+            predictor, items, folder, settings, on_progress=done, on_window=window
+        )
+    write_tables(folder, predictor.calibration)
+    ranked = _rank(reference, results, folder)
+    _write(table, ranked, items)
+    return Triage(table, folder, tuple(ranked), sum(1 for r in results if r.error))
+
+
+def _reference(predictor: Predictor, difference: str | None, source: Path) -> Reference:
+    """Return what is usual among the cases a predictor was calibrated on.
+
+    Raises:
+        MedSSLError: it is not calibrated, or on too few cases.
+    """
     if predictor.calibration is None:
         why = f": its calibration is for {difference}" if difference else ""
         raise MedSSLError(
@@ -100,26 +136,10 @@ def triage(
             where=source,
             fix="run `medssl calibrate RUN --cases ...` with more cases",
         )
-    folder = output.with_suffix("")
-    with display.counting_parts("predicting", len(items)) as (done, window):
-        results = predict_files(
-            predictor,
-            items,
-            folder,
-            on_progress=done,
-            on_window=window,
-            skip_existing=not overwrite,
-            assess=True,
-        )
-    write_tables(folder, predictor.calibration)
-    ranked = _rank(predictor, results, folder)
-    _write(output, ranked, items)
-    return Triage(output, folder, tuple(ranked), sum(1 for r in results if r.error))
+    return predictor.calibration.reference
 
 
-def _rank(predictor: Predictor, results: Sequence[PredictionResult], folder: Path) -> list[Ranked]:
-    assert predictor.calibration is not None
-    assert predictor.calibration.reference is not None
+def _rank(reference: Reference, results: Sequence[PredictionResult], folder: Path) -> list[Ranked]:
     failed = [
         Ranked(
             r.case_id, "failed", math.nan, math.nan, "", f"not predicted: {r.error.splitlines()[0]}"
@@ -132,7 +152,7 @@ def _rank(predictor: Predictor, results: Sequence[PredictionResult], folder: Pat
         found = read_assessment(assessment_file(folder, result.case_id))
         if result.error is None and found is not None:
             cases[result.case_id] = found
-    return failed + rank_cases(cases, predictor.calibration.reference)
+    return failed + rank_cases(cases, reference)
 
 
 def _write(path: Path, ranked: Sequence[Ranked], items: Sequence[Item]) -> None:

@@ -25,6 +25,7 @@ from medssl.bundle.metadata import problems_of
 from medssl.bundle.model_tree import describe, needed_modules, rebuild, to_config
 from medssl.bundle.verify import check_structure, verify_bundle
 from medssl.errors import MedSSLError
+from medssl.inference.settings import PredictSettings
 from medssl.methods.umct_predictor import FusedViews, SingleView
 from medssl.models.loaded_run import load_run
 from medssl.networks.build import build_network
@@ -138,7 +139,7 @@ def test_monai_gives_the_labels_of_medssl(
         assert min(found.agreement) > 0.999
     else:
         assert found.agreement == [1.0, 1.0]
-    predictor = load_bundle(result.path, device="cpu")
+    predictor = load_bundle(result.path, PredictSettings(device="cpu"))
     values = np.unique(predictor.predict_file(images[0]).values)
     assert set(values.tolist()) <= {0, 11, 48}
 
@@ -323,7 +324,7 @@ def test_weights_that_are_a_program_are_refused(bundle: Path, tmp_path: Path) ->
 
     torch.save({"weight": Trap()}, bundle / "models" / "model.pt")
     with pytest.raises(MedSSLError, match="cannot be read"):
-        load_bundle(bundle)
+        load_bundle(bundle, PredictSettings())
     assert not (tmp_path / "sprung").exists()
 
 
@@ -333,14 +334,14 @@ def test_a_damaged_description_is_refused(bundle: Path) -> None:
     metadata["medssl"]["model"]["name"] = "no_such_network"
     path.write_text(json.dumps(metadata))
     with pytest.raises(MedSSLError, match="no_such_network"):
-        load_bundle(bundle)
+        load_bundle(bundle, PredictSettings())
     metadata["medssl"]["model"] = {"kind": "surprise"}
     path.write_text(json.dumps(metadata))
     with pytest.raises(MedSSLError, match="surprise"):
-        load_bundle(bundle)
+        load_bundle(bundle, PredictSettings())
     path.write_text("{")
     with pytest.raises(MedSSLError, match="metadata cannot be read"):
-        load_bundle(bundle)
+        load_bundle(bundle, PredictSettings())
 
 
 def test_all_or_nothing(runs: dict[str, Path], bundle: Path, tmp_path: Path) -> None:

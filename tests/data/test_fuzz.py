@@ -46,6 +46,7 @@ from medssl.data.images.write import write_label
 from medssl.errors import MedSSLError
 from medssl.evaluation.case_metrics import case_columns
 from medssl.evaluation.summary import read_cases_csv
+from medssl.inference.settings import PredictSettings
 from medssl.networks.build import build_network
 from medssl.recipe.load import load_recipe
 from medssl.runs.checkpoint import load_checkpoint, load_weights, save_checkpoint
@@ -213,7 +214,7 @@ def test_bundle_metadata(area: Area, drawn: list[Any]) -> None:
     torch.save(network.state_dict(), area.output / "models" / "model.pt")
     path = area.output / "configs" / "metadata.json"
     path.write_text(json.dumps({"medssl": mutate(own, drawn)}))
-    survives(lambda: load_bundle(area.output, device="cpu"), MedSSLError)
+    survives(lambda: load_bundle(area.output, PredictSettings(device="cpu")), MedSSLError)
 
 
 @bounded

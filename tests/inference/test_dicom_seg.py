@@ -24,6 +24,7 @@ from medssl.inference.folder import predict_files
 from medssl.inference.inputs import find_cases
 from medssl.inference.predictor import Predictor, Task
 from medssl.inference.search_box import RegionFinder
+from medssl.inference.settings import PredictSettings
 from medssl.settings.recipe import InferenceSettings, RoiSettings
 from medssl.settings.spec import DataSpec
 
@@ -35,6 +36,7 @@ LABELS = LabelMap(values=(0, 5, 500), names=("background", "Liver", "odd thing")
 COS, SIN = float(np.cos(0.4)), float(np.sin(0.4))
 OBLIQUE = (COS, SIN, 0.0, 0.0, 0.0, -1.0)  # rows run down, columns across a turned plane
 NORMAL = np.array([-SIN, COS, 0.0])
+SEGMENTATION = PredictSettings(format="dicom-seg")
 
 
 class Hounsfield(nn.Module):
@@ -65,7 +67,9 @@ def stored() -> tuple[np.ndarray, np.ndarray]:
 
 def segment(source: Path, output: Path, suffix: str, **options: object) -> Path:
     items, _ = find_cases([source], only_dicom=suffix == ".dcm")
-    [result] = predict_files(predictor(), items, output, suffix=suffix, **options)
+    format_ = "dicom-seg" if suffix == ".dcm" else suffix[1:]
+    settings = PredictSettings(format=format_, overwrite=True, **options)
+    [result] = predict_files(predictor(), items, output, settings)
     assert result.error is None, result.error
     return result.path
 
@@ -156,7 +160,7 @@ def test_nothing_found_is_written_and_not_predicted_again(tmp_path: Path) -> Non
     assert not data.pixel_array.any()
     assert [s.SegmentLabel for s in data.SegmentSequence] == ["Liver", "odd thing"]
     items, _ = find_cases([tmp_path / "ct"])
-    [again] = predict_files(predictor(), items, tmp_path / "out", suffix=".dcm", skip_existing=True)
+    [again] = predict_files(predictor(), items, tmp_path / "out", SEGMENTATION)
     assert again.skipped
 
 
@@ -179,13 +183,13 @@ def test_series_without_uids_is_named_before_it_is_predicted(tmp_path: Path) -> 
     items, _ = find_cases([tmp_path / "ct"])
     windows: list[int] = []
     [result] = predict_files(
-        predictor(), items, tmp_path / "out", suffix=".dcm", on_window=lambda *n: windows.append(1)
+        predictor(), items, tmp_path / "out", SEGMENTATION, on_window=lambda *n: windows.append(1)
     )
     assert (
         "series 1 'series a' in folder ct has no SOPInstanceUID, SeriesInstanceUID" in result.error
     )
     assert not windows
-    [result] = predict_files(predictor(), items, tmp_path / "out")
+    [result] = predict_files(predictor(), items, tmp_path / "out", PredictSettings())
     assert result.error is None
 
 
@@ -193,7 +197,7 @@ def test_series_that_cannot_carry_a_segmentation_is_named(tmp_path: Path) -> Non
     write_series(tmp_path / "ct", stored()[0], PatientSex="X")
     write_series(tmp_path / "ct", stored()[0], series="good", SeriesNumber=2)
     items, _ = find_cases([tmp_path / "ct"])
-    bad, good = predict_files(predictor(), items, tmp_path / "out", suffix=".dcm")
+    bad, good = predict_files(predictor(), items, tmp_path / "out", SEGMENTATION)
     assert "no DICOM-SEG can be made of series 1 'series a'" in bad.error
     assert "'X'" in bad.error
     assert good.path.name == "ct_s2.dcm"
@@ -213,7 +217,7 @@ def test_a_series_is_predicted_inside_its_region_of_interest(tmp_path: Path) -> 
         cache=tmp_path / "cache",
     )
     items, _ = find_cases([tmp_path / "ct"])
-    [result] = predict_files(fine, items, tmp_path / "out")
+    [result] = predict_files(fine, items, tmp_path / "out", PredictSettings())
     assert result.error is None
     inside = np.zeros(SHAPE, bool)
     inside[2:5, 2:9, 1:7] = True  # what holds both pieces of label 500, in whole voxels
@@ -282,7 +286,7 @@ def test_output_among_the_slices_is_refused(tmp_path: Path) -> None:
     items, _ = find_cases([tmp_path / "in"])
     for folder in (tmp_path / "in", tmp_path / "in" / "ct"):
         with pytest.raises(MedSSLError, match="would lie among the DICOM files"):
-            predict_files(predictor(), items, folder)
+            predict_files(predictor(), items, folder, PredictSettings())
 
 
 def test_names_that_dicom_cannot_hold_are_refused(tmp_path: Path) -> None:
@@ -298,7 +302,7 @@ def test_damaged_slice_stops_its_series_alone(tmp_path: Path) -> None:
     path = tmp_path / "in" / "a" / "a002.dcm"
     path.write_bytes(path.read_bytes()[:-40])
     items, _ = find_cases([tmp_path / "in"])
-    bad, good = predict_files(predictor(), items, tmp_path / "out")
+    bad, good = predict_files(predictor(), items, tmp_path / "out", PredictSettings())
     assert str(path) in bad.error
     assert good.error is None
 

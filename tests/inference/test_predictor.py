@@ -22,6 +22,7 @@ from medssl.inference.mirror import MirrorMean
 from medssl.inference.postprocess import keep_largest_components
 from medssl.inference.prediction import normalized_entropy
 from medssl.inference.predictor import Predictor, Task
+from medssl.inference.settings import PredictSettings
 from medssl.inference.windows import column_size
 from medssl.settings.recipe import InferenceSettings
 from medssl.settings.spec import DataSpec
@@ -375,7 +376,9 @@ def folder(tmp_path: Path) -> Path:
 
 def test_bad_files_do_not_stop_the_others(folder: Path, tmp_path: Path) -> None:
     items = find_images([folder])
-    results = predict_files(make_predictor(in_channels=1), items, tmp_path / "out")
+    results = predict_files(
+        make_predictor(in_channels=1), items, tmp_path / "out", PredictSettings()
+    )
     assert [r.case_id for r in results] == ["a", "b", "c", "d"]
     assert [r.path is not None for r in results] == [True, False, True, False]
     assert [r.error is None for r in results] == [True, False, True, False]
@@ -398,7 +401,7 @@ def test_an_unforeseen_failure_is_reported_with_its_file(folder: Path, tmp_path:
             return super().forward(x)
 
     items = find_images([folder / "a.nii.gz", folder / "c.nii.gz"])
-    results = predict_files(make_predictor(Sometimes()), items, tmp_path / "out")
+    results = predict_files(make_predictor(Sometimes()), items, tmp_path / "out", PredictSettings())
     assert results[0].error.startswith("KeyError: 'odd'")
     assert str(folder / "a.nii.gz") in results[0].error
     assert results[1].path is not None
@@ -406,14 +409,14 @@ def test_an_unforeseen_failure_is_reported_with_its_file(folder: Path, tmp_path:
 
 def test_a_second_call_finishes_only_what_is_missing(folder: Path, tmp_path: Path) -> None:
     items, predictor = find_images([folder]), make_predictor(in_channels=1)
-    predict_files(predictor, items[:1], tmp_path / "out")
+    predict_files(predictor, items[:1], tmp_path / "out", PredictSettings())
     stamp = (tmp_path / "out" / "a.nii.gz").stat().st_mtime_ns
-    results = predict_files(predictor, items, tmp_path / "out", skip_existing=True)
+    results = predict_files(predictor, items, tmp_path / "out", PredictSettings())
     assert [r.skipped for r in results] == [True, False, False, False]
     assert results[0].path == tmp_path / "out" / "a.nii.gz"
     assert results[0].path.stat().st_mtime_ns == stamp
     assert results[2].path.is_file()
-    again = predict_files(predictor, items[:1], tmp_path / "out")
+    again = predict_files(predictor, items[:1], tmp_path / "out", PredictSettings(overwrite=True))
     assert not again[0].skipped
     assert again[0].path.stat().st_mtime_ns > stamp
 
@@ -425,6 +428,7 @@ def test_progress_names_every_case_and_counts_its_windows(folder: Path, tmp_path
         make_predictor(in_channels=1, inference=InferenceSettings(window_batch=2)),
         find_images([folder]),
         tmp_path / "out",
+        PredictSettings(),
         on_progress=cases.append,
         on_window=lambda *progress: windows.append(progress),
     )
@@ -438,7 +442,7 @@ def test_probability_maps_are_written_beside_the_labels(folder: Path, tmp_path: 
     named = LabelMap(values=LABELS.values, names=("background", "outer body", "core"))
     predictor = make_predictor(label_map=named, spec=DataSpec(**RAW, orientation="PIR"))
     items, out = find_images([folder / "a.nii.gz"]), tmp_path / "out"
-    predict_files(predictor, items, out, probabilities=True)
+    predict_files(predictor, items, out, PredictSettings(probabilities=True))
     maps = sorted(os.listdir(out / "probabilities"))
     assert maps == ["a_core.nii.gz", "a_outer-body.nii.gz"]
     image, _ = scene(np.eye(4))
@@ -449,13 +453,15 @@ def test_probability_maps_are_written_beside_the_labels(folder: Path, tmp_path: 
     np.testing.assert_allclose(core.get_fdata(), expected, atol=1e-5)
     assert np.array_equal(core.affine, nib.load(out / "a.nii.gz").affine)
     (out / "probabilities" / "a_core.nii.gz").unlink()
-    [again] = predict_files(predictor, items, out, probabilities=True, skip_existing=True)
+    [again] = predict_files(predictor, items, out, PredictSettings(probabilities=True))
     assert not again.skipped
     assert (out / "probabilities" / "a_core.nii.gz").is_file()
 
 
 def test_the_entropy_is_zero_where_sure_and_one_for_a_guess(folder: Path, tmp_path: Path) -> None:
-    predict_files(make_predictor(), find_images([folder]), tmp_path / "out", uncertainty=True)
+    predict_files(
+        make_predictor(), find_images([folder]), tmp_path / "out", PredictSettings(uncertainty=True)
+    )
     written = nib.load(tmp_path / "out" / "uncertainty" / "a.nii.gz")
     labels = nib.load(tmp_path / "out" / "a.nii.gz")
     assert written.shape == labels.shape
@@ -548,7 +554,7 @@ def test_mirroring_follows_the_spec_and_is_refused_where_none_is_allowed() -> No
 def test_images_are_never_overwritten(folder: Path) -> None:
     before = (folder / "a.nii.gz").read_bytes()
     with pytest.raises(MedSSLError, match="would overwrite an image") as caught:
-        predict_files(make_predictor(), find_images([folder]), folder)
+        predict_files(make_predictor(), find_images([folder]), folder, PredictSettings())
     assert caught.value.where.endswith("a.nii.gz")
     assert (folder / "a.nii.gz").read_bytes() == before
 
@@ -558,7 +564,7 @@ def test_an_output_that_is_a_file_is_refused_before_anything_runs(
 ) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(MedSSLError, match="cannot make the output folder"):
-        predict_files(make_predictor(), find_images([folder]), tmp_path / "file")
+        predict_files(make_predictor(), find_images([folder]), tmp_path / "file", PredictSettings())
 
 
 def touch(folder: Path, *names: str) -> None:

@@ -22,6 +22,7 @@ from medssl.errors import MedSSLError
 from medssl.inference.assessment import Assessment, StructureFindings
 from medssl.inference.calibration import Calibrated, Calibration, VolumeError, read_calibration
 from medssl.inference.predictor import Predictor, Task
+from medssl.inference.settings import PredictSettings
 from medssl.inference.unusual import learn_reference
 from medssl.networks.ensemble import Ensemble, SideBySide
 from medssl.settings.recipe import InferenceSettings
@@ -363,13 +364,16 @@ def test_the_bundle_carries_the_calibration_but_no_case(
 ) -> None:
     run, _, found = calibrated
     medssl.export(run, tmp_path / "bundle", torchscript=False)
-    loaded = load_bundle(tmp_path / "bundle", device="cpu")
+    loaded = load_bundle(tmp_path / "bundle", PredictSettings(device="cpu"))
     own = read_calibration(run / "calibration.json")
     assert loaded.temperature == pytest.approx(found["temperature"])
     assert loaded.calibration.reference == own.reference
     assert loaded.calibration.volumes == own.volumes
     assert "case_0" not in (tmp_path / "bundle" / "configs" / "metadata.json").read_text()
-    assert load_bundle(tmp_path / "bundle", device="cpu", tta=True).calibration is None
+    assert (
+        load_bundle(tmp_path / "bundle", PredictSettings(device="cpu", tta=True)).calibration
+        is None
+    )
 
 
 def test_a_calibration_for_something_else_is_left_out(

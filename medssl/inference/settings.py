@@ -1,0 +1,77 @@
+"""What predicting is told: with which model, how, and what is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from medssl.errors import MedSSLError
+from medssl.settings.recipe import InferenceSettings
+
+FORMATS = {
+    **{suffix[1:]: suffix for suffix in (".nii.gz", ".nii", ".nrrd", ".mha")},
+    "dicom-seg": ".dcm",
+}
+"""Output formats and the suffixes of their files."""
+DICOM_SEG = FORMATS["dicom-seg"]
+
+
+@dataclass(frozen=True)
+class PredictSettings:
+    """How images are predicted; one record from the command to the network.
+
+    Attributes:
+        checkpoint: of a run: ``last``, ``best``, or ``auto`` (best where there is one, else last).
+        ensemble: more runs, whose probabilities are averaged with it.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+        largest_component: keep the largest piece of each structure; None: as the recipe says.
+        tta: average over mirror images; None: as the recipe says.
+        calibrated: use the calibration of the run or bundle, where it has one.
+        probabilities: write each structure's probability map.
+        uncertainty: write the normalized entropy, 0 where the network is sure.
+        assess: write what the prediction says of itself, see
+            :class:`medssl.inference.assessment.Assessment`.
+        format: of the label maps: a key of ``FORMATS``.
+        overwrite: predict again what is already there.
+
+    Raises:
+        MedSSLError: there is no such format.
+    """
+
+    checkpoint: str = "auto"
+    ensemble: tuple[Path, ...] = ()
+    device: str = "auto"
+    precision: str = "auto"
+    largest_component: bool | None = None
+    tta: bool | None = None
+    calibrated: bool = True
+    probabilities: bool = False
+    uncertainty: bool = False
+    assess: bool = False
+    format: str = "nii.gz"
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise MedSSLError(
+                f"there is no output format '{self.format}'",
+                where="--format",
+                fix=f"choose one of {', '.join(FORMATS)}",
+            )
+
+    @property
+    def suffix(self) -> str:
+        """Of the label maps; probability and entropy maps have another beside DICOM-SEG."""
+        return FORMATS[self.format]
+
+    @property
+    def map_suffix(self) -> str:
+        """Of probability and entropy maps."""
+        return ".nii.gz" if self.suffix == DICOM_SEG else self.suffix
+
+    def chosen(self, inference: InferenceSettings) -> InferenceSettings:
+        """Return the settings of a recipe, with what is chosen otherwise here."""
+        choices = {"largest_component": self.largest_component, "tta": self.tta}
+        given = {key: value for key, value in choices.items() if value is not None}
+        return inference.model_copy(update=given)
