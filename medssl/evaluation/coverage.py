@@ -23,7 +23,7 @@ class Measured:
     Attributes:
         patients: of the simulated studies: as many as asked for, or the next smaller number.
         worst, best: share of studies whose interval held the truth, over the distributions.
-        worst_where, best_where: the distributions, in words.
+        worst_where, best_where: the distributions, in a few words.
     """
 
     patients: int
@@ -49,7 +49,7 @@ def measured_coverage(patients: int) -> Measured | None:
         return None
     row = {name: rows[str(below[-1])]["t"] for name, rows in table.items()}
     worst, best = min(row, key=row.__getitem__), max(row, key=row.__getitem__)
-    what = content["what"]
+    what = {name: text.split(":")[0] for name, text in content["what"].items()}
     return Measured(below[-1], row[worst], row[best], what[worst], what[best])
 
 
@@ -65,7 +65,7 @@ def coverage_sentence(patients: int) -> str:
     if found is None:
         return "Intervals from fewer than three patients were not tried in simulations."
     return (
-        f"Intervals are made to hold the true mean in 95 of 100 studies; in simulated studies of "
+        "Intervals are made to hold the true mean in 95 of 100 studies; in simulated studies of "
         f"{found.patients} patients they held it in {100 * found.worst:.0f} "
         f"({found.worst_where}) to {100 * found.best:.0f} ({found.best_where})."
     )
