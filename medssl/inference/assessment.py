@@ -30,7 +30,9 @@ class StructureFindings:
         volume: on the image's own grid, in the cube of the case's unit.
         expected_dice: Dice to be expected if the probabilities are right; None if the structure is
             neither predicted nor suspected anywhere.
-        member_volumes: of each member of an ensemble by itself; empty for a single network.
+        member_volumes: of each member of an ensemble by itself; empty for a single network. Their
+            mean segmentation, which ``volume`` is of, may be smaller or larger than each of them:
+            where members disagree the mean of their probabilities stays below one half.
     """
 
     label: int
@@ -207,14 +209,18 @@ def assess_prediction(
     count = label_map.num_classes
     voxel = abs(float(np.linalg.det(prepared.native_affine[:3, :3]))) * prepared.unit_factor**3
     volumes = voxel * count_voxels(native, count)
+    # Members are counted on the preprocessed grid: a voxel of theirs is worth what the volume on
+    # the image's own grid says of the final map.
     own_voxel = abs(float(np.linalg.det(prepared.affine[:3, :3])))
+    found = (findings.voxels > 0) & (volumes > 0)
+    scale = np.where(found, volumes / np.maximum(findings.voxels, 1), own_voxel)
     structures = tuple(
         StructureFindings(
             label=label_map.values[i],
             name=label_map.names[i],
             volume=float(volumes[i]),
             expected_dice=None if np.isnan(dice := findings.expected_dice[i]) else float(dice),
-            member_volumes=tuple(float(v) for v in own_voxel * findings.member_voxels[:, i]),
+            member_volumes=tuple(float(v) for v in scale[i] * findings.member_voxels[:, i]),
         )
         for i in range(1, count)
     )

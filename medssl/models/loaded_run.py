@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from medssl.data.datasets.case import LabelMap
 from medssl.device import resolve_device, resolve_precision
 from medssl.errors import MedSSLError
@@ -156,7 +159,8 @@ def load_ensemble(path: Path, settings: PredictSettings) -> LoadedRun:
     The first run says how images are prepared and windows laid; see :func:`load_run` for the rest.
 
     Raises:
-        MedSSLError: a run sees other images, windows or labels than the first.
+        MedSSLError: a run sees other images, windows or labels than the first, or two have the
+            same weights.
     """
     runs = [_load(one, settings) for one in (path, *settings.ensemble)]
     first = runs[0]
@@ -175,9 +179,34 @@ def load_ensemble(path: Path, settings: PredictSettings) -> LoadedRun:
                     where=run.folder.path,
                     fix="average runs of one recipe that differ by seed, fold or method only",
                 )
+    _check_unlike(runs)
     # Each predictor's model already mirrors, where that is asked for.
     first.predictor.model = Ensemble([run.predictor.model for run in runs])
     return replace(first, weights=tuple(path for run in runs for path in run.weights))
+
+
+def _check_unlike(runs: Sequence[LoadedRun]) -> None:
+    """Refuse members that are one model: they agree with each other and look certain."""
+    seen: dict[str, LoadedRun] = {}
+    for run in runs:
+        other = seen.setdefault(_weights_sha256(run.predictor.model), run)
+        if other is not run:
+            itself = other.folder.path.resolve() == run.folder.path.resolve()
+            named = "is named twice" if itself else f"has the same weights as {other.folder.path}"
+            raise MedSSLError(
+                f"a run cannot be a second member of its own ensemble: it {named}",
+                where=run.folder.path,
+                fix="leave it out, or name runs with other seeds, folds or methods (--ensemble)",
+            )
+
+
+def _weights_sha256(model: nn.Module) -> str:
+    """Return a hash of all weights and buffers of a model, whatever file they came from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _choose(folder: RunFolder, checkpoint: str) -> str:

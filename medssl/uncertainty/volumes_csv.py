@@ -71,22 +71,28 @@ def volume_interval(
 
     Errors seen on calibration cases come first, since only they say how often the truth lies
     inside. Members of an ensemble share their mistakes; their range is given without a promise.
+    An interval always holds the volume it stands beside: where all calibration volumes were too
+    small, it reaches from the volume up, and where members disagree, their mean segmentation may
+    be smaller than that of each. Both only widen it.
 
     Args:
         usual: False for a case unlike the calibration cases, whose errors say nothing about it.
     """
     none = (math.nan, math.nan)
-    if structure.volume <= 0:
-        return none, "not found"
     error = None if calibration is None else calibration.volumes.get(structure.name)
+    members = structure.member_volumes if error is None else ()
+    volumes = (structure.volume, *members)
+    if max(volumes) <= 0:
+        return none, "not found"
     if error is not None and not usual:
         return none, "no interval: the case is unlike the calibration cases"
     if error is not None:
-        ends = (structure.volume * error.low_factor, structure.volume * error.high_factor)
+        factors = (min(error.low_factor, 1.0), max(error.high_factor, 1.0))
+        ends = (structure.volume * factors[0], structure.volume * factors[1])
         return ends, f"{error.level:.0%} of true volumes, from {error.n} calibration cases"
-    if structure.member_volumes:
-        volumes = structure.member_volumes
-        return (min(volumes), max(volumes)), f"range of {len(volumes)} members, no promise"
+    if members:
+        how = f"range of {len(members)} members and their mean, no promise"
+        return (min(volumes), max(volumes)), how
     return none, "no interval: run medssl calibrate, or predict with --ensemble or --tta"
 
 

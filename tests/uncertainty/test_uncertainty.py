@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -25,6 +26,7 @@ from medssl.inference.predictor import Predictor, Task
 from medssl.inference.settings import PredictSettings
 from medssl.inference.unusual import learn_reference
 from medssl.networks.ensemble import Ensemble, SideBySide
+from medssl.runs.checkpoint import load_checkpoint, save_checkpoint
 from medssl.settings.recipe import InferenceSettings
 from medssl.settings.spec import DataSpec
 from medssl.uncertainty.summary import draw_calibration, format_calibration
@@ -125,6 +127,23 @@ def test_members_are_counted_each_by_itself(tmp_path: Path, memory: float) -> No
             torch.testing.assert_close(own, expected)
 
 
+def test_a_member_counts_in_the_terms_of_the_image(tmp_path: Path) -> None:
+    """Preprocessed at half the voxel size, and back: members and their mean are comparable."""
+    coarse = Predictor(
+        Ensemble([Says(), Says(1e-3)]),
+        Task(DataSpec(**RAW, spacing=[1.5, 1.5, 3.0]), LABELS, (8, 8, 8)),
+        InferenceSettings(),
+        device=torch.device("cpu"),
+    )
+    image = np.ones((24, 20, 16), np.int16)
+    image[5:14, 4:13, 3:11] = 90
+    found = coarse.predict_file(write(tmp_path / "a.nii.gz", image), assess=True)
+    (organ,) = found.assessment.structures
+    assert organ.volume > 0
+    assert organ.volume % (1.5 * 1.5 * 3) != 0  # no whole number of preprocessed voxels
+    assert organ.member_volumes == pytest.approx((organ.volume, organ.volume))
+
+
 def test_side_by_side_is_one_distribution() -> None:
     x = torch.tensor([90.0, 20.0]).reshape(1, 1, 2)
     stacked = SideBySide(Ensemble([Says(), Says(1.0)]))(x).softmax(dim=1)
@@ -168,7 +187,19 @@ def test_volumes_come_with_the_interval_that_is_there() -> None:
     assert math.isnan(strange[0])
     assert "unlike" in strange[2]
     members = case(1000, 0.8, 0.2, members=(900.0, 1100.0, 950.0))
-    assert row(members, None) == (900, 1100, "range of 3 members, no promise")
+    how = "range of 3 members and their mean, no promise"
+    assert row(members, None) == (900, 1100, how)
+    assert row(members, known)[:2] == (800, 1250)
+    # The volume lies inside its own range, whatever the members or the calibration say.
+    assert row(case(800, 0.8, 0.2, members=(900.0, 1100.0)), None) == (
+        *(800, 1100),
+        "range of 2 members and their mean, no promise",
+    )
+    assert row(case(0, 0.0, 0.2, members=(0.0, 40.0)), None)[:2] == (0, 40)
+    assert row(case(0, 0.0, 0.2, members=(0.0, 0.0)), None)[2] == "not found"
+    assert row(case(0, 0.0, 0.2, members=(0.0, 40.0)), known)[2] == "not found"
+    small = Calibration(1.0, OF, {"organ": VolumeError(1.1, 1.3, 0.9, 19)}, reference)
+    assert row(case(1000, 0.8, 0.2), small)[:2] == (1000, 1300)
     assert "medssl calibrate" in row(case(1000, 0.8, 0.2), None)[2]
     assert row(case(0, 0.0, 0.2), known)[2] == "not found"
 
@@ -374,6 +405,40 @@ def test_the_bundle_carries_the_calibration_but_no_case(
         load_bundle(tmp_path / "bundle", PredictSettings(device="cpu", tta=True)).calibration
         is None
     )
+
+
+def test_every_volume_lies_inside_its_own_range(
+    calibrated: tuple[Path, Path, dict], tmp_path: Path
+) -> None:
+    run, data, _ = calibrated
+    for name, more in (("mirrored", {"tta": True}), ("calibrated", {})):
+        out = tmp_path / name
+        medssl.predict(run, [data / "imagesTr"], out, uncertainty=True, **more)
+        rows = list(csv.DictReader((out / "volumes.csv").open()))
+        ends = [(float(r["low_mm3"]), float(r["volume_mm3"]), float(r["high_mm3"])) for r in rows]
+        assert len(rows) == 26
+        assert all(low <= volume <= high for low, volume, high in ends)
+
+
+def test_a_run_is_no_second_member_of_its_own_ensemble(
+    calibrated: tuple[Path, Path, dict], tmp_path: Path
+) -> None:
+    run, data, _ = calibrated
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    state = load_checkpoint(run / "checkpoints" / "last.pt")
+    save_checkpoint(state | {"note": 1}, copy / "checkpoints" / "last.pt")  # other bytes
+    images, out = [data / "imagesTr" / "case_00.nii.gz"], tmp_path / "out"
+    for other, words in ((run, "named twice"), (copy, "has the same weights as")):
+        with pytest.raises(MedSSLError, match=words):
+            medssl.predict(run, images, out, ensemble=[other])
+        with pytest.raises(MedSSLError, match="second member of its own"):
+            medssl.calibrate(run, cases=["case_00", "case_01"], ensemble=[other])
+    assert not out.exists()
+    name = next(k for k, v in state["method_state"].items() if v.is_floating_point())
+    state["method_state"][name] += 1e-4
+    save_checkpoint(state, copy / "checkpoints" / "last.pt")
+    assert len(medssl.predict(run, images, out, ensemble=[copy])) == 1
 
 
 def test_a_calibration_for_something_else_is_left_out(
