@@ -2,13 +2,17 @@
 
 Cases: the time to draw a batch, of 10, 100 and 1000 cases; it must stay flat. Classes: a step of
 ``supervised`` and ``bcp`` with 2, 5 and 14 classes. Patch: a step with cubes of 32 to 96 voxels a
-side; the exponent is that of the number of voxels, and 1 is proportional.
+side; the exponent is that of the number of voxels, and 1 is proportional. Check: processor time and
+peak memory of ``medssl check`` on 1000, 5000 and 20,000 scans of 24 x 20 x 12 voxels.
 
     python benchmarks/growth.py [--quick] [--output FILE.json]
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tempfile
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +22,7 @@ import numpy as np
 from arms import Arm, random_batch
 from harness import Row, attempt, options_of, run_part
 from measuring import device_of, exponent
+from synthetic import write_ellipsoids
 
 from medssl.data.datasets.case import CachedCase
 from medssl.data.patches.augment import Augmenter
@@ -83,6 +88,45 @@ def growth_row(
     return Row(what, value, "exponent", target, listed, {"sizes": sizes, "seconds": costs})
 
 
+COUNTED = """
+import resource, subprocess, sys
+code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(code, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+"""
+"""A small process in between: a child's peak memory begins at that of whoever starts it."""
+
+
+def check_cost(root: Path) -> tuple[float, float]:
+    """Return processor seconds and peak memory in MiB of a check of a dataset."""
+    command = [sys.executable, "-m", "medssl", "--quiet", "check", str(root)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    counted = [sys.executable, "-c", COUNTED, *command]
+    shown = subprocess.run(counted, stdout=subprocess.PIPE, env=environment, check=True, text=True)
+    code, seconds, mib = shown.stdout.split()
+    if code != "0":
+        raise RuntimeError(f"the check of {root} ended with exit code {code}")
+    return float(seconds), float(mib)
+
+
+def check_rows(folder: Path, *, quick: bool) -> Iterator[Row]:
+    """Yield how the cost of a check grows with the number of scans."""
+    counts, seconds, mib = ([40, 80] if quick else [1000, 5000, 20000]), [], []
+    for count in counts:
+        root = write_ellipsoids(folder / str(count), cases=count, shape=(24, 20, 12))
+        spent, peak = check_cost(root)
+        seconds.append(spent)
+        mib.append(peak)
+    listed = ", ".join(f"{n}: {s:.0f} s" for n, s in zip(counts, seconds, strict=True))
+    target = "" if quick else "<= 1.1"
+    details = {"cases": counts, "seconds": seconds, "mib": mib}
+    growth = exponent(counts, seconds)
+    yield Row("check: time against cases", growth, "exponent", target, listed, details)
+    listed = ", ".join(f"{n}: {m:.0f} MiB" for n, m in zip(counts, mib, strict=True))
+    target = "" if quick else "<= 1430"
+    yield Row(f"check: memory of {counts[-1]} cases", mib[-1], "MiB", target, listed, details)
+
+
 def measure(options: Namespace, known: Mapping[str, Row]) -> Iterator[Row]:
     """Yield the ratio of draws, and exponents of steps."""
     device = device_of(options)
@@ -102,6 +146,8 @@ def measure(options: Namespace, known: Mapping[str, Row]) -> Iterator[Row]:
         listed,
         details,
     )
+    with tempfile.TemporaryDirectory() as folder:
+        yield from check_rows(Path(folder), quick=options.quick)
     side, sides = (16, [16, 24, 32]) if options.quick else (48, [32, 48, 64, 96])
     for method in METHODS:
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from medssl.data.checks.label_measures import Structure
 from medssl.data.checks.repairs import Repair
+from medssl.data.checks.sketches import Sketch
 from medssl.data.datasets.case import Case
 from medssl.data.datasets.problem import Problem
 
@@ -28,7 +29,7 @@ class CaseFacts:
         affine: of the first image.
         channels: image channels.
         image_hash, label_hash: of the decoded voxels.
-        thumbnail: see :func:`medssl.data.checks.measures.thumbnail`.
+        sketch: of its thumbnail, see :mod:`medssl.data.checks.sketches`.
         levels: percentiles and maximum of the first channel.
         rough: see :func:`medssl.data.checks.measures.roughness`; RAS axes.
         slices: axis and indices of repeated slices.
@@ -48,7 +49,7 @@ class CaseFacts:
     channels: int = 1
     image_hash: str = ""
     label_hash: str = ""
-    thumbnail: np.ndarray | None = None
+    sketch: Sketch | None = None
     levels: tuple[float, ...] = ()
     rough: tuple[float, ...] = ()
     slices: tuple[int, list[int]] = (0, [])

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from scipy import ndimage
 
 from medssl.data.checks.case_facts import CaseFacts
 from medssl.data.checks.measures import THUMBNAIL
+from medssl.data.checks.sketches import near_pairs
 from medssl.data.datasets.problem import Problem
 
-NEAR = 0.97
-"""Correlation of thumbnails from which on two scans may be one."""
-
-NEAR_DETAIL = 0.9
-"""Correlation that their fine detail must have, too: heads and hearts are all alike coarsely."""
-
-BLOCK = 512
+Reader = Callable[[CaseFacts], np.ndarray | None]
+"""Reads the thumbnail of a case once more; None if that is not possible."""
 
 
-def duplicate_problems(facts: Sequence[CaseFacts]) -> list[Problem]:
+def duplicate_problems(facts: Sequence[CaseFacts], read: Reader) -> list[Problem]:
     """Compare every case with every other, across labeled, unlabeled and test cases."""
     found, exact = _exact(facts)
-    return [*found, *_near(facts, exact), *_labels(facts, exact)]
+    return [*found, *_near(facts, exact, read), *_labels(facts, exact)]
 
 
 def exact_groups(facts: Sequence[CaseFacts]) -> list[list[CaseFacts]]:
@@ -68,38 +63,38 @@ def _exact(facts: Sequence[CaseFacts]) -> tuple[list[Problem], set[tuple[str, st
     return found, pairs
 
 
-def _near(facts: Sequence[CaseFacts], exact: set[tuple[str, str]]) -> Iterator[Problem]:
-    """Find scans of different patients that are one scan rescaled, resampled or turned."""
-    usable = [f for f in facts if f.thumbnail is not None]
-    if len(usable) < 2:
-        return
-    table = np.stack([f.thumbnail for f in usable if f.thumbnail is not None])
-    detail = np.stack([_detail(t) for t in table])
-    for start in range(0, len(usable), BLOCK):
-        rows = slice(start, start + BLOCK)
-        coarse, fine = table[rows] @ table.T, detail[rows] @ detail.T
-        for i, j in np.argwhere((coarse > NEAR) & (fine > NEAR_DETAIL)):
-            first, other = usable[j], usable[start + i]
-            pair = (first.case.patient, other.case.patient)
-            # Frames of one heart are alike by nature, and so are those of a patient found twice.
-            if j >= start + i or first.case.patient == other.case.patient or pair in exact:
-                continue
-            yield Problem(
-                "warning",
-                other.case.images[0],
-                f"the {_role(other)} is nearly the {_role(first)} (correlation "
-                f"{coarse[i, j]:.4f} at {THUMBNAIL} x {THUMBNAIL} x {THUMBNAIL} voxels)",
-                "if it is one scan, take one out; if one patient, give both items the same "
-                '"patient" in dataset.json',
-                "near_duplicate",
-                other.case.id,
-            )
+def _near(
+    facts: Sequence[CaseFacts], exact: set[tuple[str, str]], read: Reader
+) -> Iterator[Problem]:
+    """Find scans of different patients that are one scan rescaled, resampled or turned.
 
+    Each is named once, with the first that it is like.
+    """
+    usable = [f for f in facts if f.sketch is not None]
 
-def _detail(flat: np.ndarray) -> np.ndarray:
-    cube = flat.reshape((THUMBNAIL,) * 3)
-    out = (cube - ndimage.uniform_filter(cube, 7, mode="nearest")).ravel()
-    return out / max(float(np.linalg.norm(out)), 1e-12)
+    def is_known(i: int, j: int) -> bool:
+        # Frames of one heart are alike by nature, and so are those of a patient found twice.
+        one, other = usable[i].case.patient, usable[j].case.patient
+        return one == other or (other, one) in exact
+
+    pairs = near_pairs(
+        [f.sketch for f in usable if f.sketch is not None],
+        lambda number: read(usable[number]),
+        pass_over=is_known,
+        first_only=True,
+    )
+    for i, j, correlation in pairs:
+        first, other = usable[j], usable[i]
+        yield Problem(
+            "warning",
+            other.case.images[0],
+            f"the {_role(other)} is nearly the {_role(first)} (correlation "
+            f"{correlation:.4f} at {THUMBNAIL} x {THUMBNAIL} x {THUMBNAIL} voxels)",
+            "if it is one scan, take one out; if one patient, give both items the same "
+            '"patient" in dataset.json',
+            "near_duplicate",
+            other.case.id,
+        )
 
 
 def _labels(facts: Sequence[CaseFacts], exact: set[tuple[str, str]]) -> Iterator[Problem]:

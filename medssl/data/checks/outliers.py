@@ -40,10 +40,29 @@ def stand_alone(values: np.ndarray) -> np.ndarray:
     tail of a broad distribution and the smaller of two groups do not stand alone, however narrow
     the middle is.
     """
-    apart = np.abs(values[:, None] - values[None])
-    apart[np.arange(len(values)), np.arange(len(values))] = np.inf
-    nearest = np.sort(apart, axis=1)[:, int(COMPANY * len(values))]
+    company = int(COMPANY * len(values)) + 1
+    nearest = np.stack([_distance_to(company, column) for column in values.T], axis=1)
     return nearest > 0.5 * np.abs(values - np.median(values, axis=0))
+
+
+def _distance_to(nth: int, values: np.ndarray) -> np.ndarray:
+    """Return the distance from each of ``(N,)`` values to its ``nth`` nearest other one."""
+    n = len(values)
+    if n <= nth:
+        return np.full(n, np.inf)
+    order = np.argsort(values, kind="stable")
+    ranked = values[order]
+    # The nearest ones are a run of neighbors [k, k + nth] around i; its two ends are equally far
+    # away where it is best, and their sum grows with k.
+    own = np.arange(n)
+    best = np.full(n, np.inf)
+    middle = np.searchsorted(ranked[: n - nth] + ranked[nth:], 2 * ranked)
+    for step in (-2, -1, 0, 1):
+        k = np.clip(middle + step, np.maximum(own - nth, 0), np.minimum(own, n - nth - 1))
+        best = np.minimum(best, np.maximum(ranked - ranked[k], ranked[k + nth] - ranked))
+    out = np.empty(n)
+    out[order] = best
+    return out
 
 
 def outlier_problems(

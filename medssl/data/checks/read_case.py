@@ -20,11 +20,12 @@ from medssl.data.checks.measures import (
     voxel_hash,
 )
 from medssl.data.checks.repairs import plan_repairs
+from medssl.data.checks.sketches import make_sketch
 from medssl.data.checks.teeth import is_cbct, tooth_problems
 from medssl.data.datasets.case import Case, Dataset
 from medssl.data.datasets.integrity import check_case
 from medssl.data.datasets.problem import Problem
-from medssl.data.images.stored import Volume, open_volume
+from medssl.data.images.stored import UnreadableError, Volume, open_volume
 
 Painter = Callable[[np.ndarray, np.ndarray | None, np.ndarray], bytes]
 """Draws the volume ``(X, Y, Z)``, its label or None and the affine as a PNG."""
@@ -92,6 +93,19 @@ def _first_channel(volume: Volume) -> np.ndarray:
     return values[..., 0] if values.ndim == 4 else values
 
 
+def read_thumbnail(facts: CaseFacts) -> np.ndarray | None:
+    """Read a case's thumbnail once more, see :func:`medssl.data.checks.measures.thumbnail`.
+
+    Returns:
+        ``(32768,)`` float32; None if the file has been taken away or spoiled meanwhile.
+    """
+    try:
+        first = open_volume(facts.case.images[0])
+    except UnreadableError:
+        return None
+    return thumbnail(turn_to_ras(_first_channel(first), first.affine))
+
+
 def _with_image(facts: CaseFacts, images: list[Volume]) -> CaseFacts:
     first = images[0]
     data = _first_channel(first)
@@ -107,10 +121,11 @@ def _with_image(facts: CaseFacts, images: list[Volume]) -> CaseFacts:
     if any(p.check in ("not_finite", "constant") for p in facts.problems):
         return facts  # their levels would only be reported a second time
     upright = turn_to_ras(data, first.affine)
+    small = thumbnail(upright)
     levels = intensity_levels(data)
     return replace(
         facts,
-        thumbnail=thumbnail(upright),
+        sketch=make_sketch(small) if small.any() else None,
         levels=levels,
         rough=roughness(upright, levels[0], levels[-2]),
         slices=repeated_slices(data),

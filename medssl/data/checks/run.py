@@ -21,7 +21,7 @@ from medssl.data.checks.lists import list_problems
 from medssl.data.checks.memory import Memory, estimate_memory, memory_problems
 from medssl.data.checks.outliers import outlier_problems
 from medssl.data.checks.per_case import case_problems
-from medssl.data.checks.read_case import Painter, read_facts
+from medssl.data.checks.read_case import Painter, read_facts, read_thumbnail
 from medssl.data.checks.shift import Shift, compare_groups, shift_problems
 from medssl.data.checks.teeth import is_cbct, offset_problems
 from medssl.data.datasets.case import Case, Dataset
@@ -123,7 +123,7 @@ def check_dataset(
     has_unit = not cbct and any(m.strip().upper() == "CT" for m in modality)
     problems = [p for f in facts for p in (*f.problems, *case_problems(f, dataset.labels))]
     problems += list_problems(dataset)
-    problems += duplicate_problems(facts)
+    problems += duplicate_problems(facts, read_thumbnail)
     problems += outlier_problems(
         facts, dataset.labels, has_unit=has_unit, unit=dataset.spatial_unit
     )

@@ -116,13 +116,13 @@ def compare_groups(
     n = len(labeled)
     pooled = table / np.maximum(table.std(0), floors)
     distance = frechet_distance(pooled[:n], pooled[n:])
-    patients = np.array([f.case.patient for f in (*labeled, *others)])
+    _, patients = np.unique([f.case.patient for f in (*labeled, *others)], return_inverse=True)
     rng = np.random.default_rng(0)
     chance = 0.0
     for _ in range(PERMUTATIONS):
         # Whole patients change sides: scans of one patient are alike.
-        rank = {p: i for i, p in enumerate(rng.permutation(np.unique(patients)))}
-        order = np.argsort([rank[p] for p in patients], kind="stable")
+        place = np.argsort(rng.permutation(patients.max() + 1))
+        order = np.argsort(place[patients], kind="stable")
         shuffled = pooled[order]
         chance = max(chance, frechet_distance(shuffled[:n], shuffled[n:]))
     center = np.median(table[:n], 0)
