@@ -10,8 +10,8 @@ from measuring import clock_of
 
 from medssl.device import autocast
 from medssl.methods.base import Batch, LabeledBatch, Progress, UnlabeledBatch
-from medssl.methods.registry import get_method
 from medssl.models.create import create_method
+from medssl.recipe.method import settings_of
 from medssl.settings.recipe import Recipe
 
 TOTAL = 8000
@@ -59,8 +59,7 @@ class Arm:
                 "training": {"patch": list(patch)},
             }
         )
-        chosen = get_method(method).Settings.model_validate(recipe.method.options)
-        self.method = create_method(recipe, chosen, num_classes=classes, channels=1)
+        self.method = create_method(recipe, settings_of(recipe), num_classes=classes, channels=1)
         self.method.to(self.device).train()
         stage = self.method.stages(TOTAL)[-1]
         self.method.start_stage(stage.name)

@@ -23,7 +23,7 @@ from helpers import small_recipe, write_dataset, write_recipe
 from measuring import NEVER, by_name, clock_of, train
 
 from medssl.device import resolve_device
-from medssl.methods.base import REGISTRY
+from medssl.methods.registry import list_methods
 from medssl.training.engine import Engine
 
 
@@ -180,5 +180,5 @@ if __name__ == "__main__":
     parser.add_argument("--iterations", type=int, default=40)
     parser.add_argument("--network", default="vnet")
     parser.add_argument("--patch", type=int, nargs=3, default=[64, 64, 48])
-    parser.add_argument("--methods", nargs="*", default=sorted(REGISTRY))
+    parser.add_argument("--methods", nargs="*", default=list_methods())
     run_part(parser, measure)

@@ -98,7 +98,7 @@ def bcp_losses(method: BCP, labeled: Sample, unlabeled: Sample, mask: Tensor) ->
         labeled, unlabeled: batches of equal, even size.
         mask: boolean ``(1, *spatial)``, True outside the box.
     """
-    rules, half = method.rules, len(unlabeled["image"]) // 2
+    rules, half = method.settings, len(unlabeled["image"]) // 2
     guesses = []
     with torch.no_grad():
         for part in unlabeled["image"].split(half):
@@ -191,7 +191,7 @@ class PlainLoop:
         loss.backward()
         self.optimizer.step()
         if isinstance(self.method, BCP):
-            follow(self.method.teacher, self.method.student, self.method.rules.ema_decay)
+            follow(self.method.teacher, self.method.student, self.method.settings.ema_decay)
         self.history.append([loss.item(), *(part.item() for part in losses)])
 
     def _next(self, batches: Iterator[Sample]) -> Sample:

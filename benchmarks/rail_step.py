@@ -25,13 +25,13 @@ from measuring import PeakMemory
 from torch import Tensor
 
 from medssl.device import resolve_device
-from medssl.methods.base import Batch, Progress, register
+from medssl.methods.base import Batch, Progress
 from medssl.methods.rail import Rail
+from medssl.methods.registry import register_method
 
 VARIANTS = ("published", "no_grad", "corrected")
 
 
-@register("rail_published")
 class Published(Rail):
     """Keep the graphs of the inactive students until the next step, as the published code does."""
 
@@ -48,6 +48,9 @@ class Published(Rail):
                 for s in self.students
             ]
         return super().training_step(batch, progress)
+
+
+register_method("rail_published", settings=Rail.Settings, method=Published)
 
 
 def measure_here(variant: str, options: Namespace) -> dict[str, float]:

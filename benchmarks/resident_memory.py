@@ -19,7 +19,7 @@ from harness import Row, left_of, options_of, run_part
 from helpers import small_recipe, write_dataset, write_recipe
 from measuring import MIB, NEVER, by_name, device_of, resident_mib, train
 
-from medssl.methods.base import REGISTRY
+from medssl.methods.registry import list_methods
 
 EVERY = 100
 
@@ -60,7 +60,7 @@ def measure(options: Namespace, known: Mapping[str, Row]) -> Iterator[Row]:
     """Yield the growth of memory for each method, in percent."""
     device = device_of(options)
     iterations, start = (300, 100) if options.quick else (2000, 200)
-    methods = sorted(REGISTRY) if options.methods == ["all"] else options.methods
+    methods = list_methods() if options.methods == ["all"] else options.methods
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_dataset(folder / "data", cases=6)

@@ -10,7 +10,7 @@ from medssl.bundle.contents import Contents
 from medssl.bundle.model_tree import needed_modules
 from medssl.evaluation.coverage import stated_coverage
 from medssl.evaluation.failures import failure_sentence
-from medssl.methods.registry import get_method
+from medssl.methods.registry import get_settings
 
 
 def model_card(contents: Contents, *, licence: str) -> str:
@@ -86,7 +86,7 @@ def _training(contents: Contents) -> str:
     cases = contents.cases
     return f"""## Training
 
-Method `{contents.method}` ({get_method(contents.method).paper}), \
+Method `{contents.method}` ({get_settings(contents.method).paper}), \
 {contents.iterations} iterations, on {cases.get("labeled", 0)} labeled and \
 {cases.get("unlabeled", 0)} unlabeled images. Besides, {cases.get("validation", 0)} images were \
 used for validation and {cases.get("test", 0)} held back for the test. \

@@ -12,7 +12,7 @@ from medssl._version import __version__
 from medssl.bundle.contents import Contents
 from medssl.bundle.model_tree import needed_modules
 from medssl.data.datasets.case import LabelMap
-from medssl.methods.registry import get_method
+from medssl.methods.registry import get_settings
 from medssl.settings.recipe import InferenceSettings
 from medssl.settings.spec import DataSpec
 
@@ -68,7 +68,7 @@ def make_metadata(contents: Contents, *, authors: str, copyright_notice: str) ->
         "copyright": copyright_notice,
         "data_type": "nifti",
         "intended_use": "Research only. Not a medical device.",
-        "references": [get_method(contents.method).paper],
+        "references": [get_settings(contents.method).paper],
         "network_data_format": {
             "inputs": {"image": _image_format(contents)},
             "outputs": {"pred": _prediction_format(contents)},

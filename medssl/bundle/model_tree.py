@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from medssl.errors import MedSSLError
-from medssl.methods.umct_predictor import FusedViews, SingleView
+from medssl.methods.umct_predictor import FusedNetworks, OrientedNetwork
 from medssl.networks.build import Blueprint, blueprint_of
 from medssl.networks.ensemble import Ensemble
 
@@ -31,9 +31,9 @@ def describe(model: nn.Module) -> Tree:
         return {"kind": "network", **vars(blueprint)}
     if isinstance(model, Ensemble):
         return {"kind": "ensemble", "members": [describe(m) for m in model.members]}
-    if isinstance(model, SingleView):
-        return {"kind": "view", "view": list(model.view), "network": describe(model.network)}
-    if isinstance(model, FusedViews):
+    if isinstance(model, OrientedNetwork):
+        return {"kind": "view", "view": list(model.orientation), "network": describe(model.network)}
+    if isinstance(model, FusedNetworks):
         return {
             "kind": "views",
             "members": [describe(m) for m in model.members],
@@ -58,11 +58,11 @@ def rebuild(tree: Tree) -> nn.Module:
             case "ensemble":
                 return Ensemble([rebuild(m) for m in tree["members"]])
             case "view":
-                return SingleView(rebuild(tree["network"]), tuple(tree["view"]))
+                return OrientedNetwork(rebuild(tree["network"]), tuple(tree["view"]))
             case "views":
                 views = [tuple(m["view"]) for m in tree["members"]]
                 networks = [rebuild(m["network"]) for m in tree["members"]]
-                return FusedViews(networks, views, **{k: tree[k] for k in _FUSION})
+                return FusedNetworks(networks, views, **{k: tree[k] for k in _FUSION})
     except (KeyError, TypeError, ValueError) as error:
         raise MedSSLError(
             f"the description of the model is damaged ({error!r})", fix="export the run again"
@@ -84,14 +84,14 @@ def to_config(tree: Tree) -> dict[str, Any]:
             return {"_target_": _target(Ensemble), "members": members}
         case "view":
             return {
-                "_target_": _target(SingleView),
+                "_target_": _target(OrientedNetwork),
                 "network": to_config(tree["network"]),
-                "view": tree["view"],
+                "orientation": tree["view"],
             }
     return {
-        "_target_": _target(FusedViews),
+        "_target_": _target(FusedNetworks),
         "networks": [to_config(m["network"]) for m in tree["members"]],
-        "views": [m["view"] for m in tree["members"]],
+        "orientations": [m["view"] for m in tree["members"]],
         **{key: tree[key] for key in _FUSION},
     }
 
@@ -107,9 +107,9 @@ def needed_modules(tree: Tree) -> list[str]:
             case "ensemble":
                 kinds.append(Ensemble)
             case "view":
-                kinds.append(SingleView)
+                kinds.append(OrientedNetwork)
             case "views":
-                kinds.append(FusedViews)
+                kinds.append(FusedNetworks)
         for child in [*node.get("members", []), *([node["network"]] if "network" in node else [])]:
             collect(child)
 

@@ -14,11 +14,12 @@ from medssl.cli.console import app, out
 @app.command()
 def methods() -> None:
     """List the methods."""
-    from medssl.methods.base import REGISTRY
+    from medssl.methods.registry import get_settings, list_methods
 
     table = Table("method", "unlabeled", "paper", title="methods")
-    for name, method in sorted(REGISTRY.items()):
-        table.add_row(name, "yes" if method.uses_unlabeled else "no", method.paper)
+    for name in list_methods():
+        settings = get_settings(name)
+        table.add_row(name, "yes" if settings.uses_unlabeled else "no", settings.paper)
     out.print(table)
 
 

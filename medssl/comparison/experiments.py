@@ -8,7 +8,7 @@ were labeled is read from the run's splits, however the recipe asked for them.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import shorten
@@ -18,7 +18,6 @@ import numpy as np
 
 from medssl.errors import MedSSLError
 from medssl.evaluation.summary import read_cases_csv
-from medssl.methods.registry import get_method
 from medssl.recipe.load import LoadedRecipe, load_recipe
 from medssl.runs.folder import STATUS_FINISHED, RunFolder, open_run
 from medssl.settings.recipe import Recipe, RoiSettings
@@ -162,7 +161,7 @@ def describe_experiment(
     loaded: LoadedRecipe, summary: Mapping[str, Any], splits: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return what defines an experiment, flat; two runs with equal mappings are repeats."""
-    recipe, method = loaded.recipe, get_method(loaded.recipe.method.name)
+    recipe, method = loaded.recipe, loaded.settings
     sections = recipe.model_dump(mode="json")
     pieces = sections["spec"]["pieces"]  # one setting, not one for each label
     text = ", ".join(f"{value}: {count}" for value, count in pieces.items())
@@ -184,7 +183,7 @@ def describe_experiment(
     idle = list(_VALIDATION_KEYS) if not flat["data.validation"] else []
     if not method.uses_unlabeled:
         idle += UNLABELED_KEYS
-    elif not method.uses_strong_view:
+    elif "strong" not in method.unlabeled_views:
         idle.append(_STRONG_KEY)
     return {k: v for k, v in flat.items() if k not in idle}
 
@@ -219,21 +218,27 @@ def flatten(data: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return flat
 
 
-def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def differences(run: EvaluatedRun, another: EvaluatedRun) -> dict[str, tuple[Any, Any]]:
     """Return the keys in which two experiments differ, with both values.
 
-    The settings of two different methods count as one difference, ``method``; what only a method
-    with unlabeled data reads does not count where the other has none.
+    The settings of two different methods count as one difference, ``method``, and those of two
+    presets as ``method.preset`` or ``method.variant``, with what was set besides; what only a
+    method with unlabeled data reads does not count where the other has none.
     """
-    found = {}
-    for key in {**one, **other}:
-        if key in UNLABELED_KEYS and not (key in one and key in other):
-            continue
-        if key.startswith("method.") and one["method"] != other["method"]:
-            continue
-        if one.get(key) != other.get(key):
-            found[key] = (one.get(key), other.get(key))
-    return found
+    one, other = run.experiment, another.experiment
+    found = {k: (one.get(k), other.get(k)) for k in {**one, **other} if one.get(k) != other.get(k)}
+    besides: Collection[str] = found
+    if "method" in found:
+        besides = ()
+    elif found.keys() & {"method.preset", "method.variant"}:
+        sections = (run.recipe.method, another.recipe.method)
+        besides = {f"method.{k}" for s in sections for k in ("preset", "variant", *s.overridden)}
+    return {
+        key: values
+        for key, values in found.items()
+        if ((key in one and key in other) or key not in UNLABELED_KEYS)
+        and (key in besides or not key.startswith("method."))
+    }
 
 
 def describe_difference(key: str, values: tuple[Any, Any]) -> str:
@@ -266,7 +271,7 @@ def group_arms(runs: Sequence[EvaluatedRun]) -> list[Arm]:
 def _name(run: EvaluatedRun, everyone: Sequence[EvaluatedRun]) -> str:
     method = run.recipe.method.name
     twins = [r for r in everyone if r is not run and r.recipe.method.name == method]
-    keys = sorted({k for r in twins for k in differences(run.experiment, r.experiment)})
+    keys = sorted({k for r in twins for k in differences(run, r)})
     # Unlabeled cases follow from the labeled ones wherever the latter are not all there are.
     keys = [k for k in keys if k != "data.unlabeled"] or keys
     if not keys:

@@ -98,7 +98,7 @@ def compare_pair(
             entries[name]["metrics"][metric] = entry | {"n_cases": int(seen.sum())}
             if metric == "dice":
                 entries[name] |= count_outcomes((both[0].mean(0) - both[1].mean(0))[..., index])
-    found = differences(arm.experiment, baseline.experiment)
+    found = differences(arm.runs[0], baseline.runs[0])
     return {
         "arm": arm.name,
         "baseline": baseline.name,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -15,18 +13,6 @@ from medssl.errors import MedSSLError
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # How PyTorch says that a convolution got an image of another number of channels.
 _CHANNELS = re.compile(r"to have (\d+) channels, but got (\d+) channels")
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode, and every module of it back as it was afterwards."""
-    flags = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in flags:
-            module.training = training
 
 
 def forward_logits(

@@ -22,7 +22,7 @@ from medssl.errors import MedSSLError
 from medssl.inference.assessment import Assessment, Tally, assess_prediction
 from medssl.inference.blocks import Block, probability_blocks, rows_of
 from medssl.inference.calibration import Calibration
-from medssl.inference.forward import evaluation_mode, forward_logits, wrong_channels
+from medssl.inference.forward import forward_logits, wrong_channels
 from medssl.inference.mirror import mirrored
 from medssl.inference.postprocess import argmax_classes, keep_largest_components
 from medssl.inference.prediction import Decision, Prediction, normalized_entropy
@@ -36,6 +36,7 @@ from medssl.inference.windows import (
     stride_from_overlap,
 )
 from medssl.networks.ensemble import HasMembers, SideBySide
+from medssl.ops.modes import eval_mode
 from medssl.ops.uncertainty import tempered
 from medssl.recipe.load import check_stride
 from medssl.settings.recipe import InferenceSettings
@@ -185,7 +186,7 @@ class Predictor:
         if len(self.patch) == 2:
             predict, windows = as_slices(predict, windows, self.spec.slice_axis)
         budget = settings.memory_gb * 2**30
-        with evaluation_mode(self.model):
+        with eval_mode(self.model):
             for where, block in probability_blocks(
                 image,
                 predict,

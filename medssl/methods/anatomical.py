@@ -57,107 +57,50 @@ that U is its lack of confidence alone. What ``none`` gains over both is owed to
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
-from medssl.methods.anatomical_presets import AnatomicalSettings, Rules, resolve, warnings
-from medssl.methods.base import Batch, NetworkBuilder, Progress, Stage, StepOutput, register
-from medssl.methods.mean_teacher import DICE, input_noise
+from medssl.methods.anatomical_settings import AnatomicalSettings
+from medssl.methods.base import Batch, NetworkBuilder, Progress, StepOutput
+from medssl.methods.mean_teacher import input_noise
+from medssl.methods.settings import Stage
 from medssl.methods.weighted_teacher import WeightedTeacher
 from medssl.networks.mask_autoencoder import MaskAutoencoder
 from medssl.ops.certainty import certainty, deviation, probabilities
 from medssl.ops.corruption import corrupt_masks
-from medssl.ops.losses import (
-    IGNORE_INDEX,
-    DiceVariant,
-    dice_loss,
-    one_hot,
-    region_terms,
-    weighted_mean,
-)
+from medssl.ops.losses import IGNORE_INDEX, dice_and_ce, dice_loss, one_hot
+from medssl.ops.mask_repair import encode_mask, reconstruction_terms, repairs
 from medssl.ops.pseudo_labels import hard_labels
+from medssl.ops.variants import FOREGROUND
 
 DIAGNOSIS = Progress("diagnosis", 0, 1)
 """Where the corruption of a diagnosed mask is drawn: the same at every validation."""
 
 
-def encode_mask(label: Tensor, num_classes: int, kind: str) -> Tensor:
-    """Encode ``(B, *spatial)`` class indices for the autoencoder.
-
-    Returns:
-        ``index``: ``(B, 1, *spatial)`` class indices as float; else ``(B, C, *spatial)`` one-hot.
-    """
-    return label.unsqueeze(1).float() if kind == "index" else one_hot(label, num_classes)
-
-
-def reconstruction_terms(
-    probs: Tensor, target: Tensor, valid: Tensor | None = None, *, dice: DiceVariant = DICE
-) -> tuple[Tensor, Tensor]:
-    """Return mean squared error and Dice loss of a repaired mask; the loss is half their sum.
-
-    Args:
-        probs: ``(B, C, *spatial)`` probabilities.
-        target: ``(B, C, *spatial)`` one-hot, background included.
-        valid: ``(B, *spatial)``, 0 where not annotated; None: everything counts.
-        dice: of the foreground classes by default.
-
-    Source: Adiga V et al., MICCAI 2022, published code.
-    """
-    weight = None if valid is None else valid.unsqueeze(1)
-    squared = weighted_mean((probs - target).square(), weight)
-    return squared, dice_loss(probs, target, valid, variant=dice)
-
-
-@register("anatomical")
 class Anatomical(WeightedTeacher):
     """Mean teacher weighted by the deviation from the nearest plausible segmentation."""
 
     Settings = AnatomicalSettings
     settings: AnatomicalSettings
-    rules: Rules
-    paper = "Adiga V et al., Medical Image Analysis 2024 (arXiv 2310.16099)"
 
-    def __init__(
-        self,
-        settings: AnatomicalSettings,
-        build_network: NetworkBuilder,
-        *,
-        num_classes: int,
-        spatial_dims: int,
-    ) -> None:
-        rules = resolve(settings)
-        super().__init__(
-            settings, build_network, rules, num_classes=num_classes, spatial_dims=spatial_dims
-        )
+    def make_networks(self, build: NetworkBuilder) -> None:
+        """Make student, teacher and autoencoder."""
+        super().make_networks(build)
+        settings = self.settings
         self.autoencoder: nn.Module = MaskAutoencoder(
-            spatial_dims=spatial_dims,
-            in_channels=1 if rules.dae_input == "index" else num_classes,
-            num_classes=num_classes,
-            filters=rules.filters,
-            bottleneck=rules.bottleneck,
-            embedding=rules.embedding,
-            grid=rules.grid,
-            levels=rules.levels,
-            skips=rules.skips,
-            init=rules.init,
+            spatial_dims=self.spatial_dims,
+            in_channels=1 if settings.dae_input == "index" else self.num_classes,
+            num_classes=self.num_classes,
+            filters=settings.filters,
+            bottleneck=settings.bottleneck,
+            embedding=settings.embedding,
+            grid=settings.grid if isinstance(settings.grid, list) else None,
+            levels=settings.levels,
+            skips=settings.skips,
+            init=settings.init,
         )
         self.guided = False
 
     # ------------------------------------------------------------------ stages
-
-    def stages(self, iterations: int) -> list[Stage]:
-        """Divide the budget as ``autoencoder_fraction`` says; 0 leaves out the first stage."""
-        rules = resolve(self.settings)
-        fraction = rules.autoencoder_fraction
-        if fraction == 0:
-            return [Stage("guided", iterations)]
-        first = min(max(round(iterations * fraction), 1), iterations - 1)
-        sizes = {} if rules.mask_batch is None else {"masks": rules.mask_batch}
-        return [
-            Stage("autoencoder", first, streams=("masks",), batch_sizes=sizes),
-            Stage("guided", iterations - first),
-        ]
 
     def start_stage(self, stage: str) -> None:
         """Freeze the autoencoder once it guides."""
@@ -182,7 +125,7 @@ class Anatomical(WeightedTeacher):
 
     def learning_rate_position(self, stage: Stage, iteration: int) -> tuple[int, int]:
         """Read the schedule as if the stage were ``schedule_tail`` iterations longer."""
-        return iteration, stage.iterations + self.rules.schedule_tail
+        return iteration, stage.iterations + self.settings.schedule_tail
 
     # ------------------------------------------------------------------ steps
 
@@ -195,20 +138,20 @@ class Anatomical(WeightedTeacher):
 
     def _autoencoder_step(self, masks: Tensor, progress: Progress) -> StepOutput:
         """Repair corrupted masks ``(B, *spatial)``; voxels of label 255 do not count."""
-        valid = (masks != IGNORE_INDEX).float()
+        settings, valid = self.settings, (masks != IGNORE_INDEX).float()
         clean = masks.masked_fill(masks == IGNORE_INDEX, 0)
         corrupted = self.corrupt(clean, progress)
-        encoded = encode_mask(corrupted, self.num_classes, self.rules.dae_input)
-        if self.rules.mask_noise:
-            encoded = encoded + input_noise(encoded, self.rules.mask_noise)
-        logits = self.autoencoder(encoded, latent_noise=self.rules.latent_noise_training)
+        encoded = encode_mask(corrupted, self.num_classes, settings.dae_input)
+        if settings.mask_noise:
+            encoded = encoded + input_noise(encoded, settings.mask_noise)
+        logits = self.autoencoder(encoded, latent_noise=settings.latent_noise_training)
         target = one_hot(clean, self.num_classes)
-        if self.rules.output == "softmax":
-            ((dice, error),) = region_terms(logits, masks, [None], dice=DICE)
+        if settings.output == "softmax":
+            dice, error = dice_and_ce(logits, masks)
         else:
             error, dice = reconstruction_terms(probabilities(logits, "sigmoid"), target, valid)
         loss = 0.5 * (error + dice)
-        given = dice_loss(one_hot(corrupted, self.num_classes), target, valid, variant=DICE)
+        given = dice_loss(one_hot(corrupted, self.num_classes), target, valid, variant=FOREGROUND)
         return StepOutput(
             loss,
             {
@@ -220,19 +163,19 @@ class Anatomical(WeightedTeacher):
 
     def corrupt(self, masks: Tensor, progress: Progress) -> Tensor:
         """Return corrupted copies of ``(B, *spatial)`` class indices."""
-        rules, rng = self.rules, progress.rng("corruption")
-        return corrupt_masks(masks, rng, style=rules.corruption, strength=rules.corruption_strength)
+        style, strength = self.settings.corruption, self.settings.corruption_strength
+        return corrupt_masks(masks, progress.rng("corruption"), style=style, strength=strength)
 
     def weigh(
         self, image: Tensor, teacher_logits: Tensor, progress: Progress
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
         """Return the certainty ``(B, C or 1, *spatial)``, or None for 1 everywhere."""
-        rules, control = self.rules, self.settings.control
-        share = self.consistency_weight(progress) / (rules.consistency_weight or 1.0)
-        if control == "uniform" or (control == "none" and share < rules.skip_below):
+        s, control = self.settings, self.settings.control
+        share = self.consistency_weight(progress) / (s.consistency_weight or 1.0)
+        if control == "uniform" or (control == "none" and share < s.skip_below):
             return None, {}
         u = self.uncertainty(image, teacher_logits, progress)
-        weight = certainty(u, kind=rules.weight, gamma=rules.gamma, threshold=rules.threshold)
+        weight = certainty(u, kind=s.weight, gamma=s.gamma, threshold=s.threshold)
         return weight, {"certainty/weight": weight.mean(), "certainty/deviation": u.mean()}
 
     def uncertainty(self, image: Tensor, teacher_logits: Tensor, progress: Progress) -> Tensor:
@@ -241,21 +184,21 @@ class Anatomical(WeightedTeacher):
         return deviation(
             self.plausible(probs),
             probs,
-            kind=self.rules.uncertainty,
-            reduction=self.rules.reduction,
+            kind=self.settings.uncertainty,
+            reduction=self.settings.reduction,
         )
 
     def plausible(self, probs: Tensor) -> Tensor:
         """Return the plausible segmentation ``(B, C, *spatial)`` nearest to the teacher's."""
-        rules = self.rules
-        if self.settings.control == "identity":
+        settings = self.settings
+        if settings.control == "identity":
             return one_hot(hard_labels(probs), self.num_classes)
-        if rules.dae_input == "soft":
+        if settings.dae_input == "soft":
             encoded = probs
         else:
-            encoded = encode_mask(hard_labels(probs), self.num_classes, rules.dae_input)
-        logits = self.autoencoder(encoded, latent_noise=rules.latent_noise)
-        return probabilities(logits, rules.output)
+            encoded = encode_mask(hard_labels(probs), self.num_classes, settings.dae_input)
+        logits = self.autoencoder(encoded, latent_noise=settings.latent_noise)
+        return probabilities(logits, settings.output)
 
     def diagnose(self, image: Tensor, label: Tensor, progress: Progress) -> dict[str, Tensor]:
         """Return what the autoencoder does to masks, and how well U finds the teacher's errors.
@@ -265,24 +208,21 @@ class Anatomical(WeightedTeacher):
         curve, of which ``certainty/auroc`` has to exceed ``certainty/auroc_identity`` for the
         autoencoder to be of any use.
         """
-        out = {} if self.rules.autoencoder_fraction == 0 else self._repairs(image, label, progress)
+        out = {} if self.settings.autoencoder_fraction == 0 else self._repairs(image, label)
         return out | super().diagnose(image, label, progress) if self.guided else out
 
-    def _repairs(self, image: Tensor, label: Tensor, progress: Progress) -> dict[str, Tensor]:
+    def _repairs(self, image: Tensor, label: Tensor) -> dict[str, Tensor]:
         """Return Dice of masks before and after the autoencoder."""
         truth = label.masked_fill(label == IGNORE_INDEX, 0)
-        valid = (label != IGNORE_INDEX).float()
-        reference = one_hot(truth, self.num_classes)
         masks = {"clean": truth, "corrupted": self.corrupt(truth, DIAGNOSIS)}
         if self.guided:
             masks["teacher"] = hard_labels(self.teacher(image))
-        out = {}
-        for name, mask in masks.items():
-            encoded = encode_mask(mask, self.num_classes, self.rules.dae_input)
-            repaired = hard_labels(probabilities(self.autoencoder(encoded), self.rules.output))
-            for when, classes in (("before", mask), ("after", repaired)):
-                dice = dice_loss(one_hot(classes, self.num_classes), reference, valid, variant=DICE)
-                out[f"autoencoder/{name}_{when}"] = 1 - dice
+
+        def repair(mask: Tensor) -> Tensor:
+            encoded = encode_mask(mask, self.num_classes, self.settings.dae_input)
+            return hard_labels(probabilities(self.autoencoder(encoded), self.settings.output))
+
+        out = repairs(masks, label, self.num_classes, repair)
         del out["autoencoder/clean_before"]  # it is 1
         return out
 
@@ -290,38 +230,3 @@ class Anatomical(WeightedTeacher):
         """Update the teacher, in stage 2."""
         if progress.stage == "guided":
             super().after_step(progress)
-
-    # ------------------------------------------------------------------ recipes
-
-    @classmethod
-    def check_recipe(cls, settings: AnatomicalSettings, recipe: Any) -> list[str]:
-        """Refuse settings that leave nothing to guide the student, or to learn from."""
-        training, rules, out = recipe.training, resolve(settings), []
-        dims = len(training.patch)
-        if training.unlabeled_batch < 1:
-            out.append("method anatomical needs training.unlabeled_batch of at least 1")
-        if rules.autoencoder_fraction == 0 and settings.control == "none":
-            out.append(
-                "method.autoencoder_fraction is 0: an untrained autoencoder cannot guide; set "
-                "method.control to uniform or identity, or a fraction above 0"
-            )
-        if training.early_stop is not None and rules.autoencoder_fraction > 0:
-            out.append(
-                "training.early_stop would end stage autoencoder, in which the validated student "
-                "does not learn: remove it"
-            )
-        if rules.grid is not None and len(rules.grid) != dims:
-            out.append(f"method.grid {list(rules.grid)} needs {dims} numbers, one per patch axis")
-        masks = rules.mask_batch or training.labeled_batch
-        if masks == 1 and all(n <= 2**rules.levels for n in training.patch):
-            out.append(
-                "method anatomical cannot normalize a batch of one patch that its autoencoder "
-                f"reduces to a single voxel ({training.patch}): use a larger patch or "
-                "method.mask_batch 2"
-            )
-        return out
-
-    @classmethod
-    def warn_recipe(cls, settings: AnatomicalSettings, recipe: Any) -> list[str]:
-        """Warn of settings that can do nothing."""
-        return warnings(settings, recipe.training.patch)

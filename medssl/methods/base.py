@@ -1,4 +1,8 @@
-"""What a method is: settings, networks, and one training step. The engine owns everything else."""
+"""What a method is: networks and one training step. The engine owns everything else.
+
+What is said about it without computing (settings, presets, stages) is in
+:mod:`medssl.methods.settings`.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+import torch
 from torch import Tensor, nn
+
+from medssl.methods.settings import MethodSettings, Stage
 
 NetworkBuilder = Callable[..., nn.Module]
 """Build a fresh network: ``build(network=None, in_channels=None, num_classes=None, **options)``.
@@ -19,29 +25,49 @@ with another ``network`` (a registered name) they are all the options it gets.
 """
 
 
-class Settings(BaseModel):
-    """Base of a method's settings: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+def _cases_of_their_own(image: Tensor) -> Tensor:
+    return torch.arange(len(image), device=image.device)
 
 
 @dataclass(frozen=True)
 class LabeledBatch:
-    """``image (B, C, *spatial)`` float32, ``label (B, *spatial)`` int64 (255 = not annotated)."""
+    """Labeled patches.
+
+    Attributes:
+        image: ``(B, C, *spatial)`` float32.
+        label: ``(B, *spatial)`` int64 (255 = not annotated).
+        case: ``(B,)`` int64, the index of each patch's case among those of the stream; if it is
+            left out, no two patches are of one case.
+    """
 
     image: Tensor
     label: Tensor
+    case: Tensor = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        """Number the patches where nobody says which cases they are of."""
+        if self.case is None:
+            object.__setattr__(self, "case", _cases_of_their_own(self.image))
 
 
 @dataclass(frozen=True)
 class UnlabeledBatch:
-    """``image (B, C, *spatial)``; ``strong`` is the same patch with strong intensity augmentation.
+    """Unlabeled patches.
 
-    ``strong`` is None unless the method sets ``uses_strong_view``.
+    Attributes:
+        image: ``(B, C, *spatial)`` float32, weakly augmented.
+        views: the same patches as often as the settings' ``unlabeled_views`` asks, in that order.
+        case: as in :class:`LabeledBatch`.
     """
 
     image: Tensor
-    strong: Tensor | None = None
+    views: tuple[Tensor, ...] = ()
+    case: Tensor = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        """Number the patches where nobody says which cases they are of."""
+        if self.case is None:
+            object.__setattr__(self, "case", _cases_of_their_own(self.image))
 
 
 @dataclass(frozen=True)
@@ -55,6 +81,12 @@ class Batch:
     unlabeled: UnlabeledBatch | None
     masks: Tensor | None = None
 
+    def both(self) -> tuple[LabeledBatch, UnlabeledBatch]:
+        """Return labeled and unlabeled patches, for a stage that asks for both."""
+        assert self.labeled is not None
+        assert self.unlabeled is not None
+        return self.labeled, self.unlabeled
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -66,6 +98,8 @@ class Progress:
     seed: int = 0
     micro: int = 0
     """Which batch of the iteration, where several are accumulated into one optimizer step."""
+    lr: float = 0.0
+    """Learning rate of the iteration's optimizer step."""
 
     def rng(self, name: str = "") -> np.random.RandomState:
         """Return a generator that depends only on seed, stage, iteration and ``name``.
@@ -74,28 +108,6 @@ class Progress:
         """
         key = f"{self.seed}/{self.stage}/{self.iteration}/{self.micro}/{name}".encode()
         return np.random.RandomState(int.from_bytes(hashlib.sha256(key).digest()[:4], "little"))
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage of training.
-
-    Attributes:
-        name: as used in the recipe's ``training.stages``.
-        iterations: length of the stage.
-        streams: which of ``labeled``, ``unlabeled`` and ``masks`` it draws.
-        carry_optimizer: start with the previous stage's optimizer state instead of a fresh one;
-            with ``start_from_best``, the one that was saved with those weights.
-        start_from_best: start from the best checkpoint of the previous stage if it has one.
-        batch_sizes: items per batch of a stream, where it is not the recipe's number.
-    """
-
-    name: str
-    iterations: int
-    streams: tuple[str, ...] = ("labeled", "unlabeled")
-    carry_optimizer: bool = False
-    start_from_best: bool = False
-    batch_sizes: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -131,18 +143,13 @@ class Method(nn.Module):
             the data, not of the method: whoever trains sets it.
 
     Class attributes:
-        uses_unlabeled: False for a method that learns from labels alone.
-        uses_strong_view: ask the unlabeled stream for a strongly augmented view too.
+        Settings: class of the method's settings, which say its presets, stages and checks too.
         undivided: modules that never see image patches one by one (a policy): where processes
             share a batch, each runs them on all of it.
-        paper: citation shown by ``medssl methods``.
     """
 
-    Settings: ClassVar[type[Settings]] = Settings
-    uses_unlabeled: ClassVar[bool] = True
-    uses_strong_view: ClassVar[bool] = False
+    Settings: ClassVar[type[MethodSettings]] = MethodSettings
     undivided: ClassVar[tuple[str, ...]] = ()
-    paper: ClassVar[str] = ""
 
     def __init__(
         self,
@@ -157,10 +164,27 @@ class Method(nn.Module):
         self.num_classes = num_classes
         self.spatial_dims = spatial_dims
         self.pieces: dict[int, int] = {}
+        self.make_networks(build_network)
+
+    def make_networks(self, build: NetworkBuilder) -> None:
+        """Make the networks and buffers; all that training changes is in them."""
+        raise NotImplementedError
+
+    def check_networks(self) -> list[str]:
+        """Return why the method cannot work with the networks it made, in plain words.
+
+        Each is raised as an error when the networks are made, before any image is read.
+        """
+        return []
+
+    def warn_networks(self) -> list[str]:
+        """Return warnings about the networks it made."""
+        return []
 
     def stages(self, iterations: int) -> list[Stage]:
-        """Divide a budget of ``iterations`` into stages."""
-        raise NotImplementedError
+        """Divide a budget of ``iterations`` into stages, as the settings say."""
+        stages: list[Stage] = self.settings.stages(iterations)
+        return stages
 
     def start_stage(self, stage: str) -> None:
         """Prepare the networks for a stage (copy a student into its teacher, freeze, ...)."""
@@ -217,31 +241,3 @@ class Method(nn.Module):
     def predictor(self) -> nn.Module:
         """Return the module that validates, predicts and is exported: image in, logits out."""
         raise NotImplementedError
-
-    @classmethod
-    def check_recipe(cls, settings: Any, recipe: Any) -> list[str]:
-        """Return contradictions between the method's settings and the recipe, in plain words.
-
-        Each is raised as an error before any data is read.
-        """
-        return []
-
-    @classmethod
-    def warn_recipe(cls, settings: Any, recipe: Any) -> list[str]:
-        """Return warnings about settings that can do nothing."""
-        return []
-
-
-REGISTRY: dict[str, type[Method]] = {}
-
-
-def register(name: str) -> Callable[[type[Method]], type[Method]]:
-    """Make a method available under ``name`` to recipes, the CLI and the contract tests."""
-
-    def add(cls: type[Method]) -> type[Method]:
-        if name in REGISTRY:
-            raise ValueError(f"method {name!r} is registered twice")
-        REGISTRY[name] = cls
-        return cls
-
-    return add

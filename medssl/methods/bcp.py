@@ -41,85 +41,36 @@ Both exclude voxels of ground truth 255 from every region.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from medssl.methods.base import (
-    Batch,
-    LabeledBatch,
-    NetworkBuilder,
-    Progress,
-    Stage,
-    StepOutput,
-    register,
-)
+from medssl.methods.base import Batch, LabeledBatch, NetworkBuilder, Progress, StepOutput
 from medssl.methods.bcp_mixing import MixedImage, draw_masks, mix_images, pair_up
-from medssl.methods.bcp_presets import (
-    BCPSettings,
-    Rules,
-    recipe_problems,
-    recipe_warnings,
-    resolve,
-)
+from medssl.methods.bcp_settings import BCPSettings
 from medssl.methods.student_teacher import StudentTeacher
 from medssl.networks.passes import forward_each
 from medssl.ops.components import begin_largest_components
 from medssl.ops.ema import copy_weights
-from medssl.ops.losses import (
-    copy_paste_loss,
-    dice_ce_loss,
-    region_terms,
-    weighted_mean,
-)
+from medssl.ops.losses import copy_paste_loss, region_terms, supervised_loss, weighted_mean
 from medssl.ops.mixing import mix, take
+from medssl.ops.modes import set_mode
 from medssl.ops.pseudo_labels import confidence, hard_labels
 
 PseudoLabels = tuple[Tensor, dict[str, Tensor]]
 
 
-@register("bcp")
 class BCP(StudentTeacher):
     """Bidirectional copy-paste with a mean teacher, two stages."""
 
     Settings = BCPSettings
     settings: BCPSettings
-    paper = "Bai et al., CVPR 2023 (arXiv 2305.00673)"
 
-    def __init__(
-        self,
-        settings: BCPSettings,
-        build_network: NetworkBuilder,
-        *,
-        num_classes: int,
-        spatial_dims: int,
-    ) -> None:
-        super().__init__(
-            settings,
-            build_network,
-            resolve(settings),
-            num_classes=num_classes,
-            spatial_dims=spatial_dims,
-        )
+    def make_networks(self, build: NetworkBuilder) -> None:
+        """Make student and teacher."""
+        super().make_networks(build)
         # In the state dict, so that a resumed or exported model knows whether its teacher counts.
         self.register_buffer("teaching", torch.zeros((), dtype=torch.bool))
-
-    def stages(self, iterations: int) -> list[Stage]:
-        """Divide the budget as ``pretrain_fraction`` says; 0 leaves out the first stage."""
-        rules = resolve(self.settings)
-        first = round(iterations * rules.pretrain_fraction)
-        if rules.pretrain_fraction > 0:
-            first = min(max(first, 1), iterations - 1)
-        if first == 0:
-            return [Stage("self_train", iterations)]
-        second = Stage(
-            "self_train",
-            iterations - first,
-            carry_optimizer=rules.carry_optimizer,
-            start_from_best=rules.start_from_best,
-        )
-        return [Stage("pretrain", first, streams=("labeled",)), second]
 
     def start_stage(self, stage: str) -> None:
         """Let the teacher start as a copy of the (best) pre-trained student."""
@@ -129,58 +80,57 @@ class BCP(StudentTeacher):
 
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Compute the loss of one iteration of either stage."""
-        assert batch.labeled is not None
-        if not self.student.training:
-            self.student.train()
+        set_mode(self.student, "train")
         if progress.stage == "pretrain":
+            assert batch.labeled is not None
             return self._pretrain_step(batch.labeled, progress)
-        assert batch.unlabeled is not None
-        end_pseudo_labels = self.begin_pseudo_labels(batch.unlabeled.image)
+        labeled, unlabeled = batch.both()
+        end_pseudo_labels = self.begin_pseudo_labels(unlabeled.image)
         # All randomness of the method beside dropout: the boxes.
         rng = progress.rng("box")
-        images = mix_images(batch.labeled.image, batch.unlabeled.image, self.rules, rng)
+        images = mix_images(labeled.image, unlabeled.image, self.settings, rng)
         logits = self._predict(images)
         pseudo_label, terms = end_pseudo_labels()
-        labels = pair_up(batch.labeled.label, pseudo_label, self.rules)
+        labels = pair_up(labeled.label, pseudo_label, self.settings)
         target = torch.cat([mix(*pair, m.mask) for pair, m in zip(labels, images, strict=True)])
         is_truth = torch.cat([m.is_truth for m in images])
-        if self.rules.normalize == "source":
-            labeled, unlabeled = source_loss(logits, target, is_truth, self.rules)
+        if self.settings.normalize == "source":
+            truth, guess = source_loss(logits, target, is_truth, self.settings)
         else:
-            labeled, unlabeled = region_loss(logits, images, labels, self.rules)
+            truth, guess = region_loss(logits, images, labels, self.settings)
         with torch.no_grad():
             predicted = torch.cat([hard_labels(x.detach()) for x in logits])
             agree = weighted_mean((predicted == target).float(), ~is_truth)
-        terms["loss/labeled"] = labeled.detach()
-        terms["loss/unlabeled"] = unlabeled.detach()
+        terms["loss/labeled"] = truth.detach()
+        terms["loss/unlabeled"] = guess.detach()
         terms["pseudo/agreement"] = agree
-        return StepOutput(labeled + unlabeled, terms)
+        return StepOutput(truth + guess, terms)
 
     def _predict(self, images: list[MixedImage]) -> list[Tensor]:
         """Return the student's logits, in one piece or one per mixed image."""
-        if not self.rules.joint_forward:
+        if not self.settings.joint_forward:
             return forward_each(self.student, [m.image for m in images])
         joined = self.student(torch.cat([m.image for m in images]))
-        return [joined] if self.rules.normalize == "source" else list(joined.chunk(2))
+        return [joined] if self.settings.normalize == "source" else list(joined.chunk(2))
 
     def _pretrain_step(self, labeled: LabeledBatch, progress: Progress) -> StepOutput:
         """Train on labeled images pasted into labeled images."""
-        rules, image, label = self.rules, labeled.image, labeled.label
-        halves = rules.pretrain_pairing == "halves"
+        settings, image, label = self.settings, labeled.image, labeled.label
+        halves = settings.pretrain_pairing == "halves"
         count = (len(image) + 1) // 2 if halves else len(image)
         shift = count if halves else 1
-        mask = draw_masks(image.shape[2:], count, rules, progress.rng("box"), image.device)[0]
+        mask = draw_masks(image.shape[2:], count, settings, progress.rng("box"), image.device)[0]
         outside, inside = take(label, 0, count), take(label, shift, count)
         logits = self.student(mix(take(image, 0, count), take(image, shift, count), mask))
-        if rules.pretrain_loss == "region":
+        if settings.pretrain_loss == "region":
             out, box = copy_paste_loss(
-                logits, outside, inside, mask, weight_outside=1, weight_inside=1, dice=rules.dice
+                logits, outside, inside, mask, weight_outside=1, weight_inside=1, dice=settings.dice
             )
             loss = out + box
             terms = {"loss/outside": out.detach(), "loss/inside": box.detach()}
         else:
-            loss = dice_ce_loss(logits, mix(outside, inside, mask), dice=rules.dice)
-            loss = loss / 2 if rules.normalize == "region" else loss
+            loss = supervised_loss(logits, mix(outside, inside, mask), dice=settings.dice)
+            loss = loss / 2 if settings.normalize == "region" else loss
             terms = {}
         return StepOutput(loss, {"loss/labeled": loss.detach(), **terms})
 
@@ -197,23 +147,22 @@ class BCP(StudentTeacher):
         Returns:
             A function that waits for class indices ``(B, *spatial)`` and statistics to log.
         """
-        rules = self.rules
-        train = rules.teacher_mode == "train"
-        if self.teacher.training is not train:
-            self.teacher.train(train)
-        parts = image.split((len(image) + 1) // 2) if train else [image]
+        settings = self.settings
+        set_mode(self.teacher, settings.teacher_mode)
+        apart = settings.teacher_mode == "train"
+        parts = image.split((len(image) + 1) // 2) if apart else [image]
         logits = forward_each(self.teacher, parts)
         probs = torch.softmax((logits[0] if len(logits) == 1 else torch.cat(logits)).float(), dim=1)
-        threshold = None if isinstance(rules.threshold, str) else rules.threshold
+        threshold = None if settings.threshold == "argmax" else settings.threshold
         raw = hard_labels(probs, threshold=threshold)
         terms = {"pseudo/confidence": confidence(probs).mean()}
         end_components = None
-        if rules.largest_component == "per_class":
+        if settings.largest_component == "per_class":
             end_components = begin_largest_components(
                 raw,
                 self.num_classes,
-                connectivity=rules.connectivity,
-                pieces=self.pieces if rules.spec_pieces else None,
+                connectivity=settings.connectivity,
+                pieces=self.pieces if settings.spec_pieces else None,
             )
 
         def end() -> PseudoLabels:
@@ -233,25 +182,15 @@ class BCP(StudentTeacher):
 
     def predictor(self) -> nn.Module:
         """Return the student, or the teacher once there is one and ``predict_with`` says so."""
-        teacher = self.rules.predict_with == "teacher" and bool(self.teaching)
+        teacher = self.settings.predict_with == "teacher" and bool(self.teaching)
         return self.teacher if teacher else self.student
-
-    @classmethod
-    def check_recipe(cls, settings: BCPSettings, recipe: Any) -> list[str]:
-        """Refuse batches that cannot be paired and boxes that do not fit the patch."""
-        return recipe_problems(settings, recipe)
-
-    @classmethod
-    def warn_recipe(cls, settings: BCPSettings, recipe: Any) -> list[str]:
-        """Warn of settings that can do nothing, or that the data speak against."""
-        return recipe_warnings(settings, recipe)
 
 
 def region_loss(
     logits: list[Tensor],
     images: list[MixedImage],
     labels: list[tuple[Tensor, Tensor]],
-    rules: Rules,
+    settings: BCPSettings,
 ) -> tuple[Tensor, Tensor]:
     """Compute the published loss: each region of each mixed image is normalized by itself.
 
@@ -259,14 +198,14 @@ def region_loss(
         logits: the student's, ``(B, C, *spatial)`` per mixed image.
         images: what was mixed.
         labels: outside and inside of the box of each.
-        rules: weights and Dice.
+        settings: weights and Dice.
 
     Returns:
         The weighted ground-truth and pseudo-label parts; the loss is their sum.
     """
     labeled, unlabeled = [], []
     for prediction, m, (outside, inside) in zip(logits, images, labels, strict=True):
-        weights = (rules.weight_gt, rules.weight_pseudo)
+        weights = (settings.weight_gt, settings.weight_pseudo)
         out, box = copy_paste_loss(
             prediction,
             outside,
@@ -274,7 +213,7 @@ def region_loss(
             m.mask,
             weight_outside=weights[0 if m.labeled_outside else 1],
             weight_inside=weights[1 if m.labeled_outside else 0],
-            dice=rules.dice,
+            dice=settings.dice,
         )
         labeled.append(out if m.labeled_outside else box)
         unlabeled.append(box if m.labeled_outside else out)
@@ -282,7 +221,7 @@ def region_loss(
 
 
 def source_loss(
-    logits: list[Tensor], target: Tensor, is_truth: Tensor, rules: Rules
+    logits: list[Tensor], target: Tensor, is_truth: Tensor, settings: BCPSettings
 ) -> tuple[Tensor, Tensor]:
     """Compute the loss normalized per source: ground truth or pseudo-label, wherever it lies.
 
@@ -290,11 +229,13 @@ def source_loss(
         logits: the student's for all mixed images, in one piece or several.
         target: mixed labels ``(B, *spatial)`` of all of them.
         is_truth: boolean, where the label is ground truth.
-        rules: weights and Dice.
+        settings: weights and Dice.
 
     Returns:
         The weighted ground-truth and pseudo-label parts; the loss is their sum.
     """
     joined = logits[0] if len(logits) == 1 else torch.cat(logits)
-    truth, guess = region_terms(joined, target, [is_truth, ~is_truth], dice=rules.dice)
-    return rules.weight_gt * (truth[0] + truth[1]), rules.weight_pseudo * (guess[0] + guess[1])
+    truth, guess = region_terms(joined, target, [is_truth, ~is_truth], dice=settings.dice)
+    return settings.weight_gt * (truth[0] + truth[1]), settings.weight_pseudo * (
+        guess[0] + guess[1]
+    )

@@ -32,83 +32,17 @@ too, so that both parts keep their proportion.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
-
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from medssl.methods.base import (
-    Batch,
-    NetworkBuilder,
-    Progress,
-    Settings,
-    StepOutput,
-    register,
-)
+from medssl.methods.base import Batch, Progress, StepOutput
+from medssl.methods.fixmatch_settings import FixMatchSettings
 from medssl.methods.student_teacher import StudentTeacher
-from medssl.ops.ema import BufferRule
-from medssl.ops.losses import IGNORE_INDEX, DiceVariant, region_terms
-from medssl.ops.pseudo_labels import hard_labels
-
-DICE = DiceVariant(background=False)
-LossName = Literal["ce", "dice_ce"]
-
-
-class FixMatchSettings(Settings):
-    """Settings of ``fixmatch``; null means: as the preset says."""
-
-    preset: Literal["official", "corrected"] = "corrected"
-    threshold: float | None = Field(None, ge=0, le=1, description="least confidence that counts")
-    unlabeled_weight: float | None = Field(None, ge=0, description="after the ramp")
-    ramp_fraction: float | None = Field(None, ge=0, le=1, description="of all iterations")
-    loss: LossName | None = Field(None, description="of both parts")
-    normalize: Literal["all", "kept"] | None = Field(None, description="voxels to divide by")
-    labels_from: Literal["student", "teacher"] | None = None
-    label_mode: Literal["train", "eval"] | None = Field(None, description="of the labeling pass")
-    ema_decay: float | None = Field(None, ge=0, lt=1)
-    ema_warmup: bool | None = None
-    ema_buffers: BufferRule | None = None
-    predict_with: Literal["student", "teacher"] | None = None
-
-
-@dataclass(frozen=True)
-class Rules:
-    """The settings with the preset filled in; the defaults are preset ``corrected``."""
-
-    threshold: float = 0.7
-    unlabeled_weight: float = 1.0
-    ramp_fraction: float = 0.4
-    loss: str = "dice_ce"
-    normalize: str = "all"
-    labels_from: str = "teacher"
-    label_mode: str = "eval"
-    ema_decay: float = 0.99
-    ema_warmup: bool = True
-    ema_buffers: BufferRule = "average"
-    predict_with: str = "teacher"
-
-
-PRESETS = {
-    "corrected": Rules(),
-    "official": Rules(
-        threshold=0.95,
-        ramp_fraction=0.0,
-        loss="ce",
-        labels_from="student",
-        label_mode="train",
-        ema_decay=0.999,
-        ema_warmup=False,
-        ema_buffers="copy",
-    ),
-}
-
-
-def resolve(settings: FixMatchSettings) -> Rules:
-    """Fill in the preset."""
-    given = {f.name: getattr(settings, f.name) for f in fields(Rules)}
-    return replace(PRESETS[settings.preset], **{k: v for k, v in given.items() if v is not None})
+from medssl.ops.losses import IGNORE_INDEX, supervised_loss
+from medssl.ops.modes import set_mode
+from medssl.ops.pseudo_labels import hard_labels, kept_shares
+from medssl.ops.ramps import share_ramp
+from medssl.ops.variants import LossName
 
 
 def confident_labels(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
@@ -129,7 +63,7 @@ def confident_labels(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
 
 
 def strong_view_loss(
-    logits: Tensor, target: Tensor, *, loss: str = "ce", normalize: str = "all"
+    logits: Tensor, target: Tensor, *, loss: LossName = "ce", normalize: str = "all"
 ) -> Tensor:
     """Compute the loss of the strong view on the voxels that count.
 
@@ -142,55 +76,32 @@ def strong_view_loss(
 
     Source: Sohn et al. 2020, eq. 4.
     """
-    ((dice, ce),) = region_terms(logits, target, [None], dice=DICE)
-    value = ce if loss == "ce" else dice + ce
+    value = supervised_loss(logits, target, loss=loss)
     return value * (target != IGNORE_INDEX).float().mean() if normalize == "all" else value
 
 
-@register("fixmatch")
 class FixMatch(StudentTeacher):
     """Weak-to-strong consistency on confident voxels."""
 
     Settings = FixMatchSettings
     settings: FixMatchSettings
-    uses_strong_view = True
-    paper = "Sohn et al., NeurIPS 2020 (arXiv 2001.07685)"
-
-    def __init__(
-        self,
-        settings: FixMatchSettings,
-        build_network: NetworkBuilder,
-        *,
-        num_classes: int,
-        spatial_dims: int,
-    ) -> None:
-        super().__init__(
-            settings,
-            build_network,
-            resolve(settings),
-            num_classes=num_classes,
-            spatial_dims=spatial_dims,
-        )
 
     def unlabeled_weight(self, progress: Progress) -> float:
         """Return the weight of the strong view's loss at an iteration."""
-        return self.ramped(self.rules.unlabeled_weight, progress)
+        ramp = share_ramp(progress.iteration, progress.total, self.settings.ramp_fraction)
+        return self.settings.unlabeled_weight * ramp
 
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Compute the supervised and the strong view's loss."""
-        labeled, unlabeled = batch.labeled, batch.unlabeled
-        assert labeled is not None
-        assert unlabeled is not None
-        assert unlabeled.strong is not None
+        labeled, unlabeled = batch.both()
+        (strong,) = unlabeled.views
+        settings, count = self.settings, len(labeled.image)
         target, terms = self.pseudo_labels(unlabeled.image)
-        if not self.student.training:
-            self.student.train()
-        logits = self.student(torch.cat([labeled.image, unlabeled.strong]))
-        count = len(labeled.image)
-        ((dice, ce),) = region_terms(logits[:count], labeled.label, [None], dice=DICE)
-        supervised = ce if self.rules.loss == "ce" else dice + ce
+        set_mode(self.student, "train")
+        logits = self.student(torch.cat([labeled.image, strong]))
+        supervised = supervised_loss(logits[:count], labeled.label, loss=settings.loss)
         unsupervised = strong_view_loss(
-            logits[count:], target, loss=self.rules.loss, normalize=self.rules.normalize
+            logits[count:], target, loss=settings.loss, normalize=settings.normalize
         )
         with torch.no_grad():
             kept = target != IGNORE_INDEX
@@ -218,41 +129,8 @@ class FixMatch(StudentTeacher):
             Class indices ``(B, *spatial)``, and the shares to log: of all voxels that count, of
             those predicted as foreground that count, and the mean confidence.
         """
-        network = self.teacher if self.rules.labels_from == "teacher" else self.student
-        train = self.rules.label_mode == "train"
-        if network.training is not train:
-            network.train(train)
+        network = self.teacher if self.settings.labels_from == "teacher" else self.student
+        set_mode(network, self.settings.label_mode)
         logits = network(image)
-        target, confidence = confident_labels(logits, self.rules.threshold)
-        kept = target != IGNORE_INDEX
-        foreground = logits[:, 0] < logits[:, 1:].amax(dim=1)
-        sure = (kept & foreground).sum() / foreground.sum().clamp(min=1)
-        return target, {
-            "pseudo/kept": kept.float().mean(),
-            "pseudo/kept_foreground": sure,
-            "pseudo/confidence": confidence.mean(),
-        }
-
-    @classmethod
-    def warn_recipe(cls, settings: FixMatchSettings, recipe: Any) -> list[str]:
-        """Warn of settings that leave the unlabeled images without effect."""
-        rules = resolve(settings)
-        out = []
-        if rules.unlabeled_weight == 0:
-            out.append("method.unlabeled_weight is 0: the unlabeled images do nothing")
-        if rules.threshold > 0.9999:
-            out.append(
-                f"method.threshold is {rules.threshold:g}: next to no voxel is ever so sure, and "
-                "the unlabeled images do nothing; the paper's value is 0.95"
-            )
-        if rules.threshold <= 0.5:
-            out.append(
-                f"method.threshold is {rules.threshold:g}: with two classes every voxel is as sure "
-                "as that, and the threshold does nothing"
-            )
-        if recipe.training.augment.strong_probability == 0:
-            out.append(
-                "training.augment.strong_probability is 0: the strong view is the weak one, and "
-                "its pseudo-labels have little to teach"
-            )
-        return out
+        target, confidence = confident_labels(logits, self.settings.threshold)
+        return target, {**kept_shares(logits, target), "pseudo/confidence": confidence.mean()}

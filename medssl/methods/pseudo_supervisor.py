@@ -63,112 +63,32 @@ the state dict.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils import parameters_to_vector
 
-from medssl.methods.base import (
-    Batch,
-    LabeledBatch,
-    NetworkBuilder,
-    Progress,
-    StepOutput,
-    register,
-)
-from medssl.methods.pseudo_supervisor_policy import (
-    DROP,
-    FIXED,
-    THRESHOLDS,
-    ThresholdPolicy,
-    draw_actions,
-)
-from medssl.methods.pseudo_supervisor_presets import (
-    PseudoSupervisorSettings,
-    recipe_problems,
-    recipe_warnings,
-    resolve,
-)
-from medssl.methods.student_teacher import StudentTeacher
+from medssl.methods.base import Batch, LabeledBatch, Progress, StepOutput
+from medssl.methods.pseudo_supervisor_policy import DROP, PolicyTeacher
+from medssl.methods.pseudo_supervisor_settings import PseudoSupervisorSettings
 from medssl.ops import policy as ops
-from medssl.ops.losses import IGNORE_INDEX, DiceVariant, region_terms
-from medssl.ops.pseudo_labels import hard_labels
+from medssl.ops.losses import supervised_loss
+from medssl.ops.modes import set_mode
+from medssl.ops.pseudo_labels import hard_labels, kept_shares
+from medssl.ops.ramps import share_ramp
 from medssl.ops.virtual_step import around_step, carry_gradients, gradients_of
 
-DICE = DiceVariant(background=False)
-SCALE_DECAY = 0.99
-BASELINE_DECAY = 0.9
 
-
-def segmentation_loss(logits: Tensor, target: Tensor, loss: str) -> Tensor:
-    """Compute ``ce`` or ``dice_ce`` over the voxels that are not 255."""
-    ((dice, ce),) = region_terms(logits, target, [None], dice=DICE)
-    return ce if loss == "ce" else dice + ce
-
-
-@register("pseudo_supervisor")
-class PseudoSupervisor(StudentTeacher):
+class PseudoSupervisor(PolicyTeacher):
     """Mean-teacher pseudo-labels, selected by a policy that is rewarded for what they improve."""
 
     Settings = PseudoSupervisorSettings
     settings: PseudoSupervisorSettings
     undivided = ("policy",)
-    paper = "after Luo et al., ICCV 2023 (experimental: a voxelwise version, unproven)"
-    rewards: Tensor
-    descriptions: Tensor
-    actions: Tensor
-    shares: Tensor
-    moments: Tensor
-    steps: Tensor
-    reward_scale: Tensor
-    baseline: Tensor
-    thresholds: Tensor
-
-    def __init__(
-        self,
-        settings: PseudoSupervisorSettings,
-        build_network: NetworkBuilder,
-        *,
-        num_classes: int,
-        spatial_dims: int,
-    ) -> None:
-        super().__init__(
-            settings,
-            build_network,
-            resolve(settings),
-            num_classes=num_classes,
-            spatial_dims=spatial_dims,
-        )
-        self.policy = ThresholdPolicy(num_classes)
-        size, patches = settings.buffer, settings.buffer_patches
-        weights = sum(p.numel() for p in self.policy.parameters())
-        self.register_buffer("rewards", torch.zeros(size))
-        self.register_buffer("descriptions", torch.zeros(size, patches, self.policy.features))
-        self.register_buffer("actions", torch.zeros(size, patches, num_classes, dtype=torch.long))
-        self.register_buffer("shares", torch.zeros(size, patches))
-        self.register_buffer("moments", torch.zeros(2, weights))
-        self.register_buffer("steps", torch.zeros(()))
-        self.register_buffer("reward_scale", torch.zeros(2))
-        self.register_buffer("baseline", torch.zeros(2))
-        self.register_buffer("thresholds", torch.tensor(THRESHOLDS), persistent=False)
 
     def unlabeled_weight(self, progress: Progress) -> float:
         """Return the weight of the unlabeled loss at an iteration."""
-        return self.ramped(self.rules.unlabeled_weight, progress)
-
-    def slot(self, progress: Progress) -> int | None:
-        """Return where in the buffer an iteration's reward belongs, None if none is measured.
-
-        It follows from the iteration alone, so that no counter has to be read from the device.
-        """
-        turn, rest = divmod(progress.iteration, self.settings.measure_every)
-        if self.settings.selection != "learned" or rest or progress.micro:
-            return None
-        return turn % self.settings.buffer
-
-    # ------------------------------------------------------------------ the step
+        ramp = share_ramp(progress.iteration, progress.total, self.settings.ramp_fraction)
+        return self.settings.unlabeled_weight * ramp
 
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Compute the loss of the labels, then that of the selected pseudo-labels."""
@@ -178,15 +98,15 @@ class PseudoSupervisor(StudentTeacher):
     def _losses(
         self, batch: Batch, progress: Progress, terms: dict[str, Tensor]
     ) -> Iterator[Tensor]:
-        labeled, unlabeled = batch.labeled, batch.unlabeled
-        assert labeled is not None
-        assert unlabeled is not None
-        self.student.train()
-        self.teacher.eval()
+        """Yield both losses, each computed only when the one before is done with."""
+        labeled, unlabeled = batch.both()
+        set_mode(self.student, "train")
+        set_mode(self.teacher, "eval")
+        loss = self.settings.loss
         # At least one patch is left to train on and, unless nothing is held, one to measure on.
         cut = len(labeled.image) - min(self.settings.reward_patches, len(labeled.image) - 1)
         logits = self.student(labeled.image[:cut])
-        supervised = segmentation_loss(logits, labeled.label[:cut], self.rules.loss)
+        supervised = supervised_loss(logits, labeled.label[:cut], loss=loss)
         terms["loss/labeled"] = supervised.detach()
         del logits
         yield supervised
@@ -199,11 +119,11 @@ class PseudoSupervisor(StudentTeacher):
             description = ops.describe(probs, seen)
             actions = self.choose(description, progress, terms)
             target = ops.keep_confident(probs, self.thresholds[actions])
-            if self.rules.drop == "class":
+            if self.settings.drop == "class":
                 target = ops.leave_out(target, seen, actions == DROP)
-            self._describe_labels(probs, target, terms)
+            terms |= kept_shares(probs, target)
         del probs
-        unsupervised = segmentation_loss(logits, target, self.rules.loss)
+        unsupervised = supervised_loss(logits, target, loss=loss)
         weight = self.unlabeled_weight(progress)
         terms["loss/unlabeled"] = unsupervised.detach()
         terms["weight/unlabeled"] = torch.tensor(weight)
@@ -213,44 +133,11 @@ class PseudoSupervisor(StudentTeacher):
             return
         del logits
         first = cut if cut < len(labeled.image) else 0
-        held = LabeledBatch(labeled.image[first:], labeled.label[first:])
+        held = LabeledBatch(labeled.image[first:], labeled.label[first:], labeled.case[first:])
         gradients = gradients_of(unsupervised, self.student.parameters())
         improvement = self.improvement(self.sum_tensors(gradients), held)
-        self._remember(slot, description, actions, improvement, terms)
+        terms |= self.remember(slot, description, actions, improvement)
         yield weight * carry_gradients(unsupervised.detach(), self.student.parameters(), gradients)
-
-    def action_logits(self, description: Tensor) -> Tensor:
-        """Return what actions are drawn from, ``(B, F)`` to logits ``(B, C, 5)``."""
-        return ops.with_floor(self.policy(description), self.rules.floor)
-
-    @torch.no_grad()
-    def choose(
-        self, description: Tensor, progress: Progress, terms: dict[str, Tensor] | None = None
-    ) -> Tensor:
-        """Choose a threshold per patch and class, ``(B, F)`` to int64 ``(B, C)``."""
-        logits = self.action_logits(description)
-        if self.settings.selection in FIXED:
-            fixed = FIXED[self.settings.selection]
-            return torch.full(logits.shape[:2], fixed, device=logits.device)
-        if self.settings.selection == "random":
-            logits = torch.zeros_like(logits)
-        # All randomness of the method beside dropout.
-        actions = draw_actions(logits, progress.rng("thresholds"))
-        if terms is not None:
-            most = ops.entropy(torch.zeros_like(logits))
-            terms["policy/entropy"] = (ops.entropy(logits) / most).mean()
-            terms["policy/dropped"] = (actions == DROP).float().mean()
-        return actions
-
-    @staticmethod
-    def _describe_labels(probs: Tensor, target: Tensor, terms: dict[str, Tensor]) -> None:
-        kept = target != IGNORE_INDEX
-        foreground = probs[:, 0] < probs[:, 1:].amax(dim=1)
-        sure = (kept & foreground).sum() / foreground.sum().clamp(min=1)
-        terms["pseudo/kept"] = kept.float().mean()
-        terms["pseudo/kept_foreground"] = sure
-
-    # ------------------------------------------------------------------ the reward
 
     @torch.no_grad()
     def improvement(self, gradients: list[Tensor], held: LabeledBatch) -> Tensor:
@@ -260,83 +147,6 @@ class PseudoSupervisor(StudentTeacher):
         weights and buffers nor torch's random generator change.
         """
         logits = around_step(self.student, gradients, held.image, lr=self.settings.virtual_lr)
-        losses = [segmentation_loss(x, held.label, self.rules.loss) for x in logits]
+        losses = [supervised_loss(x, held.label, loss=self.settings.loss) for x in logits]
         change = losses[0] - losses[1]
         return torch.where(torch.isfinite(change), change, torch.zeros_like(change))
-
-    @torch.no_grad()
-    def _remember(
-        self,
-        slot: int,
-        description: Tensor,
-        actions: Tensor,
-        improvement: Tensor,
-        terms: dict[str, Tensor],
-    ) -> None:
-        """Turn an improvement into a reward and store it with what led to it."""
-        reward = improvement
-        if self.rules.scale_reward:
-            reward, scale = ops.scaled(improvement, self.reward_scale, decay=SCALE_DECAY)
-            self.reward_scale.copy_(scale)
-        if self.rules.reward == "rectified":
-            reward = ops.rectified_reward(reward, alpha=self.rules.alpha)
-        count = min(len(actions), self.settings.buffer_patches)
-        self.rewards[slot] = reward
-        self.descriptions[slot].zero_()[:count] = description[:count]
-        self.actions[slot].zero_()[:count] = actions[:count]
-        self.shares[slot].zero_()[:count] = 1 / count
-        terms["policy/improvement"] = improvement
-        terms["policy/reward"] = reward
-
-    # ------------------------------------------------------------------ the policy
-
-    def after_step(self, progress: Progress) -> None:
-        """Update the teacher, and the policy when its buffer is full."""
-        super().after_step(progress)
-        if self.slot(replace(progress, micro=0)) == self.settings.buffer - 1:
-            self.update_policy()
-
-    def update_policy(self) -> None:
-        """Take one policy-gradient step on the buffer; none if all rewards in it are equal."""
-        rules = self.rules
-        returns = ops.discounted_returns(self.rewards, gamma=rules.gamma, restart=rules.restart)
-        mean = torch.stack([returns.mean(), torch.ones_like(returns[0])])
-        self.baseline.lerp_(mean, 1 - BASELINE_DECAY)
-        idle = ops.is_flat(self.rewards)  # stays on the device: the host does not wait for it
-        expected = self.baseline[0] / self.baseline[1] if rules.advantage == "baseline" else None
-        advantage = ops.advantages(returns, expected)
-        parameters = list(self.policy.parameters())
-        logits = self.action_logits(self.descriptions.flatten(0, 1))
-        log_prob = ops.joint_log_prob(logits, self.actions.flatten(0, 1))
-        # A reward belongs to the whole batch; each of its patches has an equal share.
-        per_reward = (log_prob.view_as(self.shares) * self.shares).sum(1)
-        spread = (ops.entropy(logits).view_as(self.shares) * self.shares).sum(1).mean()
-        loss = ops.reinforce_loss(per_reward, advantage) - rules.entropy * spread
-        gradient = parameters_to_vector(torch.autograd.grad(loss, parameters))
-        with torch.no_grad():
-            weights, moments, steps = ops.adam_step(
-                parameters_to_vector(parameters),
-                ops.clipped(gradient, rules.policy_clip),
-                self.moments,
-                self.steps,
-                lr=rules.policy_lr,
-                betas=rules.policy_betas,
-            )
-            for old, new in zip(
-                parameters, weights.split([p.numel() for p in parameters]), strict=True
-            ):
-                old.copy_(torch.where(idle, old, new.view_as(old)))
-            self.moments.copy_(torch.where(idle, self.moments, moments))
-            self.steps.copy_(torch.where(idle, self.steps, steps))
-
-    # ------------------------------------------------------------------ recipes
-
-    @classmethod
-    def check_recipe(cls, settings: PseudoSupervisorSettings, recipe: Any) -> list[str]:
-        """Refuse batches from which nothing can be held out, or without unlabeled patches."""
-        return recipe_problems(settings, recipe)
-
-    @classmethod
-    def warn_recipe(cls, settings: PseudoSupervisorSettings, recipe: Any) -> list[str]:
-        """Warn of settings that can do nothing."""
-        return recipe_warnings(settings, recipe)

@@ -39,7 +39,6 @@ network, at test time alone, is ``data.roi`` of a recipe here: in millimeters, f
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -47,36 +46,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medssl.methods.base import (
-    Batch,
-    Method,
-    NetworkBuilder,
-    Progress,
-    Stage,
-    StepOutput,
-    register,
-)
-from medssl.methods.rail_losses import Best, Prediction, Truth, choose_best, predict, student_loss
-from medssl.methods.rail_presets import RailSettings, idle_settings, problems, resolve
-from medssl.methods.rail_schedule import (
-    Position,
-    alternating_position,
-    batches_to_load,
-    buffered_position,
-)
+from medssl.methods import rail_losses as losses
+from medssl.methods.base import Batch, Method, NetworkBuilder, Progress, StepOutput
+from medssl.methods.rail_losses import Best, Common, Prediction, Truth, Weights
+from medssl.methods.rail_settings import RailSettings
+from medssl.methods.settings import Stage
 from medssl.networks.ensemble import Ensemble
-from medssl.networks.vnet import VNet
 from medssl.ops.ema import ema_decay, ema_update, frozen_copy
+from medssl.ops.modes import set_mode
 from medssl.ops.pseudo_labels import sharpen
-from medssl.ops.ramps import sigmoid_ramp
-
-logger = logging.getLogger(__name__)
 
 RECENT = 0.99
 """Decay of the record of which student was best."""
 
 
-@register("rail")
 class Rail(Method):
     """Four students, two teachers, one stage.
 
@@ -86,95 +69,56 @@ class Rail(Method):
 
     Settings = RailSettings
     settings: RailSettings
-    paper = "Zhao et al., RAIL (arXiv 2505.03538)"
 
-    def __init__(
-        self,
-        settings: RailSettings,
-        build_network: NetworkBuilder,
-        *,
-        num_classes: int,
-        spatial_dims: int,
-    ) -> None:
-        super().__init__(
-            settings, build_network, num_classes=num_classes, spatial_dims=spatial_dims
-        )
-        self.rules = resolve(settings)
-        self.groups = settings.groups
-        if settings.preset == "official" and num_classes > 2:
-            logger.warning(
-                "rail's official preset was published for two classes, not %d: its formulas are "
-                "extended to more",
-                num_classes,
-            )
-        first = [build_network() for _ in range(self.groups)]
-        name = settings.partner_network
-        if name is None and isinstance(first[0], VNet):
-            name = "resvnet"
-        which = {} if name is None else {"network": name}
-        second = [build_network(**which, **settings.partner_options) for _ in range(self.groups)]
+    def make_networks(self, build: NetworkBuilder) -> None:
+        """Make two students and a teacher per group, and the record of who was best."""
+        settings, self.groups = self.settings, self.settings.groups
+        first = [build() for _ in range(self.groups)]
+        named = settings.partner_network != "auto"
+        which = {"network": settings.partner_network} if named else {}
+        second = [build(**which, **settings.partner_options) for _ in range(self.groups)]
         self.students = nn.ModuleList([*first, *second])
         # The code initializes teachers independently; its first update makes them copies.
         own = settings.preset == "official"
         self.teachers = nn.ModuleList(
-            [build_network().requires_grad_(False) if own else frozen_copy(v) for v in first]
+            [build().requires_grad_(False) if own else frozen_copy(v) for v in first]
         )
         self.register_buffer("recent", torch.zeros(2 * self.groups))
 
-    # ------------------------------------------------------------------ schedule
+    def warn_networks(self) -> list[str]:
+        """Warn of more classes than the published code knows."""
+        if self.settings.preset != "official" or self.num_classes <= 2:
+            return []
+        return [
+            "rail's official preset was published for two classes, not "
+            f"{self.num_classes}: its formulas are extended to more"
+        ]
 
-    def stages(self, iterations: int) -> list[Stage]:
-        """Spend the whole budget, of all groups together, on one stage."""
-        return [Stage("train", iterations)]
+    # ------------------------------------------------------------------ schedule
 
     def trainable(self, stage: str) -> dict[str, list[nn.Parameter]]:
         """Optimize each student on its own; those of the inactive group have no gradient."""
         return {f"student_{k}": list(s.parameters()) for k, s in enumerate(self.students)}
 
-    def position(self, iteration: int, total: int) -> Position:
-        """Return which group an iteration trains, and where that group stands."""
-        rules = self.rules
-        if rules.alternation == "buffer":
-            return buffered_position(iteration, rules.turn_length, rules.loaded_batches)
-        first_term = round(rules.first_term_fraction * total / self.groups)
-        return alternating_position(
-            iteration, groups=self.groups, turn_length=rules.turn_length, first_term=first_term
-        )
-
     def batch_address(self, stage: str, number: int) -> int:
         """Return to the buffered batches, in the official alternation."""
-        if self.rules.alternation == "turn":
-            return number
-        return buffered_position(number, self.rules.turn_length, self.rules.loaded_batches).batch
+        return self.settings.position(number, 0).batch
 
     def learning_rate_position(self, stage: Stage, iteration: int) -> tuple[int, int]:
         """Read the schedule at the newest batch loaded, in the official alternation."""
-        rules = self.rules
-        if rules.alternation == "turn":
-            return iteration, stage.iterations
-        total = rules.loaded_batches or batches_to_load(stage.iterations, rules.turn_length)
-        return min(self.position(iteration, stage.iterations).loaded, total), total
-
-    def ramp(self, group_iteration: int, total: int) -> float:
-        """Return the share of the consistency weights at an iteration of a group."""
-        rules = self.rules
-        length = float(rules.ramp_iterations or 0)
-        if rules.ramp_iterations is None:
-            length = rules.ramp_fraction * total / self.groups
-        return sigmoid_ramp(group_iteration, length, every=rules.ramp_every)
+        return self.settings.learning_rate_position(iteration, stage.iterations)
 
     def decay(self, group_iteration: int) -> float:
         """Return the decay of the teacher's update after an iteration of its group."""
-        return ema_decay(group_iteration, self.rules.ema_decay)
+        return ema_decay(group_iteration, self.settings.ema_decay)
 
     # ------------------------------------------------------------------ the step
 
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Compute the losses of the two active students, one after the other."""
-        labeled, unlabeled = batch.labeled, batch.unlabeled
-        assert labeled is not None
-        assert unlabeled is not None
-        position = self.position(progress.iteration, progress.total)
+        labeled, unlabeled = batch.both()
+        settings = self.settings
+        position = settings.position(progress.iteration, progress.total)
         active = (position.group, position.group + self.groups)
         self._set_modes(active)
 
@@ -187,56 +131,51 @@ class Rail(Method):
             with self.without_gradients():
                 for k in range(2 * self.groups):
                     if k not in active:
-                        predictions[k] = predict(self.students[k](images), truth)
+                        predictions[k] = losses.predict(self.students[k](images), truth)
         for k in active:
-            predictions[k] = predict(self.students[k](images), truth)
+            predictions[k] = losses.predict(self.students[k](images), truth)
 
         best = None
         if not position.first_term:
             order = [predictions[k] for k in range(2 * self.groups)]
-            best = choose_best(order, self.rules.temperature)
-        share = self.ramp(position.group_iteration, progress.total)
-        weights = (share * self.rules.consistency_weight, share * self.rules.teacher_weight)
+            best = losses.choose_best(order, settings.temperature)
+        share = settings.ramp(position.group_iteration, progress.total)
+        weights = Weights(share * settings.consistency_weight, share * settings.teacher_weight)
         terms = self._first_terms(weights, best)
+        common = Common(truth, images, position.group, weights, best)
         mine = {k: predictions[k] for k in active}
-        return StepOutput(
-            self._losses(mine, truth, images, target, position, weights, best, terms), terms
-        )
+        return StepOutput(self._losses(mine, target, common, terms), terms)
 
     def _losses(
         self,
         predictions: dict[int, Prediction],
-        truth: Truth,
-        images: Tensor,
         target: Tensor,
-        position: Position,
-        weights: tuple[float, float],
-        best: Best | None,
+        common: Common,
         terms: dict[str, Tensor],
     ) -> Iterator[Tensor]:
         """Yield the loss of each active student and fill in the means of their terms."""
+        truth = common.truth
         for number, k in enumerate(list(predictions)):
-            if number and self.rules.teacher_mode == "train":
-                target = self.teacher_target(position.group, images, len(truth))
-            loss, own = student_loss(
+            if number and self.settings.teacher_mode == "train":
+                target = self.teacher_target(common.group, common.images, len(truth))
+            loss, own = losses.student_loss(
                 predictions.pop(k),
                 truth,
                 target,
-                self.rules,
+                self.settings,
                 index=k,
-                best=best,
-                consistency_weight=weights[0],
-                teacher_weight=weights[1],
+                best=common.best,
+                weights=common.weights,
             )
             for key, value in own.items():
                 terms[key] = (terms[key] + value / 2) if key in terms else value / 2
             yield loss
 
-    def _first_terms(self, weights: tuple[float, float], best: Best | None) -> dict[str, Tensor]:
+    def _first_terms(self, weights: Weights, best: Best | None) -> dict[str, Tensor]:
         """Return the weights to log, and who is best; keep a record of the latter."""
         terms = {
-            "weight/consistency": torch.tensor(weights[0]),
-            "weight/teacher": torch.tensor(weights[1]),
+            "weight/consistency": torch.tensor(weights.consistency),
+            "weight/teacher": torch.tensor(weights.teacher),
         }
         if best is not None:
             hit = torch.zeros_like(self.recent)
@@ -251,11 +190,11 @@ class Rail(Method):
 
         In train mode it sees the labeled part too, because its BatchNorm mixes what it sees.
         """
-        if self.rules.teacher_mode == "train":
+        if self.settings.teacher_mode == "train":
             logits = self.teachers[group](images)[labeled:]
         else:
             logits = self.teachers[group](images[labeled:])
-        return sharpen(torch.softmax(logits.float(), dim=1), self.rules.temperature)
+        return sharpen(torch.softmax(logits.float(), dim=1), self.settings.temperature)
 
     def without_gradients(self) -> AbstractContextManager[Any]:
         """Return the context in which the inactive students predict."""
@@ -263,30 +202,26 @@ class Rail(Method):
 
     def _set_modes(self, active: Sequence[int]) -> None:
         for k, student in enumerate(self.students):
-            train = k in active or self.rules.frozen_mode == "train"
-            if student.training is not train:
-                student.train(train)
+            set_mode(student, "train" if k in active else self.settings.frozen_mode)
         for teacher in self.teachers:
-            train = self.rules.teacher_mode == "train"
-            if teacher.training is not train:
-                teacher.train(train)
+            set_mode(teacher, self.settings.teacher_mode)
 
     def after_step(self, progress: Progress) -> None:
         """Update the active group's teacher from its V."""
-        position = self.position(progress.iteration, progress.total)
+        position = self.settings.position(progress.iteration, progress.total)
         ema_update(
             self.teachers[position.group],
             self.students[position.group],
             self.decay(position.group_iteration),
-            buffers=self.rules.ema_buffers,
+            buffers=self.settings.ema_buffers,
         )
 
-    # ------------------------------------------------------------------ inference and recipe
+    # ------------------------------------------------------------------ inference
 
     def predictor(self) -> nn.Module:
         """Return the ensemble ``predict_with`` names, or the student most often best lately."""
         students = list(self.students)
-        match self.rules.predict_with:
+        match self.settings.predict_with:
             case "best":
                 return students[int(self.recent.argmax())]
             case "teacher":
@@ -298,13 +233,3 @@ class Rail(Method):
             case _:
                 members = students
         return Ensemble(members) if len(members) > 1 else members[0]
-
-    @classmethod
-    def check_recipe(cls, settings: RailSettings, recipe: Any) -> list[str]:
-        """Refuse what the official code cannot do, and a partner that does not fit the patch."""
-        return problems(settings, recipe)
-
-    @classmethod
-    def warn_recipe(cls, settings: RailSettings, recipe: Any) -> list[str]:
-        """Warn of settings that can do nothing, or that weaken the method."""
-        return idle_settings(settings, recipe)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medssl.methods.rail_presets import Rules
-from medssl.ops.losses import IGNORE_INDEX, TINY, DiceVariant, dice_loss, one_hot, weighted_mean
+from medssl.methods.rail_settings import RailSettings
+from medssl.ops.losses import IGNORE_INDEX, TINY, dice_loss, one_hot, weighted_mean
 from medssl.ops.pseudo_labels import hard_labels, sharpen
 from medssl.ops.regions import (
     axis_kl,
@@ -22,8 +22,7 @@ from medssl.ops.regions import (
     uniform_penalty,
     voxel_kl,
 )
-
-DICE = DiceVariant(background=False)
+from medssl.ops.variants import FOREGROUND
 
 
 @dataclass(frozen=True)
@@ -83,6 +82,14 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """Weights of an iteration: ``consistency`` of CAL, and ``teacher``, after the ramp."""
+
+    consistency: float
+    teacher: float
+
+
+@dataclass(frozen=True)
 class Best:
     """The best student of an iteration.
 
@@ -99,12 +106,31 @@ class Best:
     pseudo_label: Tensor
 
 
+@dataclass(frozen=True)
+class Common:
+    """What the losses of an iteration have in common.
+
+    Attributes:
+        truth: labels of the labeled part.
+        images: ``(B, C, *spatial)``, labeled patches first.
+        group: the group that is trained.
+        weights: of the losses at this iteration.
+        best: the best student; None in a group's first term.
+    """
+
+    truth: Truth
+    images: Tensor
+    group: int
+    weights: Weights
+    best: Best | None
+
+
 def predict(logits: Tensor, truth: Truth) -> Prediction:
     """Turn logits ``(B, C, *spatial)``, labeled patches first, into a prediction."""
     # One split, not many slices: each slice would cost a zero-filled gradient of the whole.
     count = len(truth)
     parts = [Part.of(z) for z in logits.float().split([count, len(logits) - count])]
-    dice = dice_loss(parts[0].probs, truth.hot, truth.valid, variant=DICE)
+    dice = dice_loss(parts[0].probs, truth.hot, truth.valid, variant=FOREGROUND)
     return Prediction(parts[0], parts[1], dice)
 
 
@@ -132,7 +158,7 @@ def choose_best(predictions: Sequence[Prediction], temperature: float) -> Best:
 
 
 def dfs_loss(
-    student: Part, truth: Truth, nll: Tensor, best: Best, is_best: Tensor, rules: Rules
+    student: Part, truth: Truth, nll: Tensor, best: Best, is_best: Tensor, settings: RailSettings
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute disagreement-focused supervision: ``alpha MSE over D + beta KL over D and E``.
 
@@ -142,32 +168,32 @@ def dfs_loss(
         nll: its cross-entropy per voxel, ``(B, *spatial)``.
         best: the best student.
         is_best: boolean scalar, whether the student is the best one.
-        rules: weights and switches.
+        settings: weights and switches.
 
     Returns:
         The loss, and the shares of the regions D, E and both among the annotated voxels.
     """
     where = disagreement(student.hard, best.labeled, is_best) & truth.valid
-    error = error_region(student.hard, truth.label, rules.err_region) & truth.valid
+    error = error_region(student.hard, truth.label, settings.err_region) & truth.valid
     both = where & error
-    loss = rules.dfs_mse_weight * weighted_mean(squared_error(student.probs, truth.hot), where)
-    if rules.dfs_kl == "voxel":
-        loss = loss + rules.dfs_kl_weight * weighted_mean(nll, both)
-    elif rules.dfs_kl == "official":
+    loss = settings.dfs_mse_weight * weighted_mean(squared_error(student.probs, truth.hot), where)
+    if settings.dfs_kl == "voxel":
+        loss = loss + settings.dfs_kl_weight * weighted_mean(nll, both)
+    elif settings.dfs_kl == "official":
         kl = axis_kl(student.probs * truth.valid.unsqueeze(1), truth.hot)
-        loss = loss + rules.dfs_kl_weight * weighted_mean(kl, both)
+        loss = loss + settings.dfs_kl_weight * weighted_mean(kl, both)
     size = truth.valid.sum().clamp(min=1)
     regions = {"disagreement": where, "error": error, "disagreement_and_error": both}
     return loss, {f"region/{k}": v.sum() / size for k, v in regions.items()}
 
 
-def cal_terms(student: Part, best: Best, rules: Rules) -> tuple[Tensor, Tensor, Tensor]:
+def cal_terms(student: Part, best: Best, settings: RailSettings) -> tuple[Tensor, Tensor, Tensor]:
     """Compute confidence-aware learning of a student that is not the best one.
 
     Args:
         student: prediction for the unlabeled patches.
         best: the best student.
-        rules: which pull to uniform.
+        settings: which pull to uniform.
 
     Returns:
         The consistency with the pseudo-label over all voxels; the pull to the uniform distribution
@@ -175,7 +201,7 @@ def cal_terms(student: Part, best: Best, rules: Rules) -> tuple[Tensor, Tensor, 
     """
     where = student.hard != best.unlabeled
     consistency = (student.probs - best.pseudo_label).square().mean()
-    uniform = uniform_penalty(student.log_probs, rules.cal_uniform)
+    uniform = uniform_penalty(student.log_probs, settings.cal_uniform)
     return consistency, weighted_mean(uniform, where), where.float().mean()
 
 
@@ -183,12 +209,11 @@ def student_loss(
     student: Prediction,
     truth: Truth,
     teacher_target: Tensor,
-    rules: Rules,
+    settings: RailSettings,
     *,
     index: int,
     best: Best | None,
-    consistency_weight: float,
-    teacher_weight: float,
+    weights: Weights,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute the whole loss of one student of the active group.
 
@@ -196,11 +221,10 @@ def student_loss(
         student: its prediction, with gradient.
         truth: the labels.
         teacher_target: the teacher's sharpened probabilities on the unlabeled part.
-        rules: weights and switches.
+        settings: weights and switches.
         index: the student's number.
         best: the best student; None in a group's first term, which has neither DFS nor CAL.
-        consistency_weight: of CAL at this iteration.
-        teacher_weight: of the teacher term at this iteration.
+        weights: at this iteration.
 
     Returns:
         The loss and detached terms to log.
@@ -208,14 +232,14 @@ def student_loss(
     nll = voxel_kl(student.labeled.log_probs, truth.hot)
     labeled = nll.sum() / (truth.valid.sum() + TINY) + student.dice
     teacher = (student.unlabeled.probs - teacher_target).square().mean()
-    loss = labeled + teacher_weight * teacher
+    loss = labeled + weights.teacher * teacher
     terms = {"loss/labeled": labeled, "loss/teacher": teacher}
     if best is not None:
         is_best = best.index == index
-        focused, shares = dfs_loss(student.labeled, truth, nll, best, is_best, rules)
-        consistency, uniform, contradicted = cal_terms(student.unlabeled, best, rules)
-        instructed = consistency + rules.uniform_weight * uniform
-        loss = loss + focused + consistency_weight * (~is_best) * instructed
+        focused, shares = dfs_loss(student.labeled, truth, nll, best, is_best, settings)
+        consistency, uniform, contradicted = cal_terms(student.unlabeled, best, settings)
+        instructed = consistency + settings.uniform_weight * uniform
+        loss = loss + focused + weights.consistency * (~is_best) * instructed
         terms["loss/dfs"] = focused
         terms["loss/consistency"] = consistency
         terms["loss/uniform"] = uniform

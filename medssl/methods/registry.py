@@ -1,31 +1,56 @@
-"""The methods by name."""
+"""The methods by name: where the settings and the class of each are found.
+
+Settings are light; a method's class, with torch behind it, is imported when it is asked for.
+"""
 
 from __future__ import annotations
 
-import difflib
+from typing import TYPE_CHECKING, Any
 
 from medssl.errors import MedSSLError
-from medssl.methods import (  # noqa: F401  (fill the registry)
-    anatomical,
-    bcp,
-    cps,
-    fixmatch,
-    mean_teacher,
-    pseudo_supervisor,
-    rail,
-    supervised,
-    uamt,
-    umct,
-)
-from medssl.methods.base import (
-    REGISTRY,
-    Method,
-)
+from medssl.methods.settings import MethodSettings
+from medssl.optional import import_object
+from medssl.settings.yaml_file import nearest
+
+if TYPE_CHECKING:
+    from medssl.methods.base import Method
+
+Where = str | type
+"""A class, or where to import it from: ``package.module:Class``."""
+
+_METHODS: dict[str, tuple[Where, Where]] = {}
+"""Settings and class of each method, by name."""
+
+
+def register_method(name: str, *, settings: Where, method: Where) -> None:
+    """Make a method available under ``name`` to recipes, the command line and contract tests.
+
+    Args:
+        name: as recipes write it.
+        settings: a subclass of :class:`~medssl.methods.settings.MethodSettings`, or
+            ``package.module:Class``. Its module imports neither torch nor MONAI.
+        method: a subclass of :class:`~medssl.methods.base.Method`, or the same.
+
+    Raises:
+        ValueError: there is a method of this name.
+    """
+    if name in _METHODS:
+        raise ValueError(f"method {name!r} is registered twice")
+    _METHODS[name] = (settings, method)
 
 
 def list_methods() -> list[str]:
     """Return the names of all methods."""
-    return sorted(REGISTRY)
+    return sorted(_METHODS)
+
+
+def get_settings(name: str) -> type[MethodSettings]:
+    """Return the class of a method's settings; loads neither torch nor MONAI.
+
+    Raises:
+        MedSSLError: no method has this name; the message suggests the nearest.
+    """
+    return _imported(_entry(name)[0])
 
 
 def get_method(name: str) -> type[Method]:
@@ -34,10 +59,37 @@ def get_method(name: str) -> type[Method]:
     Raises:
         MedSSLError: no method has this name; the message suggests the nearest.
     """
-    if name in REGISTRY:
-        return REGISTRY[name]
-    near = difflib.get_close_matches(name, list_methods(), n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return _imported(_entry(name)[1])
+
+
+def _entry(name: str) -> tuple[Where, Where]:
+    if name in _METHODS:
+        return _METHODS[name]
+    near = nearest(name, list_methods())
     raise MedSSLError(
-        f"unknown method {name!r}{hint}", fix=f"choose one of: {', '.join(list_methods())}"
+        f"unknown method {name!r}" + (f"; did you mean {near!r}?" if near else ""),
+        fix=f"choose one of: {', '.join(list_methods())}",
+    )
+
+
+def _imported(where: Where) -> Any:
+    return where if isinstance(where, type) else import_object(where)
+
+
+for _name, _class in {
+    "anatomical": "Anatomical",
+    "bcp": "BCP",
+    "cps": "CPS",
+    "fixmatch": "FixMatch",
+    "mean_teacher": "MeanTeacher",
+    "pseudo_supervisor": "PseudoSupervisor",
+    "rail": "Rail",
+    "supervised": "Supervised",
+    "uamt": "UAMT",
+    "umct": "UMCT",
+}.items():
+    register_method(
+        _name,
+        settings=f"medssl.methods.{_name}_settings:{_class}Settings",
+        method=f"medssl.methods.{_name}:{_class}",
     )

@@ -43,95 +43,49 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from medssl.errors import MedSSLError
-from medssl.methods.base import (
-    Batch,
-    LabeledBatch,
-    Method,
-    NetworkBuilder,
-    Progress,
-    Stage,
-    StepOutput,
-    register,
-)
-from medssl.methods.umct_predictor import FusedViews, SingleView
-from medssl.methods.umct_settings import (
-    ADD_DROPOUT,
-    UMCTSettings,
-    recipe_problems,
-    recipe_warnings,
-)
+from medssl.methods import umct_networks as needs
+from medssl.methods.base import Batch, LabeledBatch, Method, NetworkBuilder, Progress, StepOutput
+from medssl.methods.umct_predictor import FusedNetworks, OrientedNetwork
+from medssl.methods.umct_settings import UMCTSettings
+from medssl.networks.weights_2d import load_2d_weights
 from medssl.ops.fusion import fuse_others
-from medssl.ops.losses import DiceVariant, dice_loss, region_terms
+from medssl.ops.losses import half_dice_half_ce
+from medssl.ops.modes import eval_mode, set_mode
+from medssl.ops.orientations import permute_axes, restore_axes
 from medssl.ops.pseudo_labels import hard_labels
 from medssl.ops.uncertainty import mc_statistics, reduce_uncertainty, stochastic_mode
-from medssl.ops.views import invert_view, permute_view
 
 logger = logging.getLogger(__name__)
 
 
-def segmentation_loss(
-    logits: Tensor, target: Tensor, *, dice: DiceVariant, ce: bool = True
-) -> Tensor:
-    """Compute ``1/2 CE + 1/2 Dice``, or the Dice loss alone.
-
-    Args:
-        logits: ``(B, C, *spatial)``.
-        target: ``(B, *spatial)`` classes, 255 where there is none, or ``(B, C, *spatial)``
-            probabilities.
-        dice: which Dice.
-        ce: with the cross-entropy.
-    """
-    if target.ndim < logits.ndim:
-        ((dice_term, ce_term),) = region_terms(logits, target, [None], dice=dice)
-    else:
-        log_probs = torch.log_softmax(logits.float(), dim=1)
-        dice_term = dice_loss(log_probs.exp(), target.float(), variant=dice)
-        ce_term = -(log_probs * target).sum(dim=1).mean()
-    return 0.5 * ce_term + 0.5 * dice_term if ce else dice_term
-
-
-@register("umct")
 class UMCT(Method):
     """Co-training of one network per view, fused by Monte-Carlo uncertainty."""
 
     Settings = UMCTSettings
     settings: UMCTSettings
-    paper = "Xia et al., WACV 2020 (arXiv 1811.12506) and MedIA 2020 (arXiv 2006.16806)"
 
-    def __init__(
-        self,
-        settings: UMCTSettings,
-        build_network: NetworkBuilder,
-        *,
-        num_classes: int,
-        spatial_dims: int,
-    ) -> None:
-        super().__init__(
-            settings, build_network, num_classes=num_classes, spatial_dims=spatial_dims
-        )
-        self.views = settings.resolve_views(spatial_dims)
-        self.networks = nn.ModuleList(build_network() for _ in self.views)
+    def make_networks(self, build: NetworkBuilder) -> None:
+        """Make one network per view."""
+        self.orientations = self.settings.orientations(self.spatial_dims)
+        self.networks = nn.ModuleList(build() for _ in self.orientations)
 
-    def stages(self, iterations: int) -> list[Stage]:
-        """Divide the budget as ``views_fraction`` says; 0 leaves out the first stage."""
-        fraction = self.settings.views_fraction
-        first = round(iterations * fraction)
-        if fraction > 0:
-            first = min(max(first, 1), iterations - 1)
-        co_train = Stage("co_train", iterations - first)
-        return [Stage("views", first, streams=("labeled",)), co_train] if first else [co_train]
+    def check_networks(self) -> list[str]:
+        """Refuse networks without dropout, whose uncertainty would be 0 everywhere."""
+        return needs.problems(self.networks)
+
+    def warn_networks(self) -> list[str]:
+        """Warn of networks that the method was not made for."""
+        return needs.warnings(self.networks, self.settings.mc_samples, self.spatial_dims)
 
     def start_stage(self, stage: str) -> None:
         """Load 2D weights, if they are asked for, before the first stage."""
         if stage == "co_train" and self.settings.views_fraction > 0:
             return
-        if self.settings.pretrained_2d:
+        if self.settings.pretrained_2d != "off":
             load_2d_weights(self.networks, Path(self.settings.pretrained_2d))
         elif any(hasattr(network, "load_2d") for network in self.networks):
             logger.info("networks start from random weights (the paper: from 2D ImageNet weights)")
@@ -142,22 +96,23 @@ class UMCT(Method):
 
     def view_logits(self, index: int, image: Tensor) -> Tensor:
         """Return the logits of one view for ``(B, C, *spatial)``, in the frame of the image."""
-        view = self.views[index]
-        return invert_view(self.networks[index](permute_view(image, view).contiguous()), view)
+        orientation = self.orientations[index]
+        seen = permute_axes(image, orientation).contiguous()
+        return restore_axes(self.networks[index](seen), orientation)
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Compute l(p, target), the loss of both streams."""
         with_ce = self.settings.loss == "ce_dice"
-        return segmentation_loss(logits, target, dice=self.settings.dice, ce=with_ce)
+        return half_dice_half_ce(logits, target, dice=self.settings.dice, ce=with_ce)
 
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Return the losses of the views, each computed only when the one before is done with."""
         labeled, unlabeled = batch.labeled, batch.unlabeled
         assert labeled is not None
-        if not self.networks.training:
-            self.networks.train()
+        set_mode(self.networks, "train")
         if progress.iteration == 0 and progress.micro == 0:
-            self._require_stochastic(labeled.image)
+            seen = permute_axes(labeled.image, self.orientations[0])
+            needs.require_stochastic(self.networks, self.settings.mc_samples, seen)
         terms: dict[str, Tensor] = {}
         image = None
         # Without a weight the unlabeled patches would still change what BatchNorm sees.
@@ -170,7 +125,7 @@ class UMCT(Method):
     ) -> Iterator[Tensor]:
         """Yield one loss per view and fill in ``terms``, which are means over the views."""
         if unlabeled is None:
-            for i in range(len(self.views)):
+            for i in range(len(self.orientations)):
                 loss = self.loss(self.view_logits(i, labeled.image), labeled.label)
                 self._log(terms, {"loss/labeled": loss})
                 yield loss
@@ -179,7 +134,7 @@ class UMCT(Method):
         for each in uncertainty:
             self._log(terms, {"uncertainty": each.mean()})
         images = torch.cat([labeled.image, unlabeled])
-        for i in range(len(self.views)):
+        for i in range(len(self.orientations)):
             target = self.pseudo_label(probs, uncertainty, exclude=i)
             yield self._co_training_loss(i, images, labeled.label, target, terms)
 
@@ -195,25 +150,26 @@ class UMCT(Method):
 
     def _log(self, terms: dict[str, Tensor], values: dict[str, Tensor]) -> None:
         for key, value in values.items():
-            share = value.detach() / len(self.views)
+            share = value.detach() / len(self.orientations)
             terms[key] = terms[key] + share if key in terms else share
 
     @torch.no_grad()
     def estimate(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Return each view's probabilities ``(B, C, *spatial)`` and reduced uncertainty."""
         probs, uncertainty = [], []
-        for network, view in zip(self.networks, self.views, strict=True):
+        for network, orientation in zip(self.networks, self.orientations, strict=True):
             with stochastic_mode(network):
-                x = permute_view(image, view).contiguous()
+                x = permute_axes(image, orientation).contiguous()
                 samples = (
                     network(x).float().softmax(dim=1) for _ in range(self.settings.mc_samples)
                 )
                 mean, variance = mc_statistics(samples)
                 if self.settings.members == "eval":
-                    mean = network.eval()(x).float().softmax(dim=1)
-            probs.append(invert_view(mean, view))
+                    with eval_mode(network):
+                        mean = network(x).float().softmax(dim=1)
+            probs.append(restore_axes(mean, orientation))
             reduced = reduce_uncertainty(variance, self.settings.granularity)
-            uncertainty.append(invert_view(reduced, view))
+            uncertainty.append(restore_axes(reduced, orientation))
         return probs, uncertainty
 
     @torch.no_grad()
@@ -226,70 +182,17 @@ class UMCT(Method):
             return hard_labels(fused)
         return fused / fused.sum(dim=1, keepdim=True)
 
-    def _require_stochastic(self, image: Tensor) -> None:
-        """Make sure, in the first iteration, that two passes with dropout differ.
-
-        A network may have dropout layers and not use them; the views would be plainly averaged.
-        """
-        if len(self.views) < 3 or self.settings.mc_samples < 2:
-            return
-        devices = [image.device] if image.device.type == "cuda" else []
-        network = self.networks[0]
-        with torch.random.fork_rng(devices=devices), stochastic_mode(network):
-            x = permute_view(image, self.views[0])
-            same = torch.equal(network(x), network(x))
-        if same:
-            raise MedSSLError(
-                "two passes of the network with dropout on are equal, so the uncertainty of umct "
-                "would be 0 everywhere and its views equally sure",
-                fix=ADD_DROPOUT,
-            )
-
     def predictor(self) -> nn.Module:
         """Return the fused views, or a single one."""
-        fusion = self.settings.fusion
+        settings, fusion = self.settings, self.settings.fusion
+        samples = settings.fusion_samples
         if isinstance(fusion, int):
-            return SingleView(self.networks[fusion], self.views[fusion])
-        return FusedViews(
+            return OrientedNetwork(self.networks[fusion], self.orientations[fusion])
+        return FusedNetworks(
             list(self.networks),
-            self.views,
+            self.orientations,
             fusion=fusion,
-            samples=self.settings.fusion_samples or self.settings.mc_samples,
-            granularity=self.settings.granularity,
-            eps=self.settings.eps,
+            samples=settings.mc_samples if samples == "auto" else samples,
+            granularity=settings.granularity,
+            eps=settings.eps,
         )
-
-    @classmethod
-    def check_recipe(cls, settings: UMCTSettings, recipe: Any) -> list[str]:
-        """Refuse geometry without views, and a network without dropout."""
-        return recipe_problems(settings, recipe)
-
-    @classmethod
-    def warn_recipe(cls, settings: UMCTSettings, recipe: Any) -> list[str]:
-        """Warn of inert settings and of symmetric kernels."""
-        return recipe_warnings(settings, recipe)
-
-
-def load_2d_weights(networks: nn.ModuleList, path: Path) -> None:
-    """Start every network's encoder from a file of torchvision's ResNet-18 weights.
-
-    Raises:
-        MedSSLError: the file is absent or something else, or the network has no 2D form.
-    """
-    fix = "give a file saved by torch.save(torchvision.models.resnet18(...).state_dict(), FILE)"
-    if not path.is_file():
-        raise MedSSLError(
-            "method.pretrained_2d names a file that is not there", where=path, fix=fix
-        )
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises anything at all for a damaged file
-        raise MedSSLError("this is not a file of weights", where=path, fix=fix) from error
-    try:
-        for network in networks:
-            network.load_2d(state)  # type: ignore[operator]
-    except (ValueError, TypeError, AttributeError) as error:
-        raise MedSSLError(
-            f"these are not the weights of a ResNet-18: {error}", where=path, fix=fix
-        ) from error
-    logger.info("encoders start from the 2D weights in %s", path)

@@ -9,34 +9,31 @@ import torch
 from torch import Tensor, nn
 
 from medssl.ops.fusion import fuse_others, vote_scores
-from medssl.ops.uncertainty import (
-    Granularity,
-    mc_statistics,
-    reduce_uncertainty,
-    stochastic_mode,
-)
-from medssl.ops.views import View, invert_view, permute_view
+from medssl.ops.orientations import Orientation, permute_axes, restore_axes
+from medssl.ops.uncertainty import mc_statistics, reduce_uncertainty, stochastic_mode
+from medssl.ops.variants import Granularity
 
 
-class SingleView(nn.Module):
+class OrientedNetwork(nn.Module):
     """The network of one view, from image to logits in the image's frame."""
 
-    def __init__(self, network: nn.Module, view: View) -> None:
+    def __init__(self, network: nn.Module, orientation: Orientation) -> None:
         super().__init__()
         self.network = network
-        self.view = view
+        self.orientation = orientation
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, C_in, *spatial)`` to logits ``(B, C, *spatial)``."""
-        return invert_view(self.network(permute_view(x, self.view).contiguous()), self.view)
+        seen = permute_axes(x, self.orientation).contiguous()
+        return restore_axes(self.network(seen), self.orientation)
 
 
-class FusedViews(nn.Module):
+class FusedNetworks(nn.Module):
     """The views together, from image to the logarithm of fused probabilities.
 
     Args:
         networks: one per view, shared with the method.
-        views: their axis orders.
+        orientations: their axis orders.
         fusion: ``mean`` of the probabilities; ``ulf`` weighted by certainty over ``samples``
             dropout passes, which are drawn from a fixed seed; ``vote`` of the majority, ties going
             to the larger summed probability.
@@ -48,7 +45,7 @@ class FusedViews(nn.Module):
     def __init__(
         self,
         networks: Sequence[nn.Module],
-        views: Sequence[View],
+        orientations: Sequence[Orientation],
         *,
         fusion: Literal["mean", "ulf", "vote"] = "mean",
         samples: int = 10,
@@ -56,8 +53,10 @@ class FusedViews(nn.Module):
         eps: float = 1e-6,
     ) -> None:
         super().__init__()
-        pairs = zip(networks, views, strict=True)
-        self.members = nn.ModuleList(SingleView(network, view) for network, view in pairs)
+        pairs = zip(networks, orientations, strict=True)
+        self.members = nn.ModuleList(
+            OrientedNetwork(network, orientation) for network, orientation in pairs
+        )
         self.fusion = fusion
         self.samples = samples
         self.granularity: Granularity = granularity

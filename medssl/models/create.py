@@ -8,15 +8,17 @@ import torch
 from torch import nn
 
 from medssl.data.datasets.case import LabelMap
-from medssl.methods.base import Method, Settings
+from medssl.errors import MedSSLError
+from medssl.methods.base import Method
 from medssl.methods.registry import get_method
+from medssl.methods.settings import MethodSettings
 from medssl.networks.build import build_network
 from medssl.settings.recipe import Recipe
 
 
 def create_method(
     recipe: Recipe,
-    settings: Settings,
+    settings: MethodSettings,
     *,
     num_classes: int,
     channels: int,
@@ -30,6 +32,9 @@ def create_method(
         num_classes: classes including background.
         channels: of the images.
         labels: of the dataset. Training needs them, to know which structure has several pieces.
+
+    Raises:
+        MedSSLError: the networks cannot be built, or are not such as the method needs.
     """
     dims, classes = recipe.training.spatial_dims, num_classes
 
@@ -53,6 +58,13 @@ def create_method(
     method = get_method(recipe.method.name)(
         settings, build, num_classes=num_classes, spatial_dims=dims
     )
+    problems = method.check_networks()
+    if problems:
+        raise MedSSLError(
+            problems[0],
+            where=f"network {recipe.network.name}",
+            fix="change the network, or its options",
+        )
     if labels is not None:
         method.pieces = recipe.spec.pieces_of(labels.values)
     return method

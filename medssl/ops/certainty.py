@@ -16,11 +16,7 @@ from medssl.ops.pseudo_labels import hard_labels
 from medssl.ops.ramps import sigmoid_ramp
 from medssl.ops.ranking import auroc
 from medssl.ops.uncertainty import predictive_entropy
-
-Deviation = Literal["squared", "apart", "abs", "entropy"]
-Reduction = Literal["per_class", "sum", "mean", "max"]
-Weighting = Literal["exp", "threshold", "none"]
-Normalizer = Literal["official", "mean", "poster"]
+from medssl.ops.variants import Deviation, Normalizer, Reduction, Weighting
 
 
 def probabilities(logits: Tensor, output: Literal["softmax", "sigmoid"] = "softmax") -> Tensor:

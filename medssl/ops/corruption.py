@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-Style = Literal["coherent", "official2d"]
+from medssl.ops.variants import CorruptionStyle
+
 Morphology = Literal["erosion", "dilation", "opening", "closing"]
 
 SLICE_PROBABILITY = 0.2
@@ -34,7 +35,7 @@ def corrupt_masks(
     masks: Tensor,
     rng: np.random.RandomState,
     *,
-    style: Style = "coherent",
+    style: CorruptionStyle = "coherent",
     strength: float = 1.0,
 ) -> Tensor:
     """Corrupt each mask of a batch; the input is left as it is.

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-BufferRule = Literal["average", "copy", "keep"]
+from medssl.ops.variants import BufferRule
 
 
 def frozen_copy(module: nn.Module) -> nn.Module:

@@ -9,37 +9,17 @@ inside, or overflow in half precision.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medssl.ops.variants import FOREGROUND, WHOLE, DiceVariant, LossName
+
 IGNORE_INDEX = 255
 """Class index of voxels without annotation (the data side uses the same value)."""
 
 TINY = 1e-16
-
-
-@dataclass(frozen=True)
-class DiceVariant:
-    """Which Dice loss: the literature's versions differ, and so do their gradients.
-
-    Attributes:
-        per_sample: sum over the voxels of one sample and average over samples and classes, instead
-            of summing over the whole batch first.
-        squared: denominator of squares (V-Net) instead of plain sums.
-        smooth: added to numerator and denominator.
-        background: average over the background class too.
-        legacy_background: take the background's sums over the whole image even under a region
-            weight, as the BCP code did until October 2023 (kept to reproduce published numbers).
-    """
-
-    per_sample: bool = False
-    squared: bool = True
-    smooth: float = 1e-5
-    background: bool = True
-    legacy_background: bool = False
 
 
 def one_hot(target: Tensor, num_classes: int) -> Tensor:
@@ -69,7 +49,7 @@ def dice_loss(
     target: Tensor,
     weight: Tensor | None = None,
     *,
-    variant: DiceVariant = DiceVariant(),
+    variant: DiceVariant = WHOLE,
     valid: Tensor | None = None,
 ) -> Tensor:
     """Compute ``1 - mean (2 sum(p y w) + s) / (sum(p w) + sum(y w) + s)``, or with ``p^2, y^2``.
@@ -111,7 +91,7 @@ def region_terms(
     target: Tensor,
     regions: Sequence[Tensor | None],
     *,
-    dice: DiceVariant = DiceVariant(),
+    dice: DiceVariant = WHOLE,
     ignore_index: int = IGNORE_INDEX,
 ) -> list[tuple[Tensor, Tensor]]:
     """Compute Dice loss and cross-entropy of several regions of the same prediction.
@@ -147,13 +127,36 @@ def region_terms(
     return out
 
 
+def dice_and_ce(
+    logits: Tensor, target: Tensor, *, dice: DiceVariant = FOREGROUND
+) -> tuple[Tensor, Tensor]:
+    """Compute Dice loss and cross-entropy over all annotated voxels; see :func:`region_terms`."""
+    (terms,) = region_terms(logits, target, [None], dice=dice)
+    return terms
+
+
+def supervised_loss(
+    logits: Tensor, target: Tensor, *, loss: LossName = "dice_ce", dice: DiceVariant = FOREGROUND
+) -> Tensor:
+    """Compute the loss of labels over all annotated voxels.
+
+    Args:
+        logits: ``(B, C, *spatial)``, any floating dtype.
+        target: ``(B, *spatial)`` class indices; 255 marks voxels without annotation.
+        loss: ``dice_ce`` is the sum of both, ``ce`` the cross-entropy alone.
+        dice: which Dice.
+    """
+    dice_term, ce = dice_and_ce(logits, target, dice=dice)
+    return ce if loss == "ce" else dice_term + ce
+
+
 def dice_ce_loss(
     logits: Tensor,
     target: Tensor,
     *,
     weight: Tensor | None = None,
     ignore_index: int = IGNORE_INDEX,
-    dice: DiceVariant = DiceVariant(),
+    dice: DiceVariant = WHOLE,
     dice_weight: float = 1.0,
     ce_weight: float = 1.0,
 ) -> Tensor:
@@ -172,6 +175,27 @@ def dice_ce_loss(
     return dice_weight * d + ce_weight * ce
 
 
+def half_dice_half_ce(
+    logits: Tensor, target: Tensor, *, dice: DiceVariant, ce: bool = True
+) -> Tensor:
+    """Compute ``1/2 CE + 1/2 Dice``, or the Dice loss alone.
+
+    Args:
+        logits: ``(B, C, *spatial)``.
+        target: ``(B, *spatial)`` classes, 255 where there is none, or ``(B, C, *spatial)``
+            probabilities.
+        dice: which Dice.
+        ce: with the cross-entropy.
+    """
+    if target.ndim < logits.ndim:
+        dice_term, ce_term = dice_and_ce(logits, target, dice=dice)
+    else:
+        log_probs = torch.log_softmax(logits.float(), dim=1)
+        dice_term = dice_loss(log_probs.exp(), target.float(), variant=dice)
+        ce_term = -(log_probs * target).sum(dim=1).mean()
+    return 0.5 * ce_term + 0.5 * dice_term if ce else dice_term
+
+
 def copy_paste_loss(
     logits: Tensor,
     outside: Tensor,
@@ -180,7 +204,7 @@ def copy_paste_loss(
     *,
     weight_outside: float,
     weight_inside: float,
-    dice: DiceVariant = DiceVariant(),
+    dice: DiceVariant = WHOLE,
 ) -> tuple[Tensor, Tensor]:
     """Compute BCP's loss of one mixed image: each label counts in its own region.
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from medssl.ops.losses import IGNORE_INDEX, one_hot
+from medssl.ops.moving import to_device
 
 TINY = 1e-12
 
@@ -119,6 +121,21 @@ def sample_actions(log_probs: Tensor, uniform: Tensor) -> Tensor:
     cumulative = log_probs.exp().cumsum(-1)
     drawn = (uniform.unsqueeze(-1) >= cumulative).sum(-1)
     return drawn.clamp_max(log_probs.shape[-1] - 1)
+
+
+def draw_actions(logits: Tensor, rng: np.random.RandomState) -> Tensor:
+    """Draw an action per patch and class.
+
+    Args:
+        logits: ``(B, C, A)``.
+        rng: gives one uniform number per patch and class.
+
+    Returns:
+        int64 ``(B, C)`` in ``[0, A)``.
+    """
+    drawn = rng.random_sample(tuple(logits.shape[:2]))
+    uniform = to_device(torch.from_numpy(drawn).to(logits.dtype), logits.device)
+    return sample_actions(torch.log_softmax(logits, dim=-1), uniform)
 
 
 def joint_log_prob(logits: Tensor, actions: Tensor) -> Tensor:

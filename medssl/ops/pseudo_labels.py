@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from medssl.ops.losses import IGNORE_INDEX
+
 
 def hard_labels(probs: Tensor, *, threshold: float | None = None) -> Tensor:
     """Choose a class per voxel.
@@ -41,6 +43,19 @@ def _most_probable(probs: Tensor) -> Tensor:
         index = torch.maximum(index, better * c)
         best = torch.maximum(best, probs[:, c])
     return index.long()
+
+
+def kept_shares(scores: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """Return which share of all voxels, and of the predicted foreground, has a pseudo-label.
+
+    Args:
+        scores: logits or probabilities ``(B, C, *spatial)``.
+        target: ``(B, *spatial)``, 255 where the pseudo-label does not count.
+    """
+    kept = target != IGNORE_INDEX
+    foreground = scores[:, 0] < scores[:, 1:].amax(dim=1)
+    sure = (kept & foreground).sum() / foreground.sum().clamp(min=1)
+    return {"pseudo/kept": kept.float().mean(), "pseudo/kept_foreground": sure}
 
 
 def confidence(probs: Tensor) -> Tensor:

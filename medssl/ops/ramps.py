@@ -19,9 +19,18 @@ def sigmoid_ramp(iteration: int, length: float, *, every: int = 1) -> float:
     return 1.0 if length <= 0 else math.exp(-5.0 * (1.0 - _share(iteration, length, every)) ** 2)
 
 
-def linear_ramp(iteration: int, length: float, *, every: int = 1) -> float:
-    """Return the finished share of the ramp, from 0 to 1; arguments as :func:`sigmoid_ramp`."""
-    return 1.0 if length <= 0 else _share(iteration, length, every)
+def share_ramp(iteration: int, total: int, share: float, *, steps: int = 0) -> float:
+    """Return :func:`sigmoid_ramp` over a share of training.
+
+    Args:
+        iteration: 0-based.
+        total: iterations of the stage.
+        share: of them, until the ramp reaches 1; 0 means no ramp.
+        steps: plateaus of the ramp; 0: smooth.
+    """
+    length = share * total
+    every = max(int(length // steps), 1) if steps else 1
+    return sigmoid_ramp(iteration, length, every=every)
 
 
 def _share(iteration: int, length: float, every: int) -> float:

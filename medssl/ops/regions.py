@@ -10,14 +10,11 @@ its code computes them, ``official`` naming what the code does where that was ha
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-ErrorRegion = Literal["true", "official"]
-KLTerm = Literal["voxel", "official", "off"]
-UniformTerm = Literal["proper", "official"]
+from medssl.ops.variants import ErrorRegion, UniformTerm
 
 
 def disagreement(hard: Tensor, best: Tensor, is_best: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
+from medssl.ops.boxes import Box
 from medssl.ops.components import largest_component
-from medssl.ops.mixing import Box
 
 
 def remove_small_components(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-Granularity = Literal["voxel", "class", "sample"]
+from medssl.ops.modes import eval_mode
+from medssl.ops.variants import Granularity
 
 
 def dropout_layers(network: nn.Module) -> list[nn.Module]:
@@ -25,18 +25,24 @@ def stochastic_mode(network: nn.Module) -> Iterator[None]:
     BatchNorm uses its running statistics and leaves them alone: otherwise the passes would differ
     by the batch, and drift.
     """
-    flags = [(module, module.training) for module in network.modules()]
-    network.eval()
-    for layer in dropout_layers(network):
-        layer.train()
-    try:
-        with torch.no_grad():
+    with eval_mode(network), torch.no_grad():
+        for layer in dropout_layers(network):
+            layer.train()
+        try:
             yield
-    finally:
-        for module, training in flags:
-            module.training = training
-        # Under autocast, weights cast without gradients would be reused by the next pass.
-        torch.clear_autocast_cache()
+        finally:
+            # Under autocast, weights cast without gradients would be reused by the next pass.
+            torch.clear_autocast_cache()
+
+
+def passes_differ(network: nn.Module, image: Tensor) -> bool:
+    """Return whether two stochastic passes over ``image`` differ; torch's generator stays.
+
+    A network may have dropout layers and not use them.
+    """
+    devices = [image.device] if image.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), stochastic_mode(network):
+        return not torch.equal(network(image), network(image))
 
 
 @torch.no_grad()

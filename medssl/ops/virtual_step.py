@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medssl.ops.modes import eval_mode
+
 HALF_PRECISION_SCALE = 1024.0
 """Keeps a gradient from vanishing in float16; a power of two changes no bit."""
 
@@ -54,9 +56,8 @@ def around_step(
     # not take weights for changed that are back when it needs them.
     parameters = [p.data for p in network.parameters()]
     kept = [p.clone() for p in parameters]
-    network.eval()
     try:
-        with _full_precision(image.device):
+        with eval_mode(network), _full_precision(image.device):
             before = network(image)
             for p, g in zip(parameters, gradients, strict=True):
                 p.sub_(length * g)
@@ -64,7 +65,6 @@ def around_step(
     finally:
         for p, old in zip(parameters, kept, strict=True):
             p.copy_(old)
-        network.train()
     return before, after
 
 

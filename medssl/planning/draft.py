@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from medssl.data.datasets.fingerprint import Fingerprint, Structure
-from medssl.methods.registry import get_method
+from medssl.methods.registry import get_settings
 from medssl.planning import training as choices
 from medssl.planning.grid import Grid, choose_grid, size_text
 from medssl.planning.network import DeviceKind, NetworkPlan, choose_batch, choose_network
@@ -113,8 +113,10 @@ def make_draft(
         MedSSLError: the method does not suit the data.
     """
     spec = load_spec(guess.name)
-    grid = choose_grid(found, spec, cubes=order.method == "umct")
-    network = choose_network(grid, order.method, order.device, shrink=shrink)
+    method = get_settings(order.method)
+    hints = method.plan_hints
+    grid = choose_grid(found, spec, cubes=hints.turns_volumes)
+    network = choose_network(grid, hints, order.device, shrink=shrink)
     batch = batch or choose_batch(network.patch, order.device)
     lines = Lines()
     lines.add("name", recipe_name(found, order))
@@ -128,10 +130,10 @@ def make_draft(
     for key, (value, reason) in network.options.items():
         lines.add(key, value, reason, indent=2)
     plan = choices.choose_training(
-        found, spec, grid, network, roles, order.method, order.device, batch
+        choices.Basis(found, spec, grid, network, roles, method, order.device, batch)
     )
     lines.add("method", None)
-    lines.add("name", order.method, choices.method_words(order.method), indent=2)
+    lines.add("name", order.method, hints.summary or method.paper, indent=2)
     for key, (value, reason) in plan.method.items():
         lines.add(key, value, reason, indent=2)
     lines.add("training", None)
@@ -213,7 +215,7 @@ def header(
     found: Fingerprint, order: Order, draft: Draft, *, labeled: int, memory: float
 ) -> list[str]:
     """Return the comment lines at the top."""
-    kind = get_method(order.method)
+    kind = get_settings(order.method)
     use = "labels alone" if not kind.uses_unlabeled else f"{found.unlabeled} unlabeled scans"
     unit = found.spatial_unit
     shape = size_text(draft.grid.shape)

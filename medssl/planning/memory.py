@@ -22,7 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from medssl.device import autocast
-from medssl.methods.base import Batch, LabeledBatch, Method, Progress, Stage, UnlabeledBatch
+from medssl.methods.base import Batch, LabeledBatch, Method, Progress, UnlabeledBatch
+from medssl.methods.settings import Stage
 from medssl.models.create import create_method
 from medssl.networks.registry import patch_factors
 from medssl.recipe.load import LoadedRecipe
@@ -112,10 +113,8 @@ def measure_footprint(
         precision: ``fp32``, ``bf16`` or ``fp16`` (measured as bf16, of the same size).
     """
     recipe = loaded.recipe
-    settings = loaded.settings
-    if "mc_samples" in type(settings).model_fields:
-        # Stochastic passes run one after the other: two need as much memory as ten.
-        settings = settings.model_copy(update={"mc_samples": 2})
+    quick = loaded.settings.plan_hints.measure_with
+    settings = loaded.settings.model_copy(update=dict(quick))
     method = create_method(recipe, settings, num_classes=num_classes, channels=channels)
     method.train()
     patch, network = recipe.training.patch, recipe.network
@@ -194,7 +193,8 @@ def _batch(
     labels = torch.randint(0, num_classes, (n, *patch), generator=generator)
     labeled = LabeledBatch(torch.randn(n, channels, *patch, generator=generator), labels)
     image = torch.randn(m, channels, *patch, generator=generator)
-    unlabeled = UnlabeledBatch(image, image.clone() if method.uses_strong_view else None)
+    views = tuple(image.clone() for _ in method.settings.unlabeled_views)
+    unlabeled = UnlabeledBatch(image, views)
     return Batch(
         labeled if "labeled" in stage.streams else None,
         unlabeled if "unlabeled" in stage.streams else None,

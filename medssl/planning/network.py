@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from medssl.errors import MedSSLError
+from medssl.methods.plan_hints import PlanHints
+from medssl.networks.registry import patch_factors
 from medssl.planning.grid import Grid, Levels, choose_levels, fixed_patch
 
 DeviceKind = Literal["cpu", "cuda"]
@@ -26,7 +29,7 @@ BATCH_VOXELS = {("cpu", 2): 2**17, ("cpu", 3): 2**18, ("cuda", 2): 2**20, ("cuda
 """About so many voxels of each of labeled and unlabeled scans in one iteration."""
 
 MOST_PATCHES = {("cpu", 2): 8, ("cpu", 3): 4, ("cuda", 2): 12, ("cuda", 3): 4}
-VNET_SIDE, AHNET_SIDE = 16, 32
+SMALLEST_SIDE = 16
 
 
 @dataclass(frozen=True)
@@ -35,65 +38,55 @@ class NetworkPlan:
 
     Attributes:
         options: of the network, each with its reason.
-        method: settings of the method that follow from the network, each with its reason.
     """
 
     name: str
     patch: tuple[int, ...]
     reason: str
     options: dict[str, tuple[Any, str]] = field(default_factory=dict)
-    method: dict[str, tuple[Any, str]] = field(default_factory=dict)
 
 
 def choose_network(
-    grid: Grid, method: str, device: DeviceKind, *, shrink: float = 1.0
+    grid: Grid, hints: PlanHints, device: DeviceKind, *, shrink: float = 1.0
 ) -> NetworkPlan:
     """Choose network and patch.
 
     Args:
         grid: what patches are cut from.
-        method: by name; ``umct`` and ``rail`` have needs of their own.
+        hints: what the method needs.
         device: where the training will run.
         shrink: factor of the usual voxels of a patch.
     """
     dims = len(grid.axes)
     shape, voxel = [grid.shape[a] for a in grid.axes], [grid.voxel[a] for a in grid.axes]
-    budget = max(int(shrink * PATCH_VOXELS[device, dims]), VNET_SIDE**dims // 2)
-    if method == "umct":
-        return _for_views(shape, voxel, device, budget)
-    depth = len(FILTERS[device]) - 1
-    levels = choose_levels(shape, voxel, budget=budget, depth=depth)
-    if method == "rail" and device == "cuda" and _suits_vnet(levels, shape):
-        patch = fixed_patch(shape, voxel, budget=budget, factors=[VNET_SIDE] * dims)
-        return NetworkPlan("vnet", patch, "as published; its partner is resvnet")
-    plan = _unet(levels, device)
-    if method == "rail":
-        other = {"num_res_units": 1, "act": "relu"} if plan.name == "unet" else {"res_block": True}
-        plan.method["partner_options"] = (other, "the second student of a group must differ")
+    budget = max(int(shrink * PATCH_VOXELS[device, dims]), SMALLEST_SIDE**dims // 2)
+    # A network for each orientation of the patch: all sides alike, and none of them wide.
+    cubes = hints.turns_volumes
+    kind: DeviceKind = "cpu" if cubes else device
+    depth = len(FILTERS[kind]) - 1
+    sides, sizes = shape, voxel
+    if cubes:
+        sides = [min(*shape, int(budget ** (1 / dims) + 1e-6))] * dims
+        sizes = [1.0] * dims
+    levels = choose_levels(sides, sizes, budget=budget, depth=depth)
+    published = hints.network
+    if published is not None and device == "cuda" and levels.isotropic:
+        factors = _factors(published.name, dims)
+        if factors is not None and min(shape) >= max(factors):
+            patch = fixed_patch(shape, voxel, budget=budget, factors=factors, cube=cubes)
+            return NetworkPlan(published.name, patch, published.reason, dict(published.options))
+    plan = _unet(levels, kind)
+    if hints.dropout is not None:
+        plan.options["dropout"] = hints.dropout
     return plan
 
 
-def _suits_vnet(levels: Levels, shape: list[int]) -> bool:
-    return levels.isotropic and min(shape) >= VNET_SIDE
-
-
-def _for_views(
-    shape: list[int], voxel: list[float], device: DeviceKind, budget: int
-) -> NetworkPlan:
-    """Choose for ``umct``: a cube, and dropout, the source of its uncertainty."""
-    dims, why = len(shape), "random gaps; how much the results then differ tells the uncertainty"
-    if device == "cuda" and dims == 3 and min(shape) >= AHNET_SIDE:
-        patch = fixed_patch(shape, voxel, budget=budget, factors=[AHNET_SIDE] * 3, cube=True)
-        options = {"dropout": (0.2, why)}
-        return NetworkPlan(
-            "ahnet_r18", patch, "as published: it looks within slices first", options
-        )
-    side = min(*shape, int(budget ** (1 / dims) + 1e-6))
-    depth = len(FILTERS["cpu"]) - 1
-    levels = choose_levels([side] * dims, [1.0] * dims, budget=budget, depth=depth)
-    plan = _unet(levels, "cpu")
-    plan.options["dropout"] = (0.1, why)
-    return plan
+def _factors(network: str, dims: int) -> list[int] | None:
+    """Return what a network's patch sides are multiples of; None where it does not exist."""
+    try:
+        return patch_factors(network, dims)
+    except MedSSLError:
+        return None
 
 
 def _unet(levels: Levels, device: DeviceKind) -> NetworkPlan:

@@ -21,8 +21,7 @@ from medssl.data.phantoms.dataset import ensure_phantom, phantom_options
 from medssl.device import resolve_device
 from medssl.errors import MedSSLError, located
 from medssl.files import default_cache_root, write_text
-from medssl.methods.base import REGISTRY
-from medssl.methods.registry import get_method
+from medssl.methods.registry import get_settings, list_methods
 from medssl.planning.draft import Draft, Order, header, make_draft, text_of
 from medssl.planning.grid import size_text
 from medssl.planning.memory import Footprint, measure_footprint
@@ -107,7 +106,7 @@ def plan(
         raise MedSSLError(
             "the file exists", where=output, fix="remove it, or give another --output"
         )
-    kind_of_method = get_method(method)
+    kind_of_method = get_settings(method)
     if spec is not None:
         load_spec(spec)  # says at once if there is none
     order = _order(str(dataset), method, memory, device, kind)
@@ -182,12 +181,23 @@ def make_plan(
                 f"{order.method} needs about {need / 2**30:.1f} GiB even with patches of "
                 f"{size_text(patch)} voxels, but {limit / 2**30:.1f} GiB can be filled",
                 where="--memory",
-                fix="use a card with more memory, or a method with one network such as bcp",
+                fix="use a card with more memory, or a method with one network such as "
+                f"{_with_one_network(order.method)}",
             )
         draft = make_draft(found, roles, order, guess, shrink=shrink, batch=batch)
     top = header(found, order, draft, labeled=found.labeled, memory=need)
     seconds = step.seconds_per_voxel * math.prod(patch) if order.device == "cpu" else 0.0
     return Plan(text_of(top, draft.body), draft.loaded, guess, need, seconds)
+
+
+def _with_one_network(besides: str) -> str:
+    """Return a method that learns from unlabeled scans and trains one network, another one."""
+    kinds = {name: get_settings(name) for name in list_methods() if name != besides}
+    return next(
+        name
+        for name, kind in kinds.items()
+        if kind.uses_unlabeled and kind.plan_hints.trained_networks == 1
+    )
 
 
 def _least_batch(order: Order, found: Fingerprint, roles: Roles, guess: SpecGuess) -> int:
@@ -207,7 +217,7 @@ def _first_draft(found: Fingerprint, roles: Roles, order: Order, guess: SpecGues
         return _checked_draft(found, roles, order, guess)
     except MedSSLError as error:
         others = []
-        for name in sorted(REGISTRY):
+        for name in list_methods():
             if name == order.method:
                 continue
             other = replace(order, method=name)
@@ -228,8 +238,8 @@ def _checked_draft(found: Fingerprint, roles: Roles, order: Order, guess: SpecGu
     draft = make_draft(found, roles, order, guess)
     recipe = draft.loaded.recipe
     spec = recipe.spec.model_copy(update={"spacing": list(draft.grid.voxel)})
-    method = get_method(order.method)
-    problems = method.check_recipe(draft.loaded.settings, recipe.model_copy(update={"spec": spec}))
+    changed = recipe.model_copy(update={"spec": spec})
+    problems = list(draft.loaded.settings.check_recipe(changed))
     if problems:
         raise MedSSLError(problems[0])
     return draft
@@ -300,12 +310,13 @@ def _roles(dataset: Dataset, order: Order, labeled: int | None) -> Roles:
             fix="give 1 or more, or leave it out for all",
         )
     patients = len({c.patient for c in dataset.training})
-    uses_unlabeled = get_method(order.method).uses_unlabeled
+    uses_unlabeled = get_settings(order.method).uses_unlabeled
     if uses_unlabeled and labeled is None and not dataset.unlabeled:
         raise MedSSLError(
             f"{order.method} learns from unlabeled scans, but every scan has a label",
             where=order.root,
-            fix="use only some of the labels, such as --labeled 8, or --method supervised",
+            fix="use only some of the labels, such as --labeled 8, or --method "
+            + next(name for name in list_methods() if not get_settings(name).uses_unlabeled),
         )
     return choose_roles(
         patients, labeled, unlabeled=len(dataset.unlabeled), uses_unlabeled=uses_unlabeled

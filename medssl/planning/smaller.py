@@ -13,7 +13,6 @@ import torch
 
 from medssl.device import bytes_asked, is_out_of_memory
 from medssl.errors import MedSSLError
-from medssl.methods.registry import get_method
 from medssl.networks.registry import patch_factors
 from medssl.planning.memory import Footprint, measure_footprint
 from medssl.recipe.load import LoadedRecipe
@@ -100,7 +99,7 @@ def explain(
         device: that trains.
     """
     training = loaded.recipe.training
-    unlabeled = get_method(loaded.recipe.method.name).uses_unlabeled
+    unlabeled = loaded.settings.uses_unlabeled
     batches = f"training.labeled_batch={training.labeled_batch}"
     if unlabeled:
         batches += f" and training.unlabeled_batch={training.unlabeled_batch}"
@@ -144,7 +143,7 @@ def split_batch(loaded: LoadedRecipe, now: Footprint, *, kind: str, room: float)
     Their gradients add up: the optimizer sees as many patches as before.
     """
     recipe = loaded.recipe
-    training, method = recipe.training, get_method(recipe.method.name)
+    training, method = recipe.training, loaded.settings
     batches = {"labeled_batch": training.labeled_batch}
     if method.uses_unlabeled:
         batches["unlabeled_batch"] = training.unlabeled_batch
@@ -155,7 +154,7 @@ def split_batch(loaded: LoadedRecipe, now: Footprint, *, kind: str, room: float)
         new["accumulate"] = training.accumulate * parts
         changed = recipe.model_copy(update={"training": training.model_copy(update=new)})
         needed = part.bytes(training.patch, kind)
-        if needed <= room and not method.check_recipe(loaded.settings, changed):
+        if needed <= room and not any(method.check_recipe(changed)):
             settings = " ".join(f"training.{name}={value}" for name, value in new.items())
             return Change(settings, needed)
     return None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from medssl.data.datasets.fingerprint import PERCENTILES, Fingerprint
-from medssl.methods.registry import get_method
+from medssl.methods.plan_hints import Advice
+from medssl.methods.settings import MethodSettings
 from medssl.planning.grid import Grid, size_text
 from medssl.planning.network import DeviceKind, NetworkPlan
 from medssl.planning.patients import Roles
@@ -26,7 +28,6 @@ STEADY_FROM, MOST_PIECES = 4, 4
 """Labeled scans that must agree on a number of pieces, and the largest number that is planned."""
 
 VALIDATIONS = 20
-LEAST_POLICY_BUFFER = 20
 
 Choices = dict[str, tuple[Any, str]]
 
@@ -39,18 +40,30 @@ AUGMENT: Choices = {
 }
 """The same for every method, so that comparisons are fair."""
 
-_METHOD_WORDS = {
-    "supervised": "learns from the labels alone: the baseline",
-    "mean_teacher": "on unlabeled scans, agrees with the average of its own past",
-    "uamt": "as mean_teacher, where the teacher is sure",
-    "bcp": "pastes parts of labeled and unlabeled scans into each other",
-    "cps": "two networks label the unlabeled scans for each other",
-    "fixmatch": "sure guesses on unlabeled scans become labels for altered copies of them",
-    "anatomical": "trusts its guesses where they look like anatomy",
-    "umct": "one network per view of the scan, each taught by the others",
-    "rail": "two pairs of networks correct each other where they err",
-    "pseudo_supervisor": "experimental: learns which of its guesses to trust",
-}
+
+@dataclass(frozen=True)
+class Basis:
+    """What a training is planned for.
+
+    Attributes:
+        found: the dataset.
+        spec: its data spec.
+        grid: what patches are cut from.
+        network: network and patch.
+        roles: which patients are what.
+        method: settings class of the method.
+        device: where the training will run.
+        batch: labeled patches of an iteration.
+    """
+
+    found: Fingerprint
+    spec: DataSpec
+    grid: Grid
+    network: NetworkPlan
+    roles: Roles
+    method: type[MethodSettings]
+    device: DeviceKind
+    batch: int
 
 
 @dataclass(frozen=True)
@@ -60,11 +73,6 @@ class TrainingChoices:
     method: Choices = field(default_factory=dict)
     training: Choices = field(default_factory=dict)
     inference: Choices = field(default_factory=dict)
-
-
-def method_words(name: str) -> str:
-    """Say in a few words what a method does."""
-    return _METHOD_WORDS.get(name, get_method(name).paper)
 
 
 def choose_iterations(
@@ -83,27 +91,18 @@ def choose_iterations(
     return count, f"all stages; a scan holds about {patches:.0f} patches"
 
 
-def choose_training(
-    found: Fingerprint,
-    spec: DataSpec,
-    grid: Grid,
-    network: NetworkPlan,
-    roles: Roles,
-    method: str,
-    device: DeviceKind,
-    batch: int,
-) -> TrainingChoices:
+def choose_training(basis: Basis) -> TrainingChoices:
     """Choose how long and on what the network is trained."""
-    patch = network.patch
+    found, spec, grid, device = basis.found, basis.spec, basis.grid, basis.device
+    patch, batch = basis.network.patch, basis.batch
     iterations, why = choose_iterations(grid, patch, len(found.structures), device)
-    out = TrainingChoices(dict(network.method))
-    _method_settings(out.method, method, iterations, device)
     several = [s for s in found.structures if s.pieces >= spec.pieces.get(s.value, 1) + 0.5]
     pieces = "the data spec does not say that structures are one piece"
     if several:
         pieces = f"{several[0].name} has {several[0].pieces:.0f} pieces in your labels"
-    if method == "bcp" and (several or not spec.largest_component):
-        out.method["largest_component"] = ("off", f"{pieces}: guesses keep all of theirs")
+    in_pieces = pieces if several or not spec.largest_component else None
+    advised = list(_advised(basis, iterations, in_pieces))
+    out = TrainingChoices({a.key: reasoned for a, reasoned in advised if a.section == "method"})
     if several and spec.largest_component:
         out.inference["largest_component"] = (False, f"{pieces}: all are kept")
     voxel = [grid.voxel[a] for a in grid.axes]
@@ -114,7 +113,7 @@ def choose_training(
     training["patch"] = (list(patch), shown)
     what = "slices" if len(patch) == 2 else "patches"
     training["labeled_batch"] = (batch, f"{what} with labels in one iteration")
-    if get_method(method).uses_unlabeled:
+    if basis.method.uses_unlabeled:
         training["unlabeled_batch"] = (batch, "as many without: neither side outweighs the other")
     share = sum(s.share for s in found.structures)
     if len(patch) == 3 and 0 < share < SMALL_SHARE:
@@ -122,18 +121,13 @@ def choose_training(
             0.75,
             f"of the labeled patches show a structure: they fill only {share:.2%} of a scan",
         )
-    training["optimizer"], training["schedule"] = _optimizer(network.name, device)
-    if method == "anatomical" and device == "cpu":
-        fast = {"name": "adam", "lr": 0.005, "weight_decay": 0.0}
-        training["stages"] = (
-            {"autoencoder": {"optimizer": fast}},
-            "the model of anatomy learns from few iterations at a higher rate only",
-        )
+    training["optimizer"], training["schedule"] = _optimizer(basis.network.name, device)
+    training |= {a.key: reasoned for a, reasoned in advised if a.section == "training"}
     if device == "cpu":
         training["precision"] = ("fp32", "full precision: a CPU gains nothing from less")
     else:
         training["precision"] = ("auto", "half precision where the card has it: half the memory")
-    if roles.validation:
+    if basis.roles.validation:
         every = max(1, iterations // VALIDATIONS)
         training["validate_every"] = (every, f"{VALIDATIONS} times in all")
     if device == "cpu":
@@ -143,15 +137,24 @@ def choose_training(
     return out
 
 
-def _method_settings(settings: Choices, method: str, iterations: int, device: DeviceKind) -> None:
-    if method == "umct" and device == "cpu":
-        settings["mc_samples"] = (4, "passes with gaps per view; the paper's 10 take longer")
-    if method == "rail" and iterations < 10_000:
-        settings["ema_decay"] = (0.99, "0.999 would average over more iterations than a group has")
-    if method == "pseudo_supervisor" and iterations < 10_000:
-        settings["buffer"] = (LEAST_POLICY_BUFFER, "often updated, as the training is short")
-    if method == "anatomical" and device == "cpu":
-        settings["filters"] = (8, "a small model of anatomy: half the paper's width")
+def _advised(
+    basis: Basis, iterations: int, pieces: str | None
+) -> Iterator[tuple[Advice, tuple[Any, str]]]:
+    """Yield the method's advice that holds here, with its value and reason.
+
+    Args:
+        basis: what is planned for.
+        iterations: the budget.
+        pieces: why structures may have several pieces; None if they have one.
+    """
+    for advice in basis.method.plan_hints.advice:
+        if (
+            advice.device in (None, basis.device)
+            and advice.network in (None, basis.network.name)
+            and (advice.below is None or iterations < advice.below)
+            and (pieces is not None or not advice.several_pieces)
+        ):
+            yield advice, (advice.value, advice.reason.format(pieces=pieces))
 
 
 def _optimizer(network: str, device: DeviceKind) -> tuple[tuple[Any, str], tuple[Any, str]]:

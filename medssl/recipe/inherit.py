@@ -12,6 +12,7 @@ from typing import Any
 
 from medssl.errors import MedSSLError
 from medssl.recipe.find import find_shipped, list_recipes
+from medssl.recipe.method import open_record
 from medssl.settings.yaml_file import KeyPath, Lines, did_you_mean, read_yaml
 
 BASE = "base"
@@ -40,6 +41,7 @@ def read_recipe(path: Path) -> tuple[dict[str, Any], Lines]:
             where=here,
             fix=f"write what is needed of {base[BASE]} into one of the two; a base stands alone",
         )
+    base, _ = open_record(base, where=base_path)  # of a run, what its user wrote
     if isinstance(data.get("data"), str):
         data["data"] = {WORDS["data"]: data["data"]}  # other cases of the same kind
         lines["data", WORDS["data"]] = lines["data",]

@@ -12,11 +12,11 @@ import yaml
 
 from medssl.errors import MedSSLError, located
 from medssl.files import write_text
-from medssl.methods.base import Settings
-from medssl.methods.registry import get_method
+from medssl.methods.settings import MethodSettings
 from medssl.networks.registry import check_patch
 from medssl.recipe.find import find_recipe
 from medssl.recipe.inherit import BASE, laid_over, read_recipe
+from medssl.recipe.method import Recorded, open_record, resolve_method
 from medssl.recipe.paths import locate, refuse_no_data
 from medssl.settings.recipe import Recipe
 from medssl.settings.spec import DataSpec
@@ -40,10 +40,17 @@ SAVED_SPEC_FIELDS = {
 
 @dataclass(frozen=True)
 class LoadedRecipe:
-    """A recipe with its method's settings resolved, and where it came from."""
+    """A recipe with its method's settings resolved, and where it came from.
+
+    Attributes:
+        recipe: its section ``method`` holds every setting.
+        settings: the same, typed.
+        source: the file.
+        warnings: about settings that can do nothing, or not what they seem to.
+    """
 
     recipe: Recipe
-    settings: Settings
+    settings: MethodSettings
     source: Path
     warnings: tuple[str, ...] = ()
 
@@ -69,11 +76,14 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Load
     clean = data.pop("clean", None) or {}
     if not isinstance(clean, dict):
         raise MedSSLError("`clean` must be a section", where=path, fix="indent keys below it")
+    data, recorded = open_record(data, where=path)
     if trial.get("protocol", "clean") == "clean":
         data = laid_over(data, clean)
         lines |= {key[1:]: line for key, line in lines.items() if key[0] == "clean" and key[1:]}
+    changed = bool(clean)
     for assignment in overrides:
         key = set_override(data, assignment)
+        changed |= key[0] in ("training", "network", "spec")
         if key == (BASE,):
             raise MedSSLError(
                 f"`{BASE}` cannot be set",
@@ -85,14 +95,31 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Load
             del lines[known]
     if isinstance(data.get("data"), str) and ("data",) in lines:
         lines["data", "root"] = lines["data",]
-    loaded = resolve(data, path=path, lines=lines)
+    loaded = resolve(data, path=path, lines=lines, recorded=recorded, as_recorded=not changed)
     refuse_no_data(loaded.recipe.data, path=path, lines=lines)
     data_settings = locate(loaded.recipe.data, lines, path)
     return replace(loaded, recipe=loaded.recipe.model_copy(update={"data": data_settings}))
 
 
-def resolve(data: Mapping[str, Any], *, path: Path, lines: Lines | None = None) -> LoadedRecipe:
-    """Turn a mapping into a checked recipe; see :func:`load_recipe`."""
+def resolve(
+    data: Mapping[str, Any],
+    *,
+    path: Path,
+    lines: Lines | None = None,
+    recorded: Recorded | None = None,
+    as_recorded: bool = True,
+) -> LoadedRecipe:
+    """Turn a mapping into a checked recipe; see :func:`load_recipe`.
+
+    Args:
+        data: the recipe, as a user writes it or as a run records it.
+        path: the file it comes from, for messages.
+        lines: of its keys.
+        recorded, as_recorded: what a record says of its method, see
+            :func:`medssl.recipe.method.resolve_method`.
+    """
+    if recorded is None:
+        data, recorded = open_record(data, where=path)
     data = dict(data)
     for section, key in (("data", "root"), ("network", "name"), ("method", "name")):
         if isinstance(data.get(section), str):
@@ -103,13 +130,15 @@ def resolve(data: Mapping[str, Any], *, path: Path, lines: Lines | None = None) 
     recipe = validate_settings(Recipe, data, where=path, lines=lines)
     recipe = recipe.model_copy(update={"spec": spec})
     with located(path):
-        method = get_method(recipe.method.name)
-        settings = validate_settings(
-            method.Settings, recipe.method.options, where=path, lines=lines, prefix=("method",)
-        )
+        method = resolve_method(recipe, recorded, where=path, lines=lines, as_recorded=as_recorded)
+        settings = method.settings
+        recipe = recipe.model_copy(update={"method": method.record(recipe.method.name)})
         _refuse_contradictions(recipe, settings, path)
-    warnings = tuple(
-        _idle_settings(recipe) + method.warn_recipe(settings, recipe) + _spec_warning(recipe)
+    warnings = (
+        *_idle_settings(recipe, settings),
+        *settings.warn_recipe(recipe, method.overridden),
+        *method.warnings,
+        *_spec_warning(recipe),
     )
     return LoadedRecipe(recipe, settings, path, warnings)
 
@@ -134,9 +163,9 @@ def _resolve_spec(value: Any, *, path: Path, lines: Lines | None) -> DataSpec:
     return load_spec(name, fields, where=path, lines=own)
 
 
-def _refuse_contradictions(recipe: Recipe, settings: Settings, path: Path) -> None:
+def _refuse_contradictions(recipe: Recipe, settings: MethodSettings, path: Path) -> None:
     """Raise the first combination of settings that cannot work."""
-    training, method = recipe.training, get_method(recipe.method.name)
+    training = recipe.training
     if recipe.method.name in recipe.spec.refuse:
         raise MedSSLError(
             f"method {recipe.method.name!r} makes no sense on {recipe.spec.name!r} data: "
@@ -160,14 +189,14 @@ def _refuse_contradictions(recipe: Recipe, settings: Settings, path: Path) -> No
             where=path,
             fix="set training.augment.place to auto, or training.cache_on_device to false",
         )
-    if method.uses_unlabeled and training.unlabeled_batch == 0:
+    if settings.uses_unlabeled and training.unlabeled_batch == 0:
         raise MedSSLError(
             f"method {recipe.method.name!r} learns from unlabeled patches but "
             "training.unlabeled_batch is 0",
             where=path,
             fix="set training.unlabeled_batch to 1 or more, or method to supervised",
         )
-    stages = {s.name: s for s in stages_of(recipe, settings)}
+    stages = {s.name: s for s in settings.stages(training.iterations)}
     for name in training.stages:
         if name not in stages:
             raise MedSSLError(
@@ -184,7 +213,7 @@ def _refuse_contradictions(recipe: Recipe, settings: Settings, path: Path) -> No
                 where=path,
                 fix="lower training.schedule.warmup or raise training.iterations",
             )
-    problems = method.check_recipe(settings, recipe)
+    problems = list(settings.check_recipe(recipe))
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise MedSSLError(problems[0] + more, where=path, fix="change one of the two settings")
@@ -198,16 +227,7 @@ def _spec_warning(recipe: Recipe) -> list[str]:
     return [f"method {recipe.method.name!r} on {recipe.spec.name!r} data: {reason}"]
 
 
-def stages_of(recipe: Recipe, settings: Settings) -> list[Any]:
-    """Return the stages of a recipe's method without building its networks."""
-    method_class = get_method(recipe.method.name)
-    method = method_class.__new__(method_class)
-    # `stages` depends on the settings alone, so a bare instance answers before any network exists.
-    object.__setattr__(method, "settings", settings)
-    return method.stages(recipe.training.iterations)
-
-
-def _idle_settings(recipe: Recipe) -> list[str]:
+def _idle_settings(recipe: Recipe, settings: MethodSettings) -> list[str]:
     """Describe settings that can do nothing."""
     training, found = recipe.training, []
     has_validation = recipe.data.validation not in (0, None, [])
@@ -230,7 +250,7 @@ def _idle_settings(recipe: Recipe) -> list[str]:
     if optimizer.name != "sgd" and {"momentum", "nesterov"} & optimizer.model_fields_set:
         found.append(f"training.optimizer.momentum and nesterov do nothing with {optimizer.name}")
     unlabeled = recipe.data.unlabeled or recipe.data.test_as_unlabeled
-    if unlabeled and not get_method(recipe.method.name).uses_unlabeled:
+    if unlabeled and not settings.uses_unlabeled:
         found.append(f"data.unlabeled is not read: {recipe.method.name!r} uses labels alone")
     asked = training.augment.flip and "flip" in training.augment.model_fields_set
     if asked and not recipe.spec.flip_axes:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from medssl.errors import MedSSLError
-from medssl.methods.base import Stage
+from medssl.methods.settings import Stage
 
 LENGTHS = "stage_lengths"
 """Key of a checkpoint: the iterations of each stage, by name."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from medssl.errors import MedSSLError
 from medssl.recipe.load import LoadedRecipe, load_recipe
+from medssl.recipe.method import continued
 from medssl.runs.folder import RunFolder
 
 
@@ -22,7 +23,7 @@ def check_same_experiment(loaded: LoadedRecipe, run: RunFolder, splits: str) -> 
     before = load_recipe(run.recipe).recipe
     now = loaded.recipe
     for key, old, new in (
-        ("method", before.method.model_dump(), now.method.model_dump()),
+        ("method", continued(before), continued(now)),
         ("network", before.network.model_dump(), now.network.model_dump()),
         ("seed", before.seed, now.seed),
         ("spec", before.spec.model_dump(), now.spec.model_dump()),

@@ -28,6 +28,9 @@ class SplitFile(Strict):
     key: str = Field(description="key of the list inside the file")
 
 
+OVERRIDDEN = "overridden"
+"""Key of a record's section ``method``: the settings that the user set, among all of them."""
+
 Selection = int | list[str] | SplitFile | None
 """How cases are chosen: a number of patients, ids of cases or patients, or a list in a file."""
 
@@ -113,8 +116,11 @@ class NetworkSettings(BaseModel):
         return dict(self.model_extra or {})
 
 
-class MethodSettings(BaseModel):
-    """A method by name; every other key is a setting of that method."""
+class MethodSection(BaseModel):
+    """A method by name; every other key is a setting of that method.
+
+    Of a resolved recipe they are all there, and ``overridden`` names those that the user set.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
     name: str = Field("supervised", description="see `medssl methods`")
@@ -122,7 +128,12 @@ class MethodSettings(BaseModel):
     @property
     def options(self) -> dict[str, Any]:
         """The method's own settings."""
-        return dict(self.model_extra or {})
+        return {k: v for k, v in (self.model_extra or {}).items() if k != OVERRIDDEN}
+
+    @property
+    def overridden(self) -> tuple[str, ...]:
+        """The settings that the user set."""
+        return tuple((self.model_extra or {}).get(OVERRIDDEN, self.options))
 
 
 class OptimizerSettings(Strict):
@@ -316,7 +327,7 @@ class Recipe(Strict):
     data: DataSettings = Field(default_factory=DataSettings)
     spec: DataSpec = Field(default_factory=DataSpec)
     network: NetworkSettings = Field(default_factory=NetworkSettings)
-    method: MethodSettings = Field(default_factory=MethodSettings)
+    method: MethodSection = Field(default_factory=MethodSection)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
     inference: InferenceSettings = Field(default_factory=InferenceSettings)
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)

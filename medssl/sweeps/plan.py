@@ -8,7 +8,7 @@ from pathlib import Path
 
 from medssl.comparison.experiments import UNLABELED_KEYS, flatten, is_finished
 from medssl.errors import MedSSLError
-from medssl.methods.registry import get_method
+from medssl.methods.registry import get_settings
 from medssl.progress import Display
 from medssl.recipe.load import LoadedRecipe, load_recipe
 from medssl.runs.folder import RunFolder
@@ -19,6 +19,7 @@ ALL = "all"
 _FREE_KEYS = (
     "name",
     "data.cache",
+    "method.overridden",
     "training.workers",
     "training.log_every",
     "training.checkpoint_every",
@@ -73,7 +74,7 @@ def plan_sweep(
         )
     names = list(dict.fromkeys([BASELINE, *(methods or [own.method.name])]))
     for name in names:
-        get_method(name)
+        get_settings(name)
     plan = []
     for seed in range(seeds):
         for point in points:
@@ -146,7 +147,7 @@ def check_folders(plan: Sequence[PlannedRun]) -> None:
             for r in (load_recipe(run.recipe).recipe, planned.loaded.recipe)
         )
         free = _FREE_KEYS
-        if not get_method(planned.method).uses_unlabeled:
+        if not get_settings(planned.method).uses_unlabeled:
             free = (*free, *UNLABELED_KEYS)
         for key in {**before, **now}:
             if key not in free and before.get(key) != now.get(key):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medssl.data.patches.augment_batch import finish
+from medssl.data.patches.augment_batch import finish, views_of
 from medssl.data.patches.device_cases import DeviceCases
 from medssl.data.patches.sampling import PatchSampler
 from medssl.methods.base import Batch, LabeledBatch, Method, Progress, UnlabeledBatch
@@ -30,10 +30,11 @@ def to_batch(
     streams = {name: finish(tensors, device) for name, tensors in arrays.items()}
     labeled = unlabeled = masks = None
     if "labeled" in streams:
-        labeled = LabeledBatch(streams["labeled"]["image"], streams["labeled"]["label"].long())
+        source = streams["labeled"]
+        labeled = LabeledBatch(source["image"], source["label"].long(), source["case"])
     if "unlabeled" in streams:
         source = streams["unlabeled"]
-        unlabeled = UnlabeledBatch(source["image"], source.get("strong"))
+        unlabeled = UnlabeledBatch(source["image"], views_of(source), source["case"])
     if "masks" in streams:
         masks = streams["masks"]["label"].long()
     return Batch(labeled, unlabeled, masks)
@@ -54,13 +55,13 @@ def whole_batch(batch: Batch, sizes: Mapping[str, int], world: World) -> Batch:
 
     labeled, unlabeled, masks = batch.labeled, batch.unlabeled, batch.masks
     if labeled is not None:
-        image, label = (whole("labeled", t) for t in (labeled.image, labeled.label))
-        labeled = LabeledBatch(image, label)
+        parts = (labeled.image, labeled.label, labeled.case)
+        labeled = LabeledBatch(*(whole("labeled", part) for part in parts))
     if unlabeled is not None:
-        strong = unlabeled.strong
         unlabeled = UnlabeledBatch(
             whole("unlabeled", unlabeled.image),
-            None if strong is None else whole("unlabeled", strong),
+            tuple(whole("unlabeled", view) for view in unlabeled.views),
+            whole("unlabeled", unlabeled.case),
         )
     return Batch(labeled, unlabeled, None if masks is None else whole("masks", masks))
 

@@ -17,7 +17,6 @@ from medssl.data.patches.augment import Augmenter
 from medssl.data.patches.sides import class_pairs, side_axis
 from medssl.errors import MedSSLError, located
 from medssl.inference.mirror import mirrored
-from medssl.methods.registry import get_method
 from medssl.progress import Display
 from medssl.recipe.load import LoadedRecipe
 from medssl.settings.recipe import TrainingSettings
@@ -51,10 +50,10 @@ def plan_cases(loaded: LoadedRecipe, display: Display) -> CasePlan:
         MedSSLError: a dataset that cannot be read or divided as the recipe says, or one that its
             method, its data spec or mirrored prediction do not suit.
     """
-    recipe, method = loaded.recipe, get_method(loaded.recipe.method.name)
+    recipe = loaded.recipe
     with located(loaded.source):
         dataset = open_dataset(recipe, display)
-        splits = make_splits(dataset, recipe.data, uses_unlabeled=method.uses_unlabeled)
+        splits = make_splits(dataset, recipe.data, uses_unlabeled=loaded.settings.uses_unlabeled)
         for note in splits.notes:
             display.say(f"note: {note}")
         _check_native_spacing(loaded, splits)
@@ -88,7 +87,7 @@ def _check_native_spacing(loaded: LoadedRecipe, splits: Splits) -> None:
         wanted = zip(spec.spacing, spacing, strict=True)
         spacing = [own if target is None else target for target, own in wanted]
     known = recipe.model_copy(update={"spec": spec.model_copy(update={"spacing": spacing})})
-    problems = get_method(recipe.method.name).check_recipe(loaded.settings, known)
+    problems = list(loaded.settings.check_recipe(known))
     if problems:
         raise MedSSLError(
             problems[0], where=image, fix="override spec.spacing, or choose another method"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from medssl.data.patches.loader import StreamLoader
 from medssl.data.patches.sampling import PatchSampler
 from medssl.device import autocast, make_scaler
 from medssl.errors import Stopped
-from medssl.methods.base import Batch, Method, Progress, Stage
+from medssl.methods.base import Batch, Method, Progress
+from medssl.methods.settings import Stage
 from medssl.progress import Display
 from medssl.runs.budget import LENGTHS, lengths
 from medssl.runs.checkpoint import load_weights
@@ -157,15 +159,16 @@ class Engine:
         If the loss or the gradient is not finite, weights and buffers stay as they are.
         """
         method, training, state = self.method, self.training, self.state
-        progress = Progress(stage.name, state.iteration, stage.iterations, self.recipe.seed)
+        self._set_learning_rates(stage)
+        progress = Progress(
+            stage.name, state.iteration, stage.iterations, self.recipe.seed, lr=self._lr
+        )
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         self.guard.hold()
         losses_of_step: list[Tensor] = []
         for micro in range(training.accumulate):
-            progress = Progress(
-                stage.name, state.iteration, stage.iterations, self.recipe.seed, micro
-            )
+            progress = replace(progress, micro=micro)
             torch.manual_seed(torch_seed(progress))
             _, arrays = next(batches)
             rows = to_batch(arrays, self.device, self.feed.resident)
@@ -174,7 +177,6 @@ class Engine:
                 total, terms = self._losses(batch, progress)
             self._log.add(total, terms)
             losses_of_step.append(total.float())
-        self._set_learning_rates(stage)
         # Networks that rest in this iteration have no gradient; their momentum must not move them.
         active = with_gradients(self.optimizers.values())
         parameters = [p for optimizer in active for p in parameters_of(optimizer)]
@@ -296,7 +298,9 @@ class Engine:
         state = self.state
         started = time.perf_counter()
         dice = validation.dice(self.method.predictor())
-        progress = Progress(stage.name, state.iteration - 1, stage.iterations, self.recipe.seed)
+        progress = Progress(
+            stage.name, state.iteration - 1, stage.iterations, self.recipe.seed, lr=self._lr
+        )
         terms: dict[str, float] = {}
         if validation.diagnose is not None and self.run.writes:  # it is for the log alone
             terms = validation.diagnose(self.method, progress)

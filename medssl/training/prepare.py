@@ -16,7 +16,6 @@ from medssl.data.preprocessing.cache import CaseCache
 from medssl.data.preprocessing.region import Region
 from medssl.errors import MedSSLError, located
 from medssl.inference.search_box import RegionFinder
-from medssl.methods.registry import get_method
 from medssl.models.coarse import describe_regions
 from medssl.progress import Display
 from medssl.recipe.load import LoadedRecipe
@@ -74,7 +73,7 @@ def prepare_cases(
         cached = cache.prepare(plan.cached)
     labeled = tuple(cached[c.id] for c in splits.labeled)
     unlabeled = tuple(cached[c.id] for c in splits.unlabeled)
-    if get_method(recipe.method.name).uses_unlabeled:
+    if loaded.settings.uses_unlabeled:
         unlabeled += _partly_annotated(labeled, plan.dataset, display)
         if not unlabeled:
             raise MedSSLError(

@@ -14,7 +14,8 @@ import torch
 
 from medssl.errors import MedSSLError
 from medssl.files import move
-from medssl.methods.base import Method, Stage
+from medssl.methods.base import Method
+from medssl.methods.settings import Stage
 from medssl.runs.budget import LENGTHS, extended, lengths
 from medssl.runs.checkpoint import load_checkpoint, load_newest, load_weights, save_checkpoint
 from medssl.runs.folder import RunFolder

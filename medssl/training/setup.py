@@ -10,7 +10,7 @@ import torch
 
 from medssl.data.patches.device_cases import DeviceCases
 from medssl.data.patches.sampling import PatchSampler, PatchSettings, Stream
-from medssl.methods.base import Stage
+from medssl.methods.settings import Stage
 from medssl.progress import Display
 from medssl.settings.recipe import Recipe
 from medssl.training.compute import Compute
@@ -42,7 +42,7 @@ def make_feed(
     compute: Compute,
     display: Display,
     *,
-    strong: bool,
+    views: tuple[str, ...],
     step_bytes: Callable[[], float],
 ) -> Feed:
     """Decide where patches are made, copy cases to the device if they are to live there.
@@ -52,7 +52,7 @@ def make_feed(
         data: its cases.
         compute: what trains.
         display: shows progress.
-        strong: the method is given the strong view of unlabeled patches.
+        views: further views of unlabeled patches that the method is given.
         step_bytes: returns what training needs of the device's memory besides; takes seconds.
 
     Raises:
@@ -63,7 +63,7 @@ def make_feed(
     workers = loader_workers(
         recipe.training.workers, compute.device, resident=placed.resident is not None
     )
-    return Feed(make_samplers(recipe, data, settings, strong=strong), workers, placed.resident)
+    return Feed(make_samplers(recipe, data, settings, views=views), workers, placed.resident)
 
 
 def patch_settings(recipe: Recipe, data: TrainingData) -> PatchSettings:
@@ -77,7 +77,7 @@ def patch_settings(recipe: Recipe, data: TrainingData) -> PatchSettings:
 
 
 def make_samplers(
-    recipe: Recipe, data: TrainingData, settings: PatchSettings, *, strong: bool
+    recipe: Recipe, data: TrainingData, settings: PatchSettings, *, views: tuple[str, ...]
 ) -> SamplerFactory:
     """Return a function that makes the patch samplers of a stage; see :func:`make_feed`."""
     training, cases = recipe.training, data.streams
@@ -96,7 +96,7 @@ def make_samplers(
                     recipe.seed,
                     stage.batch_sizes.get(name, sizes[name]),
                     0.0 if name == "unlabeled" else training.foreground_fraction,
-                    strong=strong and name == "unlabeled",
+                    views=views if name == "unlabeled" else (),
                     labels_only=name == "masks",
                 ),
                 settings,

@@ -14,10 +14,10 @@ from medssl.data.datasets.case import CachedCase, LabelMap
 from medssl.data.patches.sampling import PatchSampler, PatchSettings, Stream
 from medssl.device import autocast
 from medssl.evaluation.overlap import confusion_matrix, dice_per_class
-from medssl.inference.forward import evaluation_mode
 from medssl.inference.predictor import Predictor, Task
 from medssl.methods.base import Method, Progress
 from medssl.methods.registry import get_method
+from medssl.ops.modes import eval_mode
 from medssl.settings.recipe import Recipe
 from medssl.training.compute import Compute
 from medssl.training.prepare import TrainingData
@@ -91,7 +91,7 @@ def make_diagnosis(
     @torch.no_grad()
     def diagnose(method: Method, progress: Progress) -> dict[str, float]:
         found: dict[str, list[float]] = {}
-        with torch.random.fork_rng(cards), evaluation_mode(method):
+        with torch.random.fork_rng(cards), eval_mode(method):
             for number in range(min(len(data.validation), MAX_DIAGNOSED)):
                 torch.manual_seed(number)
                 patch = {k: v.to(device) for k, v in patches.batch(number).items()}

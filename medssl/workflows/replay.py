@@ -14,7 +14,8 @@ from medssl.data.datasets.case import IGNORE_INDEX, LabelMap
 from medssl.data.datasets.split import split_hash
 from medssl.device import autocast, resolve_device, resolve_precision
 from medssl.errors import MedSSLError
-from medssl.methods.base import Method, Progress, Stage
+from medssl.methods.base import Method, Progress
+from medssl.methods.settings import Stage
 from medssl.models.create import create_method
 from medssl.progress import Display
 from medssl.recipe.load import load_recipe
@@ -124,7 +125,7 @@ def replay(
     load_weights(method, saved["method_state"], path)
     method.train()
     settings = patch_settings(recipe, data)
-    samplers = make_samplers(recipe, data, settings, strong=method.uses_strong_view)(chosen)
+    samplers = make_samplers(recipe, data, settings, views=method.settings.unlabeled_views)(chosen)
     patches: list[Patch] = []
     sums: dict[str, float] = {}
     for micro, batch in enumerate(

@@ -120,6 +120,8 @@ def _train(asked: _Asked, display: Display, held: ExitStack) -> TrainResult:
     sizes = {"num_classes": labels.num_classes, "channels": channels}
     # Before a scan is read: what is wrong with the networks is said first.
     method = create_method(loaded.recipe, loaded.settings, labels=labels, **sizes)
+    for warning in method.warn_networks():
+        this.display.say(f"warning: {warning}")
     data = prepare_cases(loaded, plan, this.display, finder=regions, world=compute.world)
     _begin(this, plan, method, held)
     with (
@@ -192,7 +194,9 @@ def _begin(this: _Resolved, plan: CasePlan, method: Method, held: ExitStack) -> 
             run.create(resume=this.resume)
             if not this.resume:
                 held.enter_context(only_writer(run.path, this.display.say))
-            save_recipe(recipe, run.recipe)
+            # The record of a run that goes on unchanged stays as it is, whoever wrote it.
+            if not this.resume or load_recipe(run.recipe).recipe != recipe:
+                save_recipe(recipe, run.recipe)
             save_splits(plan.splits, run.splits)
     run.write_manifest(
         **environment(this.compute.device, this.compute.precision),
@@ -214,11 +218,11 @@ def _set_up(this: _Resolved, data: TrainingData, method: Method) -> Engine:
         precision=compute.precision,
         device="cuda",
     )
-    strong = method.uses_strong_view
+    views = method.settings.unlabeled_views
     return Engine(
         method,
         recipe,
-        make_feed(recipe, data, compute, this.display, strong=strong, step_bytes=need),
+        make_feed(recipe, data, compute, this.display, views=views, step_bytes=need),
         validation=make_validation(recipe, data, compute),
         run=this.run,
         compute=compute,

@@ -25,6 +25,7 @@ import harness  # noqa: E402
 import run as command  # noqa: E402
 from harness import DONE, FAILED, SKIPPED, STOPPED, Row, SkipPart  # noqa: E402
 from measuring import exponent, text_of  # noqa: E402
+from medssl.methods.bcp_presets import BCPSettings  # noqa: E402
 from plain_loop import bcp_losses, follow, largest_piece  # noqa: E402
 from scaling import Sent  # noqa: E402
 from stretch import busy_seconds  # noqa: E402
@@ -32,7 +33,6 @@ from time_to_dice import seconds_to  # noqa: E402
 
 from medssl.methods.base import Batch, LabeledBatch, Progress, UnlabeledBatch  # noqa: E402
 from medssl.methods.bcp_mixing import draw_masks  # noqa: E402
-from medssl.methods.bcp_presets import BCPSettings  # noqa: E402
 from medssl.methods.registry import get_method  # noqa: E402
 from medssl.ops.components import largest_components  # noqa: E402
 from medssl.ops.ema import ema_update  # noqa: E402
@@ -337,7 +337,7 @@ def test_the_plain_loop_computes_the_loss_it_is_compared_with(
     image, label = torch.randn(8, 1, *shape), torch.randint(0, classes, (4, *shape))
     progress = Progress("self_train", 5, 100)
     rng, device = progress.rng("box"), image.device
-    mask = draw_masks(image.shape[2:], 2, method.rules, rng, device)[0]
+    mask = draw_masks(image.shape[2:], 2, method.settings, rng, device)[0]
     batch = Batch(LabeledBatch(image[:4], label), UnlabeledBatch(image[4:]))
     ours = sum(method.training_step(batch, progress).losses())
     plain = bcp_losses(method, {"image": image[:4], "label": label}, {"image": image[4:]}, mask)

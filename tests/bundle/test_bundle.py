@@ -26,7 +26,7 @@ from medssl.bundle.model_tree import describe, needed_modules, rebuild, to_confi
 from medssl.bundle.verify import check_structure, verify_bundle
 from medssl.errors import MedSSLError
 from medssl.inference.settings import PredictSettings
-from medssl.methods.umct_predictor import FusedViews, SingleView
+from medssl.methods.umct_predictor import FusedNetworks, OrientedNetwork
 from medssl.models.loaded_run import load_run
 from medssl.networks.build import build_network
 from medssl.networks.ensemble import Ensemble
@@ -392,8 +392,8 @@ def test_views_and_ensembles_are_rebuilt_with_their_weights() -> None:
 
     x = torch.randn(1, 1, 8, 8, 8)
     for model in (
-        FusedViews([network(), network()], [(0, 1, 2), (1, 2, 0)], fusion="mean"),
-        SingleView(network(), (2, 0, 1)),
+        FusedNetworks([network(), network()], [(0, 1, 2), (1, 2, 0)], fusion="mean"),
+        OrientedNetwork(network(), (2, 0, 1)),
         Ensemble([network(), network(), network()]),
     ):
         again = rebuild(json.loads(json.dumps(describe(model))))

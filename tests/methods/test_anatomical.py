@@ -10,7 +10,6 @@ import torch
 from scipy import ndimage
 from torch import nn
 
-from medssl.methods.anatomical import encode_mask, reconstruction_terms
 from medssl.methods.base import Batch, LabeledBatch, Progress, UnlabeledBatch
 from medssl.methods.registry import get_method
 from medssl.networks.mask_autoencoder import MaskAutoencoder
@@ -28,6 +27,7 @@ from medssl.ops.corruption import (
     leak,
     punch_hole,
 )
+from medssl.ops.mask_repair import encode_mask, reconstruction_terms
 from medssl.settings.recipe import Recipe
 
 CLS = get_method("anatomical")
@@ -387,7 +387,7 @@ def test_the_autoencoder_is_left_out_while_the_consistency_hardly_counts():
     for iteration in range(0, 100, 5):
         progress = Progress("guided", iteration, 100)
         method.training_step(make_batch(), progress)
-        shares.append(method.consistency_weight(progress) / method.rules.consistency_weight)
+        shares.append(method.consistency_weight(progress) / method.settings.consistency_weight)
         assert len(method.autoencoder.seen) == sum(s >= 0.03 for s in shares)
     assert shares[0] < 0.03 < shares[-1]
 
@@ -518,7 +518,6 @@ def recipe(**training):
 @pytest.mark.parametrize(
     ("settings", "training", "words"),
     [
-        ({}, {"unlabeled_batch": 0}, "unlabeled_batch"),
         ({"autoencoder_fraction": 0}, {}, "untrained autoencoder"),
         ({}, {"early_stop": 5}, "early_stop"),
         ({"grid": [2, 2]}, {}, "needs 3 numbers"),
@@ -526,9 +525,9 @@ def recipe(**training):
     ],
 )
 def test_refusals(settings, training, words):
-    (message,) = CLS.check_recipe(CLS.Settings(**settings), recipe(**training))
+    (message,) = CLS.Settings(**settings).check_recipe(recipe(**training))
     assert words in message
-    assert CLS.check_recipe(CLS.Settings(), recipe()) == []
+    assert list(CLS.Settings().check_recipe(recipe())) == []
 
 
 @pytest.mark.parametrize(
@@ -536,7 +535,7 @@ def test_refusals(settings, training, words):
     [
         ({"consistency_weight": 0}, "consistency_weight is 0"),
         ({"grid": [2, 2, 2]}, "method.grid does nothing"),
-        ({"preset": "official"}, "method.grid: [2, 2, 2]"),
+        ({"preset": "official", "grid": [3, 3, 3]}, "method.grid: [2, 2, 2]"),
         ({"control": "uniform"}, "control experiment"),
         ({"weight": "threshold", "gamma": 2}, "method.gamma does nothing"),
         ({"threshold": 0.3}, "method.threshold does nothing"),
@@ -545,8 +544,23 @@ def test_refusals(settings, training, words):
     ],
 )
 def test_warnings(settings, words):
-    (message,) = CLS.warn_recipe(CLS.Settings(**settings), recipe())
+    (message,) = CLS.Settings(**settings).filled(recipe()).warn_recipe(recipe(), settings)
     assert words in message
-    assert CLS.warn_recipe(CLS.Settings(), recipe()) == []
-    official = CLS.Settings(preset="official", grid=[2, 2, 2])
-    assert CLS.warn_recipe(official, recipe()) == []
+
+
+def test_presets_alone_are_not_warned_of():
+    for preset in ("corrected", "official"):
+        settings = CLS.Settings(preset=preset).filled(recipe())
+        assert list(settings.warn_recipe(recipe(), ())) == []
+
+
+def test_what_follows_from_the_recipe():
+    """Masks as labeled patches; a grid of 2 per axis where there is one."""
+    given = recipe(labeled_batch=3)
+    corrected, official = (CLS.Settings(preset=p).filled(given) for p in ("corrected", "official"))
+    assert (corrected.mask_batch, corrected.grid) == (3, "off")
+    assert (official.mask_batch, official.grid) == (4, [2, 2, 2])
+    flat = CLS.Settings(preset="official").filled(recipe(patch=[32, 32]))
+    assert flat.grid == [2, 2]
+    own = CLS.Settings(preset="official", grid=[4, 4, 4], mask_batch=2).filled(given)
+    assert (own.mask_batch, own.grid) == (2, [4, 4, 4])

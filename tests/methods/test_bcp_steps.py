@@ -12,9 +12,9 @@ from scipy import ndimage
 from torch import nn
 
 from medssl.methods.base import Batch, LabeledBatch, Progress, UnlabeledBatch
+from medssl.methods.bcp import BCP
 from medssl.methods.bcp_mixing import draw_masks, mix_images, pair_up
-from medssl.methods.bcp_presets import OFFICIAL, BCPSettings, Rules
-from medssl.methods.registry import get_method
+from medssl.methods.bcp_settings import BCPSettings
 from medssl.ops.ema import ema_decay
 
 CASES = [("acdc", 2, 4), ("la", 3, 2), ("pancreas", 3, 2)]
@@ -38,7 +38,7 @@ class TinyNet(nn.Module):
 
 def make(variant, dims, classes, *, dropout=0.3, seed=0, preset="official", **settings):
     torch.manual_seed(seed)
-    method = get_method("bcp")(
+    method = BCP(
         BCPSettings(preset=preset, variant=variant, **settings),
         lambda **_: TinyNet(dims, classes, dropout),
         num_classes=classes,
@@ -219,7 +219,7 @@ def test_stage_lengths_are_the_published_ones():
         stages = make(variant, 2, 2).stages(iterations)
         assert [s.iterations for s in stages] == [first, iterations - first]
     assert [s.iterations for s in make("pancreas", 3, 2).stages(6_800)] == [1_800, 5_000]
-    carried = {v: make(v, 2, 2).stages(100)[1].carry_optimizer for v in OFFICIAL}
+    carried = {v: make(v, 2, 2).stages(100)[1].carry_optimizer for v in ("acdc", "la", "pancreas")}
     assert carried == {"acdc": True, "la": False, "pancreas": True}
 
 
@@ -228,13 +228,12 @@ def test_no_pretraining_is_one_stage():
     assert (stage.name, stage.iterations, stage.start_from_best) == ("self_train", 50, False)
 
 
-def test_every_switch_is_a_setting_and_can_be_set():
-    assert set(Rules.__dataclass_fields__) <= set(BCPSettings.model_fields)
+def test_every_switch_of_a_variant_can_be_set():
     method = make("la", 3, 2, threshold="argmax", weight_pseudo=0.25, share_mask=False)
-    assert method.rules.threshold == "argmax"
-    assert method.rules.weight_pseudo == 0.25
-    assert method.rules.share_mask is False
-    assert method.rules.dice_per_sample is True
+    assert method.settings.threshold == "argmax"
+    assert method.settings.weight_pseudo == 0.25
+    assert method.settings.share_mask is False
+    assert method.settings.dice_per_sample is True
 
 
 def test_teacher_starts_as_the_student_and_predicts_only_in_stage_two():
@@ -272,8 +271,8 @@ def test_mixed_images_and_their_labels_come_from_the_same_places():
     guesses = torch.stack([torch.full(shape, k) for k in (20, 21, 22, 23, 24)])
     rng = Progress("self_train", 0, 9).rng("box")
     scans = labels.unsqueeze(1).float(), guesses.unsqueeze(1).float()
-    images = mix_images(*scans, method.rules, rng)
-    pairs = pair_up(labels, guesses, method.rules)
+    images = mix_images(*scans, method.settings, rng)
+    pairs = pair_up(labels, guesses, method.settings)
     seen = set()
     for m, (outside, inside) in zip(images, pairs, strict=True):
         mixed = torch.where(m.mask, outside, inside)
@@ -290,11 +289,11 @@ def test_corrected_draws_a_box_per_sample_and_image_and_official_one():
         Progress("self_train", 0, 9),
         torch.device("cpu"),
     )
-    rules = make("la", 2, 2).rules
+    rules = make("la", 2, 2).settings
     one = draw_masks(shape, 3, rules, progress.rng("box"), device)
     assert [m.shape[0] for m in one] == [1, 1]
     assert torch.equal(one[0], one[1])
-    rules = make(None, 2, 2, preset="corrected").rules
+    rules = make(None, 2, 2, preset="corrected").settings
     many = torch.cat(draw_masks(shape, 3, rules, progress.rng("box"), device))
     assert len({tuple(m.flatten().tolist()) for m in many}) == 6
 
@@ -305,14 +304,14 @@ def test_source_normalization_weighs_a_voxel_alike_in_and_out_of_the_box():
     batch = data(2, 2)
     pseudo = torch.zeros(4, *SHAPES[2], dtype=torch.int64)
     rng = Progress("self_train", 0, 9).rng("box")
-    images = mix_images(batch.labeled.image, batch.unlabeled.image, method.rules, rng)
-    pairs = pair_up(batch.labeled.label, pseudo, method.rules)
+    images = mix_images(batch.labeled.image, batch.unlabeled.image, method.settings, rng)
+    pairs = pair_up(batch.labeled.label, pseudo, method.settings)
     from medssl.methods.bcp import source_loss
 
     target = torch.cat([torch.where(m.mask, *p) for m, p in zip(images, pairs, strict=True)])
     truth = torch.cat([m.is_truth for m in images])
     logits = torch.zeros(4, 2, *SHAPES[2], requires_grad=True)
-    labeled, unlabeled = source_loss([logits], target, truth, method.rules)
+    labeled, unlabeled = source_loss([logits], target, truth, method.settings)
     (grad,) = torch.autograd.grad(labeled, logits, retain_graph=True)
     assert (grad.abs().sum(1)[~truth] == 0).all()
     size = grad[:, 0].abs()[truth & (target == 0)]
@@ -396,32 +395,34 @@ class FakeRecipe:
         ({"preset": "official", "variant": "la"}, {"labeled": 4, "unlabeled": 2}, "must be equal"),
         ({"preset": "official"}, {}, "method.variant"),
         ({}, {"labeled": 1}, "at least 2, not 1"),
-        ({}, {"unlabeled": 0}, "training.unlabeled_batch"),
         ({"mask_ratio": 0.01}, {}, "mask_ratio"),
     ],
 )
 def test_contradictions_are_named(settings, recipe, words):
-    problems = get_method("bcp").check_recipe(BCPSettings(**settings), FakeRecipe(**recipe))
+    problems = list(BCPSettings(**settings).check_recipe(FakeRecipe(**recipe)))
     assert any(words in p for p in problems), problems
 
 
 def test_sound_recipes_pass():
-    check = get_method("bcp").check_recipe
-    assert check(BCPSettings(), FakeRecipe(3, 5)) == []
-    assert check(BCPSettings(preset="official", variant="la"), FakeRecipe(4, 4)) == []
-    assert check(BCPSettings(pretrain_fraction=0.0), FakeRecipe(1, 1)) == []
+    for settings, recipe in (
+        ({}, FakeRecipe(3, 5)),
+        ({"preset": "official", "variant": "la"}, FakeRecipe(4, 4)),
+        ({"pretrain_fraction": 0.0}, FakeRecipe(1, 1)),
+    ):
+        assert list(BCPSettings(**settings).check_recipe(recipe)) == []
 
 
 def test_idle_settings_warn():
-    warn = get_method("bcp").warn_recipe
-    assert warn(BCPSettings(), FakeRecipe()) == []
-    assert "largest piece" in warn(BCPSettings(), FakeRecipe(one_piece=False))[0]
-    assert warn(BCPSettings(), FakeRecipe(one_piece=False, pieces={1: 2})) == []
-    official = BCPSettings(preset="official", variant="la")
-    assert "one piece of each" in warn(official, FakeRecipe(pieces={1: 2}))[0]
-    assert "weight_pseudo is 0" in warn(BCPSettings(weight_pseudo=0), FakeRecipe())[0]
-    assert "variant does nothing" in warn(BCPSettings(variant="la"), FakeRecipe())[0]
-    off = BCPSettings(largest_component="off", connectivity=1)
-    assert "connectivity does nothing" in warn(off, FakeRecipe())[0]
-    bug = BCPSettings(legacy_background_bug=True)
-    assert "legacy_background_bug does nothing" in warn(bug, FakeRecipe())[0]
+    def warn(recipe: FakeRecipe, **settings) -> list[str]:
+        return list(BCPSettings(**settings).warn_recipe(recipe, settings))
+
+    assert warn(FakeRecipe()) == []
+    assert "largest piece" in warn(FakeRecipe(one_piece=False))[0]
+    assert warn(FakeRecipe(one_piece=False, pieces={1: 2})) == []
+    pieces = warn(FakeRecipe(pieces={1: 2}), preset="official", variant="la")
+    assert "one piece of each" in pieces[0]
+    assert "weight_pseudo is 0" in warn(FakeRecipe(), weight_pseudo=0)[0]
+    idle = warn(FakeRecipe(), largest_component="off", connectivity=1)
+    assert "connectivity does nothing" in idle[0]
+    assert warn(FakeRecipe(), largest_component="off") == []
+    assert "legacy_background_bug does" in warn(FakeRecipe(), legacy_background_bug=True)[0]

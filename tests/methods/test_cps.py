@@ -14,10 +14,8 @@ from medssl.methods.base import Batch, LabeledBatch, Progress, UnlabeledBatch
 from medssl.methods.cps import (
     CPS,
     CPSSettings,
-    Rules,
     network_loss,
     reinitialize,
-    resolve,
 )
 from medssl.networks.ensemble import Ensemble
 from medssl.ops.losses import DiceVariant, dice_ce_loss
@@ -88,23 +86,22 @@ def test_the_target_is_the_other_networks_label_without_gradient() -> None:
     output = method.training_step(data, END)
     (alone,) = torch.autograd.grad(output.loss, [method.first[2].weight], retain_graph=True)
     target = method.second(data.unlabeled.image).argmax(1)
-    own = dice_ce_loss(method.first(data.unlabeled.image), target, dice=method.rules.dice)
+    own = dice_ce_loss(method.first(data.unlabeled.image), target, dice=method.settings.dice)
     weight = method.cross_weight(END)
     (expected,) = torch.autograd.grad(weight * own, [method.first[2].weight])
     torch.testing.assert_close(alone, expected)
 
 
 def test_labeled_patches_get_pseudo_labels_only_where_asked() -> None:
-    rules = Rules(cross_loss="ce")
+    settings = CPSSettings(cross_loss="ce")
     logits = torch.randn(3, 2, 4, 4, 4)
     label = torch.randint(0, 2, (1, 4, 4, 4))
     pseudo = torch.randint(0, 2, (3, 4, 4, 4))
     torch.testing.assert_close(
-        network_loss(logits, label, pseudo, rules)[1], F.cross_entropy(logits, pseudo)
+        network_loss(logits, label, pseudo, settings)[1], F.cross_entropy(logits, pseudo)
     )
-    torch.testing.assert_close(
-        network_loss(logits, label, pseudo[1:], rules)[1], F.cross_entropy(logits[1:], pseudo[1:])
-    )
+    (_, cross) = network_loss(logits, label, pseudo[1:], settings)
+    torch.testing.assert_close(cross, F.cross_entropy(logits[1:], pseudo[1:]))
 
 
 def test_networks_differ_at_the_start() -> None:
@@ -129,7 +126,7 @@ def test_one_at_a_time_gives_the_same_gradients(cross_on: str) -> None:
     """Without dropout and BatchNorm, labels from passes of their own are the same labels."""
     together, data = make(cross_on=cross_on), batch()
     alone = copy.deepcopy(together)
-    alone.rules = resolve(CPSSettings(cross_on=cross_on, labels_from="eval"))
+    alone.settings = CPSSettings(cross_on=cross_on, labels_from="eval")
     one = together.training_step(data, END)
     one.loss.backward()
     two = alone.training_step(data, END)
@@ -185,16 +182,17 @@ def test_agreement_counts_foreground() -> None:
 
 def test_recipes() -> None:
     for settings, word in (
-        (CPSSettings(cross_weight=0), "do nothing"),
-        (CPSSettings(variant="paper"), "variant"),
-        (CPSSettings(ramp_fraction=0, ramp_steps=5), "ramp_steps"),
-        (CPSSettings(preset="official", dice_background=True), "dice_background"),
+        ({"cross_weight": 0}, "do nothing"),
+        ({"ramp_fraction": 0, "ramp_steps": 5}, "ramp_steps"),
+        ({"preset": "official", "dice_background": True}, "dice_background"),
     ):
-        assert word in CPS.warn_recipe(settings, Recipe())[0]
-    assert CPS.warn_recipe(CPSSettings(), Recipe()) == []
+        assert word in next(iter(CPSSettings(**settings).warn_recipe(Recipe(), settings)))
+    assert list(CPSSettings().warn_recipe(Recipe(), ())) == []
+    published = CPSSettings(preset="official", variant="medical", labeled_loss="ce")
+    assert list(published.warn_recipe(Recipe(), ("labeled_loss",))) == [], "a preset's own values"
     loaded = load_recipe("la_cps", ["protocol=clean"])
     assert loaded.settings.preset == "corrected"
-    assert CPS.warn_recipe(loaded.settings, loaded.recipe) == []
+    assert loaded.warnings == ()
 
 
 @pytest.mark.parametrize("name", ["cps", "fixmatch", "pseudo_supervisor", "mean_teacher"])

@@ -35,7 +35,7 @@ def batch(classes: int = 2) -> Batch:
     label = torch.randint(0, classes, (2, 5, 4, 3), generator=g)
     return Batch(
         LabeledBatch(torch.randn(2, 1, 5, 4, 3, generator=g), label),
-        UnlabeledBatch(weak, weak + 0.5 * torch.randn(weak.shape, generator=g)),
+        UnlabeledBatch(weak, (weak + 0.5 * torch.randn(weak.shape, generator=g),)),
     )
 
 
@@ -86,7 +86,7 @@ def test_official_step_by_hand() -> None:
     confidence, label = probs.max(1)
     kept = confidence >= 0.6
     assert 0 < kept.float().mean() < 1
-    ce = F.cross_entropy(method.student(data.unlabeled.strong), label, reduction="none")
+    ce = F.cross_entropy(method.student(data.unlabeled.views[0]), label, reduction="none")
     truth = F.cross_entropy(method.student(data.labeled.image), data.labeled.label)
     torch.testing.assert_close(output.loss, truth + (ce * kept).mean())
     torch.testing.assert_close(output.terms["pseudo/kept"], kept.float().mean())
@@ -105,7 +105,7 @@ def test_the_weak_view_labels_and_the_strong_view_learns() -> None:
     assert [torch.equal(x, data.unlabeled.image) for x in seen["teacher"]] == [True]
     assert len(seen["student"]) == 1
     assert torch.equal(seen["student"][0][:2], data.labeled.image)
-    assert torch.equal(seen["student"][0][2:], data.unlabeled.strong)
+    assert torch.equal(seen["student"][0][2:], data.unlabeled.views[0])
 
 
 def test_labeling_leaves_no_gradient_and_a_teacher_in_eval_mode_no_statistics() -> None:
@@ -127,8 +127,8 @@ def test_a_threshold_that_nothing_reaches_leaves_the_labeled_loss() -> None:
 
 
 def test_thresholds_of_the_presets() -> None:
-    assert make(preset="official").rules.threshold == 0.95
-    assert make().rules.threshold == 0.7
+    assert make(preset="official").settings.threshold == 0.95
+    assert make().settings.threshold == 0.7
 
 
 def test_average_of_the_weights() -> None:
@@ -139,14 +139,14 @@ def test_average_of_the_weights() -> None:
 
 
 def test_recipes() -> None:
-    def warnings(settings: FixMatchSettings, **augment) -> str:
+    def warnings(settings: dict[str, float], **augment) -> str:
         recipe = Recipe.model_validate({"training": {"augment": augment}})
-        return " ".join(FixMatch.warn_recipe(settings, recipe))
+        return " ".join(FixMatchSettings(**settings).warn_recipe(recipe, settings))
 
-    assert warnings(FixMatchSettings()) == ""
-    assert "0.95" in warnings(FixMatchSettings(threshold=1.0))
-    assert "every voxel" in warnings(FixMatchSettings(threshold=0.5))
-    assert "strong_probability" in warnings(FixMatchSettings(), strong_probability=0)
-    assert "do nothing" in warnings(FixMatchSettings(unlabeled_weight=0))
+    assert warnings({}) == ""
+    assert "0.95" in warnings({"threshold": 1.0})
+    assert "every voxel" in warnings({"threshold": 0.5})
+    assert "strong_probability" in warnings({}, strong_probability=0)
+    assert "do nothing" in warnings({"unlabeled_weight": 0})
     loaded = load_recipe("hippocampus_fixmatch")
-    assert FixMatch.warn_recipe(loaded.settings, loaded.recipe) == []
+    assert loaded.warnings == ()

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from medssl.methods.anatomical import AnatomicalSettings, reconstruction_terms
-from medssl.methods.anatomical import resolve as resolve_anatomical
-from medssl.methods.base import Progress, Stage
-from medssl.methods.mean_teacher import DICE
+from medssl.methods.anatomical_settings import AnatomicalSettings
+from medssl.methods.base import Progress
 from medssl.methods.registry import get_method
-from medssl.methods.uamt import UAMT, UAMTSettings, unroll_passes
-from medssl.methods.uamt import resolve as resolve_uamt
+from medssl.methods.settings import Stage
+from medssl.methods.uamt import UAMT, unroll_passes
+from medssl.methods.uamt_settings import UAMTSettings
 from medssl.networks.mask_autoencoder import MaskAutoencoder
 from medssl.networks.vnet import VNet
 from medssl.ops.certainty import (
@@ -23,7 +22,8 @@ from medssl.ops.certainty import (
     weighted_consistency,
 )
 from medssl.ops.ema import ema_decay
-from medssl.ops.losses import one_hot, region_terms
+from medssl.ops.losses import dice_and_ce, one_hot
+from medssl.ops.mask_repair import reconstruction_terms
 from medssl.ops.published_views import (
     center_crop,
     normalize_percentile,
@@ -155,15 +155,11 @@ def test_supervised_losses(checks, key, seed, classes):
     rng = np.random.default_rng(seed)
     logits = torch.from_numpy(rng.standard_normal((4, classes, 3, 4, 5)))
     label = torch.from_numpy(rng.integers(0, classes, (4, 3, 4, 5)))
-    ((dice, ce),) = region_terms(logits[:2], label[:2], [None], dice=DICE)
-    rules = (
-        resolve_anatomical(AnatomicalSettings(preset="official")),
-        resolve_uamt(UAMTSettings(preset="official")),
-    )
+    dice, ce = dice_and_ce(logits[:2], label[:2])
     assert ce.item() == pytest.approx(truth[f"{key}_ce"], rel=1e-6)
     assert dice.item() == pytest.approx(truth[f"{key}_dice_loss"], rel=1e-6)
-    for each in rules:
-        loss = each.supervised_weight * (dice + ce)
+    for settings in (AnatomicalSettings(preset="official"), UAMTSettings(preset="official")):
+        loss = settings.supervised_weight * (dice + ce)
         assert loss.item() == pytest.approx(truth[f"{key}_supervised"], rel=1e-6)
 
 
@@ -176,12 +172,12 @@ def consistency_inputs(seed=201, classes=5):
 
 
 def official_deviation(teacher, autoencoder):
-    rules = resolve_anatomical(AnatomicalSettings(preset="official"))
+    settings = AnatomicalSettings(preset="official")
     return deviation(
-        probabilities(autoencoder, rules.output),
+        probabilities(autoencoder, settings.output),
         probabilities(teacher),
-        kind=rules.uncertainty,
-        reduction=rules.reduction,
+        kind=settings.uncertainty,
+        reduction=settings.reduction,
     )
 
 

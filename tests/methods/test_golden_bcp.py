@@ -11,10 +11,11 @@ from scipy.ndimage import gaussian_filter
 from torch import nn
 
 from medssl.networks.build import build_network
+from medssl.ops.boxes import box_size, draw_box
 from medssl.ops.components import largest_components
 from medssl.ops.ema import ema_update
 from medssl.ops.losses import DiceVariant, copy_paste_loss, dice_ce_loss, region_terms
-from medssl.ops.mixing import box_mask, box_size, draw_box, mix
+from medssl.ops.mixing import box_mask, mix
 
 ACDC = DiceVariant(smooth=1e-10)
 ACDC_BEFORE_FIX = DiceVariant(smooth=1e-10, legacy_background=True)

@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from medssl.methods.rail import Rail
-from medssl.methods.rail_losses import Truth, predict, student_loss
-from medssl.methods.rail_presets import RailSettings
+from medssl.methods.rail_losses import Truth, Weights, predict, student_loss
 from medssl.methods.rail_schedule import (
     buffered_iterations,
     buffered_position,
     buffered_turns,
 )
+from medssl.methods.rail_settings import RailSettings
 from medssl.networks.build import build_network
 from medssl.ops.ema import ema_decay
 from medssl.ops.regions import axis_kl, squared_error, voxel_kl
@@ -64,11 +64,10 @@ def test_1_loss_primitives(checks: dict[str, Any]) -> None:
         student,
         truth,
         student.unlabeled.probs,
-        official().rules,
+        official().settings,
         index=0,
         best=None,
-        consistency_weight=20,
-        teacher_weight=10,
+        weights=Weights(consistency=20, teacher=10),
     )
     assert loss.item() == pytest.approx(total, rel=1e-5)
     mse = squared_error(probs, truth.hot).mean().item()
@@ -102,10 +101,10 @@ RATES = ScheduleSettings(name="warmup_constant_cosine", warmup=1000, min_lr=1e-5
 def test_4_schedules(checks: dict[str, Any]) -> None:
     entry, method = checks["4_schedules"], official()
     for iteration, value in entry["consistency_weight"].items():
-        weight = method.rules.consistency_weight * method.ramp(int(iteration), 8000)
+        weight = method.settings.consistency_weight * method.settings.ramp(int(iteration), 8000)
         assert weight == pytest.approx(value, rel=1e-9)
     for iteration, value in entry["teacher_weight"].items():
-        weight = method.rules.teacher_weight * method.ramp(int(iteration), 8000)
+        weight = method.settings.teacher_weight * method.settings.ramp(int(iteration), 8000)
         assert weight == pytest.approx(value, rel=1e-9)
     for iteration, value in entry["lr"].items():
         rate = learning_rate(int(iteration), 8000, 0.01, RATES)
@@ -159,7 +158,7 @@ def test_5_the_method_walks_through_the_turns(checks: dict[str, Any], name: str)
     iteration = 0
     for turn in buffered_turns(length, loaded):
         for offset in range(turn.batches):
-            position = method.position(iteration, total)
+            position = method.settings.position(iteration, total)
             assert position == buffered_position(iteration, length, loaded)
             assert position.group == turn.group
             assert position.first_term == turn.first_term

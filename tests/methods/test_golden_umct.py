@@ -14,8 +14,13 @@ from torch import nn
 from medssl.networks.ahnet_resnet18 import inflate_kernel
 from medssl.networks.build import build_network
 from medssl.ops.fusion import fuse_others
+from medssl.ops.orientations import (
+    inverse_orientation,
+    permute_axes,
+    restore_axes,
+    standard_orientations,
+)
 from medssl.ops.uncertainty import mc_statistics, reduce_uncertainty
-from medssl.ops.views import inverse_view, invert_view, permute_view, standard_views
 
 RTOL = 1e-6
 DTYPES = [(torch.float64, 1e-6), (torch.float32, 2e-4)]
@@ -89,16 +94,16 @@ def test_c_two_views_make_fusion_inert(entries):
 def test_d_permutations(entries):
     truth = entries["D_view_permutations"]["views"]
     x = torch.from_numpy(np.random.default_rng(3).integers(0, 1000, (1, 1, 3, 4, 5)))
-    assert {"".join(map(str, v)) for v in standard_views(6, 3)} == set(truth)
+    assert {"".join(map(str, v)) for v in standard_orientations(6, 3)} == set(truth)
     for name, entry in truth.items():
         view = tuple(map(int, name))
-        assert "".join(map(str, inverse_view(view))) == entry["inverse"]
-        seen = permute_view(x, view)
+        assert "".join(map(str, inverse_orientation(view))) == entry["inverse"]
+        seen = permute_axes(x, view)
         assert list(seen.shape[2:]) == entry["shape"]
         assert seen[0, 0, 1, 2, 1] == entry["at[0,0,1,2,1]"]
         assert (seen.flatten() * torch.arange(60)).sum() == entry["weighted_checksum"]
         assert view[2] == entry["kernel1_axis_is_input_axis"]
-        assert torch.equal(invert_view(seen, view), x)
+        assert torch.equal(restore_axes(seen, view), x)
 
 
 # --------------------------------------------------------------------------- F: inflated kernels

@@ -26,8 +26,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from medssl.data.patches.device_cases import DeviceCases
 from medssl.device import make_scaler
-from medssl.methods.base import Batch, Progress, Stage
+from medssl.methods.base import Batch, Progress
 from medssl.methods.registry import list_methods
+from medssl.methods.settings import Stage
 from medssl.progress import Display
 from medssl.runs.folder import RunFolder
 from medssl.settings.recipe import Recipe
@@ -174,7 +175,7 @@ def test_the_engine_never_waits(name: str, tmp_path: Path, monkeypatch: pytest.M
     method = make(name, {}, dims=3)
     streams: dict[str, dict[str, Any]] = {
         "labeled": {},
-        "unlabeled": {"labeled": False, "strong": method.uses_strong_view},
+        "unlabeled": {"labeled": False, "views": method.settings.unlabeled_views},
         "masks": {"labels_only": True},
     }
     options = {"patch": (16, 16, 16), "batch_size": 2, "deliver": "places", "channels": 1}
@@ -240,7 +241,7 @@ def test_the_contract_would_notice(look: Any) -> None:
 def test_no_batch_makes_the_host_wait(deliver: Any, patch: tuple[int, ...]) -> None:
     streams = {
         "labeled": make_sampler(patch=patch, deliver=deliver),
-        "unlabeled": make_sampler(patch=patch, deliver=deliver, strong=True, labeled=False),
+        "unlabeled": make_sampler(patch=patch, deliver=deliver, views=("strong",), labeled=False),
     }
     arrays = {name: sampler.batch(0) for name, sampler in streams.items()}
     cases = {name: sampler.cases for name, sampler in streams.items()}
@@ -254,5 +255,5 @@ def test_no_batch_makes_the_host_wait(deliver: Any, patch: tuple[int, ...]) -> N
     assert batch.labeled is not None
     assert batch.unlabeled is not None
     assert batch.labeled.label.shape == (4, *patch)
-    assert batch.unlabeled.strong is not None
-    assert batch.unlabeled.strong.device == META
+    assert batch.unlabeled.views[0].device == META
+    assert batch.unlabeled.case.device == batch.labeled.case.device == META

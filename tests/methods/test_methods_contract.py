@@ -26,7 +26,7 @@ from torch import Tensor
 
 from medssl.errors import MedSSLError
 from medssl.methods.base import Batch, LabeledBatch, Progress, UnlabeledBatch
-from medssl.methods.registry import get_method, list_methods
+from medssl.methods.registry import get_method, get_settings, list_methods
 
 # ------------------------------------------------------------------------------------ identity
 
@@ -39,13 +39,13 @@ def test_unknown_methods_get_the_nearest_name():
 @pytest.mark.parametrize("name", list_methods())
 def test_methods_describe_themselves(name):
     cls = get_method(name)
-    assert cls.paper
+    assert cls.Settings.paper
     assert cls.__doc__
-    assert isinstance(cls.Settings(), cls.Settings)
+    assert cls.Settings is get_settings(name)
 
 
 def test_an_unlabeled_batch_has_no_place_for_a_label():
-    assert {f.name for f in fields(UnlabeledBatch)} == {"image", "strong"}
+    assert {f.name for f in fields(UnlabeledBatch)} == {"image", "views", "case"}
 
 
 # ------------------------------------------------------------------------------------ stages
@@ -54,17 +54,15 @@ def test_an_unlabeled_batch_has_no_place_for_a_label():
 @ALL
 def test_stages_spend_the_budget_exactly(name, settings):
     method = make(name, settings)
-    bare = get_method(name).__new__(get_method(name))
-    object.__setattr__(bare, "settings", method.settings)
     for budget in (2, 3, 7, 100, 6001):
         stages = method.stages(budget)
         assert sum(s.iterations for s in stages) == budget
         assert all(s.iterations >= 1 for s in stages)
         assert len({s.name for s in stages}) == len(stages)
         assert all(set(s.streams) <= STREAMS and s.streams for s in stages)
-        assert stages == bare.stages(budget), "stages must follow from the settings alone"
+        assert stages == method.settings.stages(budget)
     used = any("unlabeled" in s.streams for s in method.stages(BUDGET))
-    assert used == get_method(name).uses_unlabeled
+    assert used == get_settings(name).uses_unlabeled
 
 
 # ------------------------------------------------------------------------------------ gradients
@@ -239,8 +237,8 @@ def test_losses_are_finite_float32_under_autocast(name, settings, dims, dtype):
 @DIMS
 @pytest.mark.parametrize(("labeled", "unlabeled"), [(3, 5), (5, 2), (2, 1)])
 def test_batches_of_different_size(name, settings, dims, labeled, unlabeled):
-    cls = get_method(name)
-    refused = cls.check_recipe(cls.Settings(**settings), recipe_of(dims, labeled, unlabeled))
+    given = get_settings(name)(**settings)
+    refused = list(given.check_recipe(recipe_of(dims, labeled, unlabeled)))
     if settings.get("preset") == "official" and refused:
         pytest.skip(f"refused with a reason: {refused[0]}")
     assert refused == []
@@ -254,12 +252,12 @@ def test_batches_of_different_size(name, settings, dims, labeled, unlabeled):
 
 @ALL
 def test_equal_even_batches_are_never_refused(name, settings):
-    cls = get_method(name)
+    given = get_settings(name)(**settings)
     # A published code may know one labeled patch only.
     sizes = (4, 1) if settings.get("preset") == "official" else (4,)
     for dims in (2, 3):
         recipes = [recipe_of(dims, n, n) for n in sizes]
-        assert [] in [cls.check_recipe(cls.Settings(**settings), recipe) for recipe in recipes]
+        assert [] in [list(given.check_recipe(recipe)) for recipe in recipes]
 
 
 @ALL
@@ -349,10 +347,10 @@ def test_the_teacher_is_the_closed_form_average(name, settings, dims):
         assert 0 <= d < 1
         for key, value in method.teacher.state_dict().items():
             expected = before[key]
-            if key in parameters or method.rules.ema_buffers == "average":
+            if key in parameters or method.settings.ema_buffers == "average":
                 mean = d * before[key].float() + (1 - d) * student[key].float()
                 expected = mean.to(value.dtype)
-            elif method.rules.ema_buffers == "copy":
+            elif method.settings.ema_buffers == "copy":
                 expected = student[key]
             torch.testing.assert_close(value, expected, msg=key)
         for key, value in method.student.state_dict().items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,19 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from medssl.methods.base import Batch, LabeledBatch, Progress, UnlabeledBatch
-from medssl.methods.pseudo_supervisor import (
-    THRESHOLDS,
-    PseudoSupervisor,
-    segmentation_loss,
-)
-from medssl.methods.pseudo_supervisor_presets import PseudoSupervisorSettings
+from medssl.methods.pseudo_supervisor import PseudoSupervisor
+from medssl.methods.pseudo_supervisor_policy import DROP, THRESHOLDS
+from medssl.methods.pseudo_supervisor_settings import PseudoSupervisorSettings
 from medssl.networks.build import build_network
 from medssl.ops import policy as ops
+from medssl.ops.losses import supervised_loss
 from medssl.recipe.load import load_recipe
 from medssl.settings.recipe import Recipe
-
-DROP = len(THRESHOLDS) - 1
-
 
 # ------------------------------------------------------------------------------ golden numbers
 
@@ -193,10 +189,11 @@ def test_the_step_has_the_gradient_of_its_two_losses() -> None:
     method, data = make(preset="official", selection="learned"), batch()
     twin = copy.deepcopy(method)
     terms = step(method, data)
-    labels = segmentation_loss(twin.student(data.labeled.image[:3]), data.labeled.label[:3], "ce")
+    logits = twin.student(data.labeled.image[:3])
+    labels = supervised_loss(logits, data.labeled.label[:3], loss="ce")
     probs = twin.teacher.eval()(data.unlabeled.image).softmax(1)
     target = ops.keep_confident(probs, torch.tensor(THRESHOLDS)[method.actions[0, :2]])
-    pseudo = segmentation_loss(twin.student(data.unlabeled.image), target, "ce")
+    pseudo = supervised_loss(twin.student(data.unlabeled.image), target, loss="ce")
     assert (target != 255).any()
     (labels + pseudo).backward()
     torch.testing.assert_close(terms["loss/labeled"], labels.detach())
@@ -210,13 +207,13 @@ def test_the_reward_is_what_the_virtual_step_improves() -> None:
     held = LabeledBatch(data.labeled.image[3:], data.labeled.label[3:])
     gradients = [torch.randn_like(p) for p in method.student.parameters()]
     twin = copy.deepcopy(method.student).eval()
-    before = segmentation_loss(twin(held.image), held.label, "dice_ce")
+    before = supervised_loss(twin(held.image), held.label, loss="dice_ce")
     norm = torch.cat([g.flatten() for g in gradients]).norm()
     assert norm > 1
     with torch.no_grad():
         for p, g in zip(twin.parameters(), gradients, strict=True):
             p -= 0.1 * g / norm
-    after = segmentation_loss(twin(held.image), held.label, "dice_ce")
+    after = supervised_loss(twin(held.image), held.label, loss="dice_ce")
     torch.testing.assert_close(method.improvement(gradients, held), (before - after).detach())
 
 
@@ -500,25 +497,28 @@ def test_a_dropped_class_is_left_out_on_both_sides() -> None:
     assert found.tolist() == [[0, 255, 255, 255], [255, 0, 255, 2]]
     for preset, alive in (("official", True), ("corrected", False)):
         method = make(preset=preset)
-        assert (method.rules.drop == "labels") is alive
+        assert (method.settings.drop == "labels") is alive
 
 
 def test_recipes() -> None:
     def recipe(**training) -> Recipe:
         return Recipe.model_validate({"training": training})
 
-    check, warn = PseudoSupervisor.check_recipe, PseudoSupervisor.warn_recipe
-    settings = PseudoSupervisorSettings
-    assert check(settings(), recipe(labeled_batch=2)) == []
-    assert "reward_patches: 0" in check(settings(), recipe(labeled_batch=1))[0]
-    assert check(settings(reward_patches=0), recipe(labeled_batch=1)) == []
-    assert "unlabeled_batch" in check(settings(), recipe(unlabeled_batch=0))[0]
-    assert warn(settings(), recipe()) == []
-    assert "updated 0 times" in warn(settings(), recipe(iterations=49))[0]
-    assert "at a learning rate of 0.0001" in warn(settings(policy_lr=1e-4), recipe())[0]
-    assert warn(settings(selection="random"), recipe(iterations=49)) == []
-    assert "do nothing" in warn(settings(unlabeled_weight=0), recipe())[0]
-    assert "alpha" in warn(settings(alpha=2), recipe())[0]
-    assert "restart" in warn(settings(restart=True), recipe())[0]
-    loaded = load_recipe("hippocampus_pseudo_supervisor")
-    assert warn(loaded.settings, loaded.recipe) == []
+    def check(given: dict[str, Any], recipe: Recipe) -> list[str]:
+        return list(PseudoSupervisorSettings(**given).check_recipe(recipe))
+
+    def warn(given: dict[str, Any], recipe: Recipe) -> list[str]:
+        return list(PseudoSupervisorSettings(**given).warn_recipe(recipe, given))
+
+    assert check({}, recipe(labeled_batch=2)) == []
+    assert "reward_patches: 0" in check({}, recipe(labeled_batch=1))[0]
+    assert check({"reward_patches": 0}, recipe(labeled_batch=1)) == []
+    assert warn({}, recipe()) == []
+    assert "updated 0 times" in warn({}, recipe(iterations=49))[0]
+    assert "at a learning rate of 0.0001" in warn({"policy_lr": 1e-4}, recipe())[0]
+    assert warn({"selection": "random"}, recipe(iterations=49)) == []
+    assert "do nothing" in warn({"unlabeled_weight": 0}, recipe())[0]
+    assert "alpha" in warn({"alpha": 2}, recipe())[0]
+    assert "restart" in warn({"restart": True}, recipe())[0]
+    assert warn({"preset": "official", "gamma": 0, "policy_lr": 0.01}, recipe()) == []
+    assert load_recipe("hippocampus_pseudo_supervisor").warnings == ()

@@ -18,8 +18,8 @@ import medssl
 from medssl.errors import MedSSLError
 from medssl.methods.base import Batch, LabeledBatch, Progress, UnlabeledBatch
 from medssl.methods.rail import Rail
-from medssl.methods.rail_presets import RailSettings
 from medssl.methods.rail_schedule import alternating_position, buffered_iterations
+from medssl.methods.rail_settings import RailSettings
 from medssl.networks.build import build_network
 from medssl.networks.ensemble import Ensemble
 from medssl.networks.resvnet import ResVNet
@@ -27,7 +27,7 @@ from medssl.networks.vnet import VNet
 from medssl.recipe.find import find_recipe
 from medssl.recipe.load import load_recipe, resolve
 from medssl.runs.checkpoint import load_checkpoint
-from medssl.settings.recipe import ScheduleSettings
+from medssl.settings.recipe import Recipe, ScheduleSettings
 from medssl.training.optimization import learning_rate
 
 SHAPE = (6, 5, 4)
@@ -143,10 +143,10 @@ def test_a_whole_step_and_its_gradient(
     image = torch.zeros(labeled + 1, 1, *SHAPE)
     batch = Batch(LabeledBatch(image[:labeled], label), UnlabeledBatch(image[labeled:]))
     output = method.training_step(batch, Progress("train", iteration, total))
-    position = method.position(iteration, total)
+    position = method.settings.position(iteration, total)
     assert position.group == group
     assert not position.first_term
-    rho = method.ramp(position.group_iteration, total)
+    rho = method.settings.ramp(position.group_iteration, total)
 
     losses = list(output.losses())
     assert len(losses) == 2
@@ -176,7 +176,7 @@ def test_the_first_term_knows_labels_and_teacher_alone(preset: str) -> None:
     image = torch.zeros(2, 1, *SHAPE)
     batch = Batch(LabeledBatch(image[:1], label), UnlabeledBatch(image[1:]))
     output = method.training_step(batch, Progress("train", 0, 4000))
-    rho = method.ramp(0, 4000)
+    rho = method.settings.ramp(0, 4000)
     for k, loss in zip((0, 2), output.losses(), strict=True):
         z, teacher = logits[k], logits[4]
         p, y = z.softmax(1), label.float()
@@ -291,13 +291,13 @@ def test_a_teacher_averages_v_of_its_group_alone(preset: str) -> None:
     keep = preset == "official"
     total = 100
     for iteration in range(5):
-        group = method.position(iteration, total).group
+        group = method.settings.position(iteration, total).group
         before = [{k: v.clone() for k, v in t.state_dict().items()} for t in method.teachers]
         for student in method.students:
             for p in student.parameters():
                 p.data.add_(0.1)
         method.after_step(Progress("train", iteration, total))
-        n = method.position(iteration, total).group_iteration
+        n = method.settings.position(iteration, total).group_iteration
         decay = min(1 - 1 / (n + 1), 0.999)
         other = method.teachers[1 - group].state_dict()
         assert all(torch.equal(v, before[1 - group][k]) for k, v in other.items())
@@ -318,8 +318,8 @@ def test_corrected_groups_alternate_on_new_batches() -> None:
     assert [p.batch for p in kinds] == list(range(14))
     assert [p.first_term for p in kinds] == [p.group_iteration < 4 for p in kinds]
     method = real_method()
-    assert [method.position(i, 200).group for i in range(4)] == [0, 1, 0, 1]
-    assert [method.position(i, 200).first_term for i in (0, 9, 10, 11)] == [
+    assert [method.settings.position(i, 200).group for i in range(4)] == [0, 1, 0, 1]
+    assert [method.settings.position(i, 200).first_term for i in (0, 9, 10, 11)] == [
         True,
         True,
         False,
@@ -331,7 +331,7 @@ def test_corrected_groups_alternate_on_new_batches() -> None:
 def test_one_group_is_always_active() -> None:
     method = real_method(groups=1)
     assert len(method.students) == 2
-    assert {method.position(i, 100).group for i in range(9)} == {0}
+    assert {method.settings.position(i, 100).group for i in range(9)} == {0}
     output = method.training_step(real_batch(method), Progress("train", 50, 100))
     for loss in output.losses():
         loss.backward()
@@ -345,7 +345,9 @@ def test_partner_networks() -> None:
             name, spatial_dims=2, in_channels=1, num_classes=3, options={"filters": 2, **options}
         )
 
-    method = Rail(RailSettings(), build, num_classes=3, spatial_dims=2)
+    settings = RailSettings().filled(Recipe.model_validate({"network": {"name": "vnet"}}))
+    assert settings.partner_network == "resvnet"
+    method = Rail(settings, build, num_classes=3, spatial_dims=2)
     assert [type(s) for s in method.students] == [VNet, VNet, ResVNet, ResVNet]
     assert [type(t) for t in method.teachers] == [VNet, VNet]
     twins = real_method(partner_options={"num_res_units": 0})

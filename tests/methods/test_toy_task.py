@@ -25,7 +25,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from medssl.methods.base import Batch, LabeledBatch, Progress, UnlabeledBatch
-from medssl.methods.registry import get_method, list_methods
+from medssl.methods.registry import get_method, get_settings, list_methods
 from medssl.networks.build import build_network
 from medssl.settings.recipe import ScheduleSettings
 from medssl.training.batches import torch_seed
@@ -69,7 +69,7 @@ NOT_SHOWN: dict[str, str] = {
 """Methods that beat ``supervised``, but not clearly themselves without the unlabeled images: mean
 difference over seeds 0 to 5, and the range of the seeds. Each must stay above ``-TOLERANCE``."""
 TOLERANCE = 0.03
-METHODS = [name for name in list_methods() if get_method(name).uses_unlabeled]
+METHODS = [name for name in list_methods() if get_settings(name).uses_unlabeled]
 
 
 # ------------------------------------------------------------------------------------ images
@@ -139,17 +139,17 @@ def network(name=None, *, in_channels=None, num_classes=None, **overrides: Any) 
 
 
 def make_batch(
-    method, streams, labeled: tuple[Tensor, Tensor], unlabeled: Tensor, seed: int, number: int
+    settings, streams, labeled: tuple[Tensor, Tensor], unlabeled: Tensor, seed: int, number: int
 ) -> Batch:
     """Return batch ``number`` of a run; the labeled part is the same for all methods."""
     order = np.random.RandomState([seed, number, 0]).permutation(LABELED)[:BATCH]
     rng = np.random.RandomState([seed, number, 1])
     image = unlabeled[rng.choice(len(unlabeled), BATCH, replace=False)]
-    strong = strong_view(image, rng) if method.uses_strong_view else None
+    views = tuple(strong_view(image, rng) for _ in settings.unlabeled_views)
     images, labels = labeled[0][order], labeled[1][order]
     return Batch(
         LabeledBatch(images, labels) if "labeled" in streams else None,
-        UnlabeledBatch(image, strong) if "unlabeled" in streams else None,
+        UnlabeledBatch(image, views) if "unlabeled" in streams else None,
         masks=labels if "masks" in streams else None,
     )
 
@@ -170,7 +170,7 @@ def train(name: str, seed: int, labeled: tuple[Tensor, Tensor], unlabeled: Tenso
         for iteration in range(stage.iterations):
             progress = Progress(stage.name, iteration, stage.iterations, seed)
             number = done + method.batch_address(stage.name, iteration)
-            batch = make_batch(method, stage.streams, labeled, unlabeled, seed, number)
+            batch = make_batch(settings, stage.streams, labeled, unlabeled, seed, number)
             position = method.learning_rate_position(stage, iteration)
             rate = learning_rate(*position, RATE, ScheduleSettings(name="poly"))
             torch.manual_seed(torch_seed(progress))
@@ -244,7 +244,7 @@ def test_the_labeled_stream_is_the_same_for_all():
     others = draw_images(2, UNLABELED, 1)[0]
     streams = ("labeled", "unlabeled")
     batches = [
-        make_batch(get_method(name), streams, labeled, others, 0, 5)
+        make_batch(get_settings(name), streams, labeled, others, 0, 5)
         for name in ("supervised", "fixmatch")
     ]
     assert torch.equal(batches[0].labeled.image, batches[1].labeled.image)

@@ -150,17 +150,15 @@ def recipe(**changes):
 
 
 def test_refusals_and_warnings():
-    none = recipe(training={"patch": [32, 32], "unlabeled_batch": 0})
-    assert "unlabeled_batch" in CLS.check_recipe(CLS.Settings(), none)[0]
-    assert CLS.check_recipe(CLS.Settings(), recipe()) == []
-    assert CLS.warn_recipe(CLS.Settings(), recipe()) == []
+    assert list(CLS.Settings().check_recipe(recipe())) == []
+    assert list(CLS.Settings().warn_recipe(recipe(), ())) == []
     for settings, words in (
         ({"consistency_weight": 0}, "consistency_weight is 0"),
         ({"threshold_start": 1}, "use mean_teacher"),
         ({"noise": 0}, "all stochastic passes are the same"),
         ({"ramp_every": 100}, "method.ramp_every does nothing"),
     ):
-        (message,) = CLS.warn_recipe(CLS.Settings(**settings), recipe())
+        (message,) = CLS.Settings(**settings).warn_recipe(recipe(), settings)
         assert words in message
     dropped = recipe(network={"name": "unet", "dropout": 0.1})
-    assert CLS.warn_recipe(CLS.Settings(noise=0), dropped) == []
+    assert list(CLS.Settings(noise=0).warn_recipe(dropped, ("noise",))) == []

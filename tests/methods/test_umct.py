@@ -14,13 +14,17 @@ from torch import nn
 
 from medssl.errors import MedSSLError
 from medssl.methods.base import Batch, LabeledBatch, Progress, UnlabeledBatch
-from medssl.methods.umct import UMCT, load_2d_weights, segmentation_loss
-from medssl.methods.umct_settings import UMCTSettings, has_symmetric_kernels
+from medssl.methods.umct import UMCT
+from medssl.methods.umct_settings import UMCTSettings
+from medssl.models.create import create_method
 from medssl.networks.ahnet_resnet18 import AHNetResNet18
 from medssl.networks.build import build_network
+from medssl.networks.kernels import has_symmetric_kernels
 from medssl.networks.registry import check_patch
+from medssl.networks.weights_2d import load_2d_weights
 from medssl.ops.fusion import fuse_others, majority_vote, vote_scores
-from medssl.ops.losses import DiceVariant
+from medssl.ops.losses import half_dice_half_ce
+from medssl.ops.orientations import permute_axes, restore_axes, standard_orientations
 from medssl.ops.uncertainty import (
     dropout_layers,
     mc_statistics,
@@ -28,11 +32,11 @@ from medssl.ops.uncertainty import (
     reduce_uncertainty,
     stochastic_mode,
 )
-from medssl.ops.views import invert_view, permute_view, standard_views
+from medssl.ops.variants import DiceVariant
 from medssl.recipe.load import load_recipe
-from medssl.settings.recipe import Recipe
+from medssl.settings.recipe import MethodSection, Recipe
 
-SIX = standard_views(6, 3)
+SIX = standard_orientations(6, 3)
 CO_TRAIN = Progress("co_train", 1, 10)
 
 
@@ -78,10 +82,10 @@ def random_probs(n, seed=0, classes=3, shape=(4, 4, 4)):
 @pytest.mark.parametrize("view", SIX, ids=str)
 def test_a_view_is_undone_exactly(view):
     image, label = torch.randn(2, 3, 4, 5, 6), torch.randint(0, 3, (2, 4, 5, 6))
-    seen = permute_view(image, view)
+    seen = permute_axes(image, view)
     assert seen.data_ptr() == image.data_ptr()
-    assert torch.equal(invert_view(seen, view), image)
-    assert torch.equal(invert_view(permute_view(label, view), view), label)
+    assert torch.equal(restore_axes(seen, view), image)
+    assert torch.equal(restore_axes(permute_axes(label, view), view), label)
     # Voxel by voxel: the index of a voxel is permuted as the axes are.
     place = (1, 2, 3)
     there = tuple(place[axis] for axis in view)
@@ -93,18 +97,18 @@ def test_left_stays_left_in_every_view(view):
     """A network that tells left from right by an axis of the volume needs no exchange of labels."""
     label = torch.zeros(1, 6, 4, 4, dtype=torch.long)
     label[:, :2], label[:, 4:] = 1, 2
-    seen = permute_view(label, view)
+    seen = permute_axes(label, view)
     axis = 1 + view.index(0)
     assert (seen.select(axis, 0) == 1).all()
     assert (seen.select(axis, 5) == 2).all()
 
 
 def test_three_views_put_each_axis_last_once():
-    assert sorted(view[2] for view in standard_views(3, 3)) == [0, 1, 2]
-    assert [view[2] for view in standard_views(2, 3)] == [2, 1]
-    assert standard_views(2, 2) == ((0, 1), (1, 0))
+    assert sorted(view[2] for view in standard_orientations(3, 3)) == [0, 1, 2]
+    assert [view[2] for view in standard_orientations(2, 3)] == [2, 1]
+    assert standard_orientations(2, 2) == ((0, 1), (1, 0))
     with pytest.raises(ValueError, match="2 standard views, not 3"):
-        standard_views(3, 2)
+        standard_orientations(3, 2)
 
 
 # ------------------------------------------------------------------------------------ statistics
@@ -334,10 +338,10 @@ def test_without_co_training_the_views_are_supervised_networks(stage):
     for loss in method.training_step(batch, Progress(stage, 1, 10)).losses():
         loss.backward()
     torch.manual_seed(3)
-    for network, twin, view in zip(method.networks, twins, method.views, strict=True):
-        logits = twin(permute_view(batch.labeled.image, view).contiguous())
-        loss = segmentation_loss(
-            invert_view(logits, view), batch.labeled.label, dice=method.settings.dice
+    for network, twin, view in zip(method.networks, twins, method.orientations, strict=True):
+        logits = twin(permute_axes(batch.labeled.image, view).contiguous())
+        loss = half_dice_half_ce(
+            restore_axes(logits, view), batch.labeled.label, dice=method.settings.dice
         )
         loss.backward()
         for one, other in zip(network.parameters(), twin.parameters(), strict=True):
@@ -350,8 +354,8 @@ def test_two_views_are_cross_pseudo_supervision():
     image = batch.unlabeled.image
     with torch.no_grad():
         labels = [
-            invert_view(net.eval()(permute_view(image, v)), v).argmax(dim=1)
-            for net, v in zip(method.networks, method.views, strict=True)
+            restore_axes(net.eval()(permute_axes(image, v)), v).argmax(dim=1)
+            for net, v in zip(method.networks, method.orientations, strict=True)
         ]
     method.train()
     twin = copy.deepcopy(method)
@@ -410,11 +414,11 @@ def test_the_loss_is_half_cross_entropy_and_half_dice():
     ce = F.cross_entropy(logits, label)
     variant = UMCTSettings().dice
     assert variant == DiceVariant(per_sample=True, squared=False)
-    torch.testing.assert_close(segmentation_loss(logits, label, dice=variant), (ce + dice) / 2)
-    torch.testing.assert_close(segmentation_loss(logits, hot, dice=variant), (ce + dice) / 2)
-    torch.testing.assert_close(segmentation_loss(logits, label, dice=variant, ce=False), dice)
+    torch.testing.assert_close(half_dice_half_ce(logits, label, dice=variant), (ce + dice) / 2)
+    torch.testing.assert_close(half_dice_half_ce(logits, hot, dice=variant), (ce + dice) / 2)
+    torch.testing.assert_close(half_dice_half_ce(logits, label, dice=variant, ce=False), dice)
     soft = torch.rand(2, 3, 4, 4, 4).softmax(dim=1)
-    own = segmentation_loss(logits, soft, dice=variant) * 2
+    own = half_dice_half_ce(logits, soft, dice=variant) * 2
     sums = [t.sum(dim=(2, 3, 4)) for t in (p * soft, p, soft)]
     dice = 1 - ((2 * sums[0] + 1e-5) / (sums[1] + sums[2] + 1e-5)).mean()
     torch.testing.assert_close(own, F.cross_entropy(logits, soft) + dice)
@@ -443,8 +447,8 @@ def test_every_view_has_an_optimizer():
 
 def view_probs(method, image):
     return [
-        invert_view(net(permute_view(image, v)), v).softmax(dim=1)
-        for net, v in zip(method.networks, method.views, strict=True)
+        restore_axes(net(permute_axes(image, v)), v).softmax(dim=1)
+        for net, v in zip(method.networks, method.orientations, strict=True)
     ]
 
 
@@ -592,10 +596,8 @@ def recipe(patch=(32, 32, 32), spacing="native", dropout=0.1, network="unet", un
         ),
         ({"views": 3}, {"patch": (32, 32)}, "2D images have 2 standard views, not 3"),
         ({"views": [[0, 1], [1, 0]]}, {}, "[0, 1] does not order 3 axes"),
-        ({}, {"dropout": 0.0}, "network 'unet' has no dropout"),
         ({"fusion": 3}, {}, "method.fusion is view 3 but there are 3"),
         ({"pretrained_2d": "x.pth"}, {}, "method.pretrained_2d is for network ahnet_r18"),
-        ({}, {"unlabeled": 0}, "training.unlabeled_batch"),
         (
             {"allow_anisotropic": True},
             {"patch": (32, 32, 12), "network": "segresnet", "spacing": [1, 1, 3]},
@@ -604,7 +606,7 @@ def recipe(patch=(32, 32, 32), spacing="native", dropout=0.1, network="unet", un
     ],
 )
 def test_what_a_recipe_must_offer(settings, changes, words):
-    found = UMCT.check_recipe(UMCTSettings(**settings), recipe(**changes))
+    found = list(UMCTSettings(**settings).check_recipe(recipe(**changes)))
     assert any(words in problem for problem in found), found
 
 
@@ -622,22 +624,49 @@ def test_what_a_recipe_must_offer(settings, changes, words):
     ],
 )
 def test_what_is_accepted(settings, changes):
-    assert UMCT.check_recipe(UMCTSettings(**settings), recipe(**changes)) == []
+    assert list(UMCTSettings(**settings).check_recipe(recipe(**changes))) == []
 
 
 @pytest.mark.parametrize(
     ("settings", "changes", "words"),
     [
-        ({}, {}, "kernels of network 'unet' are the same along all axes"),
         ({"lambda_cot": 0}, {}, "lambda_cot is 0"),
         ({"mc_samples": 1}, {}, "mc_samples is 1"),
         ({"views": 2}, {}, "two views"),
-        ({"views": 2}, {"dropout": 0.0}, "passes of method.mc_samples are all the same"),
     ],
 )
 def test_what_a_recipe_is_warned_of(settings, changes, words):
-    found = UMCT.warn_recipe(UMCTSettings(**settings), recipe(**changes))
+    found = list(UMCTSettings(**settings).warn_recipe(recipe(**changes), settings))
     assert any(words in warning for warning in found), found
+
+
+def built(settings, **changes) -> UMCT:
+    chosen = recipe(**changes).model_copy(update={"method": MethodSection(name="umct")})
+    return create_method(chosen, UMCTSettings(**settings), num_classes=3, channels=1)
+
+
+def test_networks_without_dropout_are_refused_when_they_are_built():
+    with pytest.raises(MedSSLError, match="network 'unet' has no dropout") as error:
+        built({}, dropout=0.0)
+    assert "network.dropout" in str(error.value)
+    assert built({}, dropout=0.1).check_networks() == []
+    assert built({"views": 2}, dropout=0.0).check_networks() == []
+
+
+def test_what_a_network_is_warned_of():
+    (alike,) = built({}).warn_networks()
+    assert "kernels of network 'unet' are the same along all axes" in alike
+    assert built({}, patch=(32, 32)).warn_networks() == []
+    found = built({"views": 2}, dropout=0.0, patch=(32, 32)).warn_networks()
+    assert "passes of method.mc_samples are all the same" in found[0]
+    assert built({}, network="ahnet_r18").warn_networks() == []
+
+
+def test_what_follows_from_the_recipe():
+    volumes, slices = (UMCTSettings().filled(recipe(patch=p)) for p in ((32,) * 3, (32, 32)))
+    assert (volumes.views, slices.views) == (3, 2)
+    assert UMCTSettings(mc_samples=4).filled(recipe()).fusion_samples == 4
+    assert UMCTSettings(fusion_samples=7).filled(recipe()).fusion_samples == 7
 
 
 def test_wrong_views_are_refused():
@@ -650,8 +679,7 @@ def test_the_recipes_are_sound():
     pancreas = load_recipe("pancreas_umct")
     assert pancreas.warnings == ()
     assert pancreas.recipe.training.stages["co_train"].optimizer.lr == 0.001
-    (warning,) = load_recipe("hippocampus_umct").warnings
-    assert "same along all axes" in warning
+    assert load_recipe("hippocampus_umct").warnings == ()
 
 
 def test_native_voxels_that_are_too_long_are_refused(

@@ -14,7 +14,7 @@ from medssl.ops import components
 from medssl.ops.components import largest_component, largest_components
 from medssl.ops.ema import copy_weights, ema_decay, ema_update, frozen_copy
 from medssl.ops.pseudo_labels import confidence, hard_labels, sharpen
-from medssl.ops.ramps import linear_ramp, sigmoid_ramp
+from medssl.ops.ramps import share_ramp, sigmoid_ramp
 
 # --------------------------------------------------------------------------- pseudo-labels
 
@@ -130,7 +130,9 @@ def test_sigmoid_ramp_ends_and_middle():
     assert sigmoid_ramp(50, 100) == pytest.approx(math.exp(-1.25))
     assert sigmoid_ramp(100, 100) == sigmoid_ramp(1000, 100) == 1
     assert sigmoid_ramp(0, 0) == 1
-    assert [linear_ramp(i, 4) for i in (-1, 0, 1, 4, 9)] == [0, 0, 0.25, 1, 1]
+    assert share_ramp(20, 100, 0.4) == sigmoid_ramp(20, 40)
+    assert share_ramp(25, 100, 0.4, steps=4) == sigmoid_ramp(20, 40)
+    assert share_ramp(0, 100, 0) == 1
 
 
 def test_stepwise_ramp_reproduces_published_weights(golden):

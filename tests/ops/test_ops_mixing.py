@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from medssl.ops.mixing import box_mask, box_size, draw_box, mix, take
+from medssl.ops.boxes import box_size, draw_box
+from medssl.ops.mixing import box_mask, mix, take
 
 
 @pytest.mark.parametrize(

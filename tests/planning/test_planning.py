@@ -24,7 +24,7 @@ from medssl.data.datasets.fingerprint import (
 from medssl.data.datasets.fingerprint import sampled_cases as sample
 from medssl.data.datasets.split import make_splits
 from medssl.errors import MedSSLError
-from medssl.methods.base import REGISTRY
+from medssl.methods.registry import list_methods
 from medssl.planning.draft import LINE_WIDTH, Order, make_draft
 from medssl.planning.grid import choose_grid, choose_levels, fixed_patch
 from medssl.planning.memory import Footprint, LiveBytes, measure_footprint, small_patches
@@ -260,7 +260,7 @@ def test_a_window_that_clips_the_structures_is_widened():
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-@pytest.mark.parametrize("method", sorted(REGISTRY))
+@pytest.mark.parametrize("method", list_methods())
 def test_every_method_gets_a_recipe_that_explains_itself(method, device, tmp_path):
     data, guess = found((120, 130, 90)), SpecGuess("mr", "the test")
     made = make_plan(data, ROLES, order(method, device), guess, measure=lambda _: SMALL_STEP)
@@ -324,7 +324,7 @@ def test_a_steady_number_of_pieces_is_planned_with():
     both = Structure(1, "hippocampus", pieces=2.0)
     draft = make_draft(found(names=(both, "amygdala")), ROLES, order(), guess)
     assert draft.loaded.recipe.spec.pieces == {1: 2}
-    assert draft.loaded.settings.largest_component is None
+    assert draft.loaded.settings.largest_component == "per_class"
     assert draft.loaded.recipe.inference.largest_component is None
     assert not draft.loaded.warnings
     few = replace(found(names=(both,)), labeled=3)
@@ -337,7 +337,7 @@ def test_a_steady_number_of_pieces_is_planned_with():
 
 def test_pieces_that_the_spec_knows_of_are_no_reason_to_keep_all():
     canals = SpecGuess("cbct_canal", "the test")
-    for pieces, kept in ((2.0, None), (3.0, "off")):
+    for pieces, kept in ((2.0, "per_class"), (3.0, "off")):
         data = replace(CINE, structures=(Structure(1, "canal", pieces=pieces),))
         assert make_draft(data, ROLES, order(), canals).loaded.settings.largest_component == kept
 
@@ -397,7 +397,7 @@ def tiny(method: str):
     return resolve(recipe, path=Path("tiny"))
 
 
-@pytest.mark.parametrize("method", sorted(REGISTRY))
+@pytest.mark.parametrize("method", list_methods())
 def test_every_method_can_be_measured(method):
     step = measure_footprint(tiny(method), num_classes=3, channels=1, precision="fp32")
     # Images of the batch alone are four floats a voxel, or two without unlabeled ones.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from medssl.methods.base import Batch, LabeledBatch, Method, Progress, UnlabeledBatch
-from medssl.methods.registry import get_method, list_methods
+from medssl.methods.registry import get_method, get_settings, list_methods
 from medssl.networks.build import build_network
 from medssl.settings.recipe import Recipe
 
@@ -18,13 +18,8 @@ BUDGET = 40
 
 
 def choices(name: str, key: str) -> list[Any]:
-    """Return the values of a Literal setting, or [None] where a method has no such setting."""
-    field = get_method(name).Settings.model_fields.get(key)
-    if field is None:
-        return [None]
-    args = get_args(field.annotation)
-    flat = [v for a in args for v in (get_args(a) or [a])]
-    return [v for v in flat if isinstance(v, str)]
+    """Return the words of a setting, or [None] where a method has no such setting."""
+    return sorted(get_settings(name).words(key) - {"off"}) or [None]
 
 
 def all_settings() -> list[tuple[str, dict[str, str]]]:
@@ -103,7 +98,7 @@ def make_batch(method, stage, *, labeled=4, unlabeled=4, seed=0) -> Batch:
     assert image.ndim == dims + 2
     return Batch(
         LabeledBatch(image, label) if "labeled" in stage.streams else None,
-        UnlabeledBatch(other, strong if method.uses_strong_view else None)
+        UnlabeledBatch(other, tuple(strong for _ in method.settings.unlabeled_views))
         if "unlabeled" in stage.streams
         else None,
         masks=label if "masks" in stage.streams else None,

@@ -17,7 +17,7 @@ from torch import nn
 
 import medssl
 from medssl.errors import MedSSLError
-from medssl.methods.base import REGISTRY
+from medssl.methods.registry import list_methods
 from medssl.networks import whole_batch
 from medssl.networks.whole_batch import Rows, prepare, seeing
 from medssl.ranks import place
@@ -92,11 +92,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train every method in this process, in two, and some in three."""
     folder = tmp_path_factory.mktemp("together")
     write_dataset(folder / "data", cases=10)
-    for method in REGISTRY:
+    for method in list_methods():
         recipe = recipe_of(folder, method)
         write_recipe(folder / f"{method}.yaml", recipe)
         medssl.train(folder / f"{method}.yaml", output=folder / f"alone-{method}")
-    launch(2, HERE / "train_together.py", folder, *REGISTRY)
+    launch(2, HERE / "train_together.py", folder, *list_methods())
     three = ["supervised", "bcp", "pseudo_supervisor"]
     for method in three:
         write_recipe(folder / f"three-{method}.yaml", recipe_of(folder, method))
@@ -105,7 +105,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", sorted(REGISTRY))
+@pytest.mark.parametrize("method", list_methods())
 def test_two_processes_give_the_curve_of_one(runs: Path, method: str) -> None:
     same_curve(runs / f"alone-{method}", runs / f"together-{method}")
     same_weights(runs / f"alone-{method}", runs / f"together-{method}")

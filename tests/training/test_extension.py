@@ -12,7 +12,7 @@ from helpers import crash_after, same_bits, small_recipe, write_dataset, write_r
 import medssl
 from medssl import cli
 from medssl.errors import MedSSLError
-from medssl.methods.base import Stage
+from medssl.methods.settings import Stage
 from medssl.runs.budget import LENGTHS, extended
 from medssl.runs.checkpoint import load_checkpoint
 from medssl.training.optimization import learning_rate

@@ -20,7 +20,7 @@ from helpers import crash_after, same_bits, small_recipe, write_dataset, write_r
 import medssl
 from medssl import cli
 from medssl.errors import Stopped
-from medssl.methods.base import REGISTRY
+from medssl.methods.registry import list_methods
 from medssl.runs.checkpoint import load_checkpoint
 from medssl.training.engine import Engine
 
@@ -46,13 +46,13 @@ def weights(run: Path) -> dict[str, Any]:
     return load_checkpoint(run / "checkpoints" / "last.pt")
 
 
-@pytest.mark.parametrize("method", sorted(REGISTRY))
+@pytest.mark.parametrize("method", list_methods())
 def test_resume_is_bit_identical_in_every_stage(
     method: str, world: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = recipe_file(world, tmp_path, method)
     whole = medssl.train(recipe, output=tmp_path / "whole").path
-    rng = np.random.default_rng(sorted(REGISTRY).index(method))
+    rng = np.random.default_rng(list_methods().index(method))
     # Checkpoints fall after iterations 3 and 6 and at stage ends; die early, late, and anywhere.
     for death in sorted({1, 8, *rng.integers(2, 8, size=2).tolist()}):
         run = tmp_path / f"dies-{death}"

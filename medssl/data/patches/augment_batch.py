@@ -15,8 +15,13 @@ from torch import Tensor
 from medssl.data.patches import augment_ops as ops
 from medssl.ops.moving import to_device
 
-DRAWN = ("matrix", "weak", "strong_changes")
-"""What a batch of plain crops says about each of them besides image and label."""
+CHANGES, VIEW = "changes_", "view_"
+"""What was drawn for a further view of a batch of plain crops, and that view, by number."""
+
+
+def views_of(batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    """Return the further views of a finished batch, in order."""
+    return tuple(batch[f"{VIEW}{k}"] for k in range(sum(name.startswith(VIEW) for name in batch)))
 
 
 def change_intensities(images: Tensor, rows: np.ndarray) -> Tensor:
@@ -37,15 +42,17 @@ def finish(patches: Mapping[str, Tensor], device: torch.device) -> dict[str, Ten
 
     Args:
         patches: ``image (B, C, *spatial)`` of any float type or none, ``label (B, *spatial)``
-            uint8 or none; on the host ``matrix (B, n, n)``, ``weak (B, 7)`` and
-            ``strong_changes (B, 7)`` where there is something to do. A finished batch is moved as
-            it is.
+            uint8 or none; on the host ``matrix (B, n, n)``, ``weak (B, 7)`` and, for each further
+            view, ``changes_0 (B, 7)``, ... where there is something to do. All else, and a finished
+            batch, is moved as it is.
         device: where to compute.
 
     Returns:
-        ``image`` float32, ``label`` of its type, and ``strong`` like ``image``, as far as given.
+        ``image`` float32, ``label`` of its type, and ``view_0``, ... like ``image``, as far as
+        given.
     """
-    out = {k: to_device(v, device) for k, v in patches.items() if k not in DRAWN}
+    drawn = [k for k in patches if k in ("matrix", "weak") or k.startswith(CHANGES)]
+    out = {k: to_device(v, device) for k, v in patches.items() if k not in drawn}
     image, label = out.get("image"), out.get("label")
     if image is not None:
         image = image.float()
@@ -57,7 +64,7 @@ def finish(patches: Mapping[str, Tensor], device: torch.device) -> dict[str, Ten
         out["image"] = image
     if label is not None:
         out["label"] = label
-    if image is not None and "strong_changes" in patches:
-        strong = change_intensities(image, patches["strong_changes"].numpy())
-        out["strong"] = strong.clone() if strong is image else strong
+    for name in (k for k in drawn if k.startswith(CHANGES) and image is not None):
+        view = change_intensities(image, patches[name].numpy())
+        out[name.replace(CHANGES, VIEW)] = view.clone() if view is image else view
     return out

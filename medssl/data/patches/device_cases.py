@@ -86,6 +86,9 @@ class DeviceCases:
             rows: on the host ``place (B, 14)``, see `describe_place`; ``pad (B,)``: the image's
                 value outside of the volume, missing where no image is wanted; and what else was
                 drawn, which is passed on.
+
+        Returns:
+            The crops, and the index of each one's case on the host.
         """
         places = rows["place"].tolist()
         pads = rows["pad"].tolist() if "pad" in rows else None
@@ -98,6 +101,7 @@ class DeviceCases:
                 crop = self._patch(label[None], place, 0)[0]
                 labels.append(self.swapped[crop.long()] if place[13] else crop)
         out = {name: row for name, row in rows.items() if name not in ("place", "pad")}
+        out["case"] = rows["place"][:, 0].clone()
         if images:
             out["image"] = torch.stack(images)
         if labels:

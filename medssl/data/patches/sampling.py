@@ -27,6 +27,7 @@ from medssl.errors import MedSSLError
 Deliver = Literal["finished", "plain", "places"]
 
 _DRAW, _ORDER = 0, 1
+_VIEWS = 1  # plus the number of a view, from 1 on
 _HOST = torch.device("cpu")
 
 
@@ -40,7 +41,8 @@ class Stream:
         batch_size: patches per batch.
         foreground_fraction: chance that a labeled patch is centered on a voxel of a structure. All
             structures of the volume (2D: of the slice) are equally likely, whatever their size.
-        strong: add the strong view to each batch; needs augmentation.
+        views: further views of each patch, by name: ``strong`` has the same geometry and strong
+            changes of intensity. They need augmentation.
         labels_only: deliver labels alone; no image is read.
     """
 
@@ -48,7 +50,7 @@ class Stream:
     seed: int
     batch_size: int
     foreground_fraction: float = 0.0
-    strong: bool = False
+    views: tuple[str, ...] = ()
     labels_only: bool = False
 
 
@@ -87,8 +89,8 @@ class PatchSampler:
 
     Raises:
         MedSSLError: there are no cases.
-        ValueError: cases with and without labels are mixed, ``strong`` without ``augment``, or
-            ``labels_only`` of cases without labels.
+        ValueError: cases with and without labels are mixed, a view without ``augment`` or
+            of an unknown name, or ``labels_only`` of cases without labels.
     """
 
     def __init__(
@@ -102,8 +104,10 @@ class PatchSampler:
         labeled = {case.label is not None for case in cases}
         if len(labeled) > 1:
             raise ValueError(f"stream {stream.name!r} mixes cases with and without labels")
-        if stream.strong and settings.augment is None:
-            raise ValueError("the strong view needs an augmenter")
+        if set(stream.views) - {"strong"}:
+            raise ValueError(f"there are no views {stream.views}, only 'strong' ones")
+        if stream.views and settings.augment is None:
+            raise ValueError("a strong view needs an augmenter")
         self.cases = tuple(cases)
         self.labeled = labeled.pop()
         if stream.labels_only and not self.labeled:
@@ -142,8 +146,9 @@ class PatchSampler:
 
         Returns:
             ``image (B, C, *patch)`` float32, ``label (B, *patch)`` int64 if the cases have labels,
-            ``strong`` like ``image`` if asked for. Plain crops, if those are wanted, have their
-            cache's types, and come with what `augment_batch.finish` takes.
+            ``case (B,)`` int64, the index of each patch's case, and ``view_0``, ``view_1``, ...
+            like ``image`` as far as asked for. Plain crops, if those are wanted, have their cache's
+            types, and come with what `augment_batch.finish` takes.
         """
         first = iteration * self.batch_size
         rows = range(self.batch_size) if rows is None else rows
@@ -195,7 +200,7 @@ class PatchSampler:
         return draw_start(case.shape, size, center, plane, rng)
 
     def draw(self, number: int) -> dict[str, Tensor]:
-        """Return patch ``number`` of the stream: ``image``, ``label`` (uint8), ``strong``."""
+        """Return patch ``number`` of the stream: ``image``, ``label`` (uint8), ``case``, views."""
         plain = {name: tensor[None] for name, tensor in self.plain(number).items()}
         return {name: tensor[0] for name, tensor in finish(plain, _HOST).items()}
 
@@ -216,7 +221,7 @@ class PatchSampler:
         if self.slice_axis is not None:
             # The slice axis counts from the end, whether or not there is a channel axis.
             out = {name: tensor.squeeze(self.slice_axis - 3) for name, tensor in out.items()}
-        return {**out, **self._drawn(geometry, rng)}
+        return {**out, "case": torch.tensor(index), **self._drawn(number, geometry, rng)}
 
     def place(self, number: int) -> dict[str, Tensor]:
         """Return where patch ``number`` lies, and what else was drawn for it; no image is read."""
@@ -231,10 +236,16 @@ class PatchSampler:
             )
             pad = self._pad_value(index) if reaches_out else 0.0
             out["pad"] = torch.tensor(pad, dtype=torch.float64)
-        return {**out, **self._drawn(geometry, rng)}
+        return {**out, **self._drawn(number, geometry, rng)}
 
-    def _drawn(self, geometry: Geometry, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Draw the intensity changes; return all that `augment_batch.finish` is to do."""
+    def _drawn(
+        self, number: int, geometry: Geometry, rng: np.random.Generator
+    ) -> dict[str, Tensor]:
+        """Draw the intensity changes; return all that `augment_batch.finish` is to do.
+
+        The first view goes on with the patch's own generator. Each further one has its own, so that
+        a view's bits do not depend on how many there are.
+        """
         if self.augment is None:
             return {}
         axes = [a for a in range(3) if a != self.slice_axis]
@@ -242,8 +253,9 @@ class PatchSampler:
         rows = {"matrix": matrix[np.ix_(axes, axes)]}
         if not self.stream.labels_only:
             rows["weak"] = self.augment.draw_weak(rng)
-        if self.stream.strong:
-            rows["strong_changes"] = self.augment.draw_strong(rng)
+        for k, _ in enumerate(self.stream.views):
+            own = _generator(self.stream.seed, self.stream.name, _VIEWS + k, number) if k else rng
+            rows[f"changes_{k}"] = self.augment.draw_strong(own)
         return {name: torch.from_numpy(row) for name, row in rows.items()}
 
     def item(self, number: int) -> tuple[int, int]:

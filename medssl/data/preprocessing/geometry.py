@@ -17,7 +17,7 @@ from nibabel import orientations
 from scipy import ndimage
 
 from medssl.data.images.read import with_affine
-from medssl.ops.mixing import Box
+from medssl.ops.boxes import Box
 from medssl.settings.spec import DataSpec
 
 FINE_SPACING = 0.1

@@ -28,7 +28,7 @@ from medssl.data.preprocessing.geometry import (
 )
 from medssl.data.preprocessing.intensity import intensity_transforms
 from medssl.errors import MedSSLError
-from medssl.ops.mixing import Box
+from medssl.ops.boxes import Box
 from medssl.settings.spec import DataSpec
 
 __all__ = [

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from medssl.data.preprocessing.pipeline import Prepared
-from medssl.ops.mixing import Box
+from medssl.ops.boxes import Box
 from medssl.ops.roi import grow_box
 
 

@@ -249,10 +249,10 @@ def test_strong_view_keeps_geometry_and_differs() -> None:
         assert inner > outer
         assert ((view > middle) == (image > 0)).float().mean() > 0.97
     drawn = augmenter(strong_probability=0.0).draw_strong(generator(0))
-    patch = {"image": image, "strong_changes": torch.from_numpy(drawn)[None]}
+    patch = {"image": image, "changes_0": torch.from_numpy(drawn)[None]}
     out = finish(patch, torch.device("cpu"))
-    assert torch.equal(out["strong"], out["image"])
-    assert out["strong"].data_ptr() != out["image"].data_ptr()
+    assert torch.equal(out["view_0"], out["image"])
+    assert out["view_0"].data_ptr() != out["image"].data_ptr()
 
 
 @pytest.mark.parametrize("view", ["weak", "strong"])

@@ -53,10 +53,10 @@ def assert_close(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
     "options",
     [
         {},
-        {"strong": True, "labeled": False},
+        {"views": ("strong",), "labeled": False},
         {"labels_only": True},
         {"patch": (30, 8, 20)},  # padded
-        {"patch": (16, 12), "strong": True},
+        {"patch": (16, 12), "views": ("strong",)},
         {"patch": (16, 12), "slice_axis": 1},
         {"settings": None},
         {"settings": AugmentSettings()},
@@ -72,8 +72,8 @@ def test_finishing_on_a_device_gives_the_loaders_patches(
 
 
 def test_a_patch_does_not_depend_on_the_rest_of_its_batch() -> None:
-    large = make_sampler(strong=True, batch_size=6, deliver="plain")
-    small = make_sampler(strong=True, batch_size=1, deliver="plain")
+    large = make_sampler(views=("strong",), batch_size=6, deliver="plain")
+    small = make_sampler(views=("strong",), batch_size=1, deliver="plain")
     together = finish(large.batch(1), HOST)
     for position in range(6):
         alone = finish(small.batch(6 + position), HOST)
@@ -82,7 +82,7 @@ def test_a_patch_does_not_depend_on_the_rest_of_its_batch() -> None:
 
 def test_untouched_patches_of_a_batch_stay_exactly_as_they_were() -> None:
     rare = FULL.model_copy(update={"intensity_probability": 0.15})
-    plain = make_sampler(rare, strong=True, batch_size=32, deliver="plain").batch(0)
+    plain = make_sampler(rare, views=("strong",), batch_size=32, deliver="plain").batch(0)
     rows = (plain["weak"] == torch.tensor([0.0, 1, 1, 0, 0, 0, 0])).all(1)
     still = (plain["matrix"] == torch.eye(3)).all((1, 2)) & rows
     assert 0 < int(still.sum()) < 32
@@ -92,7 +92,7 @@ def test_untouched_patches_of_a_batch_stay_exactly_as_they_were() -> None:
 
 
 def test_plain_crops_are_small_and_pass_through_workers() -> None:
-    sampler = make_sampler(strong=True, deliver="plain")
+    sampler = make_sampler(views=("strong",), deliver="plain")
     batch = sampler.batch(0)
     assert batch["image"].dtype == torch.float16
     assert batch["label"].dtype == torch.uint8
@@ -106,7 +106,7 @@ def test_plain_crops_are_small_and_pass_through_workers() -> None:
 def test_a_batch_for_a_method_is_the_same_from_both_places(device: str) -> None:
     streams = {
         "labeled": {},
-        "unlabeled": {"labeled": False, "stream": "unlabeled", "strong": True},
+        "unlabeled": {"labeled": False, "stream": "unlabeled", "views": ("strong",)},
         "masks": {"labels_only": True, "stream": "masks"},
     }
     made = []
@@ -122,15 +122,19 @@ def test_a_batch_for_a_method_is_the_same_from_both_places(device: str) -> None:
         assert batch.labeled.image.dtype == torch.float32
         assert batch.labeled.image.device.type == device
     whole, plain = made
-    torch.testing.assert_close(whole.unlabeled.strong, plain.unlabeled.strong, rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        whole.unlabeled.views[0], plain.unlabeled.views[0], rtol=0, atol=1e-4
+    )
     torch.testing.assert_close(whole.labeled.image, plain.labeled.image, rtol=0, atol=1e-4)
     assert torch.equal(whole.masks, plain.masks)
+    assert torch.equal(whole.labeled.case, plain.labeled.case)
+    assert torch.equal(whole.unlabeled.case, plain.unlabeled.case)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_augmenting_on_a_card_never_makes_the_host_wait() -> None:
-    plain = make_sampler(strong=True, deliver="plain").batch(0)
+    plain = make_sampler(views=("strong",), deliver="plain").batch(0)
     pinned = {k: v.pin_memory() for k, v in plain.items()}
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -166,10 +170,10 @@ def hold(sampler: PatchSampler, device: str) -> DeviceCases:
     [
         {"settings": None},
         {},
-        {"strong": True, "labeled": False},
+        {"views": ("strong",), "labeled": False},
         {"labels_only": True},
         {"patch": (30, 8, 20)},
-        {"patch": (16, 30), "strong": True},
+        {"patch": (16, 30), "views": ("strong",)},
         {"patch": (16, 12), "slice_axis": 0},
         {"patch": (16, 12), "slice_axis": 1},
     ],

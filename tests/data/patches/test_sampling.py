@@ -64,20 +64,21 @@ def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor])
 
 
 def test_batch_shapes_and_types() -> None:
-    batch = make_sampler([make_case("a", channels=2)], strong=True).batch(0)
+    batch = make_sampler([make_case("a", channels=2)], views=("strong",)).batch(0)
     assert {k: (tuple(v.shape), v.dtype) for k, v in batch.items()} == {
         "image": ((2, 2, 8, 6, 4), torch.float32),
         "label": ((2, 8, 6, 4), torch.int64),
-        "strong": ((2, 2, 8, 6, 4), torch.float32),
+        "case": ((2,), torch.int64),
+        "view_0": ((2, 2, 8, 6, 4), torch.float32),
     }
     batch = make_sampler([make_case("a", labeled=False)], stream="unlabeled").batch(0)
-    assert set(batch) == {"image"}
+    assert set(batch) == {"image", "case"}
 
 
 def test_a_batch_is_a_function_of_its_number() -> None:
-    forward = make_sampler(strong=True)
+    forward = make_sampler(views=("strong",))
     batches = [forward.batch(k) for k in range(6)]
-    fresh = make_sampler(strong=True)
+    fresh = make_sampler(views=("strong",))
     for k in (5, 0, 3, 3, 1):
         assert_same(fresh.batch(k), batches[k])
     for a in range(6):
@@ -103,9 +104,31 @@ def test_seed_and_stream_change_the_draw() -> None:
 
 def test_the_strong_view_does_not_change_the_weak_one() -> None:
     assert_same(
-        {k: v for k, v in make_sampler(strong=True).batch(2).items() if k != "strong"},
+        {k: v for k, v in make_sampler(views=("strong",)).batch(2).items() if k != "view_0"},
         make_sampler().batch(2),
     )
+
+
+@pytest.mark.parametrize("deliver", ["finished", "places"])
+def test_a_view_keeps_its_bits_however_many_there_are(deliver: str) -> None:
+    one, three = (make_sampler(views=("strong",) * n, deliver=deliver).batch(2) for n in (1, 3))
+    first, *more = [k for k in three if k.endswith(("_0", "_1", "_2"))]
+    assert_same({k: three[k] for k in one}, one)
+    assert more == [first.replace("0", "1"), first.replace("0", "2")]
+    assert not torch.equal(three[first], three[more[0]])
+    assert not torch.equal(three[more[0]], three[more[1]])
+    two = make_sampler(views=("strong",) * 2, deliver=deliver).batch(2)
+    assert torch.equal(two[more[0]], three[more[0]])
+
+
+def test_each_patch_says_which_case_it_is_of() -> None:
+    cases = [make_case(name) for name in "abc"]
+    sampler = make_sampler(cases, batch_size=6)
+    batch, addresses = sampler.batch(1), sampler.addresses(1)
+    assert [cases[i].id for i in batch["case"]] == [place["case"] for place in addresses]
+    assert sorted(batch["case"].tolist()) == [0, 0, 1, 1, 2, 2]
+    rows = make_sampler(cases, batch_size=6).batch(1, range(2, 4))
+    assert torch.equal(rows["case"], batch["case"][2:4])
 
 
 def test_every_epoch_visits_each_case_once_in_a_new_order() -> None:
@@ -215,7 +238,7 @@ def test_small_volume_is_padded_evenly_with_its_background() -> None:
     assert (batch["image"][:, :, [0, 5, 6]] == -3).all()
     assert (batch["label"][:, [0, 5, 6]] == 0).all()
     assert (batch["label"][:, 1:5] == 1).all()
-    batch = make_sampler([case], patch=(12, 12, 12), strong=True).batch(0)
+    batch = make_sampler([case], patch=(12, 12, 12), views=("strong",)).batch(0)
     assert batch["image"].shape == (2, 1, 12, 12, 12)
 
 
@@ -230,7 +253,7 @@ def test_a_batch_shares_no_memory_with_the_cache() -> None:
     case = make_case("a", (8, 6, 4))
     kept = case.image.copy()
     for augment in (None, Augmenter(AugmentSettings(flip=False), SPEC, spatial_dims=3)):
-        batch = make_sampler([case], augment=augment, strong=augment is not None).batch(0)
+        batch = make_sampler([case], augment=augment, views=("strong",) if augment else ()).batch(0)
         for tensor in batch.values():
             tensor.fill_(9)
     np.testing.assert_array_equal(case.image, kept)
@@ -242,7 +265,7 @@ def test_misuse_is_refused() -> None:
     with pytest.raises(ValueError, match="with and without labels"):
         make_sampler([make_case("a"), make_case("b", labeled=False)])
     with pytest.raises(ValueError, match="augmenter"):
-        make_sampler(augment=None, strong=True)
+        make_sampler(augment=None, views=("strong",))
 
 
 def mapped(case: CachedCase, folder: Path) -> CachedCase:
@@ -253,7 +276,7 @@ def mapped(case: CachedCase, folder: Path) -> CachedCase:
 
 
 def test_memory_maps_are_pickled_by_name(tmp_path: Path) -> None:
-    sampler = make_sampler([mapped(make_case("a", (64, 64, 32)), tmp_path)], strong=True)
+    sampler = make_sampler([mapped(make_case("a", (64, 64, 32)), tmp_path)], views=("strong",))
     data = pickle.dumps(sampler)
     assert len(data) < sampler.cases[0].image.nbytes / 2
     again = pickle.loads(data)
@@ -266,7 +289,7 @@ def streams() -> dict[str, PatchSampler]:
     return {
         "labeled": make_sampler(),
         "unlabeled": make_sampler(
-            [make_case("c", labeled=False)], stream="unlabeled", strong=True, batch_size=3
+            [make_case("c", labeled=False)], stream="unlabeled", views=("strong",), batch_size=3
         ),
     }
 
@@ -374,6 +397,6 @@ def test_labels_only_never_reads_an_image() -> None:
     stream = Stream("masks", 0, 2, foreground_fraction=1.0, labels_only=True)
     sampler = PatchSampler([case], stream, PatchSettings((6, 6, 4)))
     batch = sampler.batch(0)
-    assert set(batch) == {"label"}
+    assert set(batch) == {"label", "case"}
     assert batch["label"].shape == (2, 6, 6, 4)
     assert (batch["label"] == 1).any()
