@@ -12,14 +12,21 @@ from medssl.cli.console import app, out
 
 
 @app.command()
-def methods() -> None:
-    """List the methods."""
+def methods(
+    name: Annotated[str | None, typer.Argument(help="show the settings of this method")] = None,
+) -> None:
+    """List the methods, or the settings of one with its presets."""
     from medssl.methods.registry import get_settings, list_methods
 
+    if name:
+        from medssl.cli.method_table import method_table
+
+        out.print(method_table(name))
+        return
     table = Table("method", "unlabeled", "paper", title="methods")
-    for name in list_methods():
-        settings = get_settings(name)
-        table.add_row(name, "yes" if settings.uses_unlabeled else "no", settings.paper)
+    for method in list_methods():
+        settings = get_settings(method)
+        table.add_row(method, "yes" if settings.uses_unlabeled else "no", settings.paper)
     out.print(table)
 
 

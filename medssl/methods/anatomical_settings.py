@@ -103,7 +103,7 @@ class AnatomicalSettings(WeightedTeacherSettings):
     reduction: Reduction = setting("sum", "sec. 3")
     """Of the uncertainty over classes."""
     weight: Weighting = setting("exp", "sec. 3")
-    """Exp(-gamma U), U < threshold, or 1."""
+    """Certainty: exp(-gamma U), U < threshold, or 1."""
     gamma: NotNegative = setting(1.0, "sec. 3")
     """Of weight exp: how fast it falls with U."""
     threshold: Positive = setting(0.5, "medssl")

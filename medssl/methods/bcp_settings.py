@@ -100,7 +100,7 @@ class BCPSettings(TeacherSettings):
     connectivity: int = setting(3, "published code", ge=1, le=3)
     """1 face, 2 edge, 3 corner."""
     threshold: float | Literal["argmax"] = setting("argmax", "published code")
-    """Argmax, or a foreground class from this probability on."""
+    """Most probable class (argmax), or a foreground class from this probability on."""
     weight_gt: NotNegative = setting(1.0, "eqs. 4-6")
     """Of ground-truth regions."""
     weight_pseudo: NotNegative = setting(0.5, "eqs. 4-6")

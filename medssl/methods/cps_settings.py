@@ -60,7 +60,7 @@ class CPSSettings(MethodSettings):
     joint_forward: bool = setting(True, "medssl")
     """Labeled and unlabeled patches in one pass."""
     labels_from: Literal["forward", "eval"] = setting("forward", "medssl")
-    """Eval: extra passes without dropout, half the memory."""
+    """With eval: extra passes without dropout, half the memory."""
     init: Literal["network", "kaiming_xavier"] = setting("network", "SSL4MIS")
     """Initial weights: the network's own, or Kaiming and Xavier."""
     dice_background: bool = setting(False, "SSL4MIS")

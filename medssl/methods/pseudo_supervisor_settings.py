@@ -74,7 +74,7 @@ class PseudoSupervisorSettings(TeacherSettings):
     ramp_fraction: Share = setting(0.4, "medssl")
     """Share of all iterations until the ramp ends."""
     reward: Literal["signed", "rectified"] = setting("signed", "sec. 4")
-    """E0 - e1, or max(exp(e0 - e1) - 1, 0)."""
+    """Signed is e0 - e1, rectified max(exp(e0 - e1) - 1, 0)."""
     scale_reward: bool = setting(True, "medssl")
     """Divide by the running root mean square."""
     alpha: Positive = setting(1.0, "sec. 4")
