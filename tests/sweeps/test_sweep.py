@@ -102,10 +102,11 @@ def test_settings_of_the_recipes_method_stay_with_it(recipe: Path, tmp_path: Pat
         output=tmp_path,
     )
     recipes = {j.method: j.loaded.recipe for j in jobs}
-    assert recipes["bcp"].method.options == {"ema_decay": 0.9, "mask_ratio": 0.5}
+    own = recipes["bcp"].method
+    assert {k: own.options[k] for k in own.overridden} == {"ema_decay": 0.9, "mask_ratio": 0.5}
     assert list(recipes["bcp"].training.stages) == ["pretrain"]
     for name in ("supervised", "mean_teacher"):
-        assert recipes[name].method.options == {}
+        assert recipes[name].method.overridden == ()
         assert recipes[name].training.stages == {}
         assert recipes[name].training.iterations == 6
         assert recipes[name].network == recipes["bcp"].network
