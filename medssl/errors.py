@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,6 +33,47 @@ class MedSSLError(Exception):
         if self.fix:
             lines.append(f"  fix: {self.fix}")
         return "\n".join(lines)
+
+
+def nearest(
+    word: str, choices: Iterable[str], *, synonyms: Mapping[str, str] | None = None
+) -> str | None:
+    """Return the choice most like ``word``, whatever the case, or None if nothing is close.
+
+    Args:
+        synonyms: what others call some of the choices.
+    """
+    options = {c.lower(): c for c in choices}
+    for theirs, ours in (synonyms or {}).items():
+        if ours in options and difflib.SequenceMatcher(None, word.lower(), theirs).ratio() > 0.85:
+            return options[ours]
+    found = difflib.get_close_matches(word.lower(), options, n=1, cutoff=0.5)
+    return options[found[0]] if found else None
+
+
+def did_you_mean(
+    word: str,
+    choices: Iterable[str],
+    *,
+    synonyms: Mapping[str, str] | None = None,
+    most: int = 40,
+    listing: str | None = None,
+) -> str:
+    """Return what to do about a name that is not known: the nearest if one is close, and all.
+
+    Args:
+        choices: the known names.
+        synonyms: what others call some of them.
+        most: name at most so many.
+        listing: what stands in the place of their names.
+    """
+    options = list(choices)
+    close = nearest(word, options, synonyms=synonyms)
+    if listing is None:
+        more = f" and {len(options) - most} more" if len(options) > most else ""
+        names = ", ".join(options[:most]) + more
+        listing = f"Known: {names}" if close else f"use one of: {names}"
+    return f"did you mean {close!r}? {listing}" if close else listing
 
 
 class ToldElsewhere(MedSSLError):  # noqa: N818 - nothing more to say

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from types import ModuleType
 from typing import Any
 
@@ -19,9 +20,22 @@ def optional_module(module: str, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError:
         raise MedSSLError(
-            f"this format needs the package '{module.partition('.')[0]}', which is not installed",
+            f"this needs the package '{module.partition('.')[0]}', which is not installed",
             fix=f'install it with: pip install "medssl[{extra}]"',
         ) from None
+
+
+def is_installed(module: str) -> bool:
+    """Say whether a package is there, without importing it."""
+    return importlib.util.find_spec(module) is not None
+
+
+def module_if_there(module: str) -> ModuleType | None:
+    """Import a package that only makes something quicker; None where it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        return None
 
 
 def import_object(place: str) -> Any:

@@ -1,14 +1,13 @@
-"""The live display of training: a bar with numbers on a terminal, a few lines elsewhere."""
+"""The one progress: a bar with numbers on a terminal, a few lines elsewhere, nothing when quiet."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -27,6 +26,12 @@ logger = logging.getLogger(__name__)
 
 QUIET_SECONDS = 60.0
 """Without a terminal, report at most this often between validations."""
+
+
+Done = Callable[[str], None]
+"""Told the name of each item, a case's id for instance, when it is finished."""
+PartDone = Callable[[str, int, int], None]
+"""Told the name of the item at work, how many of its parts are done, and of how many."""
 
 
 class Display:
@@ -102,15 +107,13 @@ class Display:
         )
 
     @contextmanager
-    def counting(self, description: str, total: int) -> Iterator[Callable[[str], None]]:
+    def counting(self, description: str, total: int) -> Iterator[Done]:
         """Show a bar over ``total`` items; call the yielded function once per finished item."""
         with self.counting_parts(description, total) as (done, _):
             yield done
 
     @contextmanager
-    def counting_parts(
-        self, description: str, total: int
-    ) -> Iterator[tuple[Callable[[str], None], Callable[[str, int, int], None]]]:
+    def counting_parts(self, description: str, total: int) -> Iterator[tuple[Done, PartDone]]:
         """Show a bar over items and, under it, one over the parts of the present item.
 
         Yields:
@@ -157,19 +160,11 @@ def describe(terms: Mapping[str, float]) -> str:
     return "  ".join(f"{g}: {', '.join(groups[g])}" if g else ", ".join(groups[g]) for g in ordered)
 
 
-class Counting(Protocol):
-    """A progress display; `medssl.progress.Display` is one."""
-
-    def counting(
-        self, description: str, total: int
-    ) -> AbstractContextManager[Callable[[str], None]]: ...
-
-
-_display: ContextVar[Counting | None] = ContextVar("display", default=None)
+_display: ContextVar[Display | None] = ContextVar("display", default=None)
 
 
 @contextmanager
-def shown_on(display: Counting | None) -> Iterator[None]:
+def shown_on(display: Display | None) -> Iterator[None]:
     """Let :func:`looking_at` inside show its progress on ``display``."""
     token = _display.set(display)
     try:
@@ -179,7 +174,7 @@ def shown_on(display: Counting | None) -> Iterator[None]:
 
 
 def looking_at(paths: Sequence[Path], description: str) -> Iterator[Path]:
-    """Go through files whose headers a plan reads, with a progress bar."""
+    """Go through files whose headers are read, with a progress bar where one is shown."""
     display = _display.get()
     if display is None:
         yield from paths

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -20,6 +19,7 @@ from medssl.data.images.nifti import open_nifti
 from medssl.data.images.write import image_suffix
 from medssl.errors import MedSSLError
 from medssl.inference.settings import PredictSettings
+from medssl.optional import is_installed
 
 FILES = (
     "configs/metadata.json",
@@ -62,7 +62,7 @@ def verify_bundle(bundle: Path, images: list[Path]) -> Verification:
     problems = check_structure(bundle)
     if problems or not images:
         return Verification(problems, [], [])
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    missing = [name for name in NEEDED if not is_installed(name)]
     if missing:
         raise MedSSLError(
             f"MONAI needs {' and '.join(missing)} to run a bundle, not installed here",

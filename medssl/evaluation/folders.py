@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from medssl.data.images.labels import (
 )
 from medssl.errors import MedSSLError
 from medssl.evaluation.case_metrics import Measures, evaluate_case
+from medssl.progress import Done
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ def evaluate_folders(
     *,
     label_map: LabelMap | None,
     patients: Mapping[str, str] | None = None,
-    on_progress: Callable[[str], None] | None = None,
+    on_progress: Done | None = None,
 ) -> list[dict[str, Any]]:
     """Evaluate every reference label file against the prediction of the same name.
 

@@ -6,7 +6,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,13 +21,9 @@ from medssl.inference.prediction import Prediction
 from medssl.inference.predictor import Predictor
 from medssl.inference.settings import DICOM_SEG, PredictSettings
 from medssl.inference.windows import WindowProgress
+from medssl.progress import Done, PartDone
 
 logger = logging.getLogger(__name__)
-
-CaseProgress = Callable[[str], None]
-"""Called with the id of each case that is done with, whatever became of it."""
-CaseWindowProgress = Callable[[str, int, int], None]
-"""Called with the id of the present case, its windows done and their total."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +46,8 @@ def predict_files(
     output: Path,
     settings: PredictSettings,
     *,
-    on_progress: CaseProgress | None = None,
-    on_window: CaseWindowProgress | None = None,
+    on_progress: Done | None = None,
+    on_window: PartDone | None = None,
 ) -> list[PredictionResult]:
     """Predict cases one after another into a folder, one file each.
 

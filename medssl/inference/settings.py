@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from medssl.errors import MedSSLError
+from medssl.errors import MedSSLError, did_you_mean
 from medssl.settings.recipe import InferenceSettings
 
 FORMATS = {
@@ -57,7 +57,7 @@ class PredictSettings:
             raise MedSSLError(
                 f"there is no output format '{self.format}'",
                 where="--format",
-                fix=f"choose one of {', '.join(FORMATS)}",
+                fix=did_you_mean(self.format, FORMATS),
             )
 
     @property

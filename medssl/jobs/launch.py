@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medssl.errors import MedSSLError
+from medssl.errors import MedSSLError, did_you_mean
 from medssl.jobs.job import Job, Outcome
 from medssl.jobs.processes import run_here, run_in_processes
 from medssl.jobs.queue import run_in_queue
@@ -62,7 +62,7 @@ def choose_launcher(
         raise MedSSLError(
             f"there is no launcher {name!r}",
             where="--launcher",
-            fix=f"choose one of {', '.join(LAUNCHERS)}",
+            fix=did_you_mean(name, LAUNCHERS),
         )
     if name != LOCAL:
         check_slurm()

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from medssl.errors import MedSSLError
+from medssl.errors import MedSSLError, did_you_mean
 from medssl.methods.settings import MethodSettings
 from medssl.optional import import_object
-from medssl.settings.yaml_file import nearest
 
 if TYPE_CHECKING:
     from medssl.methods.base import Method
@@ -65,11 +64,7 @@ def get_method(name: str) -> type[Method]:
 def _entry(name: str) -> tuple[Where, Where]:
     if name in _METHODS:
         return _METHODS[name]
-    near = nearest(name, list_methods())
-    raise MedSSLError(
-        f"unknown method {name!r}" + (f"; did you mean {near!r}?" if near else ""),
-        fix=f"choose one of: {', '.join(list_methods())}",
-    )
+    raise MedSSLError(f"unknown method {name!r}", fix=did_you_mean(name, list_methods()))
 
 
 def _imported(where: Where) -> Any:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 
-from medssl.errors import MedSSLError
+from medssl.errors import MedSSLError, did_you_mean
 from medssl.networks.builtin import BUILTIN
 from medssl.networks.network import Network
+from medssl.strict import first_mistake
 
 NETWORKS: dict[str, Network] = dict(BUILTIN)
 
@@ -90,24 +90,13 @@ def resolve_network(name: str, options: Mapping[str, Any]) -> tuple[Network, Any
         MedSSLError: unknown network or option, or a wrong value.
     """
     if name not in NETWORKS:
-        raise MedSSLError(
-            f"unknown network {name!r}{_suggest(name, NETWORKS)}",
-            fix=f"choose one of: {', '.join(sorted(NETWORKS))}",
-        )
+        raise MedSSLError(f"unknown network {name!r}", fix=did_you_mean(name, NETWORKS))
     network = NETWORKS[name]
     try:
         return network, network.options.model_validate(dict(options))
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        known = list(network.options.model_fields)
-        if first["type"] == "extra_forbidden":
-            what = f"network {name!r} has no option {key!r}{_suggest(key, known)}"
-        else:
-            value = f".{key} = {first['input']!r}" if key else f" {name!r}"
-            what = f"network{value}: {first['msg'].removeprefix('Value error, ')}"
-        fix = f"options of {name!r}: {', '.join(known) or 'none'}"
-        raise MedSSLError(what, fix=fix) from error
+        found = first_mistake(error, network.options, options)
+        raise MedSSLError(f"network {name!r}: {found.what}", fix=found.fix) from error
 
 
 def check_dims(name: str, network: Network, dims: int) -> None:
@@ -123,12 +112,6 @@ def check_dims(name: str, network: Network, dims: int) -> None:
             fix=f"use one of {', '.join(other)}, or give training.patch "
             f"{network.spatial_dims[0]} numbers",
         )
-
-
-def _suggest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    """Return ``; did you mean ...?`` or nothing."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _nearest(n: int, factor: int) -> list[int]:

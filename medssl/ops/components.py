@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,11 +11,10 @@ from scipy import ndimage
 from torch import Tensor
 
 from medssl.ops.moving import to_device
+from medssl.optional import module_if_there
 
-try:
-    import cc3d
-except ImportError:  # the extra `fast`
-    cc3d = None
+cc3d: Any = module_if_there("cc3d")
+"""Of the extra ``fast``."""
 
 
 def largest_component(

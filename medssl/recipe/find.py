@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from medssl.errors import MedSSLError
+from medssl.errors import MedSSLError, did_you_mean
 from medssl.files import write_bytes
 from medssl.settings.shipped import shipped_folder
-from medssl.settings.yaml_file import did_you_mean
 
 
 def list_recipes() -> dict[str, Path]:

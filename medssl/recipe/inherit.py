@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medssl.errors import MedSSLError
+from medssl.errors import MedSSLError, did_you_mean
 from medssl.recipe.find import find_shipped, list_recipes
 from medssl.recipe.method import open_record
-from medssl.settings.yaml_file import KeyPath, Lines, did_you_mean, read_yaml
+from medssl.settings.yaml_file import Lines, read_yaml
+from medssl.strict import KeyPath
 
 BASE = "base"
 WORDS = {"data": "root", "spec": "name", "network": "name", "method": "name"}

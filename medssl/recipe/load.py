@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from medssl.errors import MedSSLError, located
+from medssl.errors import MedSSLError, did_you_mean, located
 from medssl.files import write_text
 from medssl.methods.settings import MethodSettings
 from medssl.networks.registry import check_patch
@@ -23,7 +23,6 @@ from medssl.settings.spec import DataSpec
 from medssl.settings.specs import check_spec, load_spec
 from medssl.settings.yaml_file import (
     Lines,
-    did_you_mean,
     set_override,
     validate_settings,
 )

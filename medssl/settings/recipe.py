@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from medssl.settings.spec import DataSpec
 from medssl.strict import Strict
@@ -104,10 +104,10 @@ class DataSettings(Strict):
         return value
 
 
-class NetworkSettings(BaseModel):
+class NetworkSettings(Strict):
     """A network by name; every other key is an option of that network."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow")
     name: str = Field("unet", description="see `medssl info`")
 
     @property
@@ -116,13 +116,13 @@ class NetworkSettings(BaseModel):
         return dict(self.model_extra or {})
 
 
-class MethodSection(BaseModel):
+class MethodSection(Strict):
     """A method by name; every other key is a setting of that method.
 
     Of a resolved recipe they are all there, and ``overridden`` names those that the user set.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow")
     name: str = Field("supervised", description="see `medssl methods`")
 
     @property

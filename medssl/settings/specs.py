@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medssl.errors import MedSSLError
+from medssl.errors import MedSSLError, did_you_mean
 from medssl.settings.shipped import shipped_folder
 from medssl.settings.spec import DataSpec
-from medssl.settings.yaml_file import Lines, did_you_mean, read_yaml, validate_settings
+from medssl.settings.yaml_file import Lines, read_yaml, validate_settings
 
 _AXIS_LETTERS = ("RL", "AP", "SI")
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-import types
-import typing
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,8 +10,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from medssl.errors import MedSSLError
+from medssl.strict import KeyPath, first_mistake
 
-KeyPath = tuple[str | int, ...]
 Lines = dict[KeyPath, str]
 """Where each key of a recipe stands: ``FILE:LINE``, since a recipe may start from another file."""
 Model = TypeVar("Model", bound=BaseModel)
@@ -37,24 +34,6 @@ SYNONYMS = {
     "num_workers": "workers",
 }
 """What other tools call our keys."""
-
-
-def nearest(word: str, choices: Iterable[str]) -> str | None:
-    """Return the choice most like ``word``, or None if nothing is close."""
-    options = {c.lower(): c for c in choices}
-    for theirs, ours in SYNONYMS.items():
-        if ours in options and difflib.SequenceMatcher(None, word.lower(), theirs).ratio() > 0.85:
-            return options[ours]
-    found = difflib.get_close_matches(word.lower(), options, n=1, cutoff=0.5)
-    return options[found[0]] if found else None
-
-
-def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """Return ``use `x```-style advice: the nearest choice if there is one, else all of them."""
-    options = list(choices)
-    close = nearest(word, options)
-    listed = ", ".join(sorted(options))
-    return f"did you mean `{close}`? Known: {listed}" if close else f"use one of: {listed}"
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
@@ -193,80 +172,9 @@ def validate_settings(
     try:
         return model.model_validate(dict(data))
     except ValidationError as error:
-        problems = error.errors(include_url=False)
-    problem = min(problems, key=lambda p: p["type"] != "extra_forbidden")
-    loc = _data_path(problem["loc"], data)
-    full = (*prefix, *loc)
+        found = first_mistake(error, model, data, prefix=prefix, synonyms=SYNONYMS)
+    full = found.path
     line = next(
         (lines[full[:n]] for n in range(len(full), 0, -1) if lines and full[:n] in lines), None
     )
-    name = ".".join(str(p) for p in full)
-    if problem["type"] == "extra_forbidden":
-        parent = _model_at(model, loc[:-1])
-        known = list(parent.model_fields) if parent else []
-        what = f"unknown key `{name}`"
-        fix = did_you_mean(str(loc[-1]), known) if known else "remove it"
-    else:
-        # One value of a union fails once per alternative: name what is accepted, not each failure.
-        same = [p["msg"] for p in problems if _data_path(p["loc"], data) == loc]
-        message = problem["msg"].removeprefix("Value error, ")
-        if len(same) > 1:
-            message = "; or ".join(m.removeprefix("Value error, ") for m in same[:3])
-        value = problem.get("input")
-        shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
-        what = f"`{name}`: {message} (got {shown})" if name else message
-        described = _description(model, loc)
-        fix = f"correct `{name}`" + (f" ({described})" if described else "")
-        if not name:
-            fix = "correct the file"
-    others = len({_data_path(p["loc"], data) for p in problems}) - 1
-    if others > 0:
-        what += f" (and {others} more)"
-    raise MedSSLError(what, where=line or str(where), fix=fix)
-
-
-def _data_path(loc: tuple[Hashable, ...], data: Any) -> KeyPath:
-    """Drop the parts of a pydantic location that name union members rather than keys."""
-    path: list[str | int] = []
-    here = data
-    for position, part in enumerate(loc):
-        if isinstance(here, Mapping):
-            last = position == len(loc) - 1
-            if part in here or (last and "[" not in str(part) and str(part)[:1].islower()):
-                path.append(typing.cast("str", part))
-                here = here.get(part)
-        elif isinstance(here, list) and isinstance(part, int) and part < len(here):
-            path.append(part)
-            here = here[part]
-    return tuple(path)
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType, list, dict):
-        return [m for a in typing.get_args(annotation) for m in _models_in(a)]
-    return []
-
-
-def _model_at(model: type[BaseModel], path: KeyPath) -> type[BaseModel] | None:
-    """Return the settings model found by following ``path``; a mapping's own keys are skipped."""
-    here: type[BaseModel] | None = model
-    inside_mapping = False
-    for part in path:
-        if inside_mapping:
-            inside_mapping = False
-            continue
-        field = here.model_fields.get(str(part)) if here else None
-        if field is None:
-            return None
-        inside_mapping = typing.get_origin(field.annotation) is dict
-        found = _models_in(field.annotation)
-        here = found[0] if found else None
-    return here
-
-
-def _description(model: type[BaseModel], path: KeyPath) -> str:
-    parent = _model_at(model, path[:-1]) if path else None
-    field = parent.model_fields.get(str(path[-1])) if parent and path else None
-    return (field.description or "") if field else ""
+    raise MedSSLError(found.what, where=line or str(where), fix=found.fix)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import nn
 
 from medssl.methods.base import Method
+from medssl.optional import is_installed
 
 LEAST_BATCHES = 5000
 """Batches from which compiling pays, by what others report for 3D networks on cards.
@@ -38,7 +38,7 @@ def wants_compiling(setting: bool | str, device: torch.device, batches: int) -> 
     """
     if setting != "auto":
         return bool(setting)
-    able = device.type == "cuda" and sys.platform != "win32" and find_spec("triton") is not None
+    able = device.type == "cuda" and sys.platform != "win32" and is_installed("triton")
     return able and batches >= LEAST_BATCHES
 
 

@@ -101,7 +101,7 @@ def broken_yaml(w: World) -> None:
     w.file.write_text("name: x\ndata: {root: [\ntraining: 3\n")
 
 
-@breaks("unknown key `training.iteration`", "`iterations`", "recipe.yaml:")
+@breaks("unknown key `training.iteration`", "did you mean 'iterations'", "recipe.yaml:")
 def unknown_key(w: World) -> None:
     w.recipe["training"]["iteration"] = 5
 

@@ -126,7 +126,7 @@ def test_what_is_missing_is_named_first(
 ) -> None:
     command = ["sweep", str(recipe), "--labeled", "2", "--output", str(tmp_path / "out")]
     assert cli.run([*command, "--launcher", "ray"]) == 2
-    assert "choose one of local, submitit" in capsys.readouterr().err
+    assert "use one of: local, submitit" in capsys.readouterr().err
     assert cli.run([*command, "--slurm", "time=5"]) == 2
     assert "add --launcher submitit" in capsys.readouterr().err
     with monkeypatch.context() as patch:

@@ -425,7 +425,7 @@ def recipe_with(settings: dict[str, Any], **training: Any) -> Any:
         ({"alternation": "buffer", "groups": 1}, {}, "needs method.groups of 2"),
         ({"partner_network": "resvnet"}, {}, "must be a multiple of 16"),
         ({"partner_network": "resvne"}, {}, "did you mean 'resvnet'"),
-        ({"partner_options": {"widht": 3}}, {}, "no option 'widht'"),
+        ({"partner_options": {"widht": 3}}, {}, "unknown key `widht`"),
     ],
 )
 def test_what_cannot_work_is_refused(

@@ -116,12 +116,12 @@ def test_dimensions_are_checked():
     [
         ("vnett", {}, "did you mean 'vnet'"),
         ("vnet", {"filter": 8}, "did you mean 'filters'"),
-        ("vnet", {"dropout": 1.5}, "network.dropout = 1.5"),
-        ("vnet", {"norm": "group"}, "network.norm = 'group'"),
+        ("vnet", {"dropout": 1.5}, "`dropout`: Input should be less than 1 (got 1.5)"),
+        ("vnet", {"norm": "group"}, "`norm`: Input should be 'batch' or 'instance'"),
         ("unet", {"strides": [2]}, "4 channels need 3 strides, not 1"),
         ("unet", {"strides": [2, [2, 2], 2]}, "needs 3 numbers"),
         ("dynunet", {"strides": [1, 2]}, "4 filters need 4 strides, not 2"),
-        ("segresnet", {"init_filters": 12}, "network.init_filters = 12"),
+        ("segresnet", {"init_filters": 12}, "`init_filters`: Input should be a multiple of 8"),
         ("unet2d", {"dropout": [2, 0, 0, 0, 0]}, "at least 0 and below 1"),
     ],
 )

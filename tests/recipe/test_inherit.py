@@ -175,7 +175,7 @@ def test_a_mistake_in_the_clean_section_names_its_own_line(tmp_path: Path) -> No
     ("own", "base", "words"),
     [
         ("base: none.yaml\n", BASE, "neither a recipe beside it nor a shipped one"),
-        ("base: hippocampus_bc\n", BASE, "did you mean `hippocampus_bcp`"),
+        ("base: hippocampus_bc\n", BASE, "did you mean 'hippocampus_bcp'"),
         ("base: own.yaml\n", BASE, "is this recipe itself"),
         ("base: base.yaml\n", "base: own.yaml\n", "starts from another recipe itself"),
         ("base: base.yaml\n", "base: quickstart\n", "starts from another recipe itself"),

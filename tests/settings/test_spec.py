@@ -139,12 +139,12 @@ def test_overrides() -> None:
 
 
 def test_unknown_spec_and_keys(tmp_path: Path) -> None:
-    refused("no such data spec", "did you mean `mr_cardiac`?", name="mr_cardic")
+    refused("no such data spec", "did you mean 'mr_cardiac'?", name="mr_cardic")
     refused("no such data spec", name=str(tmp_path / "none.yaml"))
-    refused("unknown key `flip_axs`", "did you mean `flip_axes`?", overrides={"flip_axs": []})
+    refused("unknown key `flip_axs`", "did you mean 'flip_axes'?", overrides={"flip_axs": []})
     path = tmp_path / "mine.yaml"
     path.write_text("modality: MR\nintensity:\n  rul: zscore\n")
-    text = refused("unknown key `intensity.rul`", "did you mean `rule`?", name=str(path))
+    text = refused("unknown key `intensity.rul`", "did you mean 'rule'?", name=str(path))
     assert f"{path}:3" in text
 
 

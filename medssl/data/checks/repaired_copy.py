@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from medssl.data.images.nifti import open_nifti
 from medssl.data.images.stored import Volume, open_volume
 from medssl.errors import MedSSLError
 from medssl.files import all_or_nothing, refuse_filled, write_json
+from medssl.progress import Done
 
 THING = "the repaired copy"
 _FOLDERS = {"labeled": "imagesTr", "unlabeled": "imagesUn", "test": "imagesTs"}
@@ -33,9 +33,7 @@ _REWRITTEN = {
 }
 
 
-def write_repaired(
-    report: CheckReport, out: Path, *, on_progress: Callable[[str], None] | None = None
-) -> list[str]:
+def write_repaired(report: CheckReport, out: Path, *, on_progress: Done | None = None) -> list[str]:
     """Copy a checked dataset and mend what can be mended; the original is not touched.
 
     Voxels, label positions and headers stay as they are but for what a repair names. Unlabeled

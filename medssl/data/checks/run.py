@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -27,6 +27,7 @@ from medssl.data.checks.teeth import is_cbct, offset_problems
 from medssl.data.datasets.case import Case, Dataset
 from medssl.data.datasets.problem import Problem
 from medssl.files import default_cache_root
+from medssl.progress import Done
 from medssl.settings.spec import DataSpec
 
 _ORDER = {"error": 0, "warning": 1, "note": 2}
@@ -99,7 +100,7 @@ def check_dataset(
     cache_root: Path | None = None,
     painter: Painter | None = None,
     workers: int | None = None,
-    on_progress: Callable[[str], None] | None = None,
+    on_progress: Done | None = None,
 ) -> CheckReport:
     """Read every case and return everything that is wrong with a dataset.
 

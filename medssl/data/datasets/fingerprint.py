@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import nibabel as nib
@@ -13,6 +13,7 @@ from scipy import ndimage
 from medssl.data.datasets.case import Case, Dataset, LabelMap
 from medssl.data.datasets.split import Splits
 from medssl.data.images.read import check_grid, read_image, read_images
+from medssl.progress import Done
 
 MOST_CASES = 60
 """Cases that are read at most: medians do not change with more."""
@@ -109,7 +110,7 @@ def _spread(cases: Sequence[Case], most: int) -> tuple[Case, ...]:
 
 
 def fingerprint(
-    dataset: Dataset, splits: Splits, *, on_progress: Callable[[str], None] | None = None
+    dataset: Dataset, splits: Splits, *, on_progress: Done | None = None
 ) -> Fingerprint:
     """Read up to ``MOST_CASES`` training cases and describe them.
 

@@ -20,6 +20,7 @@ from medssl.data.images.same_grid import (
 )
 from medssl.data.images.stored import UnreadableError, Volume, count_values, open_volume
 from medssl.errors import MedSSLError
+from medssl.progress import Done
 
 
 def check_case(
@@ -237,7 +238,7 @@ def check_training_set(
     *,
     min_shape: Sequence[int] | None = None,
     memory: Path | None = None,
-    on_progress: Callable[[str], None] | None = None,
+    on_progress: Done | None = None,
 ) -> list[Problem]:
     """Read every case that training will use and refuse to start on a broken one.
 

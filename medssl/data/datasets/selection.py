@@ -10,9 +10,8 @@ import numpy as np
 
 from medssl.data.datasets.case import Case, Dataset
 from medssl.data.datasets.decathlon_header import read_json
-from medssl.errors import MedSSLError
+from medssl.errors import MedSSLError, did_you_mean
 from medssl.settings.recipe import Selection, SplitFile
-from medssl.settings.yaml_file import nearest
 
 SELECTION_FIX = (
     "give a number of patients, a list of ids, or {file: splits.json, key: NAME}; "
@@ -101,12 +100,10 @@ def _unknown(
             fix="name cases that have a label, or add the label to dataset.json",
         )
     ids = sorted({c.id for c in choices} | {c.patient for c in choices})
-    close = nearest(first, ids)
-    examples = ", ".join(ids[:3])
     return MedSSLError(
         f"'{first}' is neither a case nor a patient of this dataset{more}",
         where=where,
-        fix=f"did you mean '{close}'?" if close else f"use ids such as {examples}",
+        fix=did_you_mean(first, ids, most=3),
     )
 
 
@@ -123,12 +120,11 @@ def _read_ids(selection: SplitFile, role: str, root: Path) -> tuple[list[str], P
         )
     content, _ = read_json(path)
     if selection.key not in content:
-        close = nearest(selection.key, content)
         keys = [k for k, v in content.items() if isinstance(v, list)]
         raise MedSSLError(
             f"data.{role} names the key '{selection.key}', which the file has not",
             where=path,
-            fix=f"did you mean '{close}'?" if close else f"use one of: {', '.join(keys[:12])}",
+            fix=did_you_mean(selection.key, keys, most=12),
         )
     ids = content[selection.key]
     if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids):

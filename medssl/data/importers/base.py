@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
+
+from medssl.strict import Strict
 
 
 @dataclass(frozen=True)
@@ -109,10 +111,8 @@ Names = Annotated[list[str], BeforeValidator(_split_list)]
 """A list of names; on the command line separated by commas."""
 
 
-class ImportSettings(BaseModel):
+class ImportSettings(Strict):
     """Options that every format has; a field is given as ``--option FIELD=VALUE``."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str | None = Field(None, description="name of the dataset; none: the source's own")
     licence: str | None = Field(None, description="licence to record; none: what the source states")

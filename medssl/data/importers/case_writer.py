@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from medssl.data.importers.base import ImportedCase, ImportSettings, Plan
 from medssl.data.importers.checked import CheckedCase, check_imported
 from medssl.errors import MedSSLError
 from medssl.files import write_arrays
+from medssl.progress import Done
 
 SKIP_FIX = "mend the file at its source, or leave such cases out with --option skip_broken=true"
 
@@ -61,7 +62,7 @@ class CaseWriter:
         self._matches = 0
         self._pattern = _compile(settings.patient_pattern)
 
-    def write_all(self, on_case: Callable[[str], None]) -> None:
+    def write_all(self, on_case: Done) -> None:
         """Read, check and write every case of the plan; ``on_case`` is told each one's id.
 
         Raises:

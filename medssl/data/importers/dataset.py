@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,9 @@ from medssl.data.importers.base import REGISTRY, Importer
 from medssl.data.importers.case_writer import ImportResult
 from medssl.data.importers.images import Images, join_dataset
 from medssl.data.importers.write import write_dataset
-from medssl.errors import MedSSLError
-from medssl.progress import Counting, shown_on
-from medssl.settings.yaml_file import nearest, validate_settings
+from medssl.errors import MedSSLError, did_you_mean
+from medssl.progress import Display, shown_on
+from medssl.settings.yaml_file import validate_settings
 
 
 def list_formats() -> dict[str, str]:
@@ -37,7 +36,7 @@ def import_dataset(
     dataset: Path | str,
     *,
     options: Mapping[str, Any] | Sequence[str] = (),
-    display: Counting | None = None,
+    display: Display | None = None,
 ) -> ImportResult:
     """Convert a source of some format to a Decathlon folder, check it, and record where it is from.
 
@@ -67,14 +66,9 @@ def import_dataset(
     given = _parse(options)
     settings = validate_settings(importer.Settings, given, where="--option")
     origin = {"format": format, "options": {k: str(v) for k, v in given.items()}}
-
-    def counting(total: int) -> AbstractContextManager[Callable[[str], None]]:
-        if display is None:
-            return nullcontext(lambda _name: None)
-        return display.counting(f"importing {format}", total)
-
+    display = display or Display(quiet=True)
     if isinstance(importer, Images) and (dataset / "dataset.json").is_file():
-        return join_dataset(source, dataset, settings, origin=origin, counting=counting)
+        return join_dataset(source, dataset, settings, origin=origin, display=display)
     with shown_on(display):
         plan = importer.plan(source, settings)
     if not plan.cases:
@@ -83,18 +77,17 @@ def import_dataset(
             where=source,
             fix=f"'{format}' is {importer.summary}; check the folder, or name another format",
         )
-    with counting(len(plan.cases)) as done:
+    with display.counting(f"importing {format}", len(plan.cases)) as done:
         return write_dataset(plan, source, dataset, settings, origin=origin, on_case=done)
 
 
 def _importer(name: str) -> Importer:
     if name in REGISTRY:
         return REGISTRY[name]
-    close = nearest(name, REGISTRY)
     listed = "".join(f"\n    {n:12} {summary}" for n, summary in list_formats().items())
     raise MedSSLError(
         f"'{name}' is no format that can be imported",
-        fix=(f"did you mean '{close}'? " if close else "") + f"The formats are:{listed}",
+        fix=did_you_mean(name, REGISTRY, listing=f"The formats are:{listed}"),
     )
 
 

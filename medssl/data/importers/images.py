@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +28,7 @@ from medssl.data.importers.pairing import Pair, find_pairs
 from medssl.data.importers.volumes import count_channels, read_channels, read_volume, refuse_format
 from medssl.errors import MedSSLError
 from medssl.files import locked, move, refusals, scratch_folder, write_bytes, write_json
+from medssl.progress import Display, Done
 
 NO_LABELS = (
     "no case has a label yet: the dataset cannot train until labeled cases are in imagesTr, "
@@ -102,7 +102,7 @@ def join_dataset(
     settings: ImagesSettings,
     *,
     origin: Mapping[str, Any],
-    counting: Callable[[int], AbstractContextManager[Callable[[str], None]]],
+    display: Display,
 ) -> ImportResult:
     """Add images to imagesUn and to the list ``unlabeled`` of a dataset that exists.
 
@@ -111,7 +111,7 @@ def join_dataset(
     refused by name.
 
     Args:
-        counting: given the number of steps, a context manager that yields the progress callback.
+        display: where to show progress.
 
     Raises:
         MedSSLError: the dataset cannot be read, an image is broken or there already. The dataset
@@ -136,7 +136,7 @@ def join_dataset(
         refusals(dataset, what="cannot write into the dataset"),
         locked(dataset / ".lock", busy=busy, stays=False),
     ):
-        return _join(source, dataset, settings, origin, counting)
+        return _join(source, dataset, settings, origin, display)
 
 
 def _join(
@@ -144,7 +144,7 @@ def _join(
     dataset: Path,
     settings: ImagesSettings,
     origin: Mapping[str, Any],
-    counting: Callable[[int], AbstractContextManager[Callable[[str], None]]],
+    display: Display,
 ) -> ImportResult:
     """Join a dataset that nobody else writes to."""
     existing = read_dataset(dataset)
@@ -159,7 +159,9 @@ def _join(
     )
     known = [*existing.training, *existing.unlabeled, *existing.test]
     _refuse_names(pairs, known, dataset)
-    with counting(len(known) + len(pairs)) as done, scratch_folder(dataset) as building:
+    total = len(known) + len(pairs)
+    counting = display.counting("importing images", total)
+    with counting as done, scratch_folder(dataset) as building:
         writer = CaseWriter(building, source, plan, settings)
         writer.by_voxels.update(_voxels(known, unit, done))
         writer.write_all(done)
@@ -186,9 +188,7 @@ def _refuse_names(pairs: list[Pair], known: list[Case], dataset: Path) -> None:
         )
 
 
-def _voxels(
-    known: list[Case], unit: Literal["mm", "um"], done: Callable[[str], None]
-) -> dict[str, str]:
+def _voxels(known: list[Case], unit: Literal["mm", "um"], done: Done) -> dict[str, str]:
     """Hash the images that the dataset holds; broken ones are left for the check to report."""
     hashes = {}
     for case in known:

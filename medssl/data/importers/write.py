@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from medssl.data.importers.describe import (
     list_splits,
 )
 from medssl.files import all_or_nothing, refuse_filled, write_json
+from medssl.progress import Done
 
 THING = "the dataset"
 
@@ -27,7 +28,7 @@ def write_dataset(
     settings: ImportSettings,
     *,
     origin: Mapping[str, Any],
-    on_case: Callable[[str], None] = lambda _name: None,
+    on_case: Done = lambda _name: None,
 ) -> ImportResult:
     """Write a plan's cases, dataset.json, provenance.json and perhaps splits.json.
 

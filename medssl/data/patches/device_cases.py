@@ -5,7 +5,7 @@ Where to cut is still drawn on the host, by the patch sampler itself; only those
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from medssl.data.datasets.case import CachedCase
 from medssl.data.patches.augment import Geometry
+from medssl.progress import Done
 
 Box = tuple[slice, ...]
 
@@ -61,7 +62,7 @@ class DeviceCases:
         *,
         slice_axis: int | None,
         swapped: np.ndarray,
-        on_progress: Callable[[str], None] | None = None,
+        on_progress: Done | None = None,
     ) -> None:
         held: dict[int, Tensor] = {}
 

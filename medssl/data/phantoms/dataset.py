@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,10 @@ from medssl.data.images.write_folder import write_nifti
 from medssl.data.phantoms.kinds import KINDS, PhantomKind, PhantomOptions, phantom_options
 from medssl.errors import MedSSLError
 from medssl.files import all_or_nothing, discard_folder, write_json
+from medssl.progress import Done
 
 PHANTOM_VERSION = 3
 """Raise it whenever the same options give other voxels: cached phantoms are then made anew."""
-
-OnProgress = Callable[[str], None]
 
 
 def write_phantom(
@@ -38,7 +37,7 @@ def write_phantom(
     validation: int = 0,
     seed: int = 0,
     shape: tuple[int, int, int] | None = None,
-    on_progress: OnProgress | None = None,
+    on_progress: Done | None = None,
 ) -> Path:
     """Write a phantom dataset that trains, validates and tests like a real one.
 
@@ -78,7 +77,7 @@ def write_phantom(
 
 
 def ensure_phantom(
-    cache_root: Path, options: Mapping[str, Any], on_progress: OnProgress | None = None
+    cache_root: Path, options: Mapping[str, Any], on_progress: Done | None = None
 ) -> Path:
     """Return the phantom with these options, written on first use.
 
@@ -118,7 +117,7 @@ def is_intact(folder: Path) -> bool:
         return False
 
 
-def _write_dataset(folder: Path, options: PhantomOptions, on_progress: OnProgress | None) -> None:
+def _write_dataset(folder: Path, options: PhantomOptions, on_progress: Done | None) -> None:
     """Write all images, labels, dataset.json and phantom.json into an existing folder."""
     kind = KINDS[options.kind]
     shape = options.shape or kind.shape

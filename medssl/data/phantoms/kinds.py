@@ -6,7 +6,6 @@ A new kind is one function that draws a :class:`~medssl.data.phantoms.parts.Scan
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -26,7 +25,7 @@ from medssl.data.phantoms import (
     oct as phantom_oct,
 )
 from medssl.data.phantoms.parts import Scan
-from medssl.errors import MedSSLError
+from medssl.errors import MedSSLError, did_you_mean
 
 Draw = Callable[[np.random.Generator, tuple[int, int, int]], Scan]
 
@@ -138,11 +137,13 @@ def phantom_options(options: Mapping[str, Any]) -> PhantomOptions:
     known = [f.name for f in fields(PhantomOptions)]
     for name in options:
         if name not in known:
-            raise MedSSLError(f"the phantom has no option {name!r}", fix=_suggest(str(name), known))
+            raise MedSSLError(
+                f"the phantom has no option {name!r}", fix=did_you_mean(str(name), known)
+            )
     chosen = PhantomOptions(**options)
     if not isinstance(chosen.kind, str) or chosen.kind not in KINDS:
         raise MedSSLError(
-            f"no phantom of kind {chosen.kind!r}", fix=_suggest(str(chosen.kind), list(KINDS))
+            f"no phantom of kind {chosen.kind!r}", fix=did_you_mean(str(chosen.kind), list(KINDS))
         )
     for name in ("labeled", "unlabeled", "test", "validation", "seed"):
         value, least = getattr(chosen, name), int(name == "labeled")
@@ -156,7 +157,7 @@ def phantom_options(options: Mapping[str, Any]) -> PhantomOptions:
     if not isinstance(labels, str) or labels not in kind.choices:
         raise MedSSLError(
             f"the {chosen.kind} phantom has no labels {labels!r}",
-            fix=_suggest(str(labels), list(kind.choices)),
+            fix=did_you_mean(str(labels), list(kind.choices)),
         )
     shape = kind.shape if chosen.shape is None else chosen.shape
     return replace(chosen, labels=labels, shape=_checked_shape(shape, kind.min_shape))
@@ -164,11 +165,6 @@ def phantom_options(options: Mapping[str, Any]) -> PhantomOptions:
 
 def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _suggest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"use one of: {', '.join(known)}"
 
 
 def _checked_shape(shape: object, least: tuple[int, int, int]) -> tuple[int, int, int]:

@@ -12,7 +12,7 @@ import logging
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from medssl.files import (
     write_arrays,
     write_json,
 )
+from medssl.progress import Done
 from medssl.settings.spec import DataSpec
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ class CaseCache:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def prepare(
-        self, cases: Sequence[Case], *, on_progress: Callable[[str], None] | None = None
+        self, cases: Sequence[Case], *, on_progress: Done | None = None
     ) -> dict[str, CachedCase]:
         """Open each case's entry, preprocessing those that have none or a damaged one.
 

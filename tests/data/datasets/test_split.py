@@ -211,7 +211,7 @@ def test_unlabeled_limit_nests() -> None:
 def test_unknown_ids() -> None:
     refused(make(), "'p03_frame9' is neither a case nor a patient", "did you mean 'p03_frame",
             labeled=["p03_frame9"])  # fmt: skip
-    refused(make(), "(and 2 more such ids)", "use ids such as p00",
+    refused(make(), "(and 2 more such ids)", "use one of: p00",
             test=["@", "#", "%"])  # fmt: skip
     refused(make(unlabeled=1), "case 'u0' has no label", labeled=["u0"])
 

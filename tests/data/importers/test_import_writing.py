@@ -196,7 +196,7 @@ def test_targets_and_options_that_are_refused(fake, source, tmp_path):
     for target, message in [(tmp_path / "used", "not empty"), (source / "out", "own source")]:
         with pytest.raises(MedSSLError, match=message):
             import_dataset("fake", source, target)
-    with pytest.raises(MedSSLError, match="did you mean `spacing`") as caught:
+    with pytest.raises(MedSSLError, match="did you mean 'spacing'") as caught:
         import_dataset("fake", source, tmp_path / "out", options=["spacng=1"])
     assert "--option" in str(caught.value)
     with pytest.raises(MedSSLError, match="KEY=VALUE"):

@@ -459,7 +459,7 @@ def test_the_command(tmp_path, capfd):
     write_itk(tmp_path / "d/p1_seg.mha", label_array())
     command = ["import", "sitk", str(tmp_path / "d"), str(tmp_path / "out")]
     assert run([*command, "-O", "labls=3:x"]) == 2
-    assert "did you mean `labels`" in capfd.readouterr().err
+    assert "did you mean 'labels'" in capfd.readouterr().err
     assert run([*command, "-O", "labels=4:x"]) == 2
     assert "case 'p1': label values that are not declared: 3 (" in capfd.readouterr().err
     assert run([*command, "--option", "labels=3:lesion"]) == 0
