@@ -84,6 +84,12 @@ Shard = Annotated[
     str | None, typer.Option(metavar="I/N", help="do the I-th of N parts, 1/N to N/N (job arrays)")
 ]
 Checkpoint = Annotated[str, typer.Option(help="best, last, or auto: best where there is one")]
+Ensemble = Annotated[
+    list[Path] | None, typer.Option(help="one more run to average with; may be repeated")
+]
+Largest = Annotated[bool | None, typer.Option(help="keep the largest piece of each structure")]
+Mirrors = Annotated[bool | None, typer.Option(help="average over mirror images")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="predict again what is there")]
 
 
 def display_of(ctx: typer.Context) -> Any:

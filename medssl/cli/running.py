@@ -10,8 +10,12 @@ import typer
 from medssl.cli.console import (
     Checkpoint,
     Device,
+    Ensemble,
+    Largest,
+    Mirrors,
     Output,
     Overrides,
+    Overwrite,
     Precision,
     Shard,
     app,
@@ -67,13 +71,9 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="image files or folders, DICOM too")],
     output: Output,
     checkpoint: Checkpoint = "auto",
-    ensemble: Annotated[
-        list[Path] | None, typer.Option(help="one more run to average with; may be repeated")
-    ] = None,
-    largest_component: Annotated[
-        bool | None, typer.Option(help="keep the largest piece of each structure")
-    ] = None,
-    tta: Annotated[bool | None, typer.Option(help="average over mirror images")] = None,
+    ensemble: Ensemble = None,
+    largest_component: Largest = None,
+    tta: Mirrors = None,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="also write probability maps")
     ] = False,
@@ -87,9 +87,7 @@ def predict(
     format: Annotated[  # noqa: A002 - what the option is called
         str, typer.Option(help="nii.gz, nii, nrrd, mha, or dicom-seg for DICOM series")
     ] = "nii.gz",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="predict again what is there")
-    ] = False,
+    overwrite: Overwrite = False,
     shard: Shard = None,
     device: Device = "auto",
     precision: Precision = None,

@@ -7,13 +7,19 @@ from typing import Annotated
 
 import typer
 
-from medssl.cli.console import Checkpoint, Device, Precision, app, display_of, err, out
-
-Ensemble = Annotated[
-    list[Path] | None, typer.Option(help="one more run to average with; may be repeated")
-]
-Largest = Annotated[bool | None, typer.Option(help="keep the largest piece of each structure")]
-Mirrors = Annotated[bool | None, typer.Option(help="average over mirror images")]
+from medssl.cli.console import (
+    Checkpoint,
+    Device,
+    Ensemble,
+    Largest,
+    Mirrors,
+    Overwrite,
+    Precision,
+    app,
+    display_of,
+    err,
+    out,
+)
 
 
 @app.command()
@@ -73,9 +79,7 @@ def triage(
     ensemble: Ensemble = None,
     largest_component: Largest = None,
     tta: Mirrors = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="predict again what is there")
-    ] = False,
+    overwrite: Overwrite = False,
     device: Device = "auto",
     precision: Precision = None,
 ) -> None:

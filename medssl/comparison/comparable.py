@@ -102,7 +102,8 @@ def patients_of(
         if run.recipe.data.root == "phantom":  # would be made anew if it were gone
             continue
         try:
-            splits = load_splits(run.path / "splits.json", open_dataset(run.recipe))
+            dataset = open_dataset(run.recipe.data, run.recipe.spec)
+            splits = load_splits(run.path / "splits.json", dataset)
         except (MedSSLError, OSError):
             continue
         owner = {c.id: c.patient for c in (*splits.test, *splits.validation)}

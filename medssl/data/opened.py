@@ -10,22 +10,28 @@ from medssl.data.phantoms.dataset import ensure_phantom, phantom_options
 from medssl.errors import MedSSLError
 from medssl.files import default_cache_root
 from medssl.progress import Display
-from medssl.settings.recipe import Recipe
+from medssl.settings.recipe import DataSettings
+from medssl.settings.spec import DataSpec
 
 
-def cache_root(recipe: Recipe) -> Path:
+def cache_root(data: DataSettings) -> Path:
     """Return the folder of the preprocessing cache."""
-    return Path(recipe.data.cache).expanduser() if recipe.data.cache else default_cache_root()
+    return Path(data.cache).expanduser() if data.cache else default_cache_root()
 
 
-def open_dataset(recipe: Recipe, display: Display | None = None) -> Dataset:
-    """Read the recipe's dataset, making the phantom if that is what it asks for.
+def open_dataset(data: DataSettings, spec: DataSpec, display: Display | None = None) -> Dataset:
+    """Read a recipe's dataset, making the phantom if that is what it asks for.
+
+    Args:
+        data: where the dataset is.
+        spec: must be of its spatial unit.
+        display: shows progress, and tells what of the dataset was read around.
 
     Raises:
-        MedSSLError: ``data.root`` is not found, or holds no dataset that fits the recipe.
+        MedSSLError: ``data.root`` is not found, or holds no dataset that fits the data spec.
     """
-    root = Path(recipe.data.root).expanduser()
-    if recipe.data.root != "phantom" and not root.exists():
+    root = Path(data.root).expanduser()
+    if data.root != "phantom" and not root.exists():
         looked = "" if root.is_absolute() else ", neither beside the recipe nor in this one"
         raise MedSSLError(
             f"there is no such folder{looked}",
@@ -33,17 +39,17 @@ def open_dataset(recipe: Recipe, display: Display | None = None) -> Dataset:
             fix="say where the dataset is: --set data.root=FOLDER, or data.root in the recipe "
             "(that of a run is its recipe.yaml)",
         )
-    if recipe.data.root == "phantom":
-        options = dict(recipe.data.phantom)
+    if data.root == "phantom":
+        options = dict(data.phantom)
         sizes = phantom_options(options)
         total = sizes.labeled + sizes.validation + sizes.unlabeled + sizes.test
         with (display or Display(quiet=True)).counting("making the phantom", total) as done:
-            root = ensure_phantom(cache_root(recipe), options, done)
+            root = ensure_phantom(cache_root(data), options, done)
     dataset = read_dataset(
         root,
-        extra_unlabeled=recipe.data.unlabeled,
-        patients=recipe.data.patients,
-        allow_outside=recipe.data.allow_outside,
+        extra_unlabeled=data.unlabeled,
+        patients=data.patients,
+        allow_outside=data.allow_outside,
     )
     if display is not None:
         for line in dataset.deviations:
@@ -51,10 +57,10 @@ def open_dataset(recipe: Recipe, display: Display | None = None) -> Dataset:
                 display.say(f"note: {line}")
         if dataset.guess is not None:
             display.say(f"warning: {dataset.guess.sentence}; {dataset.guess.fix}")
-    if dataset.spatial_unit != recipe.spec.spatial_unit:
+    if dataset.spatial_unit != spec.spatial_unit:
         raise MedSSLError(
             f"the dataset is in {dataset.spatial_unit} but the data spec "
-            f"{recipe.spec.name!r} in {recipe.spec.spatial_unit}",
+            f"{spec.name!r} in {spec.spatial_unit}",
             where=dataset.root / "dataset.json",
             fix="choose a data spec of the same unit, or correct `spatial_unit` in dataset.json",
         )

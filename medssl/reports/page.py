@@ -131,7 +131,8 @@ def _pictures(
     scores = case_scores(rows)
     chosen = chosen_cases(scores)
     try:
-        dataset = open_dataset(load_recipe(folder.recipe).recipe)
+        recipe = load_recipe(folder.recipe).recipe
+        dataset = open_dataset(recipe.data, recipe.spec)
         cases: dict[str, Case] = {
             c.id: c for c in getattr(load_splits(folder.splits, dataset), split, ())
         }

@@ -26,7 +26,8 @@ def write_previews(run: RunFolder, split: str, name: str | None = None) -> list[
     scores = _mean_dice(run.evaluation(name or split) / "cases.csv")
     if not scores:
         return []
-    dataset = open_dataset(load_recipe(run.recipe).recipe)
+    recipe = load_recipe(run.recipe).recipe
+    dataset = open_dataset(recipe.data, recipe.spec)
     cases = {c.id: c for c in getattr(load_splits(run.splits, dataset), split)}
     ranked = sorted(scores, key=lambda c: scores[c])
     chosen = {"worst": ranked[0], "median": ranked[len(ranked) // 2], "best": ranked[-1]}

@@ -52,7 +52,7 @@ def plan_cases(loaded: LoadedRecipe, display: Display) -> CasePlan:
     """
     recipe = loaded.recipe
     with located(loaded.source):
-        dataset = open_dataset(recipe, display)
+        dataset = open_dataset(recipe.data, recipe.spec, display)
         splits = make_splits(dataset, recipe.data, uses_unlabeled=loaded.settings.uses_unlabeled)
         for note in splits.notes:
             display.say(f"note: {note}")

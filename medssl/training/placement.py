@@ -11,7 +11,8 @@ from medssl.data.patches.device_cases import DeviceCases, held_bytes
 from medssl.data.patches.sampling import Deliver
 from medssl.errors import MedSSLError
 from medssl.progress import Display
-from medssl.settings.recipe import Recipe, TrainingSettings
+from medssl.settings.recipe import TrainingSettings
+from medssl.settings.spec import DataSpec
 from medssl.training.prepare import TrainingData
 
 LARGEST_SHARE = 0.25
@@ -70,7 +71,8 @@ def holds_cases(
 
 
 def place_cases(
-    recipe: Recipe,
+    training: TrainingSettings,
+    spec: DataSpec,
     data: TrainingData,
     device: torch.device,
     display: Display,
@@ -80,7 +82,7 @@ def place_cases(
     """Decide how patches come to the device, and copy the cases there if they are to live there.
 
     Args:
-        recipe: the recipe.
+        training, spec: sections of the recipe.
         data: its cases.
         device: that trains.
         display: shows progress.
@@ -89,7 +91,7 @@ def place_cases(
     Raises:
         MedSSLError: the cases were asked to lie on the device and do not fit.
     """
-    training, streams = recipe.training, data.streams
+    streams = data.streams
     if training.augment.place == "loader":
         return Placement("finished")
     needed = held_bytes(streams.values())
@@ -103,7 +105,7 @@ def place_cases(
         resident = DeviceCases(
             streams,
             device,
-            slice_axis=None if training.spatial_dims == 3 else recipe.spec.slice_axis,
+            slice_axis=None if training.spatial_dims == 3 else spec.slice_axis,
             swapped=data.plan.augmenter.swapped,
             on_progress=done,
         )

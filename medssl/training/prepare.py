@@ -62,7 +62,7 @@ def prepare_cases(
         MedSSLError: an unreadable or inconsistent file, or a patch that does not suit the volumes.
     """
     recipe, splits = loaded.recipe, plan.splits
-    root = cache_root(recipe)
+    root = cache_root(recipe.data)
     _check_files(plan, root / "checked", display, world)
     mine = world.share(plan.cached)
     regions = {} if finder is None else find_regions(finder, mine, display, world)

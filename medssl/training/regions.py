@@ -37,7 +37,8 @@ def open_regions(
     """
     load = partial(load_run, device=str(compute.device), precision=compute.precision)
     with compute.world.together(), located(loaded.source):
-        finder = open_finder(loaded.recipe, run, load, cache=cache_root(loaded.recipe) / "regions")
+        cache = cache_root(loaded.recipe.data) / "regions"
+        finder = open_finder(loaded.recipe, run, load, cache=cache)
         if finder is not None:
             check_coarse(finder, plan.dataset, plan.splits, display)
     return finder

@@ -12,7 +12,8 @@ from medssl.data.patches.device_cases import DeviceCases
 from medssl.data.patches.sampling import PatchSampler, PatchSettings, Stream
 from medssl.methods.settings import Stage
 from medssl.progress import Display
-from medssl.settings.recipe import Recipe
+from medssl.settings.recipe import Recipe, TrainingSettings
+from medssl.settings.spec import DataSpec
 from medssl.training.compute import Compute
 from medssl.training.placement import place_cases
 from medssl.training.prepare import TrainingData
@@ -58,19 +59,18 @@ def make_feed(
     Raises:
         MedSSLError: the cases were asked to lie on the device and do not fit.
     """
-    placed = place_cases(recipe, data, compute.device, display, step_bytes=step_bytes)
-    settings = replace(patch_settings(recipe, data), deliver=placed.deliver)
-    workers = loader_workers(
-        recipe.training.workers, compute.device, resident=placed.resident is not None
-    )
+    training, spec, device = recipe.training, recipe.spec, compute.device
+    placed = place_cases(training, spec, data, device, display, step_bytes=step_bytes)
+    settings = replace(patch_settings(training, spec, data), deliver=placed.deliver)
+    workers = loader_workers(training.workers, device, resident=placed.resident is not None)
     return Feed(make_samplers(recipe, data, settings, views=views), workers, placed.resident)
 
 
-def patch_settings(recipe: Recipe, data: TrainingData) -> PatchSettings:
+def patch_settings(training: TrainingSettings, spec: DataSpec, data: TrainingData) -> PatchSettings:
     """Return how patches of a run are cut; finished in the loader."""
     return PatchSettings(
-        recipe.training.patch,
-        slice_axis=recipe.spec.slice_axis,
+        training.patch,
+        slice_axis=spec.slice_axis,
         augment=data.plan.augmenter,
         sparse=data.plan.dataset.labels.ignore_value is not None,
     )

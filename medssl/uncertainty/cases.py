@@ -47,7 +47,7 @@ def choose_cases(
         MedSSLError: there are none, they were trained or are tested on, they are of fewer than two
             patients, or both sets share a patient.
     """
-    dataset = open_dataset(loaded.recipe)
+    dataset = open_dataset(loaded.recipe.data, loaded.recipe.spec)
     splits = load_splits(loaded.folder.splits, dataset)
     if named:
         chosen = _named(named, loaded, dataset, splits)

@@ -25,12 +25,12 @@ from medssl.inference.settings import PredictSettings
 from medssl.inference.unusual import learn_reference
 from medssl.models.loaded_run import LoadedRun, load_ensemble
 from medssl.progress import Display
-from medssl.uncertainty import temperature as ece
 from medssl.uncertainty.cases import choose_cases
 from medssl.uncertainty.figures import Sample, voxel_figures
 from medssl.uncertainty.quality import rank_correlation, volume_factors
 from medssl.uncertainty.sample import region_near, sample_blocks
 from medssl.uncertainty.summary import draw_calibration
+from medssl.uncertainty.temperature import BINS, cross_fitted, fit_temperature
 
 MARGIN = 2
 VOXELS_PER_CASE = 20_000
@@ -40,7 +40,7 @@ _REGION = (
     "structure of the reference, or are predicted as one; voxels without annotation left out"
 )
 _ECE = (
-    f"voxels sorted by the probability of their most probable class into {ece.BINS} equal parts of "
+    f"voxels sorted by the probability of their most probable class into {BINS} equal parts of "
     "[0, 1]; mean over voxels of the gap between mean probability and share of right ones"
 )
 _CROSS_VALIDATED = f"{_ECE}; after: each case with the temperature fitted on other patients' cases"
@@ -133,8 +133,8 @@ def _learn(
     samples = _sample(loaded, cases, display)
     logs, labels = [s.log_probs for s in samples], [s.labels for s in samples]
     patients = [c.patient for c in cases]
-    temperature = ece.fit_temperature(np.concatenate(logs), np.concatenate(labels))
-    others = ece.cross_fitted(logs, labels, patients)
+    temperature = fit_temperature(np.concatenate(logs), np.concatenate(labels))
+    others = cross_fitted(logs, labels, patients)
     figures = voxel_figures(samples, others, patients, loaded.label_map, _CROSS_VALIDATED)
     loaded.predictor.calibration = Calibration(temperature, loaded.calibrated())
     judged = _judge(loaded, cases, display)

@@ -96,7 +96,7 @@ def evaluate_run(
     """
     display = display or Display(quiet=True)
     run = load_run(path, checkpoint=checkpoint, device=device, precision=precision)
-    dataset = open_dataset(run.recipe)
+    dataset = open_dataset(run.recipe.data, run.recipe.spec)
     cases = sorted(getattr(load_splits(run.folder.splits, dataset), split, ()), key=lambda c: c.id)
     if not cases:
         raise MedSSLError(
@@ -104,31 +104,14 @@ def evaluate_run(
             where=run.folder.splits,
             fix="name a split that has some, or set data.test or data.validation and train again",
         )
-    output = run.folder.predictions(name or split)
-    with display.counting_parts(f"predicting {split}", len(cases)) as (done, window):
-        results = predict_files(
-            run.predictor,
-            [(c.id, c.images) for c in cases],
-            output,
-            PredictSettings(overwrite=True),
-            on_progress=done,
-            on_window=window,
-        )
-    failed = [r for r in results if r.error]
-    if failed:
-        raise MedSSLError(
-            f"{len(failed)} of {len(cases)} predictions failed; the first: {failed[0].error}",
-            where=failed[0].case_id,
-            fix="mend or remove these files, then run `medssl evaluate` again",
-        )
-    paths = {r.case_id: r.path for r in results if r.path}
+    paths = _predict(run, cases, run.folder.predictions(name or split), split, display)
     with display.counting(f"measuring {split}", len(cases)) as done:
         rows, boundaries = _measure(run, cases, paths, done)
     patients = {c.id: c.patient for c in cases}
     summary = summarize(
         rows,
         patients=patients,
-        nsd_tolerance=_tolerance(run.recipe),
+        nsd_tolerance=_measures(run.recipe).nsd_tolerance,
         failure_dice=run.recipe.evaluation.failure_dice,
     )
     summary |= {"split": split, "checkpoint": run.checkpoint, "run": run.recipe.name}
@@ -149,6 +132,30 @@ def evaluate_run(
     return summary
 
 
+def _predict(
+    run: LoadedRun, cases: Sequence[Case], output: Path, split: str, display: Display
+) -> dict[str, Path]:
+    """Predict cases anew; return their files by id.
+
+    Raises:
+        MedSSLError: a prediction failed.
+    """
+    items = [(c.id, c.images) for c in cases]
+    anew = PredictSettings(overwrite=True)
+    with display.counting_parts(f"predicting {split}", len(cases)) as (done, window):
+        results = predict_files(
+            run.predictor, items, output, anew, on_progress=done, on_window=window
+        )
+    failed = [r for r in results if r.error]
+    if failed:
+        raise MedSSLError(
+            f"{len(failed)} of {len(cases)} predictions failed; the first: {failed[0].error}",
+            where=failed[0].case_id,
+            fix="mend or remove these files, then run `medssl evaluate` again",
+        )
+    return {r.case_id: r.path for r in results if r.path}
+
+
 def _measure(
     run: LoadedRun,
     cases: Sequence[Case],
@@ -162,8 +169,7 @@ def _measure(
     """
     rows: list[dict[str, Any]] = []
     boundaries: list[dict[str, Any]] = []
-    settings, spec = run.recipe.evaluation, run.recipe.spec
-    measures = Measures(_tolerance(run.recipe), spec.spatial_unit, settings.voxel_metrics)
+    spec, measures = run.recipe.spec, _measures(run.recipe)
     for case in cases:
         assert case.label is not None
         reference, affine = read_label(case.label, unit=spec.spatial_unit)
@@ -209,5 +215,8 @@ def _boundaries(
         ) from None
 
 
-def _tolerance(recipe: Recipe) -> float:
-    return recipe.evaluation.nsd_tolerance or recipe.spec.nsd_tolerance
+def _measures(recipe: Recipe) -> Measures:
+    """Return what a recipe measures."""
+    settings, spec = recipe.evaluation, recipe.spec
+    tolerance = settings.nsd_tolerance or spec.nsd_tolerance
+    return Measures(tolerance, spec.spatial_unit, settings.voxel_metrics)

@@ -82,7 +82,7 @@ def preprocess(
         wanted = part.of(wanted)
         display.say(f"shard {part}: {len(wanted)} of {len(everything)} cases")
     run = RunFolder(Path(recipe)) if Path(recipe).is_dir() else None
-    root = cache_root(loaded.recipe)
+    root = cache_root(loaded.recipe.data)
     remove_abandoned(root)
     finder = open_regions(loaded, run, plan, compute, display)
     regions = {} if finder is None else find_regions(finder, wanted, display)

@@ -22,10 +22,11 @@ from medssl.recipe.load import load_recipe
 from medssl.runs.budget import extended
 from medssl.runs.checkpoint import load_newest, load_weights
 from medssl.runs.folder import RunFolder, open_run, read_lines
+from medssl.settings.recipe import Recipe
 from medssl.training.batches import batch_numbers, to_batch, torch_seed
 from medssl.training.cases import plan_cases
 from medssl.training.compute import Compute
-from medssl.training.prepare import prepare_cases
+from medssl.training.prepare import TrainingData, prepare_cases
 from medssl.training.regions import open_regions
 from medssl.training.setup import make_samplers, patch_settings
 
@@ -95,11 +96,10 @@ def replay(
     display = display or Display(quiet=True)
     folder = open_run(run)
     loaded = load_recipe(folder.recipe)
-    recipe, training = loaded.recipe, loaded.recipe.training
     where = resolve_device(device)
-    compute = Compute(where, resolve_precision(precision or training.precision, where))
+    how = resolve_precision(precision or loaded.recipe.training.precision, where)
+    compute = Compute(where, how)
     plan = plan_cases(loaded, display)
-    dataset = plan.dataset
     recorded = folder.read_manifest().get("splits_sha256")
     if recorded and recorded != split_hash(plan.splits):
         raise MedSSLError(
@@ -109,37 +109,50 @@ def replay(
         )
     finder = open_regions(loaded, folder, plan, compute, display)
     method = create_method(
-        recipe,
+        loaded.recipe,
         loaded.settings,
-        num_classes=dataset.labels.num_classes,
-        channels=len(dataset.modality),
-        labels=dataset.labels,
+        num_classes=plan.dataset.labels.num_classes,
+        channels=len(plan.dataset.modality),
+        labels=plan.dataset.labels,
     ).to(where)
     data = prepare_cases(loaded, plan, display, finder=finder)
     saved, path, _ = load_newest(
-        (folder.last, folder.previous), map_location=where, method=recipe.method.name
+        (folder.last, folder.previous), map_location=where, method=loaded.recipe.method.name
     )
-    stages = extended(method.stages(training.iterations), saved)
+    stages = extended(method.stages(loaded.recipe.training.iterations), saved)
     chosen, number = _choose(folder, stages, stage, iteration)
     method.start_stage(chosen.name)
     load_weights(method, saved["method_state"], path)
     method.train()
-    settings = patch_settings(recipe, data)
-    samplers = make_samplers(recipe, data, settings, views=method.settings.unlabeled_views)(chosen)
+    patches, terms = _take(loaded.recipe, data, method, chosen, number, compute)
+    return Replay(chosen.name, number, patches, path, saved["step"], terms)
+
+
+def _take(
+    recipe: Recipe,
+    data: TrainingData,
+    method: Method,
+    stage: Stage,
+    number: int,
+    compute: Compute,
+) -> tuple[tuple[Patch, ...], dict[str, float]]:
+    """Return the patches of iteration ``number`` (1-based) of a stage, and the losses on them."""
+    training = recipe.training
+    settings = patch_settings(training, recipe.spec, data)
+    samplers = make_samplers(recipe, data, settings, views=method.settings.unlabeled_views)(stage)
     patches: list[Patch] = []
     sums: dict[str, float] = {}
-    for micro, batch in enumerate(
-        batch_numbers(method, chosen.name, training.accumulate, number - 1)
-    ):
+    batches = batch_numbers(method, stage.name, training.accumulate, number - 1)
+    for micro, batch in enumerate(batches):
         streams = {name: sampler.batch(batch) for name, sampler in samplers.items()}
         for name, sampler in samplers.items():
             for position, place in enumerate(sampler.addresses(batch)):
                 patch = {k: v[position] for k, v in streams[name].items()}
-                patches.append(_describe(name, batch, place, patch, dataset.labels))
-        progress = Progress(chosen.name, number - 1, chosen.iterations, recipe.seed, micro)
+                patches.append(_describe(name, batch, place, patch, data.plan.dataset.labels))
+        progress = Progress(stage.name, number - 1, stage.iterations, recipe.seed, micro)
         for key, value in _losses(method, streams, progress, compute).items():
             sums[key] = sums.get(key, 0.0) + value / training.accumulate
-    return Replay(chosen.name, number, tuple(patches), path, saved["step"], sums)
+    return tuple(patches), sums
 
 
 def _choose(

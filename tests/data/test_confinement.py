@@ -46,7 +46,7 @@ def test_recipe_hands_the_leave_on(tmp_path: Path) -> None:
     root = one_item(tmp_path / "d", "../out.nii.gz")
     settings = {"data": {"root": str(root), "allow_outside": True}}
     recipe = resolve(settings, path=tmp_path / "r.yaml").recipe
-    assert open_dataset(recipe).training[0].id == "out"
+    assert open_dataset(recipe.data, recipe.spec).training[0].id == "out"
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from medssl import cli
 from medssl.data.datasets.shard import Shard, parse_shard
 from medssl.errors import MedSSLError
 from medssl.files import lock
-from medssl.uncertainty import volumes_csv as tables
+from medssl.uncertainty import volumes_csv
 
 
 def test_shards_are_counted_from_one() -> None:
@@ -144,9 +144,9 @@ def test_a_slow_table_does_not_drop_the_rows_of_a_quick_one(
     def read(_: Path) -> dict[str, str]:
         return {p.stem: p.stem for p in sorted(folder.glob("*.json"))}
 
-    monkeypatch.setattr(tables, "read_assessments", read)
-    monkeypatch.setattr(tables, "volume_rows", lambda case, *_: [{"case": case}])
-    monkeypatch.setattr(tables, "quality_row", lambda case, *_: {"case": case})
+    monkeypatch.setattr(volumes_csv, "read_assessments", read)
+    monkeypatch.setattr(volumes_csv, "volume_rows", lambda case, *_: [{"case": case}])
+    monkeypatch.setattr(volumes_csv, "quality_row", lambda case, *_: {"case": case})
     add("slow")
     (has_read, told), (go_on, release) = os.pipe(), os.pipe()
     pid = os.fork()
@@ -158,16 +158,16 @@ def test_a_slow_table_does_not_drop_the_rows_of_a_quick_one(
             os.read(go_on, 1)
             return found
 
-        tables.read_assessments = slow
+        volumes_csv.read_assessments = slow
         try:
-            tables.write_tables(tmp_path, None)
+            volumes_csv.write_tables(tmp_path, None)
         finally:
             os._exit(0)
     os.read(has_read, 1)
     add("quick")
     waiting = threading.Thread(target=lambda: (time.sleep(0.3), os.write(release, b"x")))
     waiting.start()
-    tables.write_tables(tmp_path, None)
+    volumes_csv.write_tables(tmp_path, None)
     waiting.join()
     os.waitpid(pid, 0)
     for end in (has_read, told, go_on, release):

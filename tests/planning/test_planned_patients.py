@@ -38,7 +38,8 @@ def test_the_guess_is_written_and_counted(
     assert "# patients: a guess: 6 ids look like scans of 3 patients" in text
     data = yaml.safe_load(text)["data"]
     assert (data["root"], data["test"]) == ("scans", 1)
-    dataset = open_dataset(load_recipe("a.yaml").recipe)
+    recipe = load_recipe("a.yaml").recipe
+    dataset = open_dataset(recipe.data, recipe.spec)
     assert dataset.guess is None
     assert {c.id: c.patient for c in dataset.training}["002_2"] == "002"
     # The user's own word takes its place.

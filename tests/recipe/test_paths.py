@@ -102,7 +102,7 @@ def test_a_root_that_is_not_found_stays_as_written(folders: dict[str, Path], roo
 def test_a_missing_dataset_is_named_with_what_to_write(folders: dict[str, Path], root: str) -> None:
     recipe = load_recipe(recipe_file(folders["beside"] / "r.yaml", {"root": root})).recipe
     with pytest.raises(MedSSLError, match="there is no such folder") as caught:
-        open_dataset(recipe)
+        open_dataset(recipe.data, recipe.spec)
     assert caught.value.where == root
     assert "--set data.root=" in str(caught.value.fix)
     assert ("beside the recipe" in caught.value.what) == (root == "scans/gone")

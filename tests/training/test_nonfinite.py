@@ -40,7 +40,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, *iterations: int, value: float = np.
         self: PatchSampler, iteration: int, rows: range | None = None
     ) -> dict[str, torch.Tensor]:
         out = batch(self, iteration, rows)
-        if self.stream == "train/labeled" and iteration in iterations:
+        if self.stream.name == "train/labeled" and iteration in iterations:
             out["image"].view(-1)[5] = value
         return out
 

@@ -15,7 +15,6 @@ from medssl.device import bytes_asked, is_out_of_memory
 from medssl.errors import MedSSLError
 from medssl.inference.forward import forward_logits
 from medssl.methods.supervised import Supervised
-from medssl.planning import smaller as relief
 from medssl.planning.memory import Footprint
 from medssl.planning.smaller import Shortage, explain, smaller_patch, split_batch
 from medssl.recipe.load import LoadedRecipe, load_recipe
@@ -168,7 +167,9 @@ def test_training_that_runs_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     fail.calls = []
     step = Supervised.training_step
     monkeypatch.setattr(Supervised, "training_step", fail)
-    monkeypatch.setattr(relief, "shortage", lambda *_: Shortage(2 * GIB, 2 * GIB, GIB))
+    monkeypatch.setattr(
+        "medssl.planning.smaller.shortage", lambda *_: Shortage(2 * GIB, 2 * GIB, GIB)
+    )
     with pytest.raises(MedSSLError) as caught:
         train(path, output=tmp_path / "run")
     assert "memory ran out on cpu (2.0 GiB were in use and 1.0 GiB more asked for" in str(
