@@ -25,7 +25,6 @@ import harness  # noqa: E402
 import run as command  # noqa: E402
 from harness import DONE, FAILED, SKIPPED, STOPPED, Row, SkipPart  # noqa: E402
 from measuring import exponent, text_of  # noqa: E402
-from medssl.methods.bcp_presets import BCPSettings  # noqa: E402
 from plain_loop import bcp_losses, follow, largest_piece  # noqa: E402
 from scaling import Sent  # noqa: E402
 from stretch import busy_seconds  # noqa: E402
@@ -33,7 +32,7 @@ from time_to_dice import seconds_to  # noqa: E402
 
 from medssl.methods.base import Batch, LabeledBatch, Progress, UnlabeledBatch  # noqa: E402
 from medssl.methods.bcp_mixing import draw_masks  # noqa: E402
-from medssl.methods.registry import get_method  # noqa: E402
+from medssl.methods.registry import get_method, get_settings  # noqa: E402
 from medssl.ops.components import largest_components  # noqa: E402
 from medssl.ops.ema import ema_update  # noqa: E402
 
@@ -327,7 +326,7 @@ def test_the_plain_loop_computes_the_loss_it_is_compared_with(
 ) -> None:
     torch.manual_seed(0)
     method = get_method("bcp")(
-        BCPSettings(preset="official", variant=variant),
+        get_settings("bcp")(preset="official", variant=variant),
         lambda **_: Tiny(dims, classes),
         num_classes=classes,
         spatial_dims=dims,
