@@ -1,6 +1,7 @@
 """medssl: semi-supervised segmentation of 3D medical images on MONAI.
 
-The functions behind the commands can be imported from here: ``from medssl import train, predict``.
+Every command is a function here: ``medssl.train("quickstart")``. A function's module is imported
+when the function is first asked for, so that ``import medssl`` takes no time.
 """
 
 from __future__ import annotations
@@ -14,12 +15,17 @@ if TYPE_CHECKING:
     from medssl.bundle.export import export
     from medssl.bundle.verify import verify_bundle
     from medssl.comparison.compare import compare
-    from medssl.data.importers.dataset import import_dataset
+    from medssl.data.importers.dataset import import_dataset, list_formats
+    from medssl.data.phantoms.dataset import write_phantom as phantom
     from medssl.errors import MedSSLError
+    from medssl.methods.registry import list_methods
     from medssl.models.loaded_run import load_run
+    from medssl.networks.registry import list_networks
     from medssl.planning.planner import plan
+    from medssl.recipe.find import list_recipes
     from medssl.recipe.load import load_recipe
     from medssl.reports.page import report
+    from medssl.settings.specs import list_specs
     from medssl.sweeps.sweep import sweep
     from medssl.workflows.calibrate import calibrate
     from medssl.workflows.check import check
@@ -40,8 +46,14 @@ __all__ = [
     "evaluate_run",
     "export",
     "import_dataset",
+    "list_formats",
+    "list_methods",
+    "list_networks",
+    "list_recipes",
+    "list_specs",
     "load_recipe",
     "load_run",
+    "phantom",
     "plan",
     "predict",
     "preprocess",
@@ -53,35 +65,42 @@ __all__ = [
     "verify_bundle",
 ]
 
-_MODULES = {
-    "MedSSLError": "errors",
-    "calibrate": "workflows.calibrate",
-    "check": "workflows.check",
-    "compare": "comparison.compare",
-    "evaluate": "workflows.evaluate",
-    "evaluate_run": "workflows.evaluate",
-    "export": "bundle.export",
-    "import_dataset": "data.importers.dataset",
-    "load_recipe": "recipe.load",
-    "load_run": "models.loaded_run",
-    "plan": "planning.planner",
-    "predict": "workflows.predict",
-    "preprocess": "workflows.preprocess",
-    "replay": "workflows.replay",
-    "report": "reports.page",
-    "sweep": "sweeps.sweep",
-    "train": "workflows.train",
-    "triage": "workflows.triage",
-    "verify_bundle": "bundle.verify",
+_PLACES = {
+    "MedSSLError": "errors:MedSSLError",
+    "calibrate": "workflows.calibrate:calibrate",
+    "check": "workflows.check:check",
+    "compare": "comparison.compare:compare",
+    "evaluate": "workflows.evaluate:evaluate",
+    "evaluate_run": "workflows.evaluate:evaluate_run",
+    "export": "bundle.export:export",
+    "import_dataset": "data.importers.dataset:import_dataset",
+    "list_formats": "data.importers.dataset:list_formats",
+    "list_methods": "methods.registry:list_methods",
+    "list_networks": "networks.registry:list_networks",
+    "list_recipes": "recipe.find:list_recipes",
+    "list_specs": "settings.specs:list_specs",
+    "load_recipe": "recipe.load:load_recipe",
+    "load_run": "models.loaded_run:load_run",
+    "phantom": "data.phantoms.dataset:write_phantom",
+    "plan": "planning.planner:plan",
+    "predict": "workflows.predict:predict",
+    "preprocess": "workflows.preprocess:preprocess",
+    "replay": "workflows.replay:replay",
+    "report": "reports.page:report",
+    "sweep": "sweeps.sweep:sweep",
+    "train": "workflows.train:train",
+    "triage": "workflows.triage:triage",
+    "verify_bundle": "bundle.verify:verify_bundle",
 }
-"""Where each name of the API is defined; imported when first asked for."""
+"""Where each name of the API is defined."""
 
 
 def __getattr__(name: str) -> Any:
-    """Import a part of the API when it is first asked for, so that ``medssl --help`` is quick."""
-    if name not in _MODULES:
+    """Import a part of the API when it is first asked for."""
+    if name not in _PLACES:
         raise AttributeError(f"module 'medssl' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"medssl.{_MODULES[name]}"), name)
+    module, _, attribute = _PLACES[name].partition(":")
+    return getattr(importlib.import_module(f"medssl.{module}"), attribute)
 
 
 def __dir__() -> list[str]:

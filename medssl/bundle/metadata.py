@@ -40,6 +40,9 @@ TENSOR_FIELDS = (
 )
 """Fields every input and output must have (MONAI's schema of 2024-07-25)."""
 
+FIRST_VERSION = "0.1.0"
+"""Of a bundle, not of medssl: its receiver counts on."""
+
 
 def make_metadata(contents: Contents, *, authors: str, copyright_notice: str) -> dict[str, Any]:
     """Return the content of ``metadata.json``; the key ``medssl`` is for medssl itself."""
@@ -50,8 +53,8 @@ def make_metadata(contents: Contents, *, authors: str, copyright_notice: str) ->
         packages["scikit-image"] = "0.22"
     return {
         "schema": SCHEMA,
-        "version": "0.1.0",
-        "changelog": {"0.1.0": "exported by medssl"},
+        "version": FIRST_VERSION,
+        "changelog": {FIRST_VERSION: "exported by medssl"},
         "monai_version": monai.__version__,
         "pytorch_version": str(torch.__version__).partition("+")[0],
         "numpy_version": np.__version__,

@@ -25,10 +25,11 @@ def phantom(
     seed: Annotated[int, typer.Option(help="seed")] = 0,
 ) -> None:
     """Write the built-in synthetic dataset for inspection."""
-    from medssl.data.phantoms.dataset import phantom_options, write_phantom
+    import medssl
+    from medssl.data.phantoms.dataset import phantom_options
 
     options = phantom_options({"kind": kind, "labels": labels, "seed": seed})
     total = options.labeled + options.validation + options.unlabeled + options.test
     with display_of(ctx).counting("writing the phantom", total) as done:
-        path = write_phantom(output, kind=kind, labels=labels, seed=seed, on_progress=done)
+        path = medssl.phantom(output, kind=kind, labels=labels, seed=seed, on_progress=done)
     out.print(f"phantom dataset: {path}", highlight=False)

@@ -35,13 +35,15 @@ def recipes(
     copy: Annotated[str | None, typer.Option(help="copy this recipe here")] = None,
 ) -> None:
     """List the shipped recipes, or copy one to edit."""
-    from medssl.recipe.find import copy_recipe, list_recipes
+    import medssl
 
     if copy:
+        from medssl.recipe.find import copy_recipe
+
         out.print(f"copied to {copy_recipe(copy, Path.cwd())}", highlight=False)
         return
     table = Table("recipe", "what it does", title="recipes")
-    for name, path in list_recipes().items():
+    for name, path in medssl.list_recipes().items():
         first = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
         table.add_row(name, first)
     out.print(table)
@@ -50,10 +52,10 @@ def recipes(
 @app.command()
 def specs() -> None:
     """List the data specs."""
-    from medssl.settings.specs import list_specs
+    import medssl
 
     table = Table("spec", "data", title="data specs")
-    for name, description in list_specs().items():
+    for name, description in medssl.list_specs().items():
         table.add_row(name, description)
     out.print(table)
 
