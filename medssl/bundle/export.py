@@ -21,6 +21,7 @@ from medssl.bundle.scripts import copy_modules
 from medssl.errors import MedSSLError
 from medssl.files import all_or_nothing, new_file, write_json, write_text
 from medssl.models.loaded_run import LoadedRun, load_run
+from medssl.paths import AnyPath
 
 logger = logging.getLogger(__name__)
 
@@ -46,11 +47,11 @@ class ExportResult:
 
 
 def export(
-    run: Path,
-    bundle: Path,
+    run: AnyPath,
+    bundle: AnyPath,
     *,
     checkpoint: str = "auto",
-    licence: Path | None = None,
+    licence: AnyPath | None = None,
     authors: str = "not given",
     torchscript: bool = True,
 ) -> ExportResult:
@@ -69,9 +70,14 @@ def export(
 
     Raises:
         MedSSLError: no such run, the folder is in use, or MONAI cannot express the preprocessing.
+
+    Example:
+        >>> written = medssl.export("runs/mine", "bundle", authors="Jane Doe")
+        >>> written.path.name
+        'bundle'
     """
     loaded = load_run(run, checkpoint=checkpoint, device="cpu", tta=False)
-    text = NO_LICENCE if licence is None else _read_text(licence)
+    text = NO_LICENCE if licence is None else _read_text(Path(licence))
     contents = contents_of(loaded, _summary(loaded))
     with all_or_nothing(Path(bundle), "the bundle") as folder:
         traced = _write(folder, loaded, contents, text, authors, torchscript=torchscript)

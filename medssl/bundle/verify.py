@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from medssl.data.images.write import image_suffix
 from medssl.errors import MedSSLError
 from medssl.inference.settings import PredictSettings
 from medssl.optional import is_installed
+from medssl.paths import AnyPath, as_paths
 
 FILES = (
     "configs/metadata.json",
@@ -48,19 +50,25 @@ class Verification:
     foreground: list[int]
 
 
-def verify_bundle(bundle: Path, images: list[Path]) -> Verification:
+def verify_bundle(bundle: AnyPath, images: AnyPath | Sequence[AnyPath] = ()) -> Verification:
     """Check a bundle's files, run it with MONAI offline, and compare with ``medssl predict``.
 
     Args:
         bundle: as written by :func:`medssl.bundle.export.export`.
-        images: NIfTI files to segment both ways; without any, only the structure is checked.
+        images: NIfTI files to segment both ways, one or several; without any, only the structure
+            is checked.
 
     Raises:
         MedSSLError: MONAI's command cannot run or fails; says with which words.
+
+    Example:
+        >>> written = medssl.export("runs/mine", "bundle")
+        >>> medssl.verify_bundle("bundle").problems
+        []
     """
-    bundle = Path(bundle).resolve()
+    bundle, examples = Path(bundle).resolve(), as_paths(images)
     problems = check_structure(bundle)
-    if problems or not images:
+    if problems or not examples:
         return Verification(problems, [], [])
     missing = [name for name in NEEDED if not is_installed(name)]
     if missing:
@@ -72,7 +80,7 @@ def verify_bundle(bundle: Path, images: list[Path]) -> Verification:
     with tempfile.TemporaryDirectory() as work:
         data, output = Path(work) / "data", Path(work) / "out"
         data.mkdir()
-        names = [_link(image, data, number) for number, image in enumerate(images)]
+        names = [_link(image, data, number) for number, image in enumerate(examples)]
         _run_monai(bundle, data, output)
         predictor = load_bundle(bundle, PredictSettings(device="cpu"))
         for name in names:

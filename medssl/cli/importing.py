@@ -15,10 +15,12 @@ from medssl.cli.console import app, display_of, out
 def _list_formats(asked: bool) -> None:
     if not asked:
         return
+    import medssl
     from medssl.data.importers.base import REGISTRY, ImportSettings
 
     table = Table("format", "what it is", "its options", title="formats", show_lines=True)
-    for name, importer in sorted(REGISTRY.items()):
+    for name in medssl.list_formats():
+        importer = REGISTRY[name]
         fields = importer.Settings.model_fields
         own = [k for k in fields if k not in ImportSettings.model_fields]
         summary = importer.summary

@@ -21,15 +21,16 @@ from medssl.comparison.experiments import Arm, EvaluatedRun, group_arms, read_ru
 from medssl.comparison.paired import INTERVAL, TIE, case_rows, compare_pair, describe_arm
 from medssl.errors import MedSSLError
 from medssl.evaluation.coverage import coverage_sentence
+from medssl.paths import AnyPath
 
 
 def compare(
-    runs: Sequence[Path],
+    runs: Sequence[AnyPath],
     *,
     split: str = "test",
-    baseline: str | Path | None = None,
+    baseline: AnyPath | None = None,
     common: bool = False,
-    output: Path | None = None,
+    output: AnyPath | None = None,
 ) -> dict[str, Any]:
     """Pair every experiment among ``runs`` with a baseline, case by case.
 
@@ -48,6 +49,11 @@ def compare(
 
     Raises:
         MedSSLError: fewer than two runs, no evaluation, or runs that cannot be compared.
+
+    Example:
+        >>> found = medssl.compare(["runs/mine", "runs/baseline"])
+        >>> found["baseline"], found["n_cases"]
+        ('supervised', 2)
     """
     read = [read_run(path, split) for path in _paths(runs, baseline)]
     cases, warnings = shared_cases(read, split, common=common)
@@ -91,11 +97,11 @@ def compare(
     if output is not None:
         from medssl.comparison.files import write_comparison
 
-        write_comparison(result, output)
+        write_comparison(result, Path(output))
     return result
 
 
-def _paths(runs: Sequence[Path], baseline: str | Path | None) -> list[Path]:
+def _paths(runs: Sequence[AnyPath], baseline: AnyPath | None) -> list[Path]:
     """Return the run folders, the baseline's among them."""
     paths = [Path(r) for r in runs]
     if baseline is not None and (Path(baseline) / "recipe.yaml").is_file():
@@ -110,7 +116,7 @@ def _paths(runs: Sequence[Path], baseline: str | Path | None) -> list[Path]:
     return paths
 
 
-def _baseline(arms: Sequence[Arm], asked: str | Path | None) -> Arm:
+def _baseline(arms: Sequence[Arm], asked: AnyPath | None) -> Arm:
     """Return the arm to compare with."""
     if asked is None:
         supervised = [a for a in arms if a.method == "supervised"]

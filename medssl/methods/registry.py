@@ -39,7 +39,12 @@ def register_method(name: str, *, settings: Where, method: Where) -> None:
 
 
 def list_methods() -> list[str]:
-    """Return the names of all methods."""
+    """Return the names of all methods.
+
+    Example:
+        >>> "mean_teacher" in medssl.list_methods()
+        True
+    """
     return sorted(_METHODS)
 
 

@@ -21,6 +21,7 @@ from medssl.inference.settings import PredictSettings
 from medssl.models.coarse import open_finder
 from medssl.models.create import create_method
 from medssl.networks.ensemble import Ensemble
+from medssl.paths import AnyPath
 from medssl.recipe.load import load_recipe
 from medssl.runs.checkpoint import load_checkpoint, load_weights
 from medssl.runs.folder import RunFolder, open_run
@@ -69,7 +70,7 @@ class LoadedRun:
 
 
 def load_run(
-    path: Path,
+    path: AnyPath,
     *,
     checkpoint: str = "auto",
     device: str = "auto",
@@ -86,9 +87,14 @@ def load_run(
 
     Raises:
         MedSSLError: not a run folder, no such checkpoint, or weights that do not fit.
+
+    Example:
+        >>> run = medssl.load_run("runs/mine", device="cpu")
+        >>> run.label_map.names
+        ('background', 'arc', 'wall', 'node')
     """
     return _load(
-        path,
+        Path(path),
         PredictSettings(
             checkpoint=checkpoint,
             device=device,

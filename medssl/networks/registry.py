@@ -24,7 +24,12 @@ def register_network(name: str, network: Network) -> None:
 
 
 def list_networks() -> dict[str, str]:
-    """Return the name and description of every network."""
+    """Return the name and description of every network.
+
+    Example:
+        >>> medssl.list_networks()["vnet"]
+        'V-Net of the semi-supervised literature, 9.4 M parameters, 2D and 3D'
+    """
     return {name: NETWORKS[name].description for name in sorted(NETWORKS)}
 
 

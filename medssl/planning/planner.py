@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from medssl.device import resolve_device
 from medssl.errors import MedSSLError, located
 from medssl.files import default_cache_root, write_text
 from medssl.methods.registry import get_settings, list_methods
+from medssl.paths import AnyPath
 from medssl.planning.draft import Draft, Order, header, make_draft, text_of
 from medssl.planning.grid import size_text
 from medssl.planning.memory import Footprint, measure_footprint
@@ -67,17 +69,17 @@ class Plan:
 
 
 def plan(
-    dataset: str | Path,
-    output: Path,
+    dataset: AnyPath,
+    output: AnyPath,
     *,
     method: str,
     labeled: int | None = None,
     memory: float | None = None,
     device: str = "auto",
-    spec: str | None = None,
+    spec: AnyPath | None = None,
     kind: str = "mr",
     allow_outside: bool = False,
-    patients: str | None = None,
+    patients: AnyPath | None = None,
     display: Display | None = None,
 ) -> Plan:
     """Look at a dataset and write a recipe for it in which every choice is explained.
@@ -99,6 +101,11 @@ def plan(
     Raises:
         MedSSLError: no such dataset or method, ``output`` exists, the method does not suit the
             data (names those that do), or nothing fits into the memory.
+
+    Example:
+        >>> made = medssl.plan("data", "own.yaml", method="supervised", labeled=4, device="cpu")
+        >>> made.loaded.recipe.data.labeled, made.path.name
+        (4, 'own.yaml')
     """
     display = display or Display(quiet=True)
     output = Path(output)
@@ -110,7 +117,8 @@ def plan(
     if spec is not None:
         load_spec(spec)  # says at once if there is none
     order = _order(str(dataset), method, memory, device, kind)
-    order = replace(order, allow_outside=allow_outside, patients=patients, patients_reason=ASKED)
+    whose = None if patients is None else os.fspath(patients)
+    order = replace(order, allow_outside=allow_outside, patients=whose, patients_reason=ASKED)
     order, data = _with_patients(order, _open(order, display), display)
     order = _written_for(order, output)
     roles = _roles(data, order, labeled)
@@ -119,7 +127,10 @@ def plan(
         splits = make_splits(data, settings, uses_unlabeled=kind_of_method.uses_unlabeled)
     with display.counting("looking at the scans", len(sampled_cases(splits))) as done:
         found = fingerprint(data, splits, on_progress=done)
-    guess = guess_spec(found, list_specs()) if spec is None else SpecGuess(spec, ASKED, asked=True)
+    if spec is None:
+        guess = guess_spec(found, list_specs())
+    else:
+        guess = SpecGuess(os.fspath(spec), ASKED, asked=True)
     precision = "fp32" if order.device == "cpu" else "bf16"
 
     def measure(loaded: LoadedRecipe) -> Footprint:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from medssl.errors import MedSSLError, did_you_mean
 from medssl.files import write_bytes
+from medssl.paths import AnyPath
 from medssl.settings.shipped import shipped_folder
 
 
 def list_recipes() -> dict[str, Path]:
-    """Return the shipped recipes by name."""
+    """Return the shipped recipes by name.
+
+    Example:
+        >>> medssl.list_recipes()["quickstart"].name
+        'quickstart.yaml'
+    """
     return {p.stem: p for p in sorted(shipped_folder("recipes").glob("*.yaml"))}
 
 
-def find_recipe(name_or_path: str | os.PathLike[str]) -> Path:
+def find_recipe(name_or_path: AnyPath) -> Path:
     """Return the file of a recipe given by path or by the name of a shipped one.
 
     Raises:
@@ -34,7 +39,7 @@ def find_recipe(name_or_path: str | os.PathLike[str]) -> Path:
     )
 
 
-def find_shipped(name: str | os.PathLike[str]) -> Path | None:
+def find_shipped(name: AnyPath) -> Path | None:
     """Return the file of a shipped recipe, None if there is none of that name.
 
     `recipes/NAME.yaml` typed as in the documentation works from any folder.
@@ -43,7 +48,7 @@ def find_shipped(name: str | os.PathLike[str]) -> Path | None:
     return list_recipes().get(path.stem) if str(path.parent) in (".", "recipes") else None
 
 
-def copy_recipe(name: str, folder: str | os.PathLike[str]) -> Path:
+def copy_recipe(name: str, folder: AnyPath) -> Path:
     """Copy a shipped recipe into ``folder`` and return its path.
 
     Raises:

@@ -14,6 +14,7 @@ from medssl.errors import MedSSLError, did_you_mean, located
 from medssl.files import write_text
 from medssl.methods.settings import MethodSettings
 from medssl.networks.registry import check_patch
+from medssl.paths import AnyPath
 from medssl.recipe.find import find_recipe
 from medssl.recipe.inherit import BASE, laid_over, read_recipe
 from medssl.recipe.method import Recorded, open_record, resolve_method
@@ -54,7 +55,7 @@ class LoadedRecipe:
     warnings: tuple[str, ...] = ()
 
 
-def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
+def load_recipe(name_or_path: AnyPath, overrides: Sequence[str] = ()) -> LoadedRecipe:
     """Read, override, resolve and check a recipe. No image is opened.
 
     Args:
@@ -66,6 +67,11 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Load
 
     Raises:
         MedSSLError: anything wrong with the file, a key, a value, or their combination.
+
+    Example:
+        >>> loaded = medssl.load_recipe("quickstart", ["training.iterations=50"])
+        >>> loaded.recipe.method.name, loaded.recipe.training.iterations
+        ('bcp', 50)
     """
     path = find_recipe(name_or_path)
     data, lines = read_recipe(path)

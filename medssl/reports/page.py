@@ -20,6 +20,7 @@ from medssl.evaluation.failures import percent_up
 from medssl.evaluation.summary import read_cases_csv
 from medssl.files import write_text
 from medssl.models.loaded_run import load_run
+from medssl.paths import AnyPath, as_paths
 from medssl.progress import Display
 from medssl.recipe.load import load_recipe
 from medssl.reports.caveats import limits_of
@@ -37,11 +38,11 @@ MANIFEST_KEYS = (
 
 
 def report(
-    run: Path,
+    run: AnyPath,
     *,
-    output: Path | None = None,
+    output: AnyPath | None = None,
     split: str = "test",
-    baseline: Sequence[Path] = (),
+    baseline: AnyPath | Sequence[AnyPath] = (),
     pictures: bool = True,
     device: str = "auto",
     display: Display | None = None,
@@ -63,17 +64,23 @@ def report(
     Raises:
         MedSSLError: not a run, not evaluated, runs that cannot be compared, or a file that cannot
             be written.
+
+    Example:
+        >>> page = medssl.report("runs/mine", baseline="runs/baseline")
+        >>> page.name
+        'report.html'
     """
     display = display or Display(quiet=True)
+    others = as_paths(baseline)
     folder = open_run(run)
     summary, rows = _evaluation(folder, split)
     loaded = load_recipe(folder.recipe)
     manifest = folder.read_manifest()
-    comparison = compare([run, *baseline], split=split, baseline=baseline[0]) if baseline else None
+    comparison = compare([run, *others], split=split, baseline=others[0]) if others else None
     notes: list[str] = []
     shown = _pictures(folder, split, rows, device, display, notes) if pictures else []
     unit = str(summary.get("unit") or "mm")
-    other = read_cases_csv(baseline[0] / "evaluation" / split / "cases.csv") if baseline else []
+    other = read_cases_csv(others[0] / "evaluation" / split / "cases.csv") if others else []
     metrics = ("dice", distance_columns(unit)[0])
     html = _render(
         run=folder.path.name,
@@ -100,7 +107,7 @@ def report(
         version=__version__,
         written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
     )
-    target = output or folder.path / "report.html"
+    target = folder.path / "report.html" if output is None else Path(output)
     write_text(target, html)
     return target
 

@@ -24,6 +24,7 @@ from medssl.files import (
     write_json,
     write_text,
 )
+from medssl.paths import AnyPath
 from medssl.runs.privacy import Redactor
 
 if TYPE_CHECKING:
@@ -174,17 +175,17 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def open_run(path: Path) -> RunFolder:
+def open_run(path: AnyPath) -> RunFolder:
     """Return an existing run.
 
     Raises:
         MedSSLError: ``path`` is not a run folder.
     """
-    run = RunFolder(path)
+    run = RunFolder(Path(path))
     if not run.recipe.is_file():
         raise MedSSLError(
             "this is not a run folder: it has no recipe.yaml",
-            where=path,
+            where=run.path,
             fix="name the folder that `medssl train` printed at its end",
         )
     return run

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medssl.errors import MedSSLError, did_you_mean
+from medssl.paths import AnyPath
 from medssl.settings.shipped import shipped_folder
 from medssl.settings.spec import DataSpec
 from medssl.settings.yaml_file import Lines, read_yaml, validate_settings
@@ -20,7 +21,12 @@ def spec_files() -> dict[str, Path]:
 
 
 def list_specs() -> dict[str, str]:
-    """Return the shipped data specs and their descriptions: the first comment of each file."""
+    """Return the shipped data specs and their descriptions: the first comment of each file.
+
+    Example:
+        >>> medssl.list_specs()["mr_cardiac"]
+        'Cardiac cine MR, short axis: thick slices with fine pixels, trained slice by slice.'
+    """
     found = {}
     for name, path in spec_files().items():
         first = path.read_text(encoding="utf-8").partition("\n")[0]
@@ -29,7 +35,7 @@ def list_specs() -> dict[str, str]:
 
 
 def load_spec(
-    name_or_path: str,
+    name_or_path: AnyPath,
     overrides: Mapping[str, Any] | None = None,
     *,
     where: Path | str | None = None,
@@ -87,7 +93,7 @@ def depth_axis(spec: DataSpec) -> int | None:
     return None if spec.depth_direction is None else axis_along(spec, spec.depth_direction)
 
 
-def _find(name_or_path: str) -> Path:
+def _find(name_or_path: AnyPath) -> Path:
     path = Path(name_or_path).expanduser()
     if path.is_file():
         return path
@@ -95,7 +101,7 @@ def _find(name_or_path: str) -> Path:
     if path.stem in shipped and str(path.parent) in (".", "data_specs"):
         return shipped[path.stem]
     raise MedSSLError(
-        "there is no such data spec", where=name_or_path, fix=did_you_mean(path.stem, shipped)
+        "there is no such data spec", where=path, fix=did_you_mean(path.stem, shipped)
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from medssl.comparison.experiments import UNLABELED_KEYS, flatten, is_finished
 from medssl.errors import MedSSLError
 from medssl.methods.registry import get_settings
+from medssl.paths import AnyPath
 from medssl.progress import Display
 from medssl.recipe.load import LoadedRecipe, load_recipe
 from medssl.runs.folder import RunFolder
@@ -50,13 +51,13 @@ class PlannedRun:
 
 
 def plan_sweep(
-    recipe: str | Path,
+    recipe: AnyPath,
     *,
     labeled: Sequence[int | str],
     seeds: int = 3,
     methods: Sequence[str] = (),
     overrides: Sequence[str] = (),
-    output: Path | None = None,
+    output: AnyPath | None = None,
 ) -> list[PlannedRun]:
     """Return all combinations, each with its checked recipe; a whole curve of each seed in turn.
 
@@ -64,7 +65,7 @@ def plan_sweep(
         MedSSLError: no points, no seeds, an unknown method, or a recipe that cannot work.
     """
     own = load_recipe(recipe, overrides).recipe
-    folder = output or Path("runs") / f"{own.name}-sweep"
+    folder = Path("runs") / f"{own.name}-sweep" if output is None else Path(output)
     points = list(dict.fromkeys(labeled))
     if not points or seeds < 1:
         raise MedSSLError(

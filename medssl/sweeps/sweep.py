@@ -20,6 +20,7 @@ from medssl.errors import MedSSLError
 from medssl.files import locked, refusals
 from medssl.jobs.job import Outcome
 from medssl.jobs.launch import choose_launcher, launch
+from medssl.paths import AnyPath
 from medssl.progress import Display
 from medssl.sweeps.plan import PlannedRun, check_cases, check_folders, plan_sweep
 from medssl.workflows.train_job import TrainCall, train_job
@@ -49,13 +50,13 @@ class SweepResult:
 
 
 def sweep(
-    recipe: str | Path,
+    recipe: AnyPath,
     *,
     labeled: Sequence[int | str],
     seeds: int = 3,
     methods: Sequence[str] = (),
     overrides: Sequence[str] = (),
-    output: Path | None = None,
+    output: AnyPath | None = None,
     jobs: int | None = None,
     launcher: str = "local",
     slurm: Sequence[str] = (),
@@ -84,6 +85,13 @@ def sweep(
     Raises:
         MedSSLError: a combination that cannot work, before any training. A run that fails later
             does not stop the others: see ``failures``.
+
+    Example:
+        >>> curve = medssl.sweep(
+        ...     "mine.yaml", labeled=[3, 4], seeds=1, methods=["supervised"], output="sweep"
+        ... )
+        >>> curve.finished, curve.total
+        (2, 2)
     """
     display = display or Display(quiet=True)
     where = choose_launcher(launcher, at_once=jobs, slurm=slurm, wait=wait)
@@ -114,7 +122,7 @@ def sweep(
 
 
 def _summarize(
-    plan: Sequence[PlannedRun], folder: Path, recipe: str | Path, outcome: Outcome
+    plan: Sequence[PlannedRun], folder: Path, recipe: AnyPath, outcome: Outcome
 ) -> dict[str, Any]:
     from medssl.sweeps.summary import summarize_sweep, write_sweep
 

@@ -24,6 +24,7 @@ from medssl.inference.calibration import FORMAT, Calibration
 from medssl.inference.settings import PredictSettings
 from medssl.inference.unusual import learn_reference
 from medssl.models.loaded_run import LoadedRun, load_ensemble
+from medssl.paths import AnyPath, as_paths
 from medssl.progress import Display
 from medssl.uncertainty.cases import choose_cases
 from medssl.uncertainty.figures import Sample, voxel_figures
@@ -68,13 +69,13 @@ class Judged:
 
 
 def calibrate(
-    run: Path,
+    run: AnyPath,
     *,
     split: str = "validation",
     cases: Sequence[str] = (),
     check: str | None = None,
     checkpoint: str = "auto",
-    ensemble: Sequence[Path] = (),
+    ensemble: AnyPath | Sequence[AnyPath] = (),
     largest_component: bool | None = None,
     tta: bool | None = None,
     device: str = "auto",
@@ -103,11 +104,16 @@ def calibrate(
     Raises:
         MedSSLError: no such cases, cases that were trained or are tested on, or fewer than two
             patients.
+
+    Example:
+        >>> found = medssl.calibrate("runs/mine")
+        >>> found["temperature"] > 0
+        True
     """
     display = display or Display(quiet=True)
     settings = PredictSettings(
         checkpoint=checkpoint,
-        ensemble=tuple(map(Path, ensemble)),
+        ensemble=tuple(as_paths(ensemble)),
         device=device,
         precision=precision,
         largest_component=largest_component,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from medssl.data.datasets.case import Dataset
 from medssl.data.datasets.decathlon import read_dataset
 from medssl.errors import MedSSLError
 from medssl.files import write_json, write_text
+from medssl.paths import AnyPath
 from medssl.progress import Display
 from medssl.settings.spec import DataSpec
 from medssl.settings.specs import load_spec
@@ -46,14 +48,14 @@ class CheckResult:
 
 
 def check(
-    dataset: Path,
+    dataset: AnyPath,
     *,
-    spec: str | None = None,
-    repair: Path | None = None,
-    json_file: Path | None = None,
-    html_file: Path | None = None,
+    spec: AnyPath | None = None,
+    repair: AnyPath | None = None,
+    json_file: AnyPath | None = None,
+    html_file: AnyPath | None = None,
     allow_outside: bool = False,
-    patients: str | None = None,
+    patients: AnyPath | None = None,
     display: Display | None = None,
 ) -> CheckResult:
     """Find everything wrong with a dataset before training, and mend a copy of it.
@@ -74,32 +76,40 @@ def check(
     Raises:
         MedSSLError: no dataset.json that can be understood, an unknown spec, or an output that
             cannot be written.
+
+    Example:
+        >>> found = medssl.check("data", json_file="check.json")
+        >>> found.can_train, found.report.count("error")
+        (True, 0)
     """
     display = display or Display(quiet=True)
     for path in (json_file, html_file):
-        _check_target(path)
+        _check_target(None if path is None else Path(path))
     loaded = None if spec is None else load_spec(spec)
     painter = None
     if html_file is not None:
         from medssl.reports.thumbnails import draw_thumbnail
 
         painter = draw_thumbnail
-    data = read_dataset(dataset, keep_missing=True, allow_outside=allow_outside, patients=patients)
+    whose = None if patients is None else os.fspath(patients)
+    data = read_dataset(
+        Path(dataset), keep_missing=True, allow_outside=allow_outside, patients=whose
+    )
     report = _read(data, loaded, painter, display, "checking")
     result = CheckResult(report)
     if repair is not None:
         with display.counting("writing the repaired copy", len(report.facts)) as done:
-            lines = write_repaired(report, repair, on_progress=done)
-        copy = read_dataset(repair, keep_missing=True, patients=patients)
+            lines = write_repaired(report, Path(repair), on_progress=done)
+        copy = read_dataset(Path(repair), keep_missing=True, patients=whose)
         again = _read(copy, loaded, None, display, "checking the copy")
         result = CheckResult(report, tuple(lines), again)
     if json_file is not None:
-        write_json(json_file, result.to_json())
+        write_json(Path(json_file), result.to_json())
     if html_file is not None:
         from medssl.reports.check_page import render_check
 
         page = render_check(report, repairs=result.repairs, repaired=result.repaired)
-        write_text(html_file, page)
+        write_text(Path(html_file), page)
     return result
 
 

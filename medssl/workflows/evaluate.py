@@ -28,16 +28,17 @@ from medssl.inference.folder import predict_files
 from medssl.inference.settings import PredictSettings
 from medssl.models.coarse import record_regions
 from medssl.models.loaded_run import LoadedRun, load_run
+from medssl.paths import AnyPath
 from medssl.progress import Display
 from medssl.settings.recipe import FAILURE_DICE, Recipe
 
 
 def evaluate(
-    predictions: Path,
-    reference: Path,
-    output: Path,
+    predictions: AnyPath,
+    reference: AnyPath,
+    output: AnyPath,
     *,
-    dataset_json: Path | None = None,
+    dataset_json: AnyPath | None = None,
     nsd_tolerance: float = 2.0,
     voxel_metrics: bool = False,
     failure_dice: float = FAILURE_DICE,
@@ -46,21 +47,36 @@ def evaluate(
     """Measure a folder of predictions against a folder of references of the same names.
 
     Args:
+        predictions: the folder of label maps.
+        reference: the folder of references; only cases that are predicted may lie there.
+        output: folder for ``cases.csv`` and ``summary.json``.
         dataset_json: a ``dataset.json`` that names the labels and the unit of distances; else
             every value found is a label, and distances are in mm.
         nsd_tolerance: surface tolerance, in that unit.
         failure_dice: patients whose Dice is lower are counted as failures; choose it before you see
             the figures.
 
+    Returns:
+        What ``summary.json`` holds.
+
     Raises:
         MedSSLError: missing predictions, mismatched grids, unreadable files.
+
+    Example:
+        >>> results = medssl.predict("runs/mine", "data/imagesTs", "predictions")
+        >>> summary = medssl.evaluate("predictions", "data/labelsTs", "measured")
+        >>> 0 <= summary["overall"]["metrics"]["dice"]["mean"] <= 1
+        True
     """
     display = display or Display(quiet=True)
+    reference, output = Path(reference), Path(output)
     # Its images are not opened, so they may lie anywhere.
-    dataset = read_dataset(dataset_json.parent, allow_outside=True) if dataset_json else None
+    dataset = None
+    if dataset_json is not None:
+        dataset = read_dataset(Path(dataset_json).parent, allow_outside=True)
     with display.counting("measuring", sum(1 for _ in reference.glob("*"))) as done:
         rows = evaluate_folders(
-            predictions,
+            Path(predictions),
             reference,
             Measures(nsd_tolerance, dataset.spatial_unit if dataset else "mm", voxel_metrics),
             label_map=dataset.labels if dataset else None,
@@ -73,7 +89,7 @@ def evaluate(
 
 
 def evaluate_run(
-    path: Path,
+    path: AnyPath,
     split: str,
     *,
     checkpoint: str = "auto",
@@ -85,6 +101,7 @@ def evaluate_run(
     """Predict and measure a split of the run's dataset on the native grid.
 
     Args:
+        path: the run folder.
         split: ``validation`` or ``test``.
         name: folder name under ``predictions/`` and ``evaluation/``; the split's by default.
 
@@ -93,6 +110,11 @@ def evaluate_run(
 
     Raises:
         MedSSLError: the split is empty, or a prediction failed.
+
+    Example:
+        >>> summary = medssl.evaluate_run("runs/mine", "validation")
+        >>> summary["n_cases"]
+        2
     """
     display = display or Display(quiet=True)
     run = load_run(path, checkpoint=checkpoint, device=device, precision=precision)

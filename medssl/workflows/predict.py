@@ -11,20 +11,21 @@ from medssl.inference.folder import PredictionResult, predict_files
 from medssl.inference.inputs import find_cases
 from medssl.inference.settings import DICOM_SEG, PredictSettings
 from medssl.optional import optional_module
+from medssl.paths import AnyPath, as_paths
 from medssl.progress import Display, shown_on
 from medssl.uncertainty.volumes_csv import write_tables
 from medssl.workflows.open_predictor import open_predictor
 
 
 def predict(
-    source: Path,
-    images: Sequence[Path],
-    output: Path,
+    source: AnyPath,
+    images: AnyPath | Sequence[AnyPath],
+    output: AnyPath,
     *,
     checkpoint: str = "auto",
     device: str = "auto",
     precision: str = "auto",
-    ensemble: Sequence[Path] = (),
+    ensemble: AnyPath | Sequence[AnyPath] = (),
     largest_component: bool | None = None,
     tta: bool | None = None,
     probabilities: bool = False,
@@ -39,7 +40,7 @@ def predict(
 
     Args:
         source: a run folder, or a bundle that medssl exported.
-        images: image files, folders of them, and folders of DICOM series.
+        images: image files, folders of them, and folders of DICOM series: one or several.
         output: folder of the results, one ``CASE.nii.gz`` each.
         format: one of ``nii.gz nii nrrd mha dicom-seg``, the last for DICOM series only.
         ensemble: more runs (other seeds or folds), whose probabilities are averaged with it.
@@ -56,10 +57,15 @@ def predict(
     Raises:
         MedSSLError: no run, no images, no such format or shard. A bad image does not stop the
             others: see ``error`` of its result.
+
+    Example:
+        >>> results = medssl.predict("runs/mine", "data/imagesTs", "predictions")
+        >>> [result.error for result in results]
+        [None, None]
     """
     settings = PredictSettings(
         checkpoint=checkpoint,
-        ensemble=tuple(map(Path, ensemble)),
+        ensemble=tuple(as_paths(ensemble)),
         device=device,
         precision=precision,
         largest_component=largest_component,
@@ -72,7 +78,7 @@ def predict(
         overwrite=overwrite,
     )
     part, display = parse_shard(shard), display or Display(quiet=True)
-    return _predict(source, images, output, settings, part, display)
+    return _predict(Path(source), as_paths(images), Path(output), settings, part, display)
 
 
 def _predict(
@@ -108,7 +114,7 @@ def _predict(
 
 def _check_stays_the_same(images: Sequence[Path], output: Path) -> None:
     """Refuse an output that other shards would find among their images."""
-    if any(Path(entry).is_dir() and output.resolve() == entry.resolve() for entry in images):
+    if any(entry.is_dir() and output.resolve() == entry.resolve() for entry in images):
         raise MedSSLError(
             "other shards would take the predictions of this one for images",
             where=output,

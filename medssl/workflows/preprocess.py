@@ -14,6 +14,7 @@ from medssl.data.opened import cache_root
 from medssl.data.preprocessing.cache import CaseCache
 from medssl.device import resolve_device, resolve_precision
 from medssl.files import remove_abandoned
+from medssl.paths import AnyPath
 from medssl.progress import Display
 from medssl.recipe.load import load_recipe
 from medssl.runs.folder import RunFolder
@@ -42,7 +43,7 @@ class Preprocessed:
 
 
 def preprocess(
-    recipe: str | Path,
+    recipe: AnyPath,
     *,
     overrides: Sequence[str] = (),
     shard: str | None = None,
@@ -65,6 +66,11 @@ def preprocess(
     Raises:
         MedSSLError: a recipe that cannot work, a file that training would refuse, or a cache that
             cannot be written. What was made before stays.
+
+    Example:
+        >>> made = medssl.preprocess("mine.yaml")
+        >>> made.cases == made.total
+        True
     """
     display = display or Display(quiet=True)
     part = parse_shard(shard)

@@ -17,6 +17,7 @@ from medssl.errors import MedSSLError
 from medssl.methods.base import Method, Progress
 from medssl.methods.settings import Stage
 from medssl.models.create import create_method
+from medssl.paths import AnyPath
 from medssl.progress import Display
 from medssl.recipe.load import load_recipe
 from medssl.runs.budget import extended
@@ -74,7 +75,7 @@ class Replay:
 
 
 def replay(
-    run: Path,
+    run: AnyPath,
     *,
     iteration: int | None = None,
     stage: str | None = None,
@@ -92,6 +93,11 @@ def replay(
 
     Raises:
         MedSSLError: not a run, no checkpoint, no such iteration, or the cases have changed.
+
+    Example:
+        >>> batch = medssl.replay("runs/mine", iteration=20)
+        >>> batch.iteration, batch.checkpoint_step
+        (20, 20)
     """
     display = display or Display(quiet=True)
     folder = open_run(run)

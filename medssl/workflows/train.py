@@ -16,6 +16,7 @@ from medssl.errors import MedSSLError
 from medssl.methods.base import Method
 from medssl.models.coarse import keep_regions
 from medssl.models.create import create_method
+from medssl.paths import AnyPath
 from medssl.planning.memory import step_bytes
 from medssl.planning.smaller import memory_explained
 from medssl.progress import Display
@@ -48,10 +49,10 @@ class TrainResult:
 
 
 def train(
-    recipe: str | Path,
+    recipe: AnyPath,
     *,
     overrides: Sequence[str] = (),
-    output: Path | None = None,
+    output: AnyPath | None = None,
     resume: bool = False,
     resume_or_start: bool = False,
     device: str = "auto",
@@ -71,8 +72,14 @@ def train(
     Raises:
         MedSSLError: anything the user can mend, before the long work where possible.
         Stopped: SIGINT, SIGTERM or SIGUSR1 arrived; the state is saved.
+
+    Example:
+        >>> result = medssl.train("mine.yaml", overrides=["seed=5"], output="runs/again")
+        >>> (result.path / "checkpoints" / "last.pt").is_file()
+        True
     """
-    asked = _Asked(recipe, tuple(overrides), output, resume, resume_or_start, device, precision)
+    folder = None if output is None else Path(output)
+    asked = _Asked(recipe, tuple(overrides), folder, resume, resume_or_start, device, precision)
     with ExitStack() as held:
         return _train(asked, display or Display(quiet=True), held)
 
@@ -81,7 +88,7 @@ def train(
 class _Asked:
     """What :func:`train` was asked for."""
 
-    recipe: str | Path
+    recipe: AnyPath
     overrides: tuple[str, ...]
     output: Path | None
     resume: bool

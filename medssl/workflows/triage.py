@@ -16,6 +16,7 @@ from medssl.inference.inputs import Item, files_of, find_cases
 from medssl.inference.predictor import Predictor
 from medssl.inference.settings import PredictSettings
 from medssl.inference.unusual import Reference
+from medssl.paths import AnyPath, as_paths
 from medssl.progress import Display
 from medssl.uncertainty.triage import Ranked, rank_cases
 from medssl.uncertainty.volumes_csv import write_tables
@@ -40,12 +41,12 @@ class Triage:
 
 
 def triage(
-    source: Path,
-    inputs: Sequence[Path],
-    output: Path | None = None,
+    source: AnyPath,
+    inputs: AnyPath | Sequence[AnyPath],
+    output: AnyPath | None = None,
     *,
     checkpoint: str = "auto",
-    ensemble: Sequence[Path] = (),
+    ensemble: AnyPath | Sequence[AnyPath] = (),
     largest_component: bool | None = None,
     tta: bool | None = None,
     device: str = "auto",
@@ -57,7 +58,7 @@ def triage(
 
     Args:
         source: a calibrated run folder, or a bundle exported from one.
-        inputs: image files or folders of them.
+        inputs: image files or folders of them, one or several.
         output: CSV with columns rank, case, flag, quality, unlike, similar_to, why, image.
             Predictions go to the folder of the same name without ``.csv``; a second call reuses
             them. By default ``RUN/triage/NAME.csv``, where NAME is that of the first input.
@@ -66,10 +67,16 @@ def triage(
 
     Raises:
         MedSSLError: no images, or the run is not calibrated.
+
+    Example:
+        >>> found = medssl.calibrate("runs/mine", cases=["mr_001", "mr_004", "mr_006"])
+        >>> ranking = medssl.triage("runs/mine", "data/imagesUn", "ranking.csv")
+        >>> len(ranking.ranked), ranking.failed
+        (2, 0)
     """
     settings = PredictSettings(
         checkpoint=checkpoint,
-        ensemble=tuple(map(Path, ensemble)),
+        ensemble=tuple(as_paths(ensemble)),
         device=device,
         precision=precision,
         largest_component=largest_component,
@@ -77,8 +84,9 @@ def triage(
         assess=True,
         overwrite=overwrite,
     )
-    table = _table(source, inputs, output)
-    return _triage(source, inputs, table, settings, display or Display(quiet=True))
+    source, images = Path(source), as_paths(inputs)
+    table = _table(source, images, None if output is None else Path(output))
+    return _triage(source, images, table, settings, display or Display(quiet=True))
 
 
 def _table(source: Path, inputs: Sequence[Path], output: Path | None) -> Path:
@@ -90,11 +98,11 @@ def _table(source: Path, inputs: Sequence[Path], output: Path | None) -> Path:
     if output is None:
         if is_bundle(source):
             raise MedSSLError("name the table to write", where="--output", fix="add --output CSV")
-        first = Path(inputs[0]) if inputs else Path("images")
-        return Path(source) / "triage" / f"{first.resolve().name.partition('.')[0]}.csv"
-    if Path(output).suffix != ".csv":
+        first = inputs[0] if inputs else Path("images")
+        return source / "triage" / f"{first.resolve().name.partition('.')[0]}.csv"
+    if output.suffix != ".csv":
         raise MedSSLError("the table must be a .csv file", where=output, fix="add .csv to its name")
-    return Path(output)
+    return output
 
 
 def _triage(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from loaded import run_code, run_command
 
+from medssl.data.importers.dataset import list_formats
 from medssl.data.phantoms.dataset import write_phantom
 
 LIGHT_MODULES = [
@@ -51,3 +52,10 @@ def test_check_of_a_dataset_with_a_page_is_light(tmp_path: Path):
     assert code == 0, loaded.output
     assert "training can start" in loaded.output
     assert loaded.heavy == []
+
+
+def test_formats_are_listed_in_a_fresh_process():
+    code, loaded = run_command("import", "--list")
+    assert code == 0
+    assert loaded.heavy == []
+    assert all(name in loaded.output for name in list_formats())

@@ -21,19 +21,25 @@ from medssl.data.importers.case_writer import ImportResult
 from medssl.data.importers.images import Images, join_dataset
 from medssl.data.importers.write import write_dataset
 from medssl.errors import MedSSLError, did_you_mean
+from medssl.paths import AnyPath
 from medssl.progress import Display, shown_on
 from medssl.settings.yaml_file import validate_settings
 
 
 def list_formats() -> dict[str, str]:
-    """Return one line about each format that can be imported."""
+    """Return one line about each format that can be imported.
+
+    Example:
+        >>> medssl.list_formats()["nnunet"]
+        'raw nnU-Net folder, version 1 or 2 (dataset.json, imagesTr, labelsTr, imagesTs)'
+    """
     return {name: importer.summary for name, importer in sorted(REGISTRY.items())}
 
 
 def import_dataset(
     format: str,  # noqa: A002 - the word the command uses
-    source: Path | str,
-    dataset: Path | str,
+    source: AnyPath,
+    dataset: AnyPath,
     *,
     options: Mapping[str, Any] | Sequence[str] = (),
     display: Display | None = None,
@@ -51,6 +57,12 @@ def import_dataset(
     Raises:
         MedSSLError: unknown format or option, a source of another format, a broken case. Nothing
             is left behind then.
+
+    Example:
+        >>> labels = {"labels": "1:arc,2:wall,3:node"}
+        >>> result = medssl.import_dataset("images", "data/imagesTs", "more", options=labels)
+        >>> result.unlabeled
+        2
     """
     importer = _importer(format)
     source, dataset = (Path(p).expanduser() for p in (source, dataset))

@@ -20,6 +20,7 @@ from medssl.data.images.write_folder import write_nifti
 from medssl.data.phantoms.kinds import KINDS, PhantomKind, PhantomOptions, phantom_options
 from medssl.errors import MedSSLError
 from medssl.files import all_or_nothing, discard_folder, write_json
+from medssl.paths import AnyPath
 from medssl.progress import Done
 
 PHANTOM_VERSION = 3
@@ -27,7 +28,7 @@ PHANTOM_VERSION = 3
 
 
 def write_phantom(
-    out: Path,
+    out: AnyPath,
     *,
     kind: str = "mr",
     labels: str | None = None,
@@ -57,6 +58,11 @@ def write_phantom(
     Raises:
         MedSSLError: wrong options, a folder in use, or one that cannot be written. Nothing is left
             behind then.
+
+    Example:
+        >>> folder = medssl.phantom("small", labeled=2, unlabeled=1, test=0, shape=(32, 32, 16))
+        >>> sorted(path.name for path in (folder / "imagesTr").glob("*1.nii.gz"))
+        ['mr_001.nii.gz']
     """
     options = phantom_options(
         {
