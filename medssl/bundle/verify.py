@@ -16,8 +16,8 @@ import numpy as np
 
 from medssl.bundle.load import load_bundle
 from medssl.bundle.metadata import problems_of
-from medssl.data.images.nifti import open_nifti
-from medssl.data.images.write import image_suffix
+from medssl.data.images.names import NIFTI, image_suffix
+from medssl.data.images.volume import read_volume
 from medssl.errors import MedSSLError
 from medssl.inference.settings import PredictSettings
 from medssl.optional import is_installed
@@ -84,7 +84,7 @@ def verify_bundle(bundle: AnyPath, images: AnyPath | Sequence[AnyPath] = ()) -> 
         _run_monai(bundle, data, output)
         predictor = load_bundle(bundle, PredictSettings(device="cpu"))
         for name in names:
-            theirs = np.asarray(open_nifti(output / f"{name}.nii.gz").dataobj).squeeze()
+            theirs = read_volume(output / f"{name}.nii.gz").values().squeeze()
             ours = predictor.predict_file(next(data.glob(f"{name}.nii*"))).values
             agreement.append(float((theirs == ours).mean()) if theirs.shape == ours.shape else 0.0)
             foreground.append(
@@ -117,7 +117,7 @@ def _read(path: Path) -> object:
 
 def _link(image: Path, folder: Path, number: int) -> str:
     suffix = image_suffix(image)
-    if suffix not in (".nii", ".nii.gz"):
+    if suffix not in NIFTI:
         raise MedSSLError(
             "an example must be a NIfTI image", where=image, fix="name a .nii or .nii.gz file"
         )

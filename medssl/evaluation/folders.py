@@ -11,20 +11,20 @@ import nibabel as nib
 import numpy as np
 
 from medssl.data.datasets.case import IGNORE_INDEX, LabelMap
-from medssl.data.images.labels import (
-    LABEL_SUFFIXES,
-    case_id_of,
-    label_suffix,
-    read_label,
-    voxel_sizes,
+from medssl.data.images.geometry import (
+    GRID_ERROR_VOXELS,
+    GRID_WARNING_VOXELS,
+    grid_distance,
+    spacing_of,
 )
+from medssl.data.images.labels import read_label
+from medssl.data.images.names import IMAGE_SUFFIXES, list_images, split_extension
 from medssl.errors import MedSSLError
 from medssl.evaluation.case_metrics import Measures, evaluate_case
 from medssl.progress import Done
 
 _log = logging.getLogger(__name__)
 
-_GRID_TOLERANCE = 0.05  # in voxels, at the corner of the image where two grids differ most
 _MAX_LABELS = IGNORE_INDEX  # class indices are uint8 and 255 is taken
 
 
@@ -76,7 +76,7 @@ def evaluate_folders(
             _predicted_classes(predicted, classes, label_map, prediction_path),
             classes,
             measures,
-            spacing=voxel_sizes(affine),
+            spacing=spacing_of(affine),
             label_map=label_map,
             case_id=case_id,
         )
@@ -93,7 +93,7 @@ def match_files(predictions: Path, reference: Path) -> dict[str, tuple[Path, Pat
             predictions are missing.
     """
     if predictions.is_file() and reference.is_file():
-        return {case_id_of(reference): (predictions, reference)}
+        return {_case_id(reference): (predictions, reference)}
     predicted, references = _label_files(predictions), _label_files(reference)
     missing = [case_id for case_id in references if case_id not in predicted]
     if missing:
@@ -116,8 +116,8 @@ def check_same_grid(
 ) -> None:
     """Refuse a prediction that does not lie on the reference's voxel grid.
 
-    Grids are equal when the shapes are and no corner of the image lies more than 0.05 voxels from
-    its counterpart, which forgives the rounding of headers and nothing else.
+    Grids are equal when the shapes are and no corner of the image lies more than half a voxel from
+    its counterpart, as in training; more than the rounding of headers is logged.
 
     Args:
         case_id: for the message.
@@ -129,11 +129,10 @@ def check_same_grid(
     """
     shapes = prediction[1].shape, reference[1].shape
     if shapes[0] == shapes[1]:
-        corners = np.array(np.meshgrid(*[(0, n - 1) for n in shapes[0]], indexing="ij"))
-        shift = (prediction[2] - reference[2]) @ np.vstack((corners.reshape(3, -1), np.ones(8)))
-        if np.linalg.norm(shift[:3], axis=0).max() <= _GRID_TOLERANCE * min(
-            voxel_sizes(reference[2])
-        ):
+        apart = grid_distance(reference[2], prediction[2], shapes[0])
+        if apart > GRID_WARNING_VOXELS:
+            _log.warning("%s: prediction and reference lie %.2g voxels apart", case_id, apart)
+        if apart <= GRID_ERROR_VOXELS:
             return
     described = [
         f"  {name}: {path}: {_describe_grid(array.shape, affine)}"
@@ -147,7 +146,7 @@ def check_same_grid(
 
 
 def _describe_grid(shape: tuple[int, ...], affine: np.ndarray) -> str:
-    spacing = ", ".join(f"{s:.4g}" for s in voxel_sizes(affine))
+    spacing = ", ".join(f"{s:.4g}" for s in spacing_of(affine))
     origin = ", ".join(f"{o:.5g}" for o in affine[:3, 3])
     axes = "".join(code or "?" for code in nib.aff2axcodes(affine))
     return f"shape {tuple(shape)}, spacing ({spacing}), origin ({origin}), axes {axes}"
@@ -156,14 +155,12 @@ def _describe_grid(shape: tuple[int, ...], affine: np.ndarray) -> str:
 def _label_files(folder: Path) -> dict[str, Path]:
     """Return the label files of a folder (or the one file) by case id."""
     if folder.is_file():
-        return {case_id_of(folder): folder}
+        return {_case_id(folder): folder}
     if not folder.is_dir():
         raise MedSSLError("this folder does not exist", where=folder, fix="check the path")
     files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or label_suffix(path) is None or not path.is_file():
-            continue
-        case_id = case_id_of(path)
+    for path in list_images(folder):
+        case_id = _case_id(path)
         if case_id in files:
             raise MedSSLError(
                 f"two files of case {case_id}: {files[case_id].name} and {path.name}",
@@ -173,11 +170,15 @@ def _label_files(folder: Path) -> dict[str, Path]:
         files[case_id] = path
     if not files:
         raise MedSSLError(
-            f"no label maps here (looked for {', '.join(LABEL_SUFFIXES)})",
+            f"no label maps here (looked for {', '.join(IMAGE_SUFFIXES)})",
             where=folder,
             fix="name the folder that holds the files themselves, for instance DATASET/labelsTr",
         )
     return files
+
+
+def _case_id(path: Path) -> str:
+    return split_extension(path.name)[0]
 
 
 def _found_labels(references: list[Path]) -> LabelMap:

@@ -207,7 +207,7 @@ def assess_prediction(
         temperature: with which ``findings`` were made.
     """
     count = label_map.num_classes
-    voxel = abs(float(np.linalg.det(prepared.native_affine[:3, :3]))) * prepared.unit_factor**3
+    voxel = abs(float(np.linalg.det(prepared.native_affine[:3, :3])))
     volumes = voxel * count_voxels(native, count)
     # Members are counted on the preprocessed grid: a voxel of theirs is worth what the volume on
     # the image's own grid says of the final map.

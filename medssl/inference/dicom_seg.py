@@ -14,8 +14,8 @@ import numpy as np
 from medssl._version import __version__
 from medssl.data.datasets.case import LabelMap
 from medssl.data.dicom.files import read_dicom
-from medssl.data.dicom.geometry import LPS_TO_RAS
 from medssl.data.dicom.series import Series, describe
+from medssl.data.images.geometry import LPS
 from medssl.data.images.write import write_atomically
 from medssl.errors import MedSSLError
 from medssl.optional import optional_module
@@ -107,7 +107,7 @@ def _segmentation(series: Series, classes: np.ndarray, labels: LabelMap) -> Any:
             frames = frames[np.argsort(series.frames)]
     else:
         frames = np.zeros((1, *classes.shape[:2]), np.uint8)
-        corner = (LPS_TO_RAS @ series.affine)[:3, 3].tolist()
+        corner = (LPS @ series.affine)[:3, 3].tolist()
         place = {"plane_positions": [hd.PlanePositionSequence("PATIENT", corner)]}
     try:
         return hd.seg.Segmentation(

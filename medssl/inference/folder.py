@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from medssl.data.dicom.series import Series, series_image
+from medssl.data.dicom.series import Series
+from medssl.data.preprocessing.tensors import series_image
 from medssl.errors import MedSSLError
 from medssl.files import refusals
 from medssl.inference.assessment_files import assessment_file, read_assessment, write_assessment

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from medssl.data.dicom.series import Series, dicom_candidates, find_series
-from medssl.data.images.names import safe_id
-from medssl.data.images.write import IMAGE_SUFFIXES, image_suffix
+from medssl.data.dicom.series import Found, Series, dicom_candidates, find_series
+from medssl.data.images.names import (
+    IMAGE_SUFFIXES,
+    group_channels,
+    image_suffix,
+    list_images,
+    safe_id,
+    split_extension,
+)
 from medssl.errors import MedSSLError
 
 Source = tuple[Path, ...] | Series
@@ -21,8 +27,6 @@ Item = tuple[str, Source]
 MIN_SLICES = 2
 """A series with fewer has no slice spacing."""
 
-_CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
-
 
 def files_of(source: Source) -> tuple[Path, ...]:
     """Return the files of a case."""
@@ -31,63 +35,110 @@ def files_of(source: Source) -> tuple[Path, ...]:
     return source
 
 
-def find_cases(inputs: Sequence[Path], *, only_dicom: bool = False) -> tuple[list[Item], list[str]]:
+@dataclass(frozen=True)
+class Inputs:
+    """What files and folders hold that can be predicted.
+
+    Attributes:
+        files: image files.
+        series: DICOM series and their case ids.
+        notes: what was left out and why, one line each.
+        failed: inputs in which there is nothing to predict, and why.
+    """
+
+    files: tuple[Path, ...]
+    series: tuple[tuple[str, Series], ...]
+    notes: tuple[str, ...] = ()
+    failed: tuple[tuple[str, MedSSLError], ...] = ()
+
+    def cases(self, channels: int | None = None) -> list[Item]:
+        """Return the cases, sorted by id.
+
+        Args:
+            channels: image channels of a case, where that is known; see :func:`group_channels`.
+
+        Raises:
+            MedSSLError: two cases have one id.
+        """
+        items: dict[str, Source] = {}
+        found: list[Item] = [*group_channels(self.files, channels), *self.series]
+        for case_id, source in found:
+            if case_id in items:
+                raise _same_id(case_id, files_of(items[case_id])[0], files_of(source)[0])
+            items[case_id] = source
+        return sorted(items.items(), key=lambda item: item[0])
+
+
+def find_cases(
+    inputs: Sequence[Path], *, channels: int | None = None, only_dicom: bool = False
+) -> tuple[list[Item], list[str]]:
+    """Return the cases of :func:`find_inputs` and what was left out and why, one line each."""
+    found = find_inputs(inputs, only_dicom=only_dicom)
+    return found.cases(channels), [*found.notes, *(f"{n}: {e.what}" for n, e in found.failed)]
+
+
+def find_inputs(inputs: Sequence[Path], *, only_dicom: bool = False) -> Inputs:
     """Find image files and DICOM series among files and folders; only headers are read.
 
     A folder without image files of its own is searched for DICOM, below it too. Each series is a
-    case, called by its folders and its number.
+    case, called by its folders and its number. Of image files, folders are not searched
+    recursively; hidden files (macOS leaves ``._*``) are ignored.
 
     Args:
         inputs: files and folders.
-        only_dicom: search every folder for DICOM, and refuse all else.
-
-    Returns:
-        The cases, sorted by id, and what was left out and why, one line each.
+        only_dicom: search every folder for DICOM, and take nothing else.
 
     Raises:
-        MedSSLError: an input is missing or no image, nothing was found, two images have one id,
-            or there is DICOM but pydicom is not installed.
+        MedSSLError: nothing was found in any of them, or two images of a folder have one name.
     """
-    found: dict[tuple[str, str], tuple[Series, str]] = {}
+    series: dict[tuple[str, str], tuple[Series, str]] = {}
+    stems: dict[tuple[Path, str], Path] = {}
     notes: list[str] = []
-    others: list[Path] = []
+    failed: list[tuple[str, MedSSLError]] = []
     for entry in map(Path, inputs):
-        if not _holds_dicom(entry, only_dicom):
-            others.append(entry)
+        try:
+            if _holds_dicom(entry, only_dicom):
+                tree = find_series(entry, min_slices=MIN_SLICES)
+                notes += tree.notes
+                for one in _series_of(tree, entry):
+                    uids = one.text("StudyInstanceUID"), one.text("SeriesInstanceUID")
+                    key = uids if uids[1] else ("", str(one.folder))
+                    series.setdefault(key, (one, _id(one, entry)))
+                continue
+            if only_dicom and entry.exists():
+                raise MedSSLError(
+                    "DICOM-SEG belongs to a DICOM series, and there is none here",
+                    where=entry,
+                    fix="name the folder of the series, or choose another --format, such as nii.gz",
+                )
+            found = _images_in(entry)
+        except MedSSLError as error:
+            failed.append((str(entry), error))
             continue
-        tree = find_series(entry, min_slices=MIN_SLICES)
-        notes += tree.notes
-        if not tree.series:
-            raise MedSSLError(
-                "no DICOM series here can become a volume"
-                + "".join(f"\n  {note}" for note in tree.notes[:3]),
-                where=entry,
-                fix="name the folder with all slices of the series",
-            )
-        for series in tree.series:
-            key = (series.text("StudyInstanceUID"), series.text("SeriesInstanceUID"))
-            found.setdefault(
-                key if key[1] else ("", str(series.folder)), (series, _id(series, entry))
-            )
-    if only_dicom and others:
-        if not others[0].exists():
-            raise _missing(others[0])
+        for path in found:
+            first = stems.setdefault((path.parent, split_extension(path.name)[0]), path)
+            if first.name != path.name:
+                raise _same_id(path.stem, first, path)
+    if failed and not series and not stems:
+        raise failed[0][1]
+    files, named = tuple(stems.values()), tuple(_distinct(list(series.values())))
+    return Inputs(files, named, tuple(notes), tuple(failed))
+
+
+def _series_of(tree: Found, entry: Path) -> list[Series]:
+    if not tree.series:
         raise MedSSLError(
-            "DICOM-SEG belongs to a DICOM series, and there is none here",
-            where=others[0],
-            fix="name the folder of the series, or choose another --format, such as nii.gz",
+            "no DICOM series here can become a volume"
+            + "".join(f"\n  {note}" for note in tree.notes[:3]),
+            where=entry,
+            fix="name the folder with all slices of the series",
         )
-    items: dict[str, Source] = dict(find_images(others)) if others or not found else {}
-    for case_id, series in _distinct(list(found.values())):
-        if case_id in items:
-            raise _same_id(case_id, files_of(items[case_id])[0], series.folder)
-        items[case_id] = series
-    return sorted(items.items(), key=lambda item: item[0]), notes
+    return tree.series
 
 
 def _holds_dicom(entry: Path, only_dicom: bool) -> bool:
     if entry.is_dir():
-        candidates = [] if _images_in(entry) and not only_dicom else dicom_candidates(entry)
+        candidates = [] if list_images(entry) and not only_dicom else dicom_candidates(entry)
         return any(map(_is_dicom, candidates))
     return entry.is_file() and image_suffix(entry) is None and _is_dicom(entry)
 
@@ -126,71 +177,27 @@ def _short_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:6]
 
 
-def find_images(inputs: Sequence[Path]) -> list[tuple[str, tuple[Path, ...]]]:
-    """Find images among files and folders, and group channel files into cases.
-
-    ``CASE_0000.nii.gz, CASE_0001.nii.gz, ...`` in one folder are the channels of ``CASE`` if they
-    count up from 0 without a gap; other files are cases of their own. Folders are not searched
-    recursively; hidden files (macOS leaves ``._*``) are ignored.
-
-    Returns:
-        Case ids and files, sorted by id.
-
-    Raises:
-        MedSSLError: an input is missing or no image, nothing was found, or two images have one id.
-    """
-    stems: dict[tuple[Path, str], Path] = {}
-    for entry in map(Path, inputs):
-        for path in _images_in(entry):
-            first = stems.setdefault(
-                (path.parent, path.name[: -len(image_suffix(path) or "")]), path
-            )
-            if first.name != path.name:
-                raise _same_id(path.stem, first, path)
-    if not stems:
-        raise MedSSLError(
-            "no image found",
-            where=", ".join(str(entry) for entry in inputs) or None,
-            fix="give image files, or folders with DICOM series or files that end in "
-            + ", ".join(IMAGE_SUFFIXES),
-        )
-    cases: dict[str, tuple[Path, ...]] = {}
-    for case_id, files in _group_channels(stems):
-        if case_id in cases:
-            raise _same_id(case_id, cases[case_id][0], files[0])
-        cases[case_id] = files
-    return sorted(cases.items())
-
-
 def _images_in(entry: Path) -> list[Path]:
     if entry.is_dir():
-        found = (p for p in sorted(entry.iterdir()) if not p.name.startswith("."))
-        return [p for p in found if image_suffix(p) and p.is_file()]
-    if not entry.is_file():
-        raise _missing(entry)
-    if image_suffix(entry) is None:
+        found = list_images(entry)
+    elif not entry.is_file():
+        raise MedSSLError("there is no such file or folder", where=entry, fix="check the path")
+    elif image_suffix(entry) is None:
         raise MedSSLError(
             "this is not an image medssl reads",
             where=entry,
             fix=f"give files that end in {', '.join(IMAGE_SUFFIXES)}",
         )
-    return [] if entry.name.startswith("._") else [entry]
-
-
-def _group_channels(stems: dict[tuple[Path, str], Path]) -> list[tuple[str, tuple[Path, ...]]]:
-    groups: dict[tuple[Path, str], dict[int, Path]] = {}
-    for (folder, stem), path in stems.items():
-        if match := _CHANNEL.match(stem):
-            groups.setdefault((folder, match["case"]), {})[int(match["channel"])] = path
-    cases: list[tuple[str, tuple[Path, ...]]] = []
-    grouped: set[Path] = set()
-    for (_, case_id), channels in groups.items():
-        if sorted(channels) == list(range(len(channels))):
-            files = tuple(channels[index] for index in sorted(channels))
-            grouped.update(files)
-            cases.append((case_id, files))
-    cases += [(stem, (path,)) for (_, stem), path in stems.items() if path not in grouped]
-    return cases
+    else:
+        found = [] if entry.name.startswith("._") else [entry]
+    if not found:
+        raise MedSSLError(
+            "no image found",
+            where=entry,
+            fix="give image files, or folders with DICOM series or files that end in "
+            + ", ".join(IMAGE_SUFFIXES),
+        )
+    return found
 
 
 def _same_id(case_id: str, first: Path, second: Path) -> MedSSLError:
@@ -198,7 +205,3 @@ def _same_id(case_id: str, first: Path, second: Path) -> MedSSLError:
         f"two images have the id {case_id!r}: {first} and {second}",
         fix="predict them into different folders, or rename one",
     )
-
-
-def _missing(entry: Path) -> MedSSLError:
-    return MedSSLError("there is no such file or folder", where=entry, fix="check the path")

@@ -22,7 +22,7 @@ class Prediction:
 
     Attributes:
         values: label values of the dataset, ``(X, Y, Z)``, in the smallest unsigned dtype.
-        affine: voxel to world (RAS), 4x4.
+        affine: voxel to world (RAS) in mm, 4x4.
         reference: file of the image (of its first channel); None if it was no file that a header
             can be taken from.
         prepared: the preprocessed image and the way back from its grid.

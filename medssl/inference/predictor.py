@@ -14,9 +14,10 @@ from monai.data import MetaTensor
 from torch import Tensor, nn
 
 from medssl.data.datasets.case import LabelMap
-from medssl.data.images.read import read_images
+from medssl.data.images.geometry import MM_PER_UNIT
 from medssl.data.preprocessing.pipeline import Prepared, preprocess_image
 from medssl.data.preprocessing.region import Region
+from medssl.data.preprocessing.tensors import read_images
 from medssl.device import Precision
 from medssl.errors import MedSSLError
 from medssl.inference.assessment import Assessment, Tally, assess_prediction
@@ -306,7 +307,7 @@ class Predictor:
         """Segment one image in memory, on its own grid.
 
         Args:
-            image: as from :func:`medssl.data.images.read.read_image` or ``make_image``.
+            image: as from :func:`medssl.data.preprocessing.tensors.read_images` or ``make_image``.
             reference: the file whose header tells the geometry of what is written, where there
                 is one; otherwise the image's affine does.
             keep_probabilities, entropy, assess, progress: see :meth:`predict_file`.
@@ -332,9 +333,10 @@ class Predictor:
             if error.where is not None:
                 raise
             raise MedSSLError(error.what, where=image.meta["files"][0], fix=error.fix) from error
+        in_mm = np.diag([*[MM_PER_UNIT[self.spec.spatial_unit]] * 3, 1.0])
         return Prediction(
             values=self.label_map.to_values(classes),
-            affine=np.asarray(prepared.native_affine, dtype=np.float64),
+            affine=in_mm @ prepared.native_affine,
             reference=reference,
             prepared=prepared,
             probabilities=decision.probabilities,

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from monai.data import MetaTensor
 
+from medssl.data.images.geometry import spacing_of
 from medssl.data.preprocessing.region import Region
 from medssl.errors import MedSSLError
 from medssl.files import write_json
@@ -21,8 +22,6 @@ from medssl.ops.roi import roi_box
 from medssl.settings.recipe import RoiSettings
 
 logger = logging.getLogger(__name__)
-
-MM_PER_UNIT = {"mm": 1.0, "um": 1e-3}
 
 
 class RegionFinder:
@@ -98,13 +97,12 @@ class RegionFinder:
 
     def region_of(self, prediction: Prediction) -> Region:
         """Turn the coarse run's label map of a scan into its region."""
-        prepared, settings = prediction.prepared, self.settings
-        unit = prepared.unit_factor * MM_PER_UNIT[self.coarse.spec.spatial_unit]
-        spacing_mm = np.linalg.norm(prediction.affine[:3, :3], axis=0) * unit
+        settings = self.settings
+        spacing_mm = spacing_of(prediction.affine)
         mask = np.isin(prediction.values, self.labels)
         box = roi_box(
             mask,
-            spacing_mm=spacing_mm.tolist(),
+            spacing_mm=spacing_mm,
             margin_mm=settings.margin_mm,
             min_volume_mm3=settings.min_volume_mm3,
             closing_mm=settings.closing_mm,

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from medssl.data.images.names import EXTENSIONS
 from medssl.errors import MedSSLError, did_you_mean
 from medssl.settings.recipe import InferenceSettings
 
 FORMATS = {
-    **{suffix[1:]: suffix for suffix in (".nii.gz", ".nii", ".nrrd", ".mha")},
+    **{suffix[1:]: suffix for suffix in EXTENSIONS},
     "dicom-seg": ".dcm",
 }
 """Output formats and the suffixes of their files."""

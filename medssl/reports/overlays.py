@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from medssl.data.datasets.case import Case
-from medssl.data.images.read import read_image
+from medssl.data.images.volume import read_image
 from medssl.errors import MedSSLError
 from medssl.inference.predictor import Predictor
 from medssl.reports.figures import Picture, data_uri
@@ -81,7 +81,7 @@ def _picture_entropy(case: Case, predictor: Predictor) -> Picture:
     prediction = predictor.predict_file(case.images, entropy=True)
     entropy = prediction.entropy_map()
     volume = read_image(case.images[0])
-    figure = draw_heat(np.asarray(volume[0]), entropy, np.asarray(volume.affine))
+    figure = draw_heat(volume.channels_first()[0], entropy, volume.affine)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return Picture(

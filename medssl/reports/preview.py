@@ -10,9 +10,10 @@ import nibabel as nib
 import numpy as np
 
 from medssl.data.datasets.split import load_splits
-from medssl.data.images.read import read_image
+from medssl.data.images.geometry import spacing_of
+from medssl.data.images.labels import read_label
+from medssl.data.images.volume import read_image
 from medssl.data.opened import open_dataset
-from medssl.evaluation.folders import read_label
 from medssl.files import new_file
 from medssl.recipe.load import load_recipe
 from medssl.reports.thumbnails import COLORS
@@ -74,11 +75,10 @@ def draw_case(
     from matplotlib.lines import Line2D
 
     volume = read_image(image)
-    affine = np.asarray(volume.affine)
-    intensity, turn = to_ras(np.asarray(volume[0]), affine)
+    intensity, turn = to_ras(volume.channels_first()[0], volume.affine)
     labels = turn(read_label(reference)[0])
     predicted = turn(read_label(prediction)[0])
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)[turn.order]
+    spacing = np.array(spacing_of(volume.affine))[turn.order]
     low, high = np.percentile(intensity, (1, 99))
     figure = Figure(figsize=(12, 4.6), dpi=110)
     FigureCanvasAgg(figure)

@@ -10,8 +10,7 @@ from torch import nn
 
 from medssl.data.datasets.case import Case, Dataset
 from medssl.data.datasets.split import Splits, make_splits
-from medssl.data.images.header import unit_factor
-from medssl.data.images.stored import UnreadableError, open_volume
+from medssl.data.images.volume import read_header
 from medssl.data.opened import open_dataset
 from medssl.data.patches.augment import Augmenter
 from medssl.data.patches.sides import class_pairs, side_axis
@@ -76,9 +75,8 @@ def _check_native_spacing(loaded: LoadedRecipe, splits: Splits) -> None:
         return
     image = splits.labeled[0].images[0]
     try:
-        affine = open_volume(image).affine
-        affine = affine * unit_factor(image, affine, spatial_unit=spec.spatial_unit)
-    except UnreadableError:
+        affine = read_header(image, unit=spec.spatial_unit).affine
+    except MedSSLError:
         return  # the check of all files says it better
     if spec.orientation:
         affine = affine[:, [*np.argsort(io_orientation(affine)[:, 0]).astype(int), 3]]

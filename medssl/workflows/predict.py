@@ -8,7 +8,7 @@ from pathlib import Path
 from medssl.data.datasets.shard import Shard, parse_shard
 from medssl.errors import MedSSLError
 from medssl.inference.folder import PredictionResult, predict_files
-from medssl.inference.inputs import find_cases
+from medssl.inference.inputs import find_inputs
 from medssl.inference.settings import DICOM_SEG, PredictSettings
 from medssl.optional import optional_module
 from medssl.paths import AnyPath, as_paths
@@ -93,14 +93,16 @@ def _predict(
     if only_dicom:
         optional_module("highdicom", "dicom-seg")
     with shown_on(display):
-        items, notes = find_cases(images, only_dicom=only_dicom)
-    for note in notes:
+        found = find_inputs(images, only_dicom=only_dicom)
+    for note in found.notes:
         display.say(note)
     if shard is not None:
         _check_stays_the_same(images, output)
+    predictor, other = open_predictor(source, settings)
+    items = found.cases(predictor.in_channels)
+    if shard is not None:
         everything, items = len(items), shard.of(items)
         display.say(f"shard {shard}: {len(items)} of {everything} cases")
-    predictor, other = open_predictor(source, settings)
     if other is not None:
         display.say(f"note: calibration.json is left out: it is for {other}")
     with display.counting_parts("predicting", len(items)) as (done, window):
@@ -109,7 +111,7 @@ def _predict(
         )
     if settings.uncertainty:
         write_tables(output, predictor.calibration)
-    return results
+    return results + [PredictionResult(name, None, str(e), 0.0) for name, e in found.failed]
 
 
 def _check_stays_the_same(images: Sequence[Path], output: Path) -> None:

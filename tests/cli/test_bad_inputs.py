@@ -253,11 +253,10 @@ def constant_image(w: World) -> None:
 
 
 @breaks("case_00.nii.gz", "dimension")
-def flat_image(w: World) -> None:
+def image_of_five_dimensions(w: World) -> None:
     every_case_labeled(w)
-    image, label = blob_case(0)
-    save(image[:, :, 0], w.image(0))
-    save(label[:, :, 0], w.label(0))
+    image, _ = blob_case(0)
+    save(np.stack([np.stack([image] * 2, -1)] * 3, -1), w.image(0))
 
 
 @breaks("recipe.yaml", "unlabeled images but there are none")

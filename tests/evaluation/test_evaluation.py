@@ -7,6 +7,7 @@ import gzip
 import json
 import math
 import os
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -476,8 +477,8 @@ class TestFolders:
     @pytest.mark.parametrize(
         ("values", "expected"),
         [
-            (np.full((24, 20, 10), 0.25), "4800 voxels are not integers, the first is 0.25"),
-            (np.full((24, 20, 10), np.nan), "4800 voxels are not integers, the first is nan"),
+            (np.full((24, 20, 10), 0.25), "4800 voxels are not whole numbers, the first is 0.25"),
+            (np.full((24, 20, 10), np.nan), "4800 voxels are not whole numbers, the first is nan"),
             (np.zeros((24, 20, 10, 2)), "shape (24, 20, 10, 2)"),
         ],
     )
@@ -493,7 +494,7 @@ class TestFolders:
         for damage in (whole[: len(whole) // 2], b"", b"not a NIfTI file", gzip.compress(b"short")):
             path.write_bytes(damage)
             text = message(folders)
-            assert "cannot be read" in text
+            assert re.search("cannot be read|truncated or damaged|is empty", text)
             assert str(path) in text
         path.unlink()
         (folders[1] / "case_2.mha").write_text("ObjectType = Image\nNDims = 3\n")

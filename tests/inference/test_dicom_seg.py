@@ -15,8 +15,8 @@ from dicom_files import DATE, PATIENT, PATIENT_ID, write_enhanced, write_series
 from torch import Tensor, nn
 
 from medssl.data.datasets.case import LabelMap
-from medssl.data.dicom.geometry import LPS_TO_RAS
 from medssl.data.dicom.series import find_series
+from medssl.data.images.geometry import LPS
 from medssl.data.importers.dicom_labels import paint_segmentations
 from medssl.errors import MedSSLError
 from medssl.inference.dicom_seg import check_names
@@ -98,7 +98,7 @@ def test_segmentation_and_nifti_say_the_same_of_every_voxel(tmp_path: Path) -> N
         number = group.SegmentIdentificationSequence[0].ReferencedSegmentNumber
         for j, i in np.argwhere(frame):
             world = place + np.array(OBLIQUE[:3]) * 0.6 * i + np.array(OBLIQUE[3:]) * 0.8 * j
-            index = np.linalg.inv(nifti.affine) @ LPS_TO_RAS @ [*world, 1]
+            index = np.linalg.inv(nifti.affine) @ LPS @ [*world, 1]
             np.testing.assert_allclose(index, np.rint(index), atol=1e-3)
             seen[tuple(np.rint(index[:3]).astype(int))] += LABELS.values[number]
     assert np.array_equal(seen, np.asarray(nifti.dataobj))

@@ -49,7 +49,7 @@ def test_ten_images_two_of_them_bad(
     said = capsys.readouterr()
     assert "8 predictions" in said.out
     first, second = said.err.strip().split("failed: ")[1:]  # the last that is printed
-    assert first.startswith("c3: the image cannot be read")
+    assert first.startswith("c3: the file is truncated or damaged")
     assert f"where: {ten / 'c3.nii.gz'}" in first
     assert second.startswith("c6: the network takes 1 image channel(s), this image has 2")
     assert f"where: {ten / 'c6.nii.gz'}" in second

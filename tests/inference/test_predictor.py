@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from medssl.data.datasets.case import LabelMap
 from medssl.errors import MedSSLError
 from medssl.inference.folder import predict_files
-from medssl.inference.inputs import find_images
+from medssl.inference.inputs import Item, find_cases, find_inputs
 from medssl.inference.mirror import MirrorMean
 from medssl.inference.postprocess import keep_largest_components
 from medssl.inference.prediction import normalized_entropy
@@ -30,6 +30,10 @@ from medssl.settings.spec import DataSpec
 SHAPE = (26, 22, 12)
 LABELS = LabelMap(values=(0, 11, 12), names=("background", "body", "core"))
 RAW = {"intensity": {"rule": "none"}}
+
+
+def find_images(inputs: list[Path], channels: int | None = None) -> list[Item]:
+    return find_cases(inputs, channels=channels)[0]
 
 
 class Levels(nn.Module):
@@ -590,6 +594,45 @@ def test_channel_files_are_grouped_and_stray_files_ignored(tmp_path: Path) -> No
         "x": ["x.mha"],
         "y": ["y.NRRD"],
     }
+
+
+SCANS = [f"scan_{n:04d}.nii.gz" for n in range(6)]
+PAIRS = ["a_0000.nii", "a_0001.nii", "b_0000.nii", "b_0001.nii"]
+
+
+@pytest.mark.parametrize(
+    ("names", "channels", "expected"),
+    [
+        (SCANS, 1, [s[:9] for s in SCANS]),  # scans that are numbered
+        (SCANS, 6, ["scan"]),
+        (SCANS, None, ["scan"]),
+        (SCANS[:1], 1, ["scan"]),  # nnU-Net's spelling of one channel
+        (["a_0000.nii", "b_0000.nii"], 1, ["a", "b"]),
+        (["a_0000.nii", "b_0000.nii", "c_0001.nii"], 1, ["a_0000", "b_0000", "c_0001"]),
+        (["a_0000.nii", "b.nii"], 1, ["a_0000", "b"]),
+        (PAIRS, 2, ["a", "b"]),
+        (PAIRS, 1, [s[:6] for s in PAIRS]),
+        (PAIRS[:3], 2, ["a", "b_0000"]),  # an incomplete scan does not take the others with it
+        (["scan_2017.nii", "scan_2018.nii"], 2, ["scan_2017", "scan_2018"]),
+    ],
+)
+def test_channels_are_those_of_the_model(
+    tmp_path: Path, names: list[str], channels: int | None, expected: list[str]
+) -> None:
+    touch(tmp_path, *names)
+    assert [case for case, _ in find_images([tmp_path], channels)] == expected
+
+
+def test_an_input_without_anything_does_not_stop_the_others(tmp_path: Path) -> None:
+    touch(tmp_path / "full", "a.nii.gz")
+    touch(tmp_path / "empty", "notes.txt")
+    inputs = [tmp_path / "gone.nii", tmp_path / "full", tmp_path / "empty"]
+    found = find_inputs(inputs)
+    assert [case for case, _ in found.cases(1)] == ["a"]
+    assert [(name, error.what) for name, error in found.failed] == [
+        (str(tmp_path / "gone.nii"), "there is no such file or folder"),
+        (str(tmp_path / "empty"), "no image found"),
+    ]
 
 
 def test_files_and_folders_may_be_mixed_and_repeated(tmp_path: Path) -> None:

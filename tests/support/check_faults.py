@@ -191,7 +191,7 @@ def half_label(d: Folder, k: int) -> Found:
 
 
 def nearly_whole_label(d: Folder, k: int) -> Found:
-    return Found("undeclared", edit(d.label(k), lambda x: x.astype(np.float32) * 0.9999))
+    return Found("undeclared", edit(d.label(k), lambda x: x.astype(np.float32) * 0.998))
 
 
 def empty_label(d: Folder, k: int) -> Found:

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from medssl.data.datasets.case import Case, Dataset
-from medssl.data.datasets.decathlon_items import group_channels
 from medssl.data.datasets.problem import Problem
-from medssl.data.images.names import list_images, split_extension
+from medssl.data.images.names import EXTENSIONS, group_channels, list_images, split_extension
 
 
 def list_problems(dataset: Dataset) -> list[Problem]:
@@ -107,9 +106,8 @@ def _unlisted(dataset: Dataset) -> Iterator[Problem]:
     known |= {c.label.resolve() for c in dataset.training if c.label is not None}
     for name in ("imagesTr", "labelsTr"):
         folder = dataset.root / name
-        files = list_images(folder) if folder.is_dir() else []
-        items = group_channels(files, len(dataset.modality))
-        extra = [i.images[0] for i in items if i.images[0].resolve() not in known]
+        scans = group_channels(list_images(folder, EXTENSIONS), len(dataset.modality))
+        extra = [files[0] for _, files in scans if files[0].resolve() not in known]
         if extra:
             yield Problem(
                 "note",

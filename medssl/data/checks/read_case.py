@@ -25,7 +25,9 @@ from medssl.data.checks.teeth import is_cbct, tooth_problems
 from medssl.data.datasets.case import Case, Dataset
 from medssl.data.datasets.integrity import check_case
 from medssl.data.datasets.problem import Problem
-from medssl.data.images.stored import UnreadableError, Volume, open_volume
+from medssl.data.images.geometry import Unit
+from medssl.data.images.volume import Volume, read_volume
+from medssl.errors import MedSSLError
 
 Painter = Callable[[np.ndarray, np.ndarray | None, np.ndarray], bytes]
 """Draws the volume ``(X, Y, Z)``, its label or None and the affine as a PNG."""
@@ -53,55 +55,60 @@ def read_facts(
 def _read(case: Case, role: Role, dataset: Dataset, painter: Painter | None) -> CaseFacts:
     opened: dict[Path, Volume] = {}
 
-    def open_file(path: Path) -> Volume:
+    def open_file(path: Path, *, unit: Unit) -> Volume:
         if path not in opened:
-            opened[path] = open_volume(path)
+            opened[path] = read_volume(path, unit=unit)
         return opened[path]
 
-    problems = check_case(case, dataset.labels, len(dataset.modality), open_file=open_file)
+    problems = check_case(
+        case,
+        dataset.labels,
+        len(dataset.modality),
+        unit=dataset.spatial_unit,
+        open_file=open_file,
+    )
     facts = CaseFacts(case, role, tuple(replace(p, case=case.id) for p in problems))
     label = opened.get(case.label) if case.label is not None else None
     images = [opened[p] for p in case.images if p in opened]
     if len(images) < len(case.images):
         return facts
     facts = replace(facts, repairs=plan_repairs(case, images, label, dataset.labels))
-    if images[0].data.ndim not in (3, 4) or images[0].data.size == 0:
-        return facts
-    if {p.check for p in problems} & {"voxel_type", "scale"}:
+    if {p.check for p in problems} & {"voxel_type", "dimensions"} or not images[0].data.size:
         return facts
     facts = _with_image(facts, images)
     if label is not None and label.data.ndim == 3 and label.data.size:
         facts = _with_label(facts, label, dataset)
     if painter is not None:
         fits = label is not None and label.data.shape == facts.shape
-        values = true_values(label) if label is not None and fits else None
+        values = label.values(np.float32) if label is not None and fits else None
         image = np.nan_to_num(_first_channel(images[0]), posinf=0, neginf=0)
         facts = replace(facts, picture=painter(image, values, images[0].affine))
     return facts
 
 
-def true_values(volume: Volume) -> np.ndarray:
+def _true_values(volume: Volume) -> np.ndarray:
     """Return the voxels with the header's scaling applied; as stored where there is none."""
-    slope, offset = volume.scale
-    if (slope, offset) == (1.0, 0.0):
-        return volume.data
-    return volume.data.astype(np.float32) * np.float32(slope) + np.float32(offset)
+    return volume.values(None if volume.scale == (1.0, 0.0) else np.float32)
 
 
 def _first_channel(volume: Volume) -> np.ndarray:
-    values = true_values(volume)
+    values = _true_values(volume)
     return values[..., 0] if values.ndim == 4 else values
 
 
-def read_thumbnail(facts: CaseFacts) -> np.ndarray | None:
+def read_thumbnail(facts: CaseFacts, *, unit: Unit) -> np.ndarray | None:
     """Read a case's thumbnail once more, see :func:`medssl.data.checks.measures.thumbnail`.
+
+    Args:
+        facts: of the case.
+        unit: of the dataset.
 
     Returns:
         ``(32768,)`` float32; None if the file has been taken away or spoiled meanwhile.
     """
     try:
-        first = open_volume(facts.case.images[0])
-    except UnreadableError:
+        first = read_volume(facts.case.images[0], unit=unit)
+    except MedSSLError:
         return None
     return thumbnail(turn_to_ras(_first_channel(first), first.affine))
 
@@ -116,7 +123,7 @@ def _with_image(facts: CaseFacts, images: list[Volume]) -> CaseFacts:
         axes=axis_codes(first.affine),
         affine=first.affine,
         channels=len(images) if len(images) > 1 else int(np.prod(first.data.shape[3:])),
-        image_hash=voxel_hash([true_values(v) for v in images]),
+        image_hash=voxel_hash([_true_values(v) for v in images]),
     )
     if any(p.check in ("not_finite", "constant") for p in facts.problems):
         return facts  # their levels would only be reported a second time
@@ -133,7 +140,7 @@ def _with_image(facts: CaseFacts, images: list[Volume]) -> CaseFacts:
 
 
 def _with_label(facts: CaseFacts, label: Volume, dataset: Dataset) -> CaseFacts:
-    values = true_values(label)
+    values = _true_values(label)
     dtype = values.dtype.name
     if not np.issubdtype(values.dtype, np.integer):
         whole = np.rint(np.nan_to_num(values, posinf=0, neginf=0))

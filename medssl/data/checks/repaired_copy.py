@@ -6,20 +6,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
-import numpy as np
-import SimpleITK as sitk  # noqa: N813
-
 from medssl.data.checks.case_facts import CaseFacts
 from medssl.data.checks.duplicates import exact_groups
 from medssl.data.checks.repairs import Repair, apply_repair
 from medssl.data.checks.run import CheckReport
 from medssl.data.datasets.case import Case, Dataset
 from medssl.data.datasets.decathlon_header import read_json
-from medssl.data.images.itk import read_itk
-from medssl.data.images.names import NIFTI
-from medssl.data.images.nifti import open_nifti
-from medssl.data.images.stored import Volume, open_volume
+from medssl.data.images.volume import read_volume
+from medssl.data.images.write import write_mended
 from medssl.errors import MedSSLError
 from medssl.files import all_or_nothing, refuse_filled, write_json
 from medssl.progress import Done
@@ -119,47 +113,12 @@ def _copy_file(path: Path, place: str, out: Path, facts: CaseFacts, done: list[s
 
 
 def _mend(path: Path, repairs: list[Repair], image: Path, target: Path) -> None:
-    volume = open_volume(path)
-    reference = open_volume(image)
+    volume = read_volume(path)
+    reference = read_volume(image)
     for repair in repairs:
         volume = apply_repair(repair, volume, reference)
-    if path.name.lower().endswith(NIFTI):
-        _save_nifti(volume, path, image, target)
-    else:
-        _save_itk(volume, path, target)
-
-
-def _save_nifti(volume: Volume, source: Path, image: Path, target: Path) -> None:
-    """Write stored voxels with the source's header; a new affine comes with its own codes."""
-    old = open_nifti(source)
-    header = old.header.copy()
-    header.set_data_dtype(volume.data.dtype)
-    new = type(old)(volume.data, volume.affine, header)
-    if not np.array_equal(volume.affine, old.affine):
-        nifti = image.name.lower().endswith(NIFTI)
-        codes = open_nifti(image, voxels=False).header if nifti else None
-        new.set_sform(volume.affine, int(codes["sform_code"]) or 1 if codes is not None else 1)
-        new.set_qform(volume.affine, int(codes["qform_code"]) if codes is not None else 0)
-    if volume.scale != (1.0, 0.0):
-        new.header.set_slope_inter(*volume.scale)
-    else:
-        new.header.set_slope_inter(1.0, 0.0)
-    nib.save(new, target)
-
-
-def _save_itk(volume: Volume, source: Path, target: Path) -> None:
-    old = read_itk(source)
-    vector = volume.data.ndim == 4
-    axes = (2, 1, 0, 3) if vector else (2, 1, 0)
-    new = sitk.GetImageFromArray(np.ascontiguousarray(volume.data.transpose(axes)), vector)
-    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.affine
-    spacing = volume.spacing
-    new.SetSpacing(spacing)
-    new.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
-    new.SetOrigin(lps[:3, 3].tolist())
-    for key in old.GetMetaDataKeys():
-        new.SetMetaData(key, old.GetMetaData(key))
-    sitk.WriteImage(new, str(target), True)
+    moved = any(repair.kind in ("copy_grid", "turn") for repair in repairs)
+    write_mended(volume, target, source=path, grid=image if moved else None)
 
 
 def _dataset_json(dataset: Dataset, items: dict[str, list[Any]]) -> dict[str, Any]:

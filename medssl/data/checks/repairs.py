@@ -12,17 +12,24 @@ from nibabel import orientations
 from scipy import ndimage
 
 from medssl.data.datasets.case import Case, LabelMap
-from medssl.data.images.same_grid import GRID_ERROR_VOXELS, GRID_WARNING_VOXELS, grid_distance
-from medssl.data.images.stored import Volume
+from medssl.data.images.geometry import (
+    GRID_ERROR_VOXELS,
+    GRID_WARNING_VOXELS,
+    grid_distance,
+    is_usable,
+    turn_onto,
+)
+from medssl.data.images.labels import WHOLE
+from medssl.data.images.volume import Volume
 
 Kind = Literal["not_finite", "copy_grid", "turn", "whole"]
 
 EXACT_VOXELS = 1e-3
 """Grids closer than this are equal but for the rounding of numbers in headers."""
 
-WHOLE = 0.01
-"""A label value this close to a declared one was meant to be it: interpolation and compression
-leave such traces."""
+NEARLY_WHOLE = 0.01
+"""A label value this close to a declared one is mended to it; closer than ``WHOLE`` it is read as
+it without a repair."""
 
 FEW = 0.01
 """Share of voxels that may be filled from their neighbors; more of them are a frame, not holes."""
@@ -65,11 +72,13 @@ def plan_repairs(
     ]
     for path, image in zip(case.images[1:], images[1:], strict=True):
         found += _plan_grid(path, images[0], image, None)
-    if case.label is not None and label is not None and label.data.ndim == 3:
+    numbers = label is not None and label.data.dtype.kind in "iufb" and label.data.ndim == 3
+    if case.label is not None and label is not None and numbers:
         if _roundable(label, labels):
-            exact = np.array_equal(np.rint(label.data), label.data)
-            what = f"stored as integers instead of {label.data.dtype.name}"
-            found.append(Repair(case.label, "whole", what, () if exact else ("undeclared",)))
+            values = label.values()
+            near = np.abs(np.rint(values) - values).max(initial=0) <= WHOLE
+            what = f"stored as integers instead of {values.dtype.name}"
+            found.append(Repair(case.label, "whole", what, () if near else ("undeclared",)))
         found += _plan_grid(case.label, images[0], label, _foreground(label))
     return tuple(found)
 
@@ -88,11 +97,11 @@ def _fill_rule(image: Volume) -> str:
 
 def _roundable(label: Volume, labels: LabelMap) -> bool:
     """Tell whether a label is stored as fractions but stands for declared whole numbers."""
-    data = label.data
-    if not np.issubdtype(data.dtype, np.floating) or label.scale != (1.0, 0.0):
+    if np.issubdtype(label.data.dtype, np.integer) and label.scale == (1.0, 0.0):
         return False
+    data = label.values()
     whole = np.rint(data)
-    if not np.isfinite(data).all() or np.abs(whole - data).max(initial=0) > WHOLE:
+    if not np.isfinite(data).all() or np.abs(whole - data).max(initial=0) > NEARLY_WHOLE:
         return False
     known = {*labels.values, *([] if labels.ignore_value is None else [labels.ignore_value])}
     return {float(v) for v in np.unique(whole)} <= {float(v) for v in known}
@@ -100,8 +109,7 @@ def _roundable(label: Volume, labels: LabelMap) -> bool:
 
 def _foreground(label: Volume) -> np.ndarray:
     """Return the voxels ``(N, 3)`` of a label's structures, at most some thousands."""
-    slope, offset = label.scale
-    index = np.argwhere(label.data != (0 - offset) / slope if slope else label.data != 0)
+    index = np.argwhere(np.rint(label.values()) != 0)
     return index[:: max(1, len(index) // 5000)]
 
 
@@ -119,8 +127,7 @@ def _plan_grid(
     if distance <= GRID_ERROR_VOXELS:
         what = f"the affine, {distance:.2g} voxels off, is replaced by the image's"
         return [Repair(path, "copy_grid", what, mends)]
-    turned = turn_to(image, other)
-    if turned is not None and turned.data.shape == shape:
+    if turn_onto(other.grid, image.grid) is not None:
         what = "the voxels are turned to the image's axes, as the file's own header says"
         return [Repair(path, "turn", what, ("grid", "shape"))]
     reason = _why_copy(image, other, foreground) if same else ""
@@ -130,30 +137,10 @@ def _plan_grid(
     return []
 
 
-def turn_to(image: Volume, other: Volume) -> Volume | None:
-    """Flip and exchange axes of ``other`` so that it lies on the image's grid, or None.
-
-    Nothing is interpolated: the voxels must lie on the image's voxels as they are.
-    """
-    try:
-        between = np.linalg.solve(image.affine, other.affine)
-        turn = orientations.io_orientation(between)
-    except (np.linalg.LinAlgError, ValueError):
-        return None
-    if np.isnan(turn).any():
-        return None
-    data = orientations.apply_orientation(other.data, turn)
-    affine = other.affine @ orientations.inv_ornt_aff(turn, other.data.shape)
-    close = data.shape == image.data.shape[:3] and (
-        grid_distance(image.affine, affine, data.shape) <= GRID_ERROR_VOXELS
-    )
-    return Volume(data, other.scale, image.affine) if close else None
-
-
 def _why_copy(image: Volume, other: Volume, foreground: np.ndarray | None) -> str:
     """Say why a header that disagrees with the image's must be the wrong one; empty if unclear."""
     affine = other.affine
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+    if not is_usable(affine):
         return "its own cannot be used"
     if not np.allclose(other.spacing, image.spacing, rtol=1e-3):
         return "the voxels are as many as the image's, so the other spacing cannot be right"
@@ -181,13 +168,13 @@ def apply_repair(repair: Repair, volume: Volume, image: Volume) -> Volume:
     if repair.kind == "copy_grid":
         return replace(volume, affine=image.affine)
     if repair.kind == "turn":
-        turned = turn_to(image, volume)
-        assert turned is not None  # as planned
-        return turned
+        turn = turn_onto(volume.grid, image.grid)
+        data = orientations.apply_orientation(volume.data, turn)
+        return replace(volume, data=data, affine=image.affine)
     if repair.kind == "whole":
-        whole = np.rint(volume.data)
+        whole = np.rint(volume.values())
         dtype = np.uint8 if whole.max(initial=0) < 256 else np.uint16
-        return replace(volume, data=whole.astype(dtype))
+        return replace(volume, data=whole.astype(dtype), scale=(1.0, 0.0))
     return replace(volume, data=fill_not_finite(volume.data))
 
 

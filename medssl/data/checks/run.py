@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import psutil
 
 from medssl.data.checks.case_facts import CaseFacts, Role
@@ -25,6 +23,7 @@ from medssl.data.checks.read_case import Painter, read_facts, read_thumbnail
 from medssl.data.checks.shift import Shift, compare_groups, shift_problems
 from medssl.data.checks.teeth import is_cbct, offset_problems
 from medssl.data.datasets.case import Case, Dataset
+from medssl.data.datasets.integrity import merge_headers
 from medssl.data.datasets.problem import Problem
 from medssl.files import default_cache_root
 from medssl.progress import Done
@@ -122,9 +121,10 @@ def check_dataset(
     modality = [*dataset.modality, *([spec.modality] if spec is not None else [])]
     cbct = is_cbct(modality)
     has_unit = not cbct and any(m.strip().upper() == "CT" for m in modality)
-    problems = [p for f in facts for p in (*f.problems, *case_problems(f, dataset.labels))]
+    problems = merge_headers([p for f in facts for p in f.problems])
+    problems += [p for f in facts for p in case_problems(f, dataset.labels)]
     problems += list_problems(dataset)
-    problems += duplicate_problems(facts, read_thumbnail)
+    problems += duplicate_problems(facts, partial(read_thumbnail, unit=dataset.spatial_unit))
     problems += outlier_problems(
         facts, dataset.labels, has_unit=has_unit, unit=dataset.spatial_unit
     )
@@ -178,25 +178,13 @@ def _workers(dataset: Dataset) -> int:
     return max(1, min(os.cpu_count() or 1, 8, fitting))
 
 
-@contextmanager
-def _quiet_nibabel() -> Iterator[None]:
-    """Keep nibabel from printing about headers that are reported anyway."""
-    logger = nib.imageglobals.logger
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
 def _read_all(dataset: Dataset, painter: Painter | None, workers: int) -> Iterator[CaseFacts]:
     """Read cases in threads, in order, never more at once than there are workers.
 
     Threads, since decompression and array arithmetic leave the interpreter free.
     """
     todo = iter(_roles(dataset))
-    with _quiet_nibabel(), ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         waiting: list[Future[CaseFacts]] = []
         try:
             while True:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from medssl.data.datasets.patient_guess import PatientGuess
+from medssl.data.images.geometry import Unit
 
 IGNORE_INDEX = 255
 """Class index of voxels without annotation: excluded from every loss and every metric."""
@@ -99,7 +100,7 @@ class Dataset:
     training: tuple[Case, ...]
     unlabeled: tuple[Case, ...]
     test: tuple[Case, ...]
-    spatial_unit: str = "mm"
+    spatial_unit: Unit = "mm"
     deviations: tuple[str, ...] = ()
     guess: PatientGuess | None = None
 

@@ -18,9 +18,9 @@ from medssl.data.datasets.decathlon_header import (
     parse_unit,
     read_json,
 )
-from medssl.data.datasets.decathlon_items import Item, ItemReader, group_channels
+from medssl.data.datasets.decathlon_items import Item, ItemReader, found_items
 from medssl.data.datasets.registry import CaseRegistry
-from medssl.data.images.names import EXTENSIONS, list_images, split_extension
+from medssl.data.images.names import EXTENSIONS, image_suffix, list_images, split_extension
 from medssl.errors import MedSSLError
 
 LAYOUT = (
@@ -69,8 +69,7 @@ def read_dataset(
     training = _training_items(reader, info, len(modality) or 1, deviations)
     test = _test_items(reader, info, len(modality) or 1, deviations)
     unlabeled = _items(reader, info, "unlabeled", keep_label=False)
-    for folder in [root / "imagesUn"] if (root / "imagesUn").is_dir() else []:
-        unlabeled += group_channels(list_images(folder), len(modality) or 1)
+    unlabeled += found_items(list_images(root / "imagesUn", EXTENSIONS), len(modality) or 1)
     for text in extra_unlabeled:
         unlabeled += _extra_items(root, text, len(modality) or 1)
     if not keep_missing:
@@ -159,20 +158,20 @@ def _training_items(
 def _enumerate(reader: ItemReader, info: Mapping[str, Any], channels: int) -> list[Item]:
     """List imagesTr and labelsTr where dataset.json does not (nnU-Net v2)."""
     ending = str(info.get("file_ending") or "")
-    if ending and not split_extension("x" + ending)[1]:
+    if ending and not image_suffix("x" + ending, EXTENSIONS):
         reader.refuse(
             f"'file_ending' is {ending}, which is not read",
             f"convert the images to one of {', '.join(EXTENSIONS)}",
         )
     images, labels = reader.root / "imagesTr", reader.root / "labelsTr"
-    files = list_images(images, ending) if images.is_dir() else []
+    files = list_images(images, (ending.lower(),) if ending else EXTENSIONS)
     if not files:
         reader.refuse(
             f"there is no list 'training' and no image{' ' + ending if ending else ''} in imagesTr",
             'list the cases: "training": [{"image": "imagesTr/a.nii.gz", "label": ...}]',
         )
-    masks = {split_extension(p.name)[0]: p for p in list_images(labels)} if labels.is_dir() else {}
-    items = group_channels(files, channels)
+    masks = {split_extension(p.name)[0]: p for p in list_images(labels, EXTENSIONS)}
+    items = found_items(files, channels)
     # Files that should be channels but were taken for scans of their own: some case is incomplete.
     lone = [i.id.rpartition("_")[0] for i in items if i.id not in masks]
     for stem in sorted(set(lone) & set(masks)):
@@ -196,9 +195,7 @@ def _test_items(
         if key == "testing":
             deviations.append("'testing' is read as 'test'")
         return items
-    if not folder.is_dir():
-        return []
-    items = group_channels(list_images(folder), channels)
+    items = found_items(list_images(folder, EXTENSIONS), channels)
     if items:
         deviations.append(f"there is no list 'test': {len(items)} images of imagesTs are read")
     return items
@@ -213,8 +210,8 @@ def _extra_items(root: Path, text: str, channels: int) -> list[Item]:
         files: set[Path] = set()
         for path in matches:
             if path.is_dir():
-                files.update(list_images(path))
-            elif split_extension(path.name)[1] and not path.name.startswith("."):
+                files.update(list_images(path, EXTENSIONS))
+            elif image_suffix(path, EXTENSIONS) and not path.name.startswith("."):
                 files.add(path)
         if files:
             folders = sorted({p.parent for p in files})
@@ -222,7 +219,7 @@ def _extra_items(root: Path, text: str, channels: int) -> list[Item]:
                 item
                 for folder in folders
                 for item in _with_patients(
-                    group_channels([p for p in files if p.parent == folder], channels), folder
+                    found_items([p for p in files if p.parent == folder], channels), folder
                 )
             ]
     raise MedSSLError(

@@ -9,10 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from medssl.data.datasets.case import IGNORE_INDEX, LabelMap
+from medssl.data.images.geometry import Unit
 from medssl.errors import MedSSLError
 
 MAX_JSON_BYTES = 100_000_000
-_UNITS = {"mm": "mm", "millimeter": "mm", "um": "um", "µm": "um", "μm": "um", "micron": "um"}
+_UNITS: dict[str, Unit] = {
+    "mm": "mm",
+    "millimeter": "mm",
+    "um": "um",
+    "µm": "um",
+    "μm": "um",
+    "micron": "um",
+}
 
 
 def read_json(path: Path) -> tuple[dict[str, Any], list[str]]:
@@ -196,7 +204,7 @@ def parse_modality(info: Mapping[str, Any], where: Path) -> tuple[tuple[str, ...
     return tuple(raw.values()), deviations
 
 
-def parse_unit(info: Mapping[str, Any], where: Path) -> str:
+def parse_unit(info: Mapping[str, Any], where: Path) -> Unit:
     """Return ``mm`` (the default) or ``um``.
 
     Raises:

@@ -12,13 +12,18 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
-from medssl.data.images.names import EXTENSIONS, split_extension
+from medssl.data.images.names import (
+    CHANNEL,
+    EXTENSIONS,
+    group_channels,
+    image_suffix,
+    split_extension,
+)
 from medssl.errors import MedSSLError
 
 MAX_ID_BYTES = 180
 """Case ids become parts of file names, of which file systems take 255 bytes."""
 
-_CHANNEL = re.compile(r"^(?P<stem>.+)_(?P<channel>\d{4})$")
 _ALLOW = (
     "if you trust this dataset.json, set data.allow_outside: true in the recipe (for check and "
     "plan: --allow-outside)"
@@ -37,24 +42,9 @@ class Item:
     meta: dict[str, str] = field(default_factory=dict)
 
 
-def group_channels(files: Iterable[Path], channels: int) -> list[Item]:
-    """Group image files of a folder into scans.
-
-    Files ``X_0000``, ``X_0001``, ... are the channels of ``X`` if every scan then has exactly
-    ``channels`` of them (the nnU-Net layout); otherwise each file is a scan of its own, since many
-    datasets number their scans with four digits.
-    """
-    files = sorted(files)
-    groups: dict[tuple[Path, str], list[tuple[int, Path]]] = {}
-    for path in files:
-        match = _CHANNEL.match(split_extension(path.name)[0])
-        if match is None:
-            return [Item(split_extension(p.name)[0], (p,)) for p in files]
-        key = (path.parent, match["stem"])
-        groups.setdefault(key, []).append((int(match["channel"]), path))
-    if any([n for n, _ in group] != list(range(channels)) for group in groups.values()):
-        return [Item(split_extension(p.name)[0], (p,)) for p in files]
-    return [Item(stem, tuple(p for _, p in group)) for (_, stem), group in groups.items()]
+def found_items(files: Iterable[Path], channels: int) -> list[Item]:
+    """Return the scans that image files make up; see :func:`group_channels`."""
+    return [Item(name, paths) for name, paths in group_channels(files, channels)]
 
 
 def unsafe_name(text: str) -> str | None:
@@ -118,7 +108,7 @@ class ItemReader:
                 f"{position} lies outside the dataset's folder: {raw}",
                 f"copy or link the file into the folder, or {_ALLOW}",
             )
-        if not split_extension(text)[1]:
+        if not image_suffix(text, EXTENSIONS):
             self.refuse(
                 f"{position} is no image format that is read: {text}",
                 f"convert it to one of {', '.join(EXTENSIONS)}",
@@ -225,9 +215,9 @@ class ItemReader:
         if given not in (None, ""):
             return str(given)
         stem = split_extension(listed[0].name)[0]
-        match = _CHANNEL.match(stem)
+        match = CHANNEL.match(stem)
         if match is None:
             return stem
-        of_label = label is not None and split_extension(label.name)[0] == match["stem"]
+        of_label = label is not None and split_extension(label.name)[0] == match["case"]
         multi = len(images) > 1 and len(listed) > 1
-        return match["stem"] if of_label or multi else stem
+        return match["case"] if of_label or multi else stem

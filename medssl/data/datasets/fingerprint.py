@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import nibabel as nib
 import numpy as np
-from monai.data import MetaTensor
 from scipy import ndimage
 
 from medssl.data.datasets.case import Case, Dataset, LabelMap
 from medssl.data.datasets.split import Splits
-from medssl.data.images.read import check_grid, read_image, read_images
+from medssl.data.images.geometry import Unit
+from medssl.data.images.labels import read_label
+from medssl.data.images.volume import Volume, check_grid, read_image
 from medssl.progress import Done
 
 MOST_CASES = 60
@@ -166,14 +167,16 @@ def _structure(value: int, name: str, labeled: Sequence[_Reading]) -> Structure:
     )
 
 
-def _read(case: Case, labels: LabelMap, unit: str) -> _Reading:
-    image = read_images(case.images, spatial_unit="um" if unit == "um" else "mm")
+def _read(case: Case, labels: LabelMap, unit: Unit) -> _Reading:
+    image = read_image(case.images[0], unit=unit)
+    for path in case.images[1:]:
+        check_grid(read_image(path, unit=unit).grid, image.grid, path=path, of=case.images[0])
     scan = scan_of(image)
     if case.label is None:
         return _Reading(scan, {}, {}, (), ())
-    label = read_image(case.label, spatial_unit="um" if unit == "um" else "mm")
-    check_grid(label, image, path=case.label, reference=case.images[0])
-    classes = np.rint(label.as_tensor()[0].numpy()).astype(np.int32).clip(min=0)
+    label, affine = read_label(case.label, unit=unit)
+    check_grid((label.shape, affine), image.grid, path=case.label, of=case.images[0])
+    classes = label.astype(np.int32).clip(min=0)
     counts = np.bincount(classes.ravel(), minlength=max(labels.values) + 1)
     boxes = ndimage.find_objects(classes, max_label=max(labels.values))
     voxels = {v: int(counts[v]) for v in labels.values[1:]}
@@ -184,7 +187,7 @@ def _read(case: Case, labels: LabelMap, unit: str) -> _Reading:
     is_structure = np.zeros(len(counts), dtype=bool)
     is_structure[list(labels.values[1:])] = True
     marked = is_structure[classes].ravel()
-    values = image.as_tensor()[0].numpy().ravel()
+    values = image.channels_first()[0].ravel()
     inside, outside = values[_some(marked)], values[_some(~marked)]
     return _Reading(scan, voxels, pieces, _percentiles(inside), _percentiles(outside))
 
@@ -195,16 +198,10 @@ def _some(mask: np.ndarray) -> np.ndarray:
     return indices[:: max(1, len(indices) // VOXELS_PER_CASE)]
 
 
-def scan_of(image: MetaTensor) -> Scan:
-    """Return the grid of an image ``(C, X, Y, Z)``."""
-    affine = image.affine.numpy()
-    size = [float(v) for v in np.linalg.norm(affine[:3, :3], axis=0)]
-    shape = [int(n) for n in image.shape[1:]]
-    return Scan(
-        (shape[0], shape[1], shape[2]),
-        (size[0], size[1], size[2]),
-        "".join(nib.aff2axcodes(affine)),
-    )
+def scan_of(image: Volume) -> Scan:
+    """Return the grid of an image."""
+    x, y, z = image.data.shape[:3]
+    return Scan((x, y, z), image.spacing, "".join(nib.aff2axcodes(image.affine)))
 
 
 def count_pieces(mask: np.ndarray) -> int:

@@ -12,13 +12,16 @@ from medssl.data.datasets.case import Case, Dataset, LabelMap
 from medssl.data.datasets.problem import Problem
 from medssl.data.datasets.split import Splits
 from medssl.data.datasets.verdicts import Verdicts
-from medssl.data.images.same_grid import (
+from medssl.data.images.geometry import (
     GRID_ERROR_VOXELS,
     GRID_WARNING_VOXELS,
+    Unit,
     describe_difference,
     grid_distance,
+    is_sheared,
 )
-from medssl.data.images.stored import UnreadableError, Volume, count_values, open_volume
+from medssl.data.images.labels import count_values
+from medssl.data.images.volume import AGAIN, Volume, image_fault, read_volume
 from medssl.errors import MedSSLError
 from medssl.progress import Done
 
@@ -28,8 +31,9 @@ def check_case(
     labels: LabelMap | None,
     channels: int,
     *,
+    unit: Unit = "mm",
     min_shape: Sequence[int] | None = None,
-    open_file: Callable[[Path], Volume] = open_volume,
+    open_file: Callable[..., Volume] = read_volume,
 ) -> list[Problem]:
     """Read a case's files to the end and return everything wrong with them.
 
@@ -37,18 +41,19 @@ def check_case(
         case: a hidden label (None) is not opened.
         labels: the declared label values; None skips the checks of values.
         channels: channels that dataset.json declares.
+        unit: of the dataset.
         min_shape: smallest allowed voxels per axis, if any.
-        open_file: reads one file, or raises UnreadableError.
+        open_file: reads one file, as :func:`read_volume` does.
     """
     problems: list[Problem] = []
     volumes: list[Volume] = []
     for path in case.images:
         try:
-            volume = open_file(path)
-        except UnreadableError as error:
+            volume = open_file(path, unit=unit)
+        except MedSSLError as error:
             problems.append(_unreadable(path, error))
             continue
-        problems += _check_image(path, volume)
+        problems += [*_check_header(path, volume), *_check_image(path, volume)]
         volumes.append(volume)
     if len(volumes) == len(case.images):
         problems += _check_channels(case, volumes, channels)
@@ -56,57 +61,53 @@ def check_case(
         problems += _check_size(case.images[0], volumes[0], min_shape)
     if case.label is not None:
         try:
-            label = open_file(case.label)
-        except UnreadableError as error:
+            label = open_file(case.label, unit=unit)
+        except MedSSLError as error:
             return [*problems, _unreadable(case.label, error)]
         if volumes:
             problems += _check_pair(case.label, label, volumes[0], "label")
-        problems += _check_label(case.label, label, labels)
+        problems += [*_check_header(case.label, label), *_check_label(case.label, label, labels)]
     return problems
 
 
-def _unreadable(path: Path, error: UnreadableError) -> Problem:
-    return Problem("error", path, f"the file {error}", "copy or download it again", "unreadable")
+def _unreadable(path: Path, error: MedSSLError) -> Problem:
+    return Problem("error", path, error.what, error.fix or AGAIN, "unreadable")
+
+
+def _check_header(path: Path, volume: Volume) -> Iterator[Problem]:
+    if volume.note:
+        fix = "nothing to do if viewers show it rightly; other programs may place it elsewhere"
+        yield Problem("warning", path, volume.note, fix, "header")
+
+
+def merge_headers(problems: Sequence[Problem]) -> list[Problem]:
+    """Tell once per dataset that its headers contradict themselves."""
+    first = next((p for p in problems if p.check == "header"), None)
+    if first is None:
+        return list(problems)
+    files = len({p.file for p in problems if p.check == "header"})
+    what = first.what if files == 1 else f"{first.what} ({files} such files)"
+    return [replace(first, what=what), *(p for p in problems if p.check != "header")]
 
 
 def _check_image(path: Path, volume: Volume) -> Iterator[Problem]:
-    data = volume.data
-    if data.ndim not in (3, 4):
+    fault = image_fault(volume)
+    if fault is not None:
+        yield Problem("error", path, fault.what, fault.fix, fault.check)
+    elif is_sheared(volume.affine, volume.data.shape):
         yield Problem(
             "error",
             path,
-            f"the image has {data.ndim} dimensions {data.shape}",
-            "provide one volume per file: three dimensions, and a fourth only for channels",
-            "dimensions",
+            "the axes are not at right angles (a tilted gantry?): no result could be written that "
+            "every program opens",
+            "resample the scan and its label to a straight grid",
+            "sheared",
         )
-        return
-    if data.dtype.fields is not None or np.issubdtype(data.dtype, np.complexfloating):
-        yield Problem(
-            "error",
-            path,
-            "the voxels are colors or complex numbers",
-            "store each channel as plain numbers",
-            "voxel_type",
-        )
-        return
-    if min(data.shape) < 1:
-        yield Problem(
-            "error", path, f"the image is empty {data.shape}", "provide it again", "constant"
-        )
-        return
-    if not np.isfinite(volume.affine).all() or min(volume.spacing) <= 0:
-        yield Problem(
-            "error",
-            path,
-            "the header's affine is not usable (zero spacing or not a number)",
-            "write the right spacing and orientation into the header",
-            "affine",
-        )
-    yield from _check_values(path, volume)
+    if fault is None or fault.check == "affine":
+        yield from _check_values(path, volume.data)
 
 
-def _check_values(path: Path, volume: Volume) -> Iterator[Problem]:
-    data = volume.data
+def _check_values(path: Path, data: np.ndarray) -> Iterator[Problem]:
     if np.issubdtype(data.dtype, np.floating):
         bad = data.size - int(np.count_nonzero(np.isfinite(data)))
         if bad:
@@ -118,11 +119,6 @@ def _check_values(path: Path, volume: Volume) -> Iterator[Problem]:
                 "not_finite",
             )
             return
-    if not all(np.isfinite(volume.scale)) or volume.scale[0] == 0:
-        yield Problem(
-            "error", path, f"the header scales voxels by {volume.scale}", "mend scl_slope", "scale"
-        )
-        return
     channels = np.moveaxis(data, 3, 0) if data.ndim == 4 else data[None]
     for number, channel in enumerate(channels):
         if channel.min() == channel.max():
@@ -188,26 +184,20 @@ def _check_pair(path: Path, volume: Volume, image: Volume, kind: str) -> Iterato
         "error" if distance > GRID_ERROR_VOXELS else "warning",
         path,
         f"the {kind} lies up to {distance:.2g} voxels off the image: "
-        f"{describe_difference(image, volume)}",
+        f"{describe_difference(image.affine, volume.affine)}",
         f"resample the {kind} to the image, or copy the image's affine if the voxels do match",
         "grid",
     )
 
 
 def _check_label(path: Path, label: Volume, labels: LabelMap | None) -> Iterator[Problem]:
-    if label.data.size == 0 or labels is None:
+    fault = image_fault(label)
+    if fault is not None and fault.check != "affine":  # which the comparison of grids says better
+        yield Problem("error", path, fault.what, fault.fix, fault.check)
         return
-    if label.data.dtype.fields is not None or np.issubdtype(label.data.dtype, np.complexfloating):
-        yield Problem(
-            "error",
-            path,
-            "the voxels are colors or complex numbers",
-            "store integers",
-            "voxel_type",
-        )
+    if labels is None:
         return
-    slope, offset = label.scale
-    counts = {v * slope + offset: n for v, n in count_values(label.data).items()}
+    counts = count_values(label.values())
     known = {float(v) for v in labels.values}
     if labels.ignore_value is not None:
         known.add(float(labels.ignore_value))
@@ -261,11 +251,13 @@ def check_training_set(
     roles += [(c, "unlabeled") for c in splits.unlabeled]
     problems: list[Problem] = []
     channels = len(dataset.modality)
-    verdicts = Verdicts(memory, dataset.labels, channels, min_shape)
+    verdicts = Verdicts(memory, dataset.labels, channels, min_shape, dataset.spatial_unit)
     for case, role in roles:
         found = verdicts.get(case)
         if found is None:
-            found = check_case(case, dataset.labels, channels, min_shape=min_shape)
+            found = check_case(
+                case, dataset.labels, channels, unit=dataset.spatial_unit, min_shape=min_shape
+            )
             verdicts.keep(case, found)
         if role == "held back":
             found = [
@@ -277,7 +269,7 @@ def check_training_set(
     errors = [p for p in problems if p.severity == "error"]
     if errors:
         raise summarize(errors, dataset)
-    return problems
+    return merge_headers(problems)
 
 
 def summarize(errors: Sequence[Problem], dataset: Dataset) -> MedSSLError:

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from medssl.data.datasets.case import Case, LabelMap
 from medssl.data.datasets.problem import Problem
+from medssl.data.images.geometry import Unit
 from medssl.errors import MedSSLError
 from medssl.files import write_json
 
 logger = logging.getLogger(__name__)
 
-CHECK_VERSION = 1
+CHECK_VERSION = 2
 """Raise it whenever the check of a case finds something else in the same files."""
 
 
@@ -28,7 +29,7 @@ class Verdicts:
 
     Args:
         folder: where they are kept, made when first needed; None keeps nothing.
-        labels, channels, min_shape: what a case was checked against.
+        labels, channels, min_shape, unit: what a case was checked against.
     """
 
     def __init__(
@@ -37,10 +38,12 @@ class Verdicts:
         labels: LabelMap,
         channels: int,
         min_shape: Sequence[int] | None = None,
+        unit: Unit = "mm",
     ) -> None:
         self.folder = folder
         shape = None if min_shape is None else list(min_shape)
-        self._against = [CHECK_VERSION, labels.values, labels.ignore_value, channels, shape]
+        values = [labels.values, labels.ignore_value]
+        self._against = [CHECK_VERSION, *values, channels, shape, unit]
 
     def get(self, case: Case) -> list[Problem] | None:
         """Return what was found in a case; None if it has to be read."""

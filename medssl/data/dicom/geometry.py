@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+from medssl.data.images.geometry import LPS
 
 UNEVEN = 0.05
 """Largest deviation of a slice from its place on an even grid, in slice gaps."""
@@ -60,7 +60,7 @@ def slice_grid(
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1] = row * float(spacing[1]), column * float(spacing[0])
     affine[:3, 2], affine[:3, 3] = step, positions[0]
-    return order, LPS_TO_RAS @ affine
+    return order, LPS @ affine
 
 
 def _even_step(positions: np.ndarray, gaps: np.ndarray) -> np.ndarray:

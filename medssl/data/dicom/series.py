@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
@@ -17,9 +17,6 @@ from medssl.data.images.limits import check_claim
 from medssl.errors import MedSSLError
 from medssl.optional import optional_module
 from medssl.progress import looking_at
-
-if TYPE_CHECKING:
-    from monai.data import MetaTensor
 
 EXTRA = "dicom"
 TAGS = [
@@ -218,19 +215,6 @@ def read_series(series: Series) -> np.ndarray:
         slices.append(array.reshape(series.shape[1], series.shape[0]).T)
     image = np.stack(slices, axis=-1)
     return image.astype(np.float32) if image.dtype == np.float64 else image
-
-
-def series_image(series: Series, *, spatial_unit: Literal["mm", "um"] = "mm") -> MetaTensor:
-    """Return a series as :func:`medssl.data.images.read.read_image` returns an image file.
-
-    Raises:
-        MedSSLError: a file is damaged or its compression is not supported.
-    """
-    from medssl.data.images.read import make_image  # loads PyTorch, which finding series needs not
-
-    voxels = np.ascontiguousarray(read_series(series), dtype=np.float32)
-    files = [header.path for header in series.headers]
-    return make_image(voxels[None], series.affine, files=files, spatial_unit=spatial_unit)
 
 
 def _read_frames(series: Series) -> np.ndarray:

@@ -1,43 +1,34 @@
-"""Write maps on the grid of the image they belong to: all of a file or nothing of it."""
+"""The one writer of image files: all of a file or nothing of it, where ITK's viewers expect it."""
 
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Literal
 
 import nibabel as nib
 import numpy as np
-import SimpleITK as sitk  # noqa: N813 - its usual name
 from numpy.typing import DTypeLike
 
-from medssl.data.images.itk import itk_header, read_itk
-from medssl.data.images.names import ITK, NIFTI
-from medssl.data.images.nifti import open_nifti, stated_unit
-from medssl.errors import MedSSLError
-from medssl.files import reason_of, replacing
-
-IMAGE_SUFFIXES = (*NIFTI, *ITK)
-WRITABLE_SUFFIXES = (*NIFTI, ".nrrd", ".mha")
-
-T = TypeVar("T")
-
-_LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_MM_PER_UNIT = {"meter": 1000.0, "mm": 1.0, "micron": 1e-3, "unknown": 1.0}
-# What of a NIfTI header says where the voxels are; the rest describes intensities.
-_GEOMETRY_FIELDS = (
-    *("qform_code", "quatern_b", "quatern_c", "quatern_d"),
-    *("qoffset_x", "qoffset_y", "qoffset_z"),
-    *("sform_code", "srow_x", "srow_y", "srow_z", "xyzt_units"),
+from medssl.data.images.geometry import (
+    ItkGeometry,
+    Unit,
+    is_sheared,
+    is_usable,
+    straightened,
 )
+from medssl.data.images.names import EXTENSIONS, NIFTI, image_suffix
+from medssl.data.images.nifti import GEOMETRY_FIELDS, NiftiHeader, nifti_header
+from medssl.data.images.volume import Volume, explained
+from medssl.errors import MedSSLError
+from medssl.files import new_file, reason_of, replacing
 
+if TYPE_CHECKING:
+    import SimpleITK as sitk  # noqa: N813
 
-def image_suffix(path: Path) -> str | None:
-    """Return the image suffix of a file name in lower case, or None if it is no image's."""
-    name = path.name.lower()
-    return next((suffix for suffix in IMAGE_SUFFIXES if name.endswith(suffix)), None)
+WHAT = "cannot write the result"
 
 
 def write_label(
@@ -51,14 +42,14 @@ def write_label(
     """Write label values on their image's own grid, so that any viewer shows them in place.
 
     The file appears under its name only when it is complete, and the same values give the same
-    bytes. A NIfTI takes shape, sform, qform, their codes and the unit from a NIfTI reference; it
-    always has an explicit sform. NRRD and MHA take origin, spacing and direction from a
-    reference of that kind. Without such a reference the affine decides.
+    bytes. A NIfTI takes sform, qform, their codes and the unit from a NIfTI reference whose header
+    all programs read alike; NRRD and MHA take origin, spacing and direction from a reference of
+    that kind. Else the affine decides, spelled out as sform and qform in mm.
 
     Args:
         values: label values ``(X, Y, Z)``, whole numbers.
         path: ``.nii.gz``, ``.nii``, ``.nrrd`` or ``.mha``.
-        affine: voxel to world (RAS), 4x4, in the unit of the reference, else in mm.
+        affine: voxel to world (RAS) in mm, 4x4.
         reference: file of the image that was segmented.
         dtype: uint8 or uint16; by default the smaller one that holds the values.
 
@@ -66,11 +57,10 @@ def write_label(
         The path.
 
     Raises:
-        MedSSLError: unsupported format, values or shape do not fit, or the disk refuses.
+        MedSSLError: unsupported format, values or shape do not fit, the format cannot hold the
+            geometry, or the disk refuses.
     """
-    path = Path(path)
-    values = _as_unsigned(values, dtype, path)
-    return _write(values, path, affine, None if reference is None else Path(reference))
+    return _write(_as_unsigned(values, dtype, Path(path)), Path(path), affine, reference)
 
 
 def write_map(
@@ -86,46 +76,141 @@ def write_map(
         The path.
 
     Raises:
-        MedSSLError: unsupported format, the shape does not fit, or the disk refuses.
+        MedSSLError: see :func:`write_label`.
     """
-    values = np.asarray(values, dtype=np.float32)
-    return _write(values, Path(path), affine, None if reference is None else Path(reference))
+    return _write(np.asarray(values, dtype=np.float32), Path(path), affine, reference)
 
 
-def _write(values: np.ndarray, path: Path, affine: np.ndarray, reference: Path | None) -> Path:
-    suffix = image_suffix(path)
-    if suffix not in WRITABLE_SUFFIXES:
+def write_nifti(
+    path: Path,
+    array: np.ndarray,
+    affine: np.ndarray,
+    unit: Unit,
+    *,
+    code: Literal[1, 2] = 1,
+) -> int:
+    """Write an image or a label of a dataset as compressed NIfTI; return its size in bytes.
+
+    Args:
+        path: ``.nii.gz``.
+        array: ``(X, Y, Z)`` or ``(X, Y, Z, C)``.
+        affine: voxel to RAS world coordinates in ``unit``, written as sform and, in scanner
+            coordinates, as qform.
+        unit: of the affine and of the file.
+        code: 1 scanner coordinates, 2 aligned to anatomy only.
+
+    Raises:
+        MedSSLError: the axes are sheared, or the disk refuses.
+    """
+    check_writable(path, affine, array.shape)
+    header = nib.Nifti1Header()
+    header.set_data_dtype(array.dtype)
+    header.set_data_shape(array.shape)
+    _spell_out(header, affine, unit, code)
+    _save_nifti(nib.Nifti1Image(array, None, header), path)
+    return path.stat().st_size
+
+
+def write_mended(volume: Volume, path: Path, *, source: Path, grid: Path | None) -> None:
+    """Write stored voxels with all else that their file's header says.
+
+    Args:
+        volume: as of ``source``, or changed.
+        path: of the same format.
+        source: the file whose header is kept.
+        grid: the image on whose grid the voxels lie now; None: where they lay.
+
+    Raises:
+        MedSSLError: the disk refuses.
+    """
+    if image_suffix(path) in NIFTI:
+        with explained(source):
+            header = nifti_header(source).raw.copy()
+        header.set_data_dtype(volume.data.dtype)
+        header.set_data_shape(volume.data.shape)
+        if grid is not None:
+            _place(header, volume.affine, _reference(grid))
+        kind = nib.Nifti1Image if type(header) is nib.Nifti1Header else nib.Nifti2Image
+        image = kind(volume.data, None, header)
+        image.header.set_slope_inter(*volume.scale)
+        _save_nifti(image, path)
+        return
+    from medssl.data.images.itk import itk_image, read_itk
+
+    geometry = (None if grid is None else _reference(grid).itk) or ItkGeometry.of(volume.affine)
+    written = itk_image(volume.data, geometry, vector=volume.data.ndim == 4)
+    old = read_itk(source)
+    for key in old.GetMetaDataKeys():
+        written.SetMetaData(key, old.GetMetaData(key))
+    _save_itk(written, path)
+
+
+def check_writable(path: Path, affine: np.ndarray, shape: Sequence[int]) -> None:
+    """Refuse a format that medssl does not write, or that cannot hold a geometry.
+
+    Args:
+        path: its name tells the format.
+        affine: voxel to RAS.
+        shape: ``(X, Y, Z)``.
+
+    Raises:
+        MedSSLError: says which format does.
+    """
+    suffix = image_suffix(path, EXTENSIONS)
+    if suffix is None:
         raise MedSSLError(
             "results cannot be written in this format",
             where=path,
-            fix=f"choose a name that ends in {', '.join(WRITABLE_SUFFIXES)}",
+            fix=f"choose a name that ends in {', '.join(EXTENSIONS)}",
         )
+    if suffix in NIFTI and is_usable(affine) and is_sheared(affine, shape):
+        raise MedSSLError(
+            "the image's axes are not at right angles (a tilted gantry?), and ITK programs open no "
+            "such NIfTI",
+            where=path,
+            fix="write NRRD (predict: --format nrrd), or resample the image to a straight grid",
+        )
+
+
+def _write(values: np.ndarray, path: Path, affine: np.ndarray, reference: Path | None) -> Path:
     affine = np.asarray(affine, dtype=np.float64)
-    if suffix in NIFTI:
-        image = _nifti(values, affine, reference)
-        write_atomically(path, suffix, lambda temporary: _save_nifti(image, temporary))
+    check_writable(path, affine, values.shape)
+    source = None if reference is None else _reference(Path(reference))
+    nifti = image_suffix(path) in NIFTI
+    if source is not None and reference is not None:
+        values = _fit_shape(values, source, nifti=nifti, where=reference)
+    if nifti:
+        header = nib.Nifti1Header()
+        header.set_data_dtype(values.dtype)
+        header.set_data_shape(values.shape)
+        _place(header, affine, source)
+        _save_nifti(nib.Nifti1Image(values, None, header), path)
     else:
-        itk_image = _itk(values, affine, reference)
-        write_atomically(path, suffix, lambda temporary: _save_itk(itk_image, temporary))
+        from medssl.data.images.itk import itk_image
+
+        geometry = None if source is None else source.itk
+        _save_itk(itk_image(values, geometry or ItkGeometry.of(affine)), path)
     return path
 
 
-def _save_itk(image: sitk.Image, temporary: str) -> None:
-    """Write a file and read it back: ITK does not notice when its end finds no room."""
-    sitk.WriteImage(image, temporary, True)
-    written = read_itk(temporary)
-    arrays = (sitk.GetArrayViewFromImage(i) for i in (written, image))
-    if not np.array_equal(*arrays, equal_nan=True):
-        raise OSError("the file does not read back as it was written; the disk may be full")
-
-
 @dataclass(frozen=True)
-class _Geometry:
-    """Geometry in ITK's terms: LPS, mm."""
+class _Reference:
+    """The grid of the file that a map belongs to; of ``nifti`` and ``itk`` one is set."""
 
-    origin: tuple[float, ...]
-    spacing: tuple[float, ...]
-    direction: tuple[float, ...]
+    shape: tuple[int, ...]
+    nifti: NiftiHeader | None = None
+    itk: ItkGeometry | None = None
+
+
+def _reference(path: Path) -> _Reference:
+    with explained(path):
+        if image_suffix(path) in NIFTI:
+            header = nifti_header(path)
+            return _Reference(header.shape[:3], nifti=header)
+        from medssl.data.images.itk import itk_geometry, itk_header
+
+        reader = itk_header(path)
+        return _Reference(tuple(reader.GetSize()[:3]), itk=itk_geometry(reader).spatial())
 
 
 def _as_unsigned(values: np.ndarray, dtype: DTypeLike | None, path: Path) -> np.ndarray:
@@ -146,42 +231,44 @@ def _as_unsigned(values: np.ndarray, dtype: DTypeLike | None, path: Path) -> np.
     return values.astype(target, copy=False)
 
 
-def _fit_shape(values: np.ndarray, shape: tuple[int, ...], reference: Path) -> np.ndarray:
+def _fit_shape(values: np.ndarray, source: _Reference, *, nifti: bool, where: Path) -> np.ndarray:
     """Give the values the reference's spatial shape; only axes of length one may differ."""
-    spatial = tuple(shape[:3])
-    squeezed = tuple(n for n in spatial if n != 1)
+    squeezed = tuple(n for n in source.shape if n != 1)
     if tuple(n for n in values.shape if n != 1) != squeezed:
         raise MedSSLError(
-            f"a map of shape {values.shape} does not fit an image of shape {spatial}",
-            where=reference,
+            f"a map of shape {values.shape} does not fit an image of shape {source.shape}",
+            where=where,
             fix="predict this image again; the file may have changed since",
         )
-    return values.reshape(spatial)
+    one_kind = nifti == (source.nifti is not None)
+    return values.reshape(source.shape if one_kind else (*source.shape, 1, 1)[:3])
 
 
-def _nifti(values: np.ndarray, affine: np.ndarray, reference: Path | None) -> nib.Nifti1Image:
-    if reference is None or image_suffix(reference) not in NIFTI:
-        image = nib.Nifti1Image(values, affine)
-        image.header.set_xyzt_units("mm")
-        image.set_sform(affine, code="scanner")
-        return image
-    source = _read(reference, lambda name: open_nifti(name, voxels=False).header)
-    values = _fit_shape(values, source.get_data_shape(), reference)
-    header = nib.Nifti1Header()
-    header.set_data_dtype(values.dtype)
-    header.set_data_shape(values.shape)
-    for name in _GEOMETRY_FIELDS:
-        header[name] = source[name]
-    header["pixdim"][:4] = source["pixdim"][:4]
-    if source["sform_code"] == 0:
+def _place(header: nib.Nifti1Header, affine: np.ndarray, source: _Reference | None) -> None:
+    """Say in a header where the voxels lie: as the source says it, or spelled out in mm."""
+    if source is None or source.nifti is None or not source.nifti.is_plain:
+        _spell_out(header, affine, "mm", 1)
+        return
+    raw = source.nifti.raw
+    for name in (*GEOMETRY_FIELDS, "xyzt_units"):
+        header[name] = raw[name]
+    header["pixdim"][:4] = raw["pixdim"][:4]
+    if raw["sform_code"] == 0:
         # Readers disagree about files without one, so the affine is spelled out.
-        header.set_sform(source.get_best_affine(), code=int(source["qform_code"]) or "aligned")
-    return nib.Nifti1Image(values, header.get_best_affine(), header)
+        header.set_sform(raw.get_best_affine(), code=int(raw["qform_code"]))
 
 
-def _save_nifti(image: nib.Nifti1Image, temporary: str) -> None:
-    with open(temporary, "wb") as file:
-        if not temporary.endswith(".gz"):
+def _spell_out(header: nib.Nifti1Header, affine: np.ndarray, unit: Unit, code: int) -> None:
+    """Write an affine as sform and qform; the latter is coded in scanner coordinates only."""
+    affine = straightened(affine)
+    header.set_qform(affine, code=1 if code == 1 else 0)
+    header.set_sform(affine, code=code)
+    header.set_xyzt_units({"mm": "mm", "um": "micron"}[unit])
+
+
+def _save_nifti(image: nib.Nifti1Image | nib.Nifti2Image, path: Path) -> None:
+    with new_file(path, what=WHAT) as file:
+        if image_suffix(path) == ".nii":
             image.to_stream(file)
             return
         # Neither time nor name goes into the gzip header: equal labels, equal bytes.
@@ -189,65 +276,25 @@ def _save_nifti(image: nib.Nifti1Image, temporary: str) -> None:
             image.to_stream(zipped)
 
 
-def _itk(values: np.ndarray, affine: np.ndarray, reference: Path | None) -> sitk.Image:
-    suffix = None if reference is None else image_suffix(reference)
-    if reference is not None and suffix in ITK:
-        shape, geometry = _read(reference, _itk_information)
-        values = _fit_shape(values, shape, reference)
-    else:
-        geometry = _geometry_of(_affine_in_mm(affine, reference, suffix))
-    image = sitk.GetImageFromArray(np.ascontiguousarray(values.T))
-    image.SetOrigin(geometry.origin)
-    image.SetSpacing(geometry.spacing)
-    image.SetDirection(geometry.direction)
-    return image
+def _save_itk(image: sitk.Image, path: Path) -> None:
+    """Write a file and read it back: ITK does not notice when its end finds no room."""
+    import SimpleITK as sitk  # noqa: N813
 
+    from medssl.data.images.itk import read_itk
 
-def _itk_information(name: str) -> tuple[tuple[int, ...], _Geometry]:
-    reader = itk_header(name)
-    size = tuple(reader.GetSize())
-    axes = min(len(size), 3)  # a fourth axis holds channels
-    direction = np.reshape(reader.GetDirection(), (len(size), len(size)))[:axes, :axes]
-    geometry = _Geometry(
-        tuple(reader.GetOrigin()[:axes]),
-        tuple(reader.GetSpacing()[:axes]),
-        tuple(direction.ravel().tolist()),
-    )
-    return size[:axes], geometry
+    def save(temporary: str) -> None:
+        sitk.WriteImage(image, temporary, True)
+        written = read_itk(temporary)
+        found, meant = (sitk.GetArrayViewFromImage(i) for i in (written, image))
+        if not np.array_equal(found, meant, equal_nan=True):
+            raise OSError("the file does not read back as it was written; the disk may be full")
 
-
-def _affine_in_mm(affine: np.ndarray, reference: Path | None, suffix: str | None) -> np.ndarray:
-    if reference is None or suffix not in NIFTI:
-        return affine
-    unit = _read(reference, stated_unit)
-    scale = _MM_PER_UNIT[unit]
-    return np.diag([scale, scale, scale, 1.0]) @ affine
-
-
-def _geometry_of(affine: np.ndarray) -> _Geometry:
-    lps = _LPS_FROM_RAS @ affine
-    spacing = np.linalg.norm(lps[:3, :3], axis=0)
-    direction = lps[:3, :3] / spacing
-    return _Geometry(
-        tuple(lps[:3, 3].tolist()), tuple(spacing.tolist()), tuple(direction.ravel().tolist())
-    )
-
-
-def _read(reference: Path, read: Callable[[str], T]) -> T:
-    try:
-        return read(str(reference))
-    except Exception as error:
-        reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-        raise MedSSLError(
-            f"cannot read the geometry of the segmented image: {reason[0]}",
-            where=reference,
-            fix="check that the file is still there and complete",
-        ) from error
+    write_atomically(path, image_suffix(path) or "", save)
 
 
 def write_atomically(path: Path, suffix: str, save: Callable[[str], None]) -> None:
     """Let ``save`` write a hidden file beside ``path``, then give it its name."""
-    with replacing(path, suffix=suffix, what="cannot write the result") as temporary:
+    with replacing(path, suffix=suffix, what=WHAT) as temporary:
         try:
             save(str(temporary))
         except (RuntimeError, MedSSLError) as error:  # ITK's; a file that cannot be read back

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 from pydantic import Field
 
-from medssl.data.images.nifti import open_nifti
+from medssl.data.images.volume import Volume, read_header, read_image
 from medssl.data.importers.base import ImportedCase, Importer, ImportSettings, Plan, register
 from medssl.data.importers.volumes import read_label, read_volume, refuse_format
 from medssl.errors import MedSSLError
@@ -139,19 +138,25 @@ def _read_frame(
 
 def _other_frames(folder: Path, info: Info) -> list[int]:
     """Return the frames of the 4D file that are neither ED nor ES; only its header is read."""
-    path = _nifti(folder, f"{folder.name}_4d")
     try:
-        shape = open_nifti(path, voxels=False).shape
-    except Exception as error:  # the library raises anything at all for a damaged file
-        raise MedSSLError(
-            f"patient '{folder.name}' has no readable 4D file, which other_frames=true needs "
-            f"({str(error).splitlines()[0][:80]})",
-            where=path,
-            fix="copy the file again, or import without --option other_frames=true",
-        ) from None
-    if len(shape) != 4:
-        return []
-    return [n for n in range(1, shape[3] + 1) if n not in info.phases]
+        channels = read_header(_nifti(folder, f"{folder.name}_4d")).channels
+    except MedSSLError as error:
+        raise _no_frames(folder, error) from None
+    return [n for n in range(1, channels + 1) if n not in info.phases and channels > 1]
+
+
+@lru_cache(maxsize=1)  # frames of one heart come one after the other
+def _all_frames(path: Path) -> Volume:
+    return read_image(path)
+
+
+def _no_frames(folder: Path, error: MedSSLError) -> MedSSLError:
+    return MedSSLError(
+        f"patient '{folder.name}' has no readable 4D file, which other_frames=true needs: "
+        f"{error.what}",
+        where=error.where,
+        fix=f"{error.fix}, or import without --option other_frames=true",
+    )
 
 
 def _read_other(
@@ -160,17 +165,13 @@ def _read_other(
     name = f"{folder.name}_frame{frame:02d}"
     path = _nifti(folder, f"{folder.name}_4d")
     try:
-        file = open_nifti(path)
-        data = np.asarray(file.dataobj[..., frame - 1])
-    except Exception as error:
-        raise MedSSLError(
-            f"case '{name}': the 4D file cannot be read ({str(error).splitlines()[0][:80]})",
-            where=path,
-            fix="copy the file again, or import without --option other_frames=true",
-        ) from None
+        frames = _all_frames(path)
+    except MedSSLError as error:
+        raise _no_frames(folder, error) from None
+    data = replace(frames, data=frames.data[..., frame - 1]).values()
     # One header decides for all frames of a heart, so that they lie in one place.
     reference = read_volume(_nifti(folder, f"{folder.name}_frame{min(info.phases):02d}"), name)
-    affine = reference.affine if reference.data.shape == data.shape else np.asarray(file.affine)
+    affine = reference.affine if reference.data.shape == data.shape else frames.affine
     return ImportedCase(
         id=name,
         image=data,

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import BeforeValidator, Field
 
+from medssl.data.images.geometry import Unit
 from medssl.strict import Strict
 
 
@@ -69,7 +70,7 @@ class Plan:
     labels: Mapping[int, str] | None
     cases: Sequence[Callable[[], ImportedCase]]
     ignore_value: int | None = None
-    spatial_unit: Literal["mm", "um"] = "mm"
+    spatial_unit: Unit = "mm"
     licence: str = ""
     notes: tuple[str, ...] = ()
     splits: Mapping[str, Sequence[str]] = field(default_factory=dict)

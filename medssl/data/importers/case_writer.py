@@ -12,7 +12,7 @@ from typing import Any
 from medssl._version import __version__
 from medssl.data.datasets.case import Case, LabelMap
 from medssl.data.datasets.integrity import check_case
-from medssl.data.images.write_folder import write_nifti
+from medssl.data.images.write import write_nifti
 from medssl.data.importers.base import ImportedCase, ImportSettings, Plan
 from medssl.data.importers.checked import CheckedCase, check_imported
 from medssl.errors import MedSSLError
@@ -136,7 +136,8 @@ class CaseWriter:
             labels = LabelMap(values, names, self.plan.ignore_value)
         label = self.folder / item["label"] if "label" in item else None
         written = Case(case.id, (self.folder / item["image"],), label, case.id)
-        for problem in check_case(written, labels, len(self.plan.modality)):
+        unit = self.plan.spatial_unit
+        for problem in check_case(written, labels, len(self.plan.modality), unit=unit):
             if problem.what.startswith("the label is empty") or problem.severity == "warning":
                 self.warnings.append(f"{case.id}: {problem.what}")
             else:

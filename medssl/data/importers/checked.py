@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from medssl.data.images.stored import count_values
+from medssl.data.images.geometry import is_sheared, is_usable
+from medssl.data.images.labels import count_values, whole_numbers
 from medssl.data.importers.base import ImportedCase, Plan
 from medssl.errors import MedSSLError
 
@@ -62,16 +63,21 @@ def check_imported(case: ImportedCase, plan: Plan, *, where: Path, fix: str) -> 
     if image.dtype.kind not in "iufb":
         raise refuse(f"the voxels are of type {image.dtype}, not plain numbers")
     affine = np.asarray(case.affine, dtype=np.float64)
-    usable = affine.shape == (4, 4) and np.isfinite(affine).all()
-    if not usable or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+    if not is_usable(affine):
         raise refuse("the spacing or orientation is not usable (zero, or not a number)")
+    if is_sheared(affine, image.shape):
+        raise refuse("the axes are not at right angles (a tilted gantry?); resample it first")
     image = stored_image(image[..., 0] if image.ndim == 4 and channels == 1 else image)
     counts: dict[float, int] = {}
     if label is not None:
         label = np.asarray(label)
         if label.shape != image.shape[:3]:
             raise refuse(f"the label has the shape {label.shape} but the image {image.shape[:3]}")
-        counts = count_values(label.astype(np.uint8) if label.dtype == bool else label)
+        try:
+            label = whole_numbers(label)
+        except MedSSLError as error:
+            raise refuse(f"its label: {error.what}") from None
+        counts = count_values(label)
         problem = _label_problem(counts, plan)
         if problem:
             raise refuse(problem)
@@ -103,7 +109,7 @@ def voxel_hash(image: np.ndarray) -> str:
 
 def _label_problem(counts: dict[float, int], plan: Plan) -> str | None:
     """Say what is wrong with the values of a label, each with its number of voxels."""
-    broken = {v: n for v, n in counts.items() if v != round(v) or not 0 <= v < 2**16}
+    broken = {v: n for v, n in counts.items() if not 0 <= v < 2**16}
     if broken:
         return f"the label has values that are no label: {_listed(broken)}"
     if plan.labels is None:

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydantic import Field
@@ -28,13 +27,12 @@ from medssl.data.importers.base import (
     register,
 )
 from medssl.data.importers.dicom_labels import (
-    grid_of,
+    fits,
     label_files,
     paint_segmentations,
     read_label,
     referenced_series,
     segment_names,
-    turn_onto,
 )
 from medssl.data.importers.pairing import LABEL_WORDS
 from medssl.errors import MedSSLError
@@ -186,14 +184,12 @@ def _match_labels(
         else:
             notes.append(f"segmentation {header.path.name} belongs to no series that is imported")
     out = []
-    grids: dict[Path, Any] = {}
     for n, one in enumerate(series):
         if by_series[n]:
             out.append(_Labels(tuple(by_series[n])))
             continue
         files = label_files(one, source)
-        grids |= {p: grid_of(p) for p in files if p not in grids}
-        fitting = [p for p in files if turn_onto(*grids[p], one) is not None]
+        fitting = [p for p in files if fits(p, one)]
         if len(fitting) > 1:
             # A converted copy of the image often lies beside its label.
             fitting = [p for p in fitting if _LABEL_NAME.search(p.name)] or fitting

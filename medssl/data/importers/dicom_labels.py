@@ -8,14 +8,12 @@ from pathlib import Path
 import numpy as np
 from nibabel import orientations
 
-from medssl.data.datasets.integrity import grid_distance
 from medssl.data.dicom.files import pixel_array, read_dicom
-from medssl.data.dicom.geometry import LPS_TO_RAS, frame_values
+from medssl.data.dicom.geometry import frame_values
 from medssl.data.dicom.series import EXTRA, Header, Series, describe
-from medssl.data.images.itk import itk_header
-from medssl.data.images.names import ITK, NIFTI
-from medssl.data.images.nifti import open_nifti
-from medssl.data.images.stored import UnreadableError, open_volume
+from medssl.data.images.geometry import LPS, turn_onto
+from medssl.data.images.names import list_images
+from medssl.data.images.volume import read_header, read_image
 from medssl.errors import MedSSLError
 
 TOLERANCE = 0.1
@@ -121,7 +119,7 @@ def _on_grid(
 ) -> np.ndarray:
     """Return the image's voxels at columns ``i`` and rows ``j`` of a segmentation's frame."""
     plane = np.stack([direction[:3] * spacing[1], direction[3:] * spacing[0], position], axis=1)
-    to_voxel = np.linalg.inv(LPS_TO_RAS @ series.affine)
+    to_voxel = np.linalg.inv(LPS @ series.affine)
     exact = to_voxel[:3, :3] @ plane @ np.stack([i, j, np.ones_like(i)]) + to_voxel[:3, 3:]
     index = np.rint(exact).astype(int)
     apart = float(np.abs(exact - index).max())
@@ -148,72 +146,31 @@ def label_files(series: Series, source: Path) -> list[Path]:
     folder = series.folder
     root = source if source.is_dir() else source.parent
     while True:
-        files = sorted(p for p in folder.iterdir() if p.name.lower().endswith((*NIFTI, *ITK)))
+        files = list_images(folder)
         if files or folder == root or folder == folder.parent:
             return files
         folder = folder.parent
 
 
-def grid_of(path: Path) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Return affine (voxel to RAS, mm) and shape of an image file, from its header alone.
+def fits(path: Path, series: Series) -> bool:
+    """Tell whether an image file lies on the grid of a series, perhaps stored in another order.
+
+    Programs that convert DICOM often flip rows or slices and adapt the header.
 
     Raises:
         MedSSLError: it cannot be read.
     """
-    try:
-        if path.name.lower().endswith(NIFTI):
-            image = open_nifti(path, voxels=False)
-            return np.asarray(image.affine), image.shape
-        reader = itk_header(path)
-    except MedSSLError:
-        raise
-    except Exception as error:  # the libraries raise anything at all for a damaged file
-        raise _bad_label(path, " ".join(str(error).split())[-120:]) from error
-    if reader.GetDimension() != 3:
-        return np.eye(4), reader.GetSize()
-    affine = np.eye(4)
-    affine[:3, :3] = np.reshape(reader.GetDirection(), (3, 3)) * np.array(reader.GetSpacing())
-    affine[:3, 3] = reader.GetOrigin()
-    return LPS_TO_RAS @ affine, reader.GetSize()
-
-
-def turn_onto(affine: np.ndarray, shape: tuple[int, ...], series: Series) -> np.ndarray | None:
-    """Return how axes must be swapped and flipped to lie on a series' grid; None if they cannot.
-
-    Programs that convert DICOM often flip rows or slices and adapt the header; that is the same
-    grid, stored in another order.
-
-    Returns:
-        nibabel's orientation ``(3, 2)``.
-    """
-    if len(shape) != 3:
-        return None
-    own = orientations.io_orientation(np.linalg.inv(series.affine) @ affine)
-    if np.isnan(own).any():
-        return None
-    turned = tuple(shape[list(own[:, 0]).index(axis)] for axis in range(3))
-    affine = affine @ orientations.inv_ornt_aff(own, shape)
-    fits = turned == series.shape
-    return own if fits and grid_distance(series.affine, affine, turned) <= TOLERANCE else None
+    header = read_header(path)
+    own, onto = (header.shape, header.affine), (series.shape, series.affine)
+    return header.channels == 1 and turn_onto(own, onto) is not None
 
 
 def read_label(path: Path, series: Series) -> np.ndarray:
-    """Read a label file that :func:`turn_onto` says fits, on the grid of its series.
+    """Read a label file that :func:`fits`, on the grid of its series.
 
     Raises:
         MedSSLError: it is damaged.
     """
-    turn = turn_onto(*grid_of(path), series)
-    try:
-        volume = open_volume(path)
-    except UnreadableError as error:
-        raise _bad_label(path, str(error)) from None
-    slope, offset = volume.scale
-    label = orientations.apply_orientation(volume.data, turn)
-    return label * slope + offset if (slope, offset) != (1.0, 0.0) else label
-
-
-def _bad_label(path: Path, reason: str) -> MedSSLError:
-    return MedSSLError(
-        f"the label file cannot be used: {reason}", where=path, fix="export it again, or remove it"
-    )
+    volume = read_image(path)
+    turn = turn_onto(volume.grid, (series.shape, series.affine))
+    return orientations.apply_orientation(volume.values(), turn)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from medssl.data.images.stored import count_values
+from medssl.data.images.labels import count_values
 from medssl.data.importers.base import ImportedCase, ImportSettings
 from medssl.data.importers.pairing import Pair
 from medssl.errors import MedSSLError

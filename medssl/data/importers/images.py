@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
 from medssl.data.datasets.case import Case, Dataset
 from medssl.data.datasets.decathlon import read_dataset
 from medssl.data.datasets.decathlon_header import read_json
+from medssl.data.images.geometry import Unit
 from medssl.data.importers.base import (
     ImportedCase,
     Importer,
@@ -89,7 +90,7 @@ def _find(source: Path) -> list[Pair]:
     return pairs
 
 
-def _read(pair: Pair, unit: Literal["mm", "um"]) -> ImportedCase:
+def _read(pair: Pair, unit: Unit) -> ImportedCase:
     image = read_volume(pair.image, pair.id, unit=unit)
     return ImportedCase(
         pair.id, image.data, image.affine, None, patient=pair.patient, sources=(pair.image,)
@@ -148,7 +149,7 @@ def _join(
 ) -> ImportResult:
     """Join a dataset that nobody else writes to."""
     existing = read_dataset(dataset)
-    unit: Literal["mm", "um"] = "um" if existing.spatial_unit == "um" else "mm"
+    unit = existing.spatial_unit
     pairs = _find(source)
     plan = Plan(
         name=existing.name,
@@ -188,7 +189,7 @@ def _refuse_names(pairs: list[Pair], known: list[Case], dataset: Path) -> None:
         )
 
 
-def _voxels(known: list[Case], unit: Literal["mm", "um"], done: Done) -> dict[str, str]:
+def _voxels(known: list[Case], unit: Unit, done: Done) -> dict[str, str]:
     """Hash the images that the dataset holds; broken ones are left for the check to report."""
     hashes = {}
     for case in known:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -11,9 +10,9 @@ from typing import Any, Literal
 from medssl.data.datasets.case import Case, Dataset
 from medssl.data.datasets.decathlon import read_dataset
 from medssl.data.datasets.decathlon_header import read_json
-from medssl.data.images.names import safe_id
+from medssl.data.images.names import CHANNEL, list_images, safe_id, split_extension
 from medssl.data.importers.base import ImportedCase, Importer, ImportSettings, Plan, register
-from medssl.data.importers.volumes import image_files, read_channels, read_label, split_name
+from medssl.data.importers.volumes import read_channels, read_label
 from medssl.errors import MedSSLError
 
 
@@ -31,11 +30,14 @@ class NNUNet(Importer):
         dataset = read_dataset(source)
         info, _ = read_json(dataset.root / "dataset.json")
         labels = dict(zip(dataset.labels.values, dataset.labels.names, strict=True))
-        test_labels = {split_name(p.name)[0]: p for p in image_files(dataset.root / "labelsTs")}
+        test_labels = {
+            split_extension(p.name)[0]: p for p in list_images(dataset.root / "labelsTs")
+        }
         training = [*dataset.training, *dataset.unlabeled]
         reads = [partial(_read, case, dataset, case.label, "training") for case in training]
         for case in dataset.test:
-            stem = re.sub(r"_\d{4}$", "", split_name(case.images[0].name)[0])
+            channel = CHANNEL.match(split_extension(case.images[0].name)[0])
+            stem = channel["case"] if channel else case.id
             label = case.label or test_labels.get(case.id) or test_labels.get(stem)
             reads.append(partial(_read, case, dataset, label, "test"))
         return Plan(
@@ -43,7 +45,7 @@ class NNUNet(Importer):
             modality=dataset.modality,
             labels=labels,
             ignore_value=dataset.labels.ignore_value,
-            spatial_unit="um" if dataset.spatial_unit == "um" else "mm",
+            spatial_unit=dataset.spatial_unit,
             licence=str(info.get("licence") or info.get("license") or ""),
             notes=dataset.deviations,
             cases=reads,
@@ -54,7 +56,7 @@ class NNUNet(Importer):
 def _read(
     case: Case, dataset: Dataset, label: Path | None, split: Literal["training", "test"]
 ) -> ImportedCase:
-    unit: Literal["mm", "um"] = "um" if dataset.spatial_unit == "um" else "mm"
+    unit = dataset.spatial_unit
     image = read_channels(case.images, case.id, unit=unit)
     mask, warnings = None, ()
     if label is not None:

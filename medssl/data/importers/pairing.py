@@ -9,8 +9,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medssl.data.images.names import safe_id
-from medssl.data.importers.volumes import EXTENSIONS, split_name
+from medssl.data.images.names import (
+    IMAGE_SUFFIXES,
+    image_suffix,
+    safe_id,
+    split_extension,
+)
 from medssl.errors import MedSSLError
 
 LABEL_WORDS = (
@@ -73,14 +77,14 @@ def find_pairs(source: Path, *, label_suffix: str | None = None) -> list[Pair]:
     Raises:
         MedSSLError: a label without an image, or two labels of one image; names the files.
     """
-    if source.is_file() and not split_name(source.name)[1]:
+    if source.is_file() and not image_suffix(source):
         return _unique_ids(_listed(source), source.parent)
     paths = sorted(source.rglob("*")) if source.is_dir() else [source]
     base = source if source.is_dir() else source.parent
     files = [
         _classify(p, base, label_suffix)
         for p in paths
-        if split_name(p.name)[1] and not p.name.startswith(".") and p.is_file()
+        if image_suffix(p) and not p.name.startswith(".") and p.is_file()
     ]
     images = _without_channel([f for f in files if not f.is_label])
     labels: dict[Path, Path] = {}
@@ -122,7 +126,7 @@ def _strip_label(stem: str, label_suffix: str | None) -> str:
 
 
 def _classify(path: Path, base: Path, label_suffix: str | None) -> _File:
-    stem = split_name(path.name)[0]
+    stem = split_extension(path.name)[0]
     folder, inside = [], False
     for part in path.relative_to(base).parts[:-1]:
         label, image = _LABEL_FOLDER.match(part), _IMAGE_FOLDER.match(part)
@@ -197,14 +201,14 @@ def _listed(source: Path) -> list[Pair]:
             continue
         files = [source.parent / c if c else None for c in cells[:2]]
         for file in files:
-            if file is not None and not (file.is_file() and split_name(file.name)[1]):
+            if file is not None and not (file.is_file() and image_suffix(file)):
                 raise MedSSLError(
                     f"names {file.name}, which is no image file there is",
                     where=f"{source}:{number}",
-                    fix=f"write image,label with files ending in {', '.join(EXTENSIONS)}",
+                    fix=f"write image,label with files ending in {', '.join(IMAGE_SUFFIXES)}",
                 )
         image, label = files
         if image is not None:
-            stem = _strip(split_name(image.name)[0], IMAGE_WORDS) or image.parent.name
+            stem = _strip(split_extension(image.name)[0], IMAGE_WORDS) or image.parent.name
             pairs.append(Pair(stem, image, label, cells[2] or None))
     return pairs

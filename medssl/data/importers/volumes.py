@@ -3,86 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from medssl.data.datasets.integrity import GRID_ERROR_VOXELS, GRID_WARNING_VOXELS, grid_distance
-from medssl.data.images.itk import itk_header
-from medssl.data.images.nifti import open_nifti, stated_unit
-from medssl.data.images.stored import UnreadableError, open_volume
+from medssl.data.images.geometry import (
+    GRID_ERROR_VOXELS,
+    GRID_WARNING_VOXELS,
+    Unit,
+    grid_distance,
+)
+from medssl.data.images.volume import Volume, read_header, read_image
 from medssl.errors import MedSSLError
 
-EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
-"""Formats that the importers read, longest first."""
 
-_MM_PER_UNIT = {"meter": 1000.0, "mm": 1.0, "micron": 1e-3}
-
-
-@dataclass(frozen=True)
-class SourceVolume:
-    """A file's voxels ``(X, Y, Z[, C])`` and its affine to RAS world coordinates."""
-
-    data: np.ndarray
-    affine: np.ndarray
-
-
-def split_name(name: str) -> tuple[str, str]:
-    """Split ``a.b.nii.gz`` into ``a.b`` and ``.nii.gz``; the second is empty if not an image."""
-    ext = next((e for e in EXTENSIONS if name.lower().endswith(e)), "")
-    return (name[: -len(ext)], name[-len(ext) :]) if ext and len(name) > len(ext) else (name, "")
-
-
-def image_files(folder: Path) -> list[Path]:
-    """Return the image files directly inside a folder, without hidden ones; none if no folder."""
-    if not folder.is_dir():
-        return []
-    return sorted(
-        p
-        for p in folder.iterdir()
-        if not p.name.startswith(".") and split_name(p.name)[1] and p.is_file()
-    )
-
-
-def read_volume(path: Path, case_id: str, *, unit: Literal["mm", "um"] = "mm") -> SourceVolume:
+def read_volume(path: Path, case_id: str, *, unit: Unit = "mm") -> Volume:
     """Read an image file to its end, scaled as its header says.
 
     Args:
         case_id: whose file it is, for the error.
-        unit: unit of the returned affine. For mm, a NIfTI says its own and every other file is in
-            mm; for um, see :func:`medssl.data.images.read.read_image`.
+        unit: unit of the returned affine, see :func:`medssl.data.images.volume.read_volume`.
 
     Raises:
-        MedSSLError: the file cannot be read.
+        MedSSLError: the file cannot be read, or is no image.
     """
     try:
-        volume = open_volume(path)
-    except UnreadableError as error:
+        volume = read_image(path, unit=unit)
+    except MedSSLError as error:
         raise MedSSLError(
-            f"case '{case_id}': {path.name} {error}",
+            f"case '{case_id}': {path.name}: {error.what}",
             where=path,
-            fix="copy or download it again, or leave it out with --option skip_broken=true",
+            fix=f"{error.fix}, or leave it out with --option skip_broken=true",
         ) from None
-    data = volume.data
-    slope, offset = volume.scale
-    if (slope, offset) != (1.0, 0.0):
-        data = data * slope + offset
-    stated = "mm"
-    if path.name.lower().endswith((".nii", ".nii.gz")):
-        stated = stated_unit(path)
-    factor = _MM_PER_UNIT.get(stated, 1.0)
-    if unit == "um":
-        # The unit field is often wrong in OCT files. No OCT has axial voxels over 100 um, so a
-        # finer number than 0.1 is millimeters and any other is micrometers already.
-        factor = 1000.0 if stated != "micron" and min(volume.spacing) < 0.1 else 1.0
-    return SourceVolume(data, np.diag([factor, factor, factor, 1.0]) @ volume.affine)
+    return replace(volume, data=volume.values(), scale=(1.0, 0.0))
 
 
-def read_channels(
-    paths: Sequence[Path], case_id: str, *, unit: Literal["mm", "um"] = "mm"
-) -> SourceVolume:
+def read_channels(paths: Sequence[Path], case_id: str, *, unit: Unit = "mm") -> Volume:
     """Read one file, or several of one grid as the channels of one image.
 
     Raises:
@@ -104,11 +61,11 @@ def read_channels(
             )
     if len(volumes) == 1:
         return first
-    return SourceVolume(np.stack([v.data for v in volumes], axis=-1), first.affine)
+    return replace(first, data=np.stack([v.data for v in volumes], axis=-1))
 
 
 def read_label(
-    path: Path, case_id: str, image: SourceVolume, *, unit: Literal["mm", "um"] = "mm"
+    path: Path, case_id: str, image: Volume, *, unit: Unit = "mm"
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Read a label file and place it on its image's grid; also return warnings.
 
@@ -123,7 +80,7 @@ def read_label(
 
 
 def place_label(
-    label: SourceVolume, image: SourceVolume, case_id: str, where: Path
+    label: Volume, image: Volume, case_id: str, where: Path
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return the label's voxels on the image's grid, and warnings; see :func:`read_label`."""
     fix = "export the label on its image's grid, or leave it out with --option skip_broken=true"
@@ -171,14 +128,9 @@ def place_label(
 def count_channels(path: Path) -> int:
     """Return how many channels a file holds, from its header; 1 if that cannot be read."""
     try:
-        if path.name.lower().endswith((".nii", ".nii.gz")):
-            shape = [n for n in open_nifti(path, voxels=False).shape[3:] if n > 1]
-            return shape[0] if shape else 1
-        reader = itk_header(path)
-    except Exception:  # the libraries raise anything at all; reading the case says what is wrong
+        return read_header(path).channels
+    except MedSSLError:  # reading the case says what is wrong
         return 1
-    size = reader.GetSize()
-    return max(reader.GetNumberOfComponents(), size[3] if len(size) > 3 else 1)
 
 
 def ignore_unannotated(label: np.ndarray, axis: int, ignore: int) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 from nibabel.orientations import io_orientation
 
 from medssl.data.datasets.case import Case, LabelMap
-from medssl.data.images.header import read_affine
+from medssl.data.images.volume import read_header
 from medssl.errors import MedSSLError
 from medssl.settings.spec import DataSpec
 from medssl.settings.specs import axis_along
@@ -37,7 +37,7 @@ def side_axis(spec: DataSpec, cases: Sequence[Case]) -> int:
         return axis
     first: tuple[int, Path] | None = None
     for case in cases:
-        world = io_orientation(read_affine(case.images[0]))[:, 0]
+        world = io_orientation(read_header(case.images[0]).affine)[:, 0]
         axis = int(np.flatnonzero(world == 0)[0])
         if first is not None and axis != first[0]:
             raise MedSSLError(

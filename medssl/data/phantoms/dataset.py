@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medssl.data.images.write_folder import write_nifti
+from medssl.data.images.write import write_nifti
 from medssl.data.phantoms.kinds import KINDS, PhantomKind, PhantomOptions, phantom_options
 from medssl.errors import MedSSLError
 from medssl.files import all_or_nothing, discard_folder, write_json

@@ -18,7 +18,7 @@ from monai.transforms import MapTransform
 from nibabel import orientations
 from scipy import fft, ndimage
 
-from medssl.data.images.read import with_affine
+from medssl.data.preprocessing.tensors import with_affine
 from medssl.settings.spec import DataSpec
 
 MAX_SHIFT_SHARE = 0.125

@@ -35,7 +35,7 @@ from medssl.settings.spec import DataSpec
 
 logger = logging.getLogger(__name__)
 
-PREPROCESSING_VERSION = 1
+PREPROCESSING_VERSION = 2
 """Raise it whenever preprocessing gives other arrays for the same spec and files."""
 MAX_CLASS_INDICES = 20_000
 SPEC_FIELDS = {"spatial_unit", "orientation", "spacing", "resize", "resize_mode", "intensity"}

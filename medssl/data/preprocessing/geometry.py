@@ -16,7 +16,7 @@ from monai.transforms.utils import scale_affine
 from nibabel import orientations
 from scipy import ndimage
 
-from medssl.data.images.read import with_affine
+from medssl.data.preprocessing.tensors import with_affine
 from medssl.ops.boxes import Box
 from medssl.settings.spec import DataSpec
 

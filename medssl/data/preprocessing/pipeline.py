@@ -18,7 +18,8 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, MapTransform
 
 from medssl.data.datasets.case import Case
-from medssl.data.images.read import check_grid, read_image, read_images, with_affine
+from medssl.data.images.labels import read_label
+from medssl.data.images.volume import check_grid
 from medssl.data.preprocessing.align import AlignSlicesd, SliceShifts
 from medssl.data.preprocessing.geometry import (
     Grid,
@@ -27,6 +28,7 @@ from medssl.data.preprocessing.geometry import (
     spacing_transforms,
 )
 from medssl.data.preprocessing.intensity import intensity_transforms
+from medssl.data.preprocessing.tensors import read_images, with_affine
 from medssl.errors import MedSSLError
 from medssl.ops.boxes import Box
 from medssl.settings.spec import DataSpec
@@ -37,7 +39,6 @@ __all__ = [
     "image_transforms",
     "preprocess_case",
     "preprocess_image",
-    "read_image",
 ]
 
 
@@ -88,8 +89,7 @@ class Prepared:
         image: ``(C, X, Y, Z)`` float32, a plain tensor.
         affine: of the prepared grid, to RAS in the spec's unit.
         native_shape: ``(X, Y, Z)`` of the file.
-        native_affine: ``(4, 4)`` to RAS, exactly as in the file and in its unit.
-        unit_factor: from the file's unit to the spec's.
+        native_affine: ``(4, 4)`` of the file's grid, to RAS in the spec's unit.
         pad_value: what to pad the image with where it is smaller than a patch.
         grid: how the prepared voxels lie in the file.
         box: what part of the prepared volume ``image`` is; None: all of it.
@@ -100,7 +100,6 @@ class Prepared:
     affine: np.ndarray
     native_shape: tuple[int, ...]
     native_affine: np.ndarray
-    unit_factor: float
     pad_value: float
     grid: Grid
     box: Box | None = None
@@ -149,7 +148,7 @@ def preprocess_image(
 
     Args:
         image: one file, or one per channel, or voxels from
-            :func:`medssl.data.images.read.make_image`.
+            :func:`medssl.data.preprocessing.tensors.make_image`.
         spec: the data spec of the training run.
 
     Raises:
@@ -209,8 +208,7 @@ def _preprocess(
         image=image,
         affine=data["image"].affine.numpy(),
         native_shape=tuple(native.shape[1:]),
-        native_affine=np.asarray(native.meta["original_affine"]),
-        unit_factor=float(native.meta["unit_factor"]),
+        native_affine=native.affine.numpy(),
         pad_value=float(image.min()),
         grid=grid,
         shifts=aligned.meta.get("slice_shifts"),
@@ -221,13 +219,9 @@ def _preprocess(
 def _read_label(
     path: Path, image: MetaTensor, *, image_path: str | Path, spec: DataSpec
 ) -> MetaTensor:
-    label = read_image(path, spatial_unit=spec.spatial_unit)
-    if label.shape[0] != 1:
-        raise MedSSLError(
-            f"the label has {label.shape[0]} channels",
-            where=path,
-            fix="write one label map with a value per structure",
-        )
-    check_grid(label, image, path=path, reference=image_path)
+    label, affine = read_label(path, unit=spec.spatial_unit)
+    own = (tuple(image.shape[1:]), image.affine.numpy())
+    check_grid((label.shape, affine), own, path=path, of=image_path)
     # Headers of labels are often rounded; the voxels belong together all the same.
-    return with_affine(label.as_tensor(), image.affine, label.meta)
+    values = torch.from_numpy(np.ascontiguousarray(label, dtype=np.float32))
+    return with_affine(values[None], image.affine, {"files": (str(path),)})

@@ -23,8 +23,9 @@ from medssl.data.datasets.integrity import check_case, check_training_set
 from medssl.data.datasets.problem import Problem
 from medssl.data.datasets.split import make_splits
 from medssl.data.datasets.verdicts import Verdicts
-from medssl.data.images.same_grid import grid_distance
-from medssl.data.images.stored import Volume, count_values, open_volume
+from medssl.data.images.geometry import grid_distance
+from medssl.data.images.labels import count_values
+from medssl.data.images.volume import Volume, read_volume
 from medssl.errors import MedSSLError
 from medssl.settings.recipe import DataSettings
 
@@ -101,10 +102,6 @@ def make_text(path: Path) -> None:
     path.write_text("version https://git-lfs.github.com/spec/v1\n" * 20)
 
 
-def uncompress(path: Path) -> None:
-    path.write_bytes(gzip.decompress(path.read_bytes()))
-
-
 def remove(path: Path) -> None:
     path.unlink()
 
@@ -119,7 +116,6 @@ def remove(path: Path) -> None:
         flip_middle,
         make_empty,
         make_text,
-        uncompress,
         remove,
     ],
 )
@@ -156,7 +152,9 @@ def test_values(case: Case) -> None:
 def test_dimensions_and_channels(case: Case) -> None:
     path, bare = case.images[0], case.without_label()
     write(path, image_array(shape=(6, 5)))
-    only(check(bare), "has 2 dimensions (6, 5)")
+    assert check(bare) == []  # one slice
+    write(path, image_array(shape=(6, 5, 4, 2, 3)))
+    only(check(bare), "has 5 dimensions (6, 5, 4, 2, 3)")
     write(path, image_array(shape=(6, 5, 4, 2)))
     assert check(case, channels=2) == []
     only(check(case), "has 2 channels (6, 5, 4, 2) but dataset.json declares 1")
@@ -219,6 +217,7 @@ def test_label_grid(case: Case, affine: np.ndarray, severity: str, part: str) ->
     label.header["sform_code"] = 1
     for row, name in enumerate(("srow_x", "srow_y", "srow_z")):
         label.header[name] = affine[row]
+    label.header["pixdim"][1:4] = np.linalg.norm(affine[:3, :3], axis=0)
     raw = nib.Nifti1Image(label_array(), None, label.header)
     nib.save(raw, case.label)
     only(check(case), part, severity=severity)
@@ -280,14 +279,14 @@ def test_itk_formats_give_the_same_geometry(tmp_path: Path, name: str) -> None:
     image.SetSpacing((1.0, 1.5, 2.0))
     image.SetOrigin((10.0, 20.0, 30.0))
     SimpleITK.WriteImage(image, str(tmp_path / name))
-    volume = open_volume(tmp_path / name)
+    volume = read_volume(tmp_path / name)
     np.testing.assert_array_equal(volume.data, data)
     expected = np.diag([-1.0, -1.5, 2.0, 1.0])
     expected[:3, 3] = -10, -20, 30
     np.testing.assert_allclose(volume.affine, expected)
     vector = SimpleITK.GetImageFromArray(np.stack([data, 2 * data], -1).transpose(2, 1, 0, 3), True)
     SimpleITK.WriteImage(vector, str(tmp_path / name))
-    np.testing.assert_array_equal(open_volume(tmp_path / name).data[..., 1], 2 * data)
+    np.testing.assert_array_equal(read_volume(tmp_path / name).data[..., 1], 2 * data)
 
 
 def prepare(root: Path, count: int = 6) -> Dataset:
@@ -316,7 +315,7 @@ def test_training_set_refuses_in_six_lines(tmp_path: Path) -> None:
     assert text.startswith("c1.nii.gz: the file is truncated or damaged")
     assert "and 2 more problems in 2 files (run `medssl check" in text
     assert info.value.where == str(tmp_path / "labelsTr/c1.nii.gz")
-    assert info.value.fix == "copy or download it again"
+    assert info.value.fix == "copy or download it again from its source"
     assert len(text.splitlines()) <= 6
 
 
@@ -355,11 +354,12 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that are read, in order."""
     names: list[str] = []
 
-    def noted(path: Path) -> Volume:
+    def noted(path: Path, **options: Any) -> Volume:
         names.append(f"{path.parent.name}/{path.name.split('.')[0]}")
-        return open_volume(path)
+        return read_volume(path, **options)
 
-    monkeypatch.setattr(check_case, "__kwdefaults__", {"min_shape": None, "open_file": noted})
+    defaults = {**(check_case.__kwdefaults__ or {}), "open_file": noted}
+    monkeypatch.setattr(check_case, "__kwdefaults__", defaults)
     return names
 
 

@@ -26,9 +26,9 @@ from oct_files import (
     write_vol,
 )
 
-from medssl.data.images.read import read_image
 from medssl.data.importers.dataset import import_dataset
 from medssl.data.importers.oct_scan import layer_labels, nominal_affine
+from medssl.data.preprocessing.tensors import read_images
 from medssl.errors import MedSSLError
 
 pytest.importorskip("pydicom")
@@ -73,7 +73,7 @@ def assert_volume(
     assert np.allclose(image.header.get_zooms(), spacing, rtol=1e-6)
     assert nib.aff2axcodes(image.affine) == ("L", "S" if upward else "I", "P")
     assert int(image.header["sform_code"]) == 2
-    read = read_image(image.get_filename(), spatial_unit="um")
+    read = read_images([image.get_filename()], spatial_unit="um")
     assert np.allclose(read.affine, image.affine, atol=1e-4)
     middle = (np.array(image.shape) - 1) / 2
     assert np.allclose(image.affine @ [*middle, 1], [0, 0, 0, 1], atol=1e-3)

@@ -135,7 +135,7 @@ def wrong_label(value: float, voxels: int) -> np.ndarray:
     ("changes", "message"),
     [
         ({"label": wrong_label(60, 5)}, r"case 'x': .*not declared: 60 \(5 voxels\)"),
-        ({"label": wrong_label(0.5, 7)}, r"case 'x': .*no label: 0.5 \(7 voxels\)"),
+        ({"label": wrong_label(0.5, 7)}, r"case 'x': .*7 voxels are not whole numbers"),
         ({"label": label_array()[1:]}, r"case 'x': the label has the shape"),
         ({"affine": np.zeros((4, 4))}, r"case 'x': the spacing or orientation is not usable"),
         ({"image": np.full(SHAPE, np.nan)}, r"case 'x': \d+ voxels are NaN"),

@@ -374,11 +374,11 @@ class TestSITK:
         assert read_dataset(tmp_path / "out").labels.ignore_value == 255
 
     def test_micrometers_in_a_nifti_header_become_mm(self, tmp_path):
-        write_nifti(tmp_path / "d/a.nii.gz", image_array(), AFFINE, unit="micron")
+        scaled = np.diag([1000.0, 1000.0, 1000.0, 1]) @ AFFINE
+        write_nifti(tmp_path / "d/a.nii.gz", image_array(), scaled, unit="micron")
         import_dataset("sitk", tmp_path / "d", tmp_path / "out", options=["labels=1:x"])
-        scaled = np.diag([1e-3, 1e-3, 1e-3, 1]) @ AFFINE
         found = nib.load(cases_of(tmp_path / "out")["a"].images[0])
-        np.testing.assert_allclose(found.affine, scaled, rtol=1e-5)
+        np.testing.assert_allclose(found.affine, AFFINE, rtol=1e-5)
 
 
 class TestImages:

@@ -21,8 +21,8 @@ from medssl.data.preprocessing.pipeline import (
     image_transforms,
     preprocess_case,
     preprocess_image,
-    read_image,
 )
+from medssl.data.preprocessing.tensors import read_images
 from medssl.errors import MedSSLError
 from medssl.settings.spec import DataSpec
 
@@ -78,7 +78,7 @@ def world_ball(
 @pytest.mark.parametrize("name", AFFINES)
 def test_read_image_keeps_voxels_and_affine(tmp_path: Path, name: str) -> None:
     array = volume()
-    image = read_image(write(tmp_path / "a.nii.gz", array, AFFINES[name]))
+    image = read_images([write(tmp_path / "a.nii.gz", array, AFFINES[name])])
     assert image.shape == (1, *array.shape)
     assert image.dtype == torch.float32
     np.testing.assert_array_equal(image.as_tensor()[0].numpy(), array)
@@ -91,14 +91,14 @@ def test_nrrd_and_metaimage_read_like_nifti(tmp_path: Path, suffix: str, name: s
     nifti = write(tmp_path / "a.nii.gz", volume(), AFFINES[name])
     other = tmp_path / f"b{suffix}"
     sitk.WriteImage(sitk.ReadImage(str(nifti)), str(other))
-    first, second = read_image(nifti), read_image(other)
+    first, second = read_images([nifti]), read_images([other])
     np.testing.assert_array_equal(first.as_tensor(), second.as_tensor())
     np.testing.assert_allclose(first.affine, second.affine, atol=1e-4)
 
 
 def test_fourth_axis_and_several_files_become_channels(tmp_path: Path) -> None:
     array = np.stack([volume(seed=0), volume(seed=1)], axis=-1)
-    four = read_image(write(tmp_path / "four.nii.gz", array, AFFINES["oblique"]))
+    four = read_images([write(tmp_path / "four.nii.gz", array, AFFINES["oblique"])])
     parts = [
         write(tmp_path / f"part{i}.nii.gz", array[..., i], AFFINES["oblique"]) for i in range(2)
     ]
@@ -109,7 +109,7 @@ def test_fourth_axis_and_several_files_become_channels(tmp_path: Path) -> None:
     vector = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0, 3)), True)
     sitk.WriteImage(vector, str(tmp_path / "vector.nrrd"))
     np.testing.assert_array_equal(
-        read_image(tmp_path / "vector.nrrd").as_tensor(), four.as_tensor()
+        read_images([tmp_path / "vector.nrrd"]).as_tensor(), four.as_tensor()
     )
 
 
@@ -226,8 +226,8 @@ def test_millimeter_file_under_a_micrometer_spec(tmp_path: Path) -> None:
     spec = DataSpec(spatial_unit="um", spacing=[11.9, 3.0, 120.0], **PLAIN)
     prepared = preprocess_image(path, spec)
     assert prepared.image.shape[2] == round(39 * 3.9 / 3.0) + 1
-    assert prepared.unit_factor == 1000
-    np.testing.assert_allclose(prepared.native_affine, affine, rtol=1e-6)
+    micrometers = np.diag([1000.0, 1000.0, 1000.0, 1.0]) @ affine
+    np.testing.assert_allclose(prepared.native_affine, micrometers, rtol=1e-6)
     assert prepared.restore(prepared.image[0].numpy()).shape == (16, 40, 4)
 
 
@@ -397,7 +397,9 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
 def test_label_off_the_image_grid_is_refused(tmp_path: Path) -> None:
     image = write(tmp_path / "i.nii.gz", volume(), np.diag([1.0, 1.0, 3.0, 1.0]))
     label = write(tmp_path / "l.nii.gz", np.zeros((20, 24, 9), np.uint8), np.eye(4))
-    with pytest.raises(MedSSLError, match=r"5.33 voxels away.*1x1x1 and 1x1x3") as caught:
+    with pytest.raises(
+        MedSSLError, match=r"5.33 voxels away.*\(1, 1, 1\) against \(1, 1, 3\)"
+    ) as caught:
         preprocess_case(Case("c", (image,), label, "c"), DataSpec())
     assert caught.value.where == str(label)
     nearly = np.diag([1.0, 1.0, 3.0, 1.0]) + 1e-3
