@@ -37,6 +37,12 @@ class CasePlan:
     augmenter: Augmenter
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """What the networks must fit: ``num_classes``, background included, and ``channels``."""
+        labels, modality = self.dataset.labels, self.dataset.modality
+        return {"num_classes": labels.num_classes, "channels": len(modality)}
+
+    @property
     def cached(self) -> tuple[Case, ...]:
         """The cases that training takes from the cache; test cases are read from their files."""
         return (*self.splits.labeled, *self.splits.unlabeled, *self.splits.validation)

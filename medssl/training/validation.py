@@ -54,7 +54,7 @@ def make_dice(recipe: Recipe, data: TrainingData, compute: Compute) -> Callable[
     on the native grid.
     """
     labels, world = data.plan.dataset.labels, compute.world
-    channels = len(data.plan.dataset.modality)
+    channels = data.plan.sizes["channels"]
     task = Task(recipe.spec, labels, tuple(recipe.training.patch), channels)
     inference = recipe.inference.model_copy(update={"largest_component": False})
 

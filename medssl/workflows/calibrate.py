@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -174,9 +175,7 @@ def _sample(loaded: LoadedRun, cases: Sequence[Case], display: Display) -> list[
                 prepared = loaded.regions.find(case.images).crop(prepared)
             if prepared.box is not None:
                 reference = reference[tuple(slice(a, b) for a, b in prepared.box)]
-            blocks = loaded.predictor.blocks(
-                prepared.image, progress=lambda n, total, name=case.id: window(name, n, total)
-            )
+            blocks = loaded.predictor.blocks(prepared.image, progress=partial(window, case.id))
             probs, labels = sample_blocks(
                 blocks,
                 reference,
@@ -206,7 +205,7 @@ def _judge(loaded: LoadedRun, cases: Sequence[Case], display: Display) -> list[J
             prediction = loaded.predictor.predict_file(
                 case.images,
                 assess=True,
-                progress=lambda n, total, name=case.id: window(name, n, total),
+                progress=partial(window, case.id),
             )
             assert prediction.assessment is not None
             values, _ = read_label(case.label)

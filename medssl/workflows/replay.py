@@ -114,13 +114,8 @@ def replay(
             fix="restore the dataset as it was",
         )
     finder = open_regions(loaded, folder, plan, compute, display)
-    method = create_method(
-        loaded.recipe,
-        loaded.settings,
-        num_classes=plan.dataset.labels.num_classes,
-        channels=len(plan.dataset.modality),
-        labels=plan.dataset.labels,
-    ).to(where)
+    labels = plan.dataset.labels
+    method = create_method(loaded.recipe, loaded.settings, labels=labels, **plan.sizes).to(where)
     data = prepare_cases(loaded, plan, display, finder=finder)
     saved, path, _ = load_newest(
         (folder.last, folder.previous), map_location=where, method=loaded.recipe.method.name

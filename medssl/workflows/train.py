@@ -123,17 +123,16 @@ def _train(asked: _Asked, display: Display, held: ExitStack) -> TrainResult:
     run, compute, loaded = this.run, this.compute, this.loaded
     plan = _split(this)
     regions = open_regions(loaded, run if this.resume else None, plan, compute, this.display)
-    labels, channels = plan.dataset.labels, len(plan.dataset.modality)
-    sizes = {"num_classes": labels.num_classes, "channels": channels}
     # Before a scan is read: what is wrong with the networks is said first.
-    method = create_method(loaded.recipe, loaded.settings, labels=labels, **sizes)
+    labels = plan.dataset.labels
+    method = create_method(loaded.recipe, loaded.settings, labels=labels, **plan.sizes)
     for warning in method.warn_networks():
         this.display.say(f"warning: {warning}")
     data = prepare_cases(loaded, plan, this.display, finder=regions, world=compute.world)
     _begin(this, plan, method, held)
     with (
         recorded(run, compute.device),
-        memory_explained(loaded, compute.device, compute.precision, **sizes),
+        memory_explained(loaded, compute.device, compute.precision, **plan.sizes),
     ):
         if loaded.recipe.data.roi is not None and run.writes:
             keep_regions(run, loaded.recipe.data.roi, data.regions)
@@ -216,14 +215,8 @@ def _set_up(this: _Resolved, data: TrainingData, method: Method) -> Engine:
     """Return the engine, with networks and cases where they are fast."""
     loaded, recipe, compute = this.loaded, this.loaded.recipe, this.compute
     accelerate(method, recipe.training, compute, this.display.say)
-    dataset = data.plan.dataset
     need = partial(
-        step_bytes,
-        loaded,
-        num_classes=dataset.labels.num_classes,
-        channels=len(dataset.modality),
-        precision=compute.precision,
-        device="cuda",
+        step_bytes, loaded, precision=compute.precision, device="cuda", **data.plan.sizes
     )
     views = method.settings.unlabeled_views
     return Engine(
