@@ -80,7 +80,9 @@ def monais(prediction: np.ndarray, reference: np.ndarray) -> dict[str, float]:
         "dice": compute_dice(y_pred, y).item(),
         "hd95_mm": compute_hausdorff_distance(y_pred, y, percentile=95, **options).item(),
         "assd_mm": compute_average_surface_distance(y_pred, y, symmetric=True, **options).item(),
-        "nsd": compute_surface_dice(y_pred, y, class_thresholds=[TOLERANCE], **options).item(),
+        "nsd": compute_surface_dice(
+            y_pred, y, class_thresholds=[TOLERANCE], use_subvoxels=True, **options
+        ).item(),
     }
 
 

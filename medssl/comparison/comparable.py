@@ -81,6 +81,12 @@ def shared_metrics(runs: Sequence[EvaluatedRun], warnings: list[str]) -> list[st
         metrics.remove("nsd")
         listed = ", ".join(f"{t:g}" for t in sorted(tolerances))
         warnings.append(f"NSD is left out: it was measured with different tolerances ({listed})")
+    elif len({r.summary.get("nsd_definition") for r in runs}) > 1 and "nsd" in metrics:
+        metrics.remove("nsd")
+        warnings.append(
+            "NSD is left out: some runs were measured by an earlier version, which counted surface "
+            "voxels and not their area (`medssl evaluate RUN` measures again)"
+        )
     return metrics
 
 

@@ -18,10 +18,10 @@ from medssl.evaluation.surface import (
     assd,
     hd95,
     hd95_medpy,
-    nsd,
     point_distances,
     surface_points,
 )
+from medssl.evaluation.surface_elements import nsd, surface_elements
 
 POLICY = """\
 missed (only in the reference) and false_positive (only predicted): Dice, IoU
@@ -114,7 +114,8 @@ def evaluate_case(
             surfaces.distances_in_voxels(index) if distances and measures.voxel_metrics else None
         )
         hd95_column, assd_column = distance_columns(unit)
-        values = _surface_values(distances, status, measures.nsd_tolerance, surfaces.diagonal)
+        within = surfaces.nsd(index, measures.nsd_tolerance) if status == "ok" else None
+        values = _surface_values(distances, within, status, surfaces.diagonal)
         row = {
             "case": case_id,
             "label": label_map.values[index],
@@ -170,9 +171,21 @@ class _Surfaces:
         """Distances of the class last asked for, on voxels of size 1."""
         return point_distances(*self._points[index], [1.0] * len(self._spacing))
 
+    def nsd(self, index: int, tolerance: float) -> float:
+        """Surface Dice of one class; both maps must hold it."""
+        pieces = [
+            surface_elements(mask, self._spacing, start)
+            for mask, start in (self._crop(which, index) for which in (0, 1))
+        ]
+        return nsd(pieces[0], pieces[1], self._spacing, tolerance)
+
     def _find(self, which: int, index: int) -> np.ndarray:
+        return surface_points(*self._crop(which, index))
+
+    def _crop(self, which: int, index: int) -> tuple[np.ndarray, list[int]]:
+        """Return the mask of a class within its box, and where the box starts."""
         box = self._boxes[which][index - 1]
-        return surface_points(self._maps[which][box] == index, [s.start for s in box])
+        return self._maps[which][box] == index, [s.start for s in box]
 
 
 def _as_integers(array: np.ndarray) -> np.ndarray:
@@ -186,11 +199,11 @@ def _status(n_reference: int, n_prediction: int) -> str:
 
 
 def _surface_values(
-    distances: SurfaceDistances | None, status: str, tolerance: float, worst: float
+    distances: SurfaceDistances | None, within: float | None, status: str, worst: float
 ) -> tuple[float, float, float]:
     """Return HD95, ASSD and NSD of one structure under the policy for empty ones."""
-    if distances is not None:
-        return hd95(distances), assd(distances), nsd(distances, tolerance)
+    if distances is not None and within is not None:
+        return hd95(distances), assd(distances), within
     return (math.nan,) * 3 if status == "absent" else (worst, worst, 0.0)
 
 

@@ -14,6 +14,7 @@ from medssl.errors import MedSSLError
 from medssl.evaluation.case_metrics import POLICY, case_columns
 from medssl.evaluation.failures import count_failures
 from medssl.evaluation.statistics import LEVEL, Interval, mean_interval, nanmean, patient_means
+from medssl.evaluation.surface_elements import DEFINITION
 from medssl.files import reason_of, write_csv
 from medssl.settings.recipe import FAILURE_DICE
 
@@ -53,7 +54,8 @@ def summarize(
         failure_dice: patients below it are counted as failures.
 
     Returns:
-        A mapping with ``policy``, ``unit``, ``nsd_tolerance``, ``interval`` (how it is made),
+        A mapping with ``policy``, ``unit``, ``nsd_tolerance``, ``nsd_definition`` (summaries of
+        earlier versions, which counted voxels, have none), ``interval`` (how it is made),
         ``n_cases``, ``n_patients``, ``structures`` (name -> entry) and ``overall`` (an entry). An
         entry has ``n`` (cases with a value), ``n_missed``, ``n_false_positive``, ``n_absent``,
         ``failures`` (see :class:`medssl.evaluation.failures.Failures`) and ``metrics``: per metric
@@ -91,6 +93,7 @@ def summarize(
         "policy": POLICY,
         "unit": unit,
         "nsd_tolerance": nsd_tolerance,
+        "nsd_definition": DEFINITION,
         "interval": INTERVAL,
         "n_cases": len(cases),
         "n_patients": len(set(groups)),

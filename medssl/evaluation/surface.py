@@ -8,8 +8,8 @@ metrics read from them. Definitions differ between toolkits, so each function st
 `hausdorff`        the largest of all distances, both directions
 `hd95`             max of the two directed 95th percentiles (MONAI, DeepMind surface-distance)
 `assd`             mean of the pooled distances of both directions (MONAI symmetric=True)
-`nsd`              fraction of the surface voxels of both masks within a tolerance of the other
-                   surface (surface Dice, Nikolov et al. 2018; voxels counted, as in MONAI)
+`nsd`              share of the surface of both masks, by area, within a tolerance of the other
+                   surface (surface Dice of Nikolov et al. 2018; :mod:`.surface_elements`)
 `hd95_medpy`       95th percentile of the pooled distances (medpy ``hd95``)
 `asd_medpy`        mean distance prediction to reference, that direction alone (medpy ``asd``)
 =================  ==============================================================================
@@ -161,18 +161,6 @@ def assd(distances: SurfaceDistances) -> float:
     """Return the average symmetric surface distance: the mean of the pooled distances."""
     total = distances.to_reference.sum() + distances.to_prediction.sum()
     return float(total / (distances.to_reference.size + distances.to_prediction.size))
-
-
-def nsd(distances: SurfaceDistances, tolerance: float) -> float:
-    """Return the normalized surface distance (surface Dice) at a tolerance, in [0, 1].
-
-    A distance equal to the tolerance is within it; a margin of one part in a million keeps that
-    true after rounding (3 voxels of 0.7 mm against 2.1 mm).
-    """
-    limit = tolerance * (1.0 + 1e-6)
-    directed = (distances.to_reference, distances.to_prediction)
-    within = sum(int(np.count_nonzero(d <= limit)) for d in directed)
-    return within / sum(d.size for d in directed)
 
 
 def hd95_medpy(distances: SurfaceDistances) -> float:

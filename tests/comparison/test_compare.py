@@ -19,6 +19,7 @@ from medssl.comparison.paired import count_outcomes
 from medssl.comparison.verdict import NONE, PairedScores, verdict_over_patients
 from medssl.errors import MedSSLError
 from medssl.evaluation.statistics import mean_interval, paired_interval
+from medssl.evaluation.surface_elements import DEFINITION
 
 CASES = 12
 BASE = np.linspace(0.6, 0.9, CASES)
@@ -496,6 +497,17 @@ def test_warnings(tmp_path: Path) -> None:
     assert "NSD is left out: it was measured with different tolerances (1, 2)" in text
     assert "nsd" not in result["metrics"]
     assert [len(a["runs"]) for a in result["arms"]] == [1, 1]
+
+
+def test_surface_dice_by_area_is_not_compared_with_counted_voxels(tmp_path: Path) -> None:
+    old = write_run(tmp_path / "old", dice())
+    area = {"nsd_definition": DEFINITION}
+    new = write_run(tmp_path / "new", dice(), method="bcp", summary=area)
+    result = medssl.compare([old, new])
+    assert "nsd" not in result["metrics"]
+    assert any("counted surface voxels and not their area" in w for w in result["warnings"])
+    both = [write_run(tmp_path / m, dice(), method=m, summary=area) for m in ("uamt", "cps")]
+    assert "nsd" in medssl.compare(both)["metrics"]
 
 
 def test_reused_stages_are_warned_of_and_are_no_other_experiment(tmp_path: Path) -> None:

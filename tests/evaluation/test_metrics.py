@@ -120,8 +120,6 @@ class TestSurface:
         assert surface.hausdorff(d) == pytest.approx(6.0)
         assert surface.hd95(d) == pytest.approx(6.0)
         assert surface.assd(d) == pytest.approx(expected.mean())
-        assert surface.nsd(d, 3.0) == pytest.approx(np.mean(expected <= 3))
-        assert surface.nsd(d, 6.0) == 1.0
 
     @pytest.mark.parametrize("gap", [1, 2, 4])
     def test_concentric_cubes(self, gap):
@@ -145,15 +143,24 @@ class TestSurface:
         voxel = max(spacing)
         assert surface.assd(d) == pytest.approx(6.0, abs=voxel / 2)
         assert surface.hd95(d) == pytest.approx(6.0, abs=voxel)
-        assert surface.nsd(d, 6.0 - 1.5 * voxel) < 0.05
-        assert surface.nsd(d, 6.0 + 1.5 * voxel) > 0.95
+        assert surface.hausdorff(d) == pytest.approx(6.0, abs=math.hypot(*spacing))
 
-    def test_nsd_counts_a_distance_equal_to_the_tolerance(self):
-        a = cube((20, 5, 5), (2, 3), (2, 3), (2, 3))
-        b = cube((20, 5, 5), (5, 6), (2, 3), (2, 3))
-        d = surface.surface_distances(a, b, (0.7, 1, 1))
-        assert surface.nsd(d, 2.1) == 1.0
-        assert surface.nsd(d, 2.09) == 0.0
+    @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.5, 1.5, 4.0)])
+    @pytest.mark.parametrize("axis", [0, 1, 2])
+    def test_parallel_planes_are_as_far_apart_as_they_are(self, spacing, axis):
+        # Slabs that reach the border of the array: two voxels more on one side.
+        masks = [np.zeros((15, 15, 15), dtype=bool) for _ in range(2)]
+        for mask, end in zip(masks, (8, 10), strict=True):
+            np.moveaxis(mask, axis, 0)[2:end] = True
+        d = surface.surface_distances(*masks, spacing)
+        step = 2 * spacing[axis]
+        assert surface.hausdorff(d) == pytest.approx(step)
+        # One face in two, or a little less: the rim of the slabs touches the border.
+        assert surface.hd95(d) == pytest.approx(step)
+        plane = np.moveaxis(masks[1], axis, 0)
+        assert plane[9].all()
+        far = d.to_reference, d.to_prediction
+        assert max(np.max(x) for x in far) == pytest.approx(step)
 
     def test_definitions_differ_as_stated(self):
         # One stray voxel among ten: to_reference is 9 zeros and one 10, to_prediction all zero.
