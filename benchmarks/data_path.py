@@ -27,6 +27,7 @@ from monai.transforms import (
     RandCropByPosNegLabeld,
     RandFlipd,
 )
+from monai_preprocessing import image_transforms
 from synthetic import write_ellipsoids
 
 from medssl.data.datasets.case import CachedCase, Case
@@ -36,7 +37,6 @@ from medssl.data.patches.augment_batch import finish
 from medssl.data.patches.loader import StreamLoader
 from medssl.data.patches.sampling import Deliver, PatchSampler, PatchSettings, Stream
 from medssl.data.preprocessing.cache import CaseCache
-from medssl.data.preprocessing.pipeline import image_transforms
 from medssl.settings.recipe import AugmentSettings
 from medssl.settings.spec import DataSpec
 
@@ -65,7 +65,7 @@ def monai_batches(cases: list[Case], *, copy_cache: bool) -> Iterator[Any]:
     keys = ["image", "label"]
     transforms = Compose(
         [
-            *image_transforms(SPEC, with_label=True).transforms,
+            *image_transforms(SPEC).transforms,
             FgBgToIndicesd("label"),
             RandCropByPosNegLabeld(
                 keys,

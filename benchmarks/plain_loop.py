@@ -22,7 +22,7 @@ from medssl.data.datasets.case import CachedCase
 from medssl.methods.bcp import BCP
 from medssl.methods.bcp_mixing import PAIRING
 from medssl.methods.supervised import Supervised
-from medssl.ops.losses import copy_paste_loss, dice_ce_loss
+from medssl.ops.losses import copy_paste_loss, dice_and_ce
 from medssl.settings.recipe import Recipe
 
 Sample = dict[str, Tensor]
@@ -185,7 +185,8 @@ class PlainLoop:
             losses = bcp_losses(self.method, labeled, self._next(self.unlabeled), mask)
         else:
             logits = self.method.student(labeled["image"])
-            losses = [dice_ce_loss(logits, labeled["label"], dice=self.method.settings.dice)]
+            dice, ce = dice_and_ce(logits, labeled["label"], dice=self.method.settings.dice)
+            losses = [dice + ce]
         loss = sum(losses[1:], losses[0])
         self.optimizer.zero_grad()
         loss.backward()

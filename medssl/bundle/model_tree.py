@@ -117,13 +117,6 @@ def needed_modules(tree: Tree) -> list[str]:
     return sorted({k.__module__ for k in kinds if k.__module__.startswith("medssl.")})
 
 
-def first_network(tree: Tree) -> Blueprint:
-    """Return the first network of a model, which says how many channels and classes it has."""
-    while tree["kind"] != "network":
-        tree = tree["network"] if "network" in tree else tree["members"][0]
-    return _blueprint(tree)
-
-
 def _blueprint(tree: Tree) -> Blueprint:
     return Blueprint(**{k: v for k, v in tree.items() if k != "kind"})
 

@@ -9,7 +9,7 @@ import numpy as np
 from medssl.data.datasets.case import IGNORE_INDEX
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 _BLOCK = 1 << 20  # voxels counted at a time: keeps the int64 copy in cache and off the heap
 
@@ -54,29 +54,6 @@ def confusion_matrix(
         joint += p.astype(np.intp, copy=False)
         matrix += np.bincount(joint, minlength=matrix.size)
     return matrix.reshape(num_classes, num_classes)
-
-
-def confusion_matrix_tensor(
-    prediction: torch.Tensor,
-    reference: torch.Tensor,
-    num_classes: int,
-    ignore_index: int | None = IGNORE_INDEX,
-) -> torch.Tensor:
-    """Count voxels by (reference class, predicted class) on the tensors' own device.
-
-    The tensor twin of `confusion_matrix`, for validation during training: integer tensors of one
-    shape in, ``(num_classes, num_classes)`` int64 out, no copy to the host. Class indices are
-    trusted here, because checking them would wait for the device.
-    """
-    import torch
-
-    _check_shapes(tuple(prediction.shape), tuple(reference.shape))
-    joint = reference.long() * num_classes + prediction.long()
-    size = num_classes * num_classes
-    if ignore_index is not None:
-        joint = torch.where(reference == ignore_index, size, joint)  # one bin beyond the matrix
-    counts = torch.bincount(joint.flatten(), minlength=size + 1)
-    return counts[:size].reshape(num_classes, num_classes)
 
 
 def dice_per_class(confusion: np.ndarray) -> np.ndarray:

@@ -5,7 +5,6 @@ border of the array count as surface. The distances are computed once per pair o
 metrics read from them. Definitions differ between toolkits, so each function states its own:
 
 =================  ==============================================================================
-`hausdorff`        the largest of all distances, both directions
 `hd95`             max of the two directed 95th percentiles (MONAI, DeepMind surface-distance)
 `assd`             mean of the pooled distances of both directions (MONAI symmetric=True)
 `nsd`              share of the surface of both masks, by area, within a tolerance of the other
@@ -80,40 +79,6 @@ def surface_points(mask: np.ndarray, offset: Sequence[int] | None = None) -> np.
     return points if offset is None else points + np.asarray(offset)
 
 
-def surface_distances(
-    prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]
-) -> SurfaceDistances:
-    """Measure the distances between the surfaces of two masks.
-
-    Only the masks' bounding boxes are visited. Axes of length 1 are ignored: in a single slice the
-    surface is its contour, not the whole slice.
-
-    Args:
-        prediction: boolean mask, at least one voxel set.
-        reference: boolean mask of the same shape, at least one voxel set.
-        spacing: physical size of a voxel along each axis.
-
-    Raises:
-        ValueError: shapes or spacing do not fit, or a mask is empty (it has no surface; what a
-            missing structure scores is a policy, see ``case_metrics``).
-    """
-    if prediction.shape != reference.shape or len(spacing) != reference.ndim:
-        raise ValueError(
-            f"prediction {prediction.shape}, reference {reference.shape} and spacing "
-            f"{tuple(spacing)} do not fit together"
-        )
-    axes = [axis for axis, size in enumerate(reference.shape) if size > 1] or [0]
-    kept = tuple(slice(None) if axis in axes else 0 for axis in range(reference.ndim))
-    points = []
-    for name, mask in (("prediction", prediction), ("reference", reference)):
-        mask = mask[kept].astype(bool, copy=False)
-        box = bounding_box(mask)
-        if box is None:
-            raise ValueError(f"the {name} is empty: it has no surface")
-        points.append(surface_points(mask[box], [s.start for s in box]))
-    return point_distances(points[0], points[1], [spacing[axis] for axis in axes])
-
-
 def point_distances(
     prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]
 ) -> SurfaceDistances:
@@ -132,23 +97,6 @@ def point_distances(
         _directed(prediction, reference, scale, box),
         _directed(reference, prediction, scale, box),
     )
-
-
-def bounding_box(mask: np.ndarray) -> tuple[slice, ...] | None:
-    """Return the smallest box that holds every voxel set, or None for an empty mask."""
-    box = []
-    for axis in range(mask.ndim):
-        others = tuple(a for a in range(mask.ndim) if a != axis)
-        used = np.flatnonzero(mask.any(axis=others))
-        if not used.size:
-            return None
-        box.append(slice(int(used[0]), int(used[-1]) + 1))
-    return tuple(box)
-
-
-def hausdorff(distances: SurfaceDistances) -> float:
-    """Return the Hausdorff distance: the largest of all distances."""
-    return float(max(distances.to_reference.max(), distances.to_prediction.max()))
 
 
 def hd95(distances: SurfaceDistances) -> float:

@@ -16,7 +16,6 @@ _OWNED = ("array", "error", "input", "job_name", "open_mode", "output", "signal"
 _ONE = ("nodes", "ntasks", "ntasks_per_node", "tasks_per_node")
 _KEY = re.compile(r"[a-z][a-z0-9_]*")
 _TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
-_TIME_FIX = "write hours:minutes:seconds, or days-hours"
 
 
 def parse_options(given: Sequence[str]) -> dict[str, Any]:

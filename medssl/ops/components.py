@@ -117,17 +117,18 @@ def _keep_largest_at_once(
     label[~keep[labeled]] = 0
 
 
-def largest_components(
+def begin_largest_components(
     label: Tensor,
     num_classes: int,
     *,
     connectivity: int | None = None,
     pieces: Mapping[int, int] | None = None,
-) -> Tensor:
+) -> Callable[[], Tensor]:
     """Keep the largest component of every foreground class of every sample.
 
-    Voxels of the other components become background. The labels are copied to the CPU and back;
-    :func:`begin_largest_components` lets a GPU work meanwhile.
+    Voxels of the other components become background. The labels are copied to the CPU and back; on
+    a GPU they start on their way to the host here. Work that is queued between beginning and end
+    keeps the GPU busy while the host waits for them and looks for components.
 
     Args:
         label: ``(B, *spatial)`` integer class indices, 2D or 3D.
@@ -136,22 +137,7 @@ def largest_components(
         pieces: how many components to keep of a class; 1 of those that are not in it.
 
     Returns:
-        The cleaned labels, in the input's dtype and on its device.
-    """
-    return begin_largest_components(label, num_classes, connectivity=connectivity, pieces=pieces)()
-
-
-def begin_largest_components(
-    label: Tensor,
-    num_classes: int,
-    *,
-    connectivity: int | None = None,
-    pieces: Mapping[int, int] | None = None,
-) -> Callable[[], Tensor]:
-    """Begin :func:`largest_components`; what is returned ends it and gives the cleaned labels.
-
-    On a GPU the labels start on their way to the host. Work that is queued between beginning and
-    end keeps the GPU busy while the host waits for them and looks for components.
+        What ends it and returns the cleaned labels, in the input's dtype and on its device.
     """
     card = label.device.type == "cuda"
     if card:

@@ -57,14 +57,3 @@ def vote_scores(probs: Sequence[Tensor]) -> Tensor:
     for each in probs:
         scores = scores + (hard_labels(each).unsqueeze(1) == classes)
     return scores / (len(probs) + 1)
-
-
-def majority_vote(probs: Sequence[Tensor]) -> Tensor:
-    """Return the class most predictions choose, ``(B, *spatial)`` int64.
-
-    Of classes with equally many votes, the one with the larger summed probability.
-
-    Args:
-        probs: N tensors ``(B, C, *spatial)`` of probabilities.
-    """
-    return hard_labels(vote_scores(probs))

@@ -33,7 +33,7 @@ from time_to_dice import seconds_to  # noqa: E402
 from medssl.methods.base import Batch, LabeledBatch, Progress, UnlabeledBatch  # noqa: E402
 from medssl.methods.bcp_mixing import draw_masks  # noqa: E402
 from medssl.methods.registry import get_method, get_settings  # noqa: E402
-from medssl.ops.components import largest_components  # noqa: E402
+from medssl.ops.components import begin_largest_components  # noqa: E402
 from medssl.ops.ema import ema_update  # noqa: E402
 
 # ---------------------------------------------------------------------- rows and tables
@@ -345,7 +345,9 @@ def test_the_plain_loop_computes_the_loss_it_is_compared_with(
 
 def test_the_plain_loop_cleans_and_follows_as_the_package_does() -> None:
     label = torch.from_numpy(np.random.default_rng(0).integers(0, 3, (2, 9, 8, 7)))
-    assert torch.equal(largest_piece(label, 3, 3), largest_components(label, 3, connectivity=3))
+    assert torch.equal(
+        largest_piece(label, 3, 3), begin_largest_components(label, 3, connectivity=3)()
+    )
     student, teacher, other = Tiny(2, 2), Tiny(2, 2), Tiny(2, 2)
     other.load_state_dict(teacher.state_dict())
     follow(teacher, student, 0.9)

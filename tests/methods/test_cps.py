@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from weighted_loss import dice_ce_loss
 
 from medssl.methods.base import Batch, LabeledBatch, Progress, UnlabeledBatch
 from medssl.methods.cps import (
@@ -18,7 +19,7 @@ from medssl.methods.cps import (
     reinitialize,
 )
 from medssl.networks.ensemble import Ensemble
-from medssl.ops.losses import DiceVariant, dice_ce_loss
+from medssl.ops.losses import DiceVariant
 from medssl.ops.ramps import sigmoid_ramp
 from medssl.recipe.load import load_recipe
 from medssl.settings.recipe import Recipe

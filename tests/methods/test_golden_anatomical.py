@@ -5,6 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from published_views import (
+    center_crop,
+    normalize_percentile,
+    one_stream_batches,
+    random_crop,
+    rotate_and_flip,
+    two_stream_batches,
+)
 
 from medssl.methods.anatomical_settings import AnatomicalSettings
 from medssl.methods.base import Progress
@@ -24,14 +32,6 @@ from medssl.ops.certainty import (
 from medssl.ops.ema import ema_decay
 from medssl.ops.losses import dice_and_ce, one_hot
 from medssl.ops.mask_repair import reconstruction_terms
-from medssl.ops.published_views import (
-    center_crop,
-    normalize_percentile,
-    one_stream_batches,
-    random_crop,
-    rotate_and_flip,
-    two_stream_batches,
-)
 from medssl.ops.uncertainty import predictive_entropy
 from medssl.settings.recipe import ScheduleSettings
 from medssl.training.optimization import learning_rate

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from medssl.ops import components
-from medssl.ops.components import largest_component, largest_components
+from medssl.ops.components import begin_largest_components, largest_component
 from medssl.ops.ema import copy_weights, ema_decay, ema_update, frozen_copy
 from medssl.ops.pseudo_labels import confidence, hard_labels, sharpen
 from medssl.ops.ramps import share_ramp, sigmoid_ramp
@@ -74,7 +74,7 @@ def test_so_many_components_stay_as_are_asked_for():
 
 def test_classes_have_their_own_number_of_pieces():
     row = torch.tensor([[1, 0, 1, 1, 0, 1, 1, 1, 0, 2, 0, 2, 2, 0, 3, 0, 3]])
-    out = largest_components(row[None], 4, pieces={1: 2, 3: 2})
+    out = begin_largest_components(row[None], 4, pieces={1: 2, 3: 2})()
     assert out.tolist() == [[[0, 0, 1, 1, 0, 1, 1, 1, 0, 0, 0, 2, 2, 0, 3, 0, 3]]]
 
 
@@ -109,7 +109,7 @@ def test_components_are_per_sample_and_per_class_and_leave_the_input_alone(dtype
     label[0, 4, 4] = 2  # removed
     label[1, 5, 0] = 1  # the only one of its sample
     before = label.clone()
-    out = largest_components(label, 4)
+    out = begin_largest_components(label, 4)()
     expected = label.clone()
     expected[0, 5, 0] = expected[0, 4, 4] = 0
     assert out.dtype == dtype
@@ -119,7 +119,7 @@ def test_components_are_per_sample_and_per_class_and_leave_the_input_alone(dtype
 
 def test_empty_labels_stay_empty():
     label = torch.zeros(1, 5, 5, 5, dtype=torch.int64)
-    assert torch.equal(largest_components(label, 3), label)
+    assert torch.equal(begin_largest_components(label, 3)(), label)
 
 
 # --------------------------------------------------------------------------- ramps

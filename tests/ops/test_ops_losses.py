@@ -8,11 +8,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from weighted_loss import dice_ce_loss
 
 from medssl.ops.losses import (
     DiceVariant,
     copy_paste_loss,
-    dice_ce_loss,
     dice_loss,
     one_hot,
     region_terms,

@@ -7,15 +7,15 @@ literature, where volumes are normalized once and resized later).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, MapTransform
+from monai.transforms import Compose
 
 from medssl.data.datasets.case import Case
 from medssl.data.images.labels import read_label
@@ -35,50 +35,9 @@ from medssl.settings.spec import DataSpec
 
 __all__ = [
     "Prepared",
-    "ReadImaged",
-    "image_transforms",
     "preprocess_case",
     "preprocess_image",
 ]
-
-
-class ReadImaged(MapTransform):
-    """Read the files of each key with `read_images`."""
-
-    def __init__(self, keys: Sequence[str], *, spatial_unit: Literal["mm", "um"] = "mm") -> None:
-        super().__init__(keys)
-        self.spatial_unit = spatial_unit
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace a path or a list of paths by the image."""
-        out = dict(data)
-        for key in self.key_iterator(out):
-            files = out[key]
-            paths = [files] if isinstance(files, str | Path) else list(files)
-            out[key] = read_images(paths, spatial_unit=self.spatial_unit)
-        return out
-
-
-def _align_transforms(spec: DataSpec, keys: list[str]) -> list[Callable[..., Any]]:
-    return [AlignSlicesd(keys, spec=spec)] if spec.align_slices else []
-
-
-def image_transforms(spec: DataSpec, *, with_label: bool) -> Compose:
-    """Return the whole preprocessing as MONAI dictionary transforms.
-
-    The input is ``{"image": path or paths of the channels, "label": path}``; the output holds
-    MetaTensors ``(C, X, Y, Z)`` and ``(1, X, Y, Z)``.
-    """
-    keys = ["image", "label"] if with_label else ["image"]
-    return Compose(
-        [
-            ReadImaged(keys, spatial_unit=spec.spatial_unit),
-            *intensity_transforms(spec.intensity),
-            *_align_transforms(spec, keys),
-            *spacing_transforms(spec, keys),
-            *resize_transforms(spec, keys),
-        ]
-    )
 
 
 @dataclass(frozen=True)
@@ -190,7 +149,7 @@ def _preprocess(
     keys = [str(key) for key in data]
     try:
         data = Compose(intensity_transforms(spec.intensity))(data)
-        data = Compose(_align_transforms(spec, keys))(data)
+        data = AlignSlicesd(keys, spec=spec)(data) if spec.align_slices else data
         aligned = data["image"]
         data = Compose(spacing_transforms(spec, keys))(data)
         spaced = data["image"]

@@ -18,7 +18,6 @@ from medssl.data.datasets.case import Case
 from medssl.data.preprocessing.geometry import CornerNearestd
 from medssl.data.preprocessing.intensity import padding_value
 from medssl.data.preprocessing.pipeline import (
-    image_transforms,
     preprocess_case,
     preprocess_image,
 )
@@ -351,16 +350,6 @@ def test_constant_image_stays_finite(tmp_path: Path) -> None:
     for rule in ("zscore", "minmax", "percentile", "percentile_zscore"):
         out = intensities(tmp_path, np.full((4, 4, 4), 7, np.int16), rule=rule)
         assert np.isfinite(out).all()
-
-
-def test_image_transforms_agree_with_preprocess_image(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.nii.gz", volume(), AFFINES["oblique"])
-    spec = DataSpec(spacing=[1.0, 1.2, 3.0], resize=[32, None, 8])
-    out = image_transforms(spec, with_label=True)({"image": [path], "label": path})
-    prepared = preprocess_image(path, spec)
-    np.testing.assert_array_equal(out["image"].as_tensor(), prepared.image)
-    np.testing.assert_allclose(out["image"].affine, prepared.affine)
-    assert out["label"].shape == (1, *prepared.image.shape[1:])
 
 
 def failing(paths: Any, spec: DataSpec | None = None) -> str:

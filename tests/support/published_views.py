@@ -1,7 +1,6 @@
 """The data pipeline of the published UA-MT family of codes, to reproduce what was trained on.
 
-Training here uses the package's own patches (`medssl.data.patches.sampling`), which leave out
-the faults
+Training uses the package's own patches (`medssl.data.patches.sampling`), which leave out the faults
 noted below; these functions are for comparing with numbers and checkpoints of the literature.
 Arrays are ``(X, Y, Z)``.
 
