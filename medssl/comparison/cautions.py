@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from medssl.comparison.paired import MEAN, TIE
-from medssl.comparison.verdict import GAIN, HARM, NONE, counted, interval_text, judge
+from medssl.comparison.verdict import FEWEST, GAIN, HARM, NONE, counted, interval_text, judge
 from medssl.evaluation.sign_flip import MIN_PATIENTS
 from medssl.evaluation.summary import SHARES
 
@@ -76,6 +76,8 @@ def _too_little(pair: Mapping[str, Any]) -> list[str]:
 
 def _contrary(pair: Mapping[str, Any], code: str) -> list[str]:
     """Name structures and metrics with evidence of the opposite."""
+    if pair["n_patients"] < FEWEST:
+        return []
     found = []
     for name, entry in pair["structures"].items():
         for metric, value in entry["metrics"].items():

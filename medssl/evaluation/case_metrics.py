@@ -160,11 +160,11 @@ class _Surfaces:
             )
         self._maps = [prediction[kept], reference[kept]]
         self._boxes = [find_objects(m, max_label=num_classes - 1) for m in self._maps]
-        self._points: dict[int, list[np.ndarray]] = {}
+        self._points: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def distances(self, index: int) -> SurfaceDistances:
         """Distances of one class in physical units; both maps must hold it."""
-        self._points = {index: [self._find(which, index) for which in (0, 1)]}
+        self._points = {index: (self._find(0, index), self._find(1, index))}
         return point_distances(*self._points[index], self._spacing)
 
     def distances_in_voxels(self, index: int) -> SurfaceDistances:

@@ -66,15 +66,12 @@ class Reliability:
     @property
     def ece(self) -> float:
         """Expected calibration error: mean gap of accuracy and confidence over voxels."""
-        return ece_of_sums(
-            np.stack(
-                (
-                    self.voxels,
-                    np.nan_to_num(self.confidence) * self.voxels,
-                    np.nan_to_num(self.accuracy) * self.voxels,
-                )
-            )
+        sums = (
+            self.voxels,
+            np.nan_to_num(self.confidence) * self.voxels,
+            np.nan_to_num(self.accuracy) * self.voxels,
         )
+        return float(ece_of_sums(np.stack(sums)))
 
 
 def tempered_log(log_probs: np.ndarray, temperature: float) -> np.ndarray:

@@ -192,6 +192,7 @@ def test_few_patients(tmp_path: Path, patients: int, code: str, caution: str) ->
     verdict = only(medssl.compare([base, better]))
     assert verdict["code"] == code
     assert any(caution in c for c in verdict["cautions"])
+    assert patients > 2 or not any("worse" in c or "better" in c for c in verdict["cautions"])
 
 
 def test_one_patient_has_no_interval_and_gives_no_evidence(tmp_path: Path) -> None:
