@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,9 @@ from functools import partial
 from pathlib import Path
 
 from medssl.data.dicom.series import Series
+from medssl.data.images.names import file_names
+from medssl.data.images.volume import read_header
+from medssl.data.images.write import check_writable
 from medssl.data.preprocessing.tensors import series_image
 from medssl.errors import MedSSLError
 from medssl.files import refusals
@@ -31,7 +33,8 @@ logger = logging.getLogger(__name__)
 class PredictionResult:
     """What became of one case: either ``path`` or ``error`` is set.
 
-    ``seconds`` is the time it took; ``skipped`` means its prediction was there already.
+    ``seconds`` is the time it took; ``skipped`` means its prediction was there already. ``note``
+    says what of the image's header ITK reads in another way than other programs.
     """
 
     case_id: str
@@ -39,6 +42,7 @@ class PredictionResult:
     error: str | None
     seconds: float
     skipped: bool = False
+    note: str = ""
 
 
 def predict_files(
@@ -121,28 +125,26 @@ def _plan(
     settings: PredictSettings,
 ) -> _Job:
     (case_id, source), suffix = item, settings.map_suffix
-    names = list(enumerate(predictor.label_map.names))[1:] if settings.probabilities else []
+    labels = predictor.label_map
+    names = file_names(labels.names[1:], labels.values[1:]) if settings.probabilities else []
     # In a folder of their own, so that the label maps can be evaluated as a folder.
     maps = {
-        index: output / "probabilities" / f"{case_id}_{_in_file_name(name)}{suffix}"
-        for index, name in names
+        index: output / "probabilities" / f"{case_id}_{name}{suffix}"
+        for index, name in enumerate(names, start=1)
     }
     entropy = output / "uncertainty" / f"{case_id}{suffix}" if settings.uncertainty else None
     facts = assessment_file(output, case_id) if settings.assess else None
     return _Job(case_id, source, output / f"{case_id}{settings.suffix}", maps, entropy, facts)
 
 
-def _in_file_name(structure: str) -> str:
-    return re.sub(r"[^A-Za-z0-9]+", "-", structure)
-
-
 def _predict_one(
     predictor: Predictor, job: _Job, progress: WindowProgress | None
 ) -> PredictionResult:
     start = time.perf_counter()
-    path, message = None, None
+    path, message, note = None, None, ""
     try:
         prediction = _segment(predictor, job, progress)
+        note = prediction.note
         prediction.save_probabilities(job.maps)
         if job.entropy is not None:
             prediction.save_entropy(job.entropy)
@@ -158,7 +160,7 @@ def _predict_one(
     except Exception as error:
         logger.debug("prediction of %s failed", job.case_id, exc_info=True)
         message = f"{type(error).__name__}: {error}\n  where: {files_of(job.source)[0]}"
-    return PredictionResult(job.case_id, path, message, time.perf_counter() - start)
+    return PredictionResult(job.case_id, path, message, time.perf_counter() - start, note=note)
 
 
 def _segment(predictor: Predictor, job: _Job, progress: WindowProgress | None) -> Prediction:
@@ -168,6 +170,8 @@ def _segment(predictor: Predictor, job: _Job, progress: WindowProgress | None) -
         "assess": job.assessment is not None,
     }
     if not isinstance(job.source, Series):
+        header = read_header(job.source[0], unit=predictor.spec.spatial_unit)
+        check_writable(job.label, header.affine, header.shape)  # before hours are spent
         return predictor.predict_file(job.source, progress=progress, **wanted)
     if job.label.suffix == DICOM_SEG:
         check_dicom_seg(job.source, predictor.label_map)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medssl.data.dicom.files import is_dicom
 from medssl.data.dicom.series import Found, Series, dicom_candidates, find_series
 from medssl.data.images.names import (
     IMAGE_SUFFIXES,
@@ -91,7 +92,7 @@ def find_inputs(inputs: Sequence[Path], *, only_dicom: bool = False) -> Inputs:
     Raises:
         MedSSLError: nothing was found in any of them, or two images of a folder have one name.
     """
-    series: dict[tuple[str, str], tuple[Series, str]] = {}
+    series: dict[tuple[Path, ...], tuple[Series, str]] = {}
     stems: dict[tuple[Path, str], Path] = {}
     notes: list[str] = []
     failed: list[tuple[str, MedSSLError]] = []
@@ -101,9 +102,9 @@ def find_inputs(inputs: Sequence[Path], *, only_dicom: bool = False) -> Inputs:
                 tree = find_series(entry, min_slices=MIN_SLICES)
                 notes += tree.notes
                 for one in _series_of(tree, entry):
-                    uids = one.text("StudyInstanceUID"), one.text("SeriesInstanceUID")
-                    key = uids if uids[1] else ("", str(one.folder))
-                    series.setdefault(key, (one, _id(one, entry)))
+                    # Known again if it is found a second time, below another input.
+                    files = tuple(sorted(h.path.resolve() for h in one.headers))
+                    series.setdefault(files, (one, _id(one, entry)))
                 continue
             if only_dicom and entry.exists():
                 raise MedSSLError(
@@ -144,10 +145,8 @@ def _holds_dicom(entry: Path, only_dicom: bool) -> bool:
 
 
 def _is_dicom(path: Path) -> bool:
-    """Tell whether a file has DICOM's file header (PS3.10, 7.1)."""
     try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
+        return is_dicom(path)
     except OSError:
         return False
 
@@ -165,12 +164,20 @@ def _id(series: Series, entry: Path) -> str:
 
 
 def _distinct(named: Sequence[tuple[Series, str]]) -> list[tuple[str, Series]]:
-    """Tell series of one folder and number apart by their UIDs, whatever else lies there."""
+    """Tell series of one folder and number apart, whatever else lies there.
+
+    By their UIDs, or where these are the same, too, by the name of their first file.
+    """
     counts = Counter(name for _, name in named)
-    return [
-        (name if counts[name] == 1 else f"{name}_{_short_hash(s.text('SeriesInstanceUID'))}", s)
-        for s, name in named
-    ]
+    uids = Counter((name, series.text("SeriesInstanceUID")) for series, name in named)
+    out = []
+    for series, name in named:
+        uid = series.text("SeriesInstanceUID")
+        if counts[name] > 1:
+            other = uid if uids[name, uid] == 1 else uid + series.headers[0].path.name
+            name = f"{name}_{_short_hash(other)}"
+        out.append((name, series))
+    return out
 
 
 def _short_hash(text: str) -> str:

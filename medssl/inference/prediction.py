@@ -29,6 +29,7 @@ class Prediction:
         probabilities: ``(K, X', Y', Z')`` on the preprocessed grid, if they were asked for.
         entropy: ``(X', Y', Z')`` on the preprocessed grid, if it was asked for.
         assessment: volumes, expected Dice and features, if they were asked for.
+        note: what of the image's header ITK reads in another way than other programs.
     """
 
     values: np.ndarray
@@ -38,6 +39,7 @@ class Prediction:
     probabilities: Tensor | None = field(default=None, repr=False)
     entropy: np.ndarray | None = field(default=None, repr=False)
     assessment: Assessment | None = field(default=None, repr=False)
+    note: str = ""
 
     def save(self, path: Path) -> Path:
         """Write the label map; see :func:`medssl.data.images.write.write_label`."""

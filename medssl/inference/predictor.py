@@ -342,6 +342,7 @@ class Predictor:
             probabilities=decision.probabilities,
             entropy=decision.entropy,
             assessment=self._assess(prepared, decision, classes) if assess else None,
+            note=str(image.meta.get("note", "")),
         )
 
     def _assess(self, prepared: Prepared, decision: Decision, native: np.ndarray) -> Assessment:

@@ -109,6 +109,10 @@ def _predict(
         results = predict_files(
             predictor, items, output, settings, on_progress=done, on_window=window
         )
+    noted = [r for r in results if r.note]
+    if noted:
+        more = f" ({len(noted)} such images)" if len(noted) > 1 else ""
+        display.say(f"note: {noted[0].case_id}: {noted[0].note}{more}")
     if settings.uncertainty:
         write_tables(output, predictor.calibration)
     return results + [PredictionResult(name, None, str(e), 0.0) for name, e in found.failed]

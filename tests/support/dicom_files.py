@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +149,45 @@ def write_enhanced(
     data.PerFrameFunctionalGroupsSequence = Items(frames)
     path.parent.mkdir(parents=True, exist_ok=True)
     data.save_as(path, enforce_file_format=True)
+
+
+def write_segmentation(
+    path: Path,
+    images: list[Dataset],
+    masks: Mapping[str, np.ndarray] | Sequence[tuple[str, np.ndarray]],
+    kind: str = "BINARY",
+) -> None:
+    """Write a DICOM-SEG with highdicom, which leaves empty frames out.
+
+    Args:
+        masks: ``(slices, rows, columns)`` by name, or pairs where names are repeated.
+    """
+    hd = pytest.importorskip("highdicom")
+    from pydicom.sr.codedict import codes
+
+    pairs = list(masks.items()) if isinstance(masks, Mapping) else list(masks)
+    described = [
+        hd.seg.SegmentDescription(
+            segment_number=number,
+            segment_label=name,
+            segmented_property_category=codes.SCT.Organ,
+            segmented_property_type=codes.SCT.Liver,
+            algorithm_type="MANUAL",
+        )
+        for number, (name, _) in enumerate(pairs, start=1)
+    ]
+    segmentation = hd.seg.Segmentation(
+        source_images=images,
+        pixel_array=np.stack([mask for _, mask in pairs], axis=-1),
+        segmentation_type=kind,
+        segment_descriptions=described,
+        series_instance_uid=uid("seg"),
+        series_number=9,
+        sop_instance_uid=uid("seg", path),
+        instance_number=1,
+        manufacturer="none",
+        manufacturer_model_name="none",
+        software_versions="1",
+        device_serial_number="1",
+    )
+    segmentation.save_as(path)

@@ -20,7 +20,13 @@ from medssl.data.datasets.decathlon_header import (
 )
 from medssl.data.datasets.decathlon_items import Item, ItemReader, found_items
 from medssl.data.datasets.registry import CaseRegistry
-from medssl.data.images.names import EXTENSIONS, image_suffix, list_images, split_extension
+from medssl.data.images.names import (
+    EXTENSIONS,
+    image_suffix,
+    list_images,
+    same_name,
+    split_extension,
+)
 from medssl.errors import MedSSLError
 
 LAYOUT = (
@@ -170,7 +176,10 @@ def _enumerate(reader: ItemReader, info: Mapping[str, Any], channels: int) -> li
             f"there is no list 'training' and no image{' ' + ending if ending else ''} in imagesTr",
             'list the cases: "training": [{"image": "imagesTr/a.nii.gz", "label": ...}]',
         )
-    masks = {split_extension(p.name)[0]: p for p in list_images(labels, EXTENSIONS)}
+    others = sorted(set(list_images(images, EXTENSIONS)) - set(files))
+    if others:
+        reader.note(f"images in imagesTr that do not end in {ending} are not read", others[0].name)
+    masks = _by_stem(reader, list_images(labels, EXTENSIONS))
     items = found_items(files, channels)
     # Files that should be channels but were taken for scans of their own: some case is incomplete.
     lone = [i.id.rpartition("_")[0] for i in items if i.id not in masks]
@@ -181,7 +190,40 @@ def _enumerate(reader: ItemReader, info: Mapping[str, Any], channels: int) -> li
                 f"dataset.json declares {channels} channel(s)",
                 f"provide {stem}_0000 to {stem}_{channels - 1:04d}, or mend channel_names",
             )
-    return [Item(i.id, i.images, masks.get(i.id)) for i in items]
+    found = _match_labels(reader, [i.id for i in items], masks)
+    return [Item(i.id, i.images, found.get(i.id)) for i in items]
+
+
+def _by_stem(reader: ItemReader, labels: Iterable[Path]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in labels:
+        other = found.setdefault(split_extension(path.name)[0], path)
+        if other != path:
+            reader.refuse(
+                f"{other.name} and {path.name} in labelsTr are of one case", "keep one of them"
+            )
+    return found
+
+
+def _match_labels(
+    reader: ItemReader, ids: Sequence[str], labels: Mapping[str, Path]
+) -> dict[str, Path]:
+    """Give each case its label: of its name, or of its name in another letter case.
+
+    A label without an image is refused: by a slip in its name a labeled case would silently become
+    an unlabeled one.
+    """
+    found = {case: labels[case] for case in ids if case in labels}
+    for stem in labels.keys() - found.keys():
+        twins = [i for i in ids if i not in labels and same_name(i) == same_name(stem)]
+        if len(twins) != 1 or twins[0] in found:
+            reader.refuse(
+                f"the label {labels[stem].name} in labelsTr has no image in imagesTr",
+                f"name the images {stem}_0000 and so on, or take the label away",
+            )
+        reader.note("labels are called like their case but for letter case", labels[stem].name)
+        found[twins[0]] = labels[stem]
+    return found
 
 
 def _test_items(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,22 @@ _UNITS: dict[str, Unit] = {
 }
 
 
+class JsonObject(dict[str, Any]):
+    """A JSON object that knows which keys stood in it more than once; the last value counts."""
+
+    repeated: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """Make one of the pairs in the order of the text; a plain dict where none is repeated."""
+        counts = Counter(key for key, _ in pairs)
+        if len(counts) == len(pairs):
+            return dict(pairs)
+        out = cls(pairs)
+        out.repeated = tuple(key for key, n in counts.items() if n > 1)
+        return out
+
+
 def read_json(path: Path) -> tuple[dict[str, Any], list[str]]:
     """Read a JSON object; return it and how it deviates from plain UTF-8.
 
@@ -36,7 +54,7 @@ def read_json(path: Path) -> tuple[dict[str, Any], list[str]]:
         raw = path.read_bytes()
         if raw.startswith(b"\xef\xbb\xbf"):
             deviations.append(f"{path.name} starts with a byte order mark")
-        data = json.loads(raw.decode("utf-8-sig"))
+        data = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=JsonObject.of)
     except OSError as error:
         raise MedSSLError(
             f"cannot be read: {error.strerror or error}", where=path, fix="check path and rights"
@@ -136,6 +154,7 @@ def parse_labels(info: Mapping[str, Any], where: Path) -> tuple[LabelMap, list[s
     deviations: list[str] = []
     names: dict[int, str] = {}
     ignore: int | None = None
+    _refuse_repeated(info.get("labels"), where)
     for value, name in _label_pairs(info.get("labels"), where, deviations):
         if value in names or value == ignore:
             other = names.get(value, "ignore")
@@ -172,7 +191,32 @@ def parse_labels(info: Mapping[str, Any], where: Path) -> tuple[LabelMap, list[s
             fix=f"declare between 1 and {IGNORE_INDEX - 1} structures",
         )
     order = sorted(names)
+    _refuse_same_names(names, where)
     return LabelMap(tuple(order), tuple(names[v] for v in order), ignore), deviations
+
+
+def _refuse_repeated(raw: Any, where: Path) -> None:
+    """Refuse an entry that another one of the same key has taken the place of."""
+    repeated = raw.repeated if isinstance(raw, JsonObject) else ()
+    if repeated:
+        raise MedSSLError(
+            f"'labels' has the entry '{repeated[0]}' twice",
+            where=where,
+            fix="give each structure its own value and its own name",
+        )
+
+
+def _refuse_same_names(names: Mapping[int, str], where: Path) -> None:
+    """Refuse two structures whose names read alike: their numbers could not be told apart."""
+    values: dict[str, int] = {}
+    for value, name in sorted(names.items()):
+        other = values.setdefault(" ".join(unicodedata.normalize("NFC", name).split()), value)
+        if other != value:
+            raise MedSSLError(
+                f"the values {other} and {value} are both called '{name}'",
+                where=where,
+                fix="give each structure its own name, or both the same value if they are one",
+            )
 
 
 def parse_modality(info: Mapping[str, Any], where: Path) -> tuple[tuple[str, ...], list[str]]:

@@ -12,6 +12,9 @@ from medssl.data.images.geometry import LPS
 UNEVEN = 0.05
 """Largest deviation of a slice from its place on an even grid, in slice gaps."""
 
+MOST_ROUNDING = 0.2
+"""The same where positions were rounded to so few decimals that this explains it."""
+
 
 class UnusableError(Exception):
     """Why a series cannot become a volume, in a few words."""
@@ -48,7 +51,12 @@ def slice_grid(
     depth = positions @ normal
     order = np.argsort(depth, kind="stable")
     depth, positions = depth[order], positions[order]
-    step = _even_step(positions, np.diff(depth))
+    rounding = _rounding(positions)
+    step = _even_step(positions, np.diff(depth), rounding)
+    along = float(step @ normal)
+    drift = float(np.linalg.norm(step - along * normal)) * (len(positions) - 1)
+    if drift <= rounding:  # so far, rounded positions say nothing against the directions
+        step = along * normal
     shear = np.degrees(np.arccos(np.clip(step @ normal / np.linalg.norm(step), -1, 1)))
     if shear > 0.5:
         raise UnusableError(f"its slices are sheared by {shear:.1f} degrees (a tilted gantry)")
@@ -63,7 +71,19 @@ def slice_grid(
     return order, LPS @ affine
 
 
-def _even_step(positions: np.ndarray, gaps: np.ndarray) -> np.ndarray:
+def _rounding(positions: np.ndarray) -> float:
+    """Return how far a position may be off because it was written with so few decimals, in mm.
+
+    Positions that take more than three decimals are taken as they are.
+    """
+    for decimals in range(4):
+        if np.abs(positions - positions.round(decimals)).max() < 1e-6:
+            # Half a unit on each of three axes, of this position and of the one it is seen from.
+            return float(np.sqrt(3)) * 10.0**-decimals
+    return 0.0
+
+
+def _even_step(positions: np.ndarray, gaps: np.ndarray, rounding: float) -> np.ndarray:
     """Return the vector from slice to slice, or say why there is no such vector."""
     count, gap = len(positions), float(np.median(gaps))
     if gaps.min() < 1e-3:
@@ -81,7 +101,7 @@ def _even_step(positions: np.ndarray, gaps: np.ndarray) -> np.ndarray:
         )
     step = (positions[-1] - positions[0]) / (count - 1)
     off = np.linalg.norm(positions - positions[0] - np.arange(count)[:, None] * step, axis=1)
-    if off.max() > UNEVEN * gap:
+    if off.max() > max(UNEVEN * gap, min(rounding, MOST_ROUNDING * gap)):
         raise UnusableError(
             f"its slices are unevenly spaced ({_mm(gaps.min())} to {_mm(gaps.max())} mm)"
         )
@@ -95,19 +115,82 @@ def _mm(value: float) -> str:
 def frame_values(data: Any, macro: str, keyword: str) -> np.ndarray:
     """Return one element of a functional group for all frames, ``(frames, ...)``.
 
+    What neither the frames nor the shared groups have, the file as a whole may.
+
     Raises:
-        KeyError: neither the frames nor the shared groups have it; its argument is the keyword.
+        KeyError: nothing has it; its argument is the keyword.
     """
     shared = _groups(data, "SharedFunctionalGroupsSequence")
     frames = _groups(data, "PerFrameFunctionalGroupsSequence")
     values = []
     for i in range(int(data.NumberOfFrames)):
-        places = [group[macro][0] for group in (*frames[i : i + 1], *shared) if macro in group]
-        value = next((place[keyword].value for place in places if keyword in place), None)
+        groups = [group[macro][0] for group in (*frames[i : i + 1], *shared) if macro in group]
+        value = next((p[keyword].value for p in (*groups, data) if _has(p, keyword)), None)
         if value is None:
             raise KeyError(keyword)
         values.append(value)
     return np.array(values, float)
+
+
+def frame_grid(data: Any) -> tuple[np.ndarray, np.ndarray, str]:
+    """Order the frames of a multi-frame image along their normal, as `slice_grid` does.
+
+    Many CBCT scanners write no position of each frame, but how far apart they are.
+
+    Returns:
+        order, affine, and what had to be assumed; empty if nothing.
+
+    Raises:
+        UnusableError: as `slice_grid`, or where the frames lie is not in the file.
+    """
+    assumed = []
+    try:
+        spacings = frame_values(data, "PixelMeasuresSequence", "PixelSpacing")
+        directions = _frames_or(data, "PlaneOrientationSequence", "ImageOrientationPatient", _AXIAL)
+        positions = _frames_or(data, "PlanePositionSequence", "ImagePositionPatient", (0, 0, 0))
+    except KeyError as error:
+        raise UnusableError(f"its frames have no {error.args[0]}") from None
+    if np.ptp(directions, axis=0).max() > 1e-3 or np.ptp(spacings, axis=0).max() > 1e-4:
+        raise UnusableError("its frames have different orientations or spacings")
+    if np.ptp(positions, axis=0).max() == 0:
+        offsets, source = _offsets(data)
+        row, column = directions[0][:3], directions[0][3:]
+        positions = positions + np.outer(offsets, np.cross(row, column))
+        assumed.append(f"its frames have no positions of their own: placed by their {source}")
+    order, affine = slice_grid(positions, directions[0], spacings[0])
+    return order, affine, "; ".join(assumed)
+
+
+_AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+
+
+def _frames_or(data: Any, macro: str, keyword: str, default: Sequence[float]) -> np.ndarray:
+    try:
+        return frame_values(data, macro, keyword)
+    except KeyError:
+        return np.tile(np.array(default, float), (int(data.NumberOfFrames), 1))
+
+
+def _offsets(data: Any) -> tuple[np.ndarray, str]:
+    """Return how far each frame lies from the first, in mm, and which element says so."""
+    count = int(data.NumberOfFrames)
+    listed = data.get("GridFrameOffsetVector")
+    if listed is not None and len(listed) == count:
+        return np.array(listed, float) - float(listed[0]), "GridFrameOffsetVector"
+    for keyword in ("SpacingBetweenSlices", "SliceThickness"):
+        try:
+            gap = float(frame_values(data, "PixelMeasuresSequence", keyword)[0])
+        except KeyError:
+            continue
+        if gap > 0:
+            return np.arange(count) * gap, f"{keyword}, {_mm(gap)} mm"
+    raise UnusableError(
+        "its frames have no ImagePositionPatient, SpacingBetweenSlices or SliceThickness"
+    )
+
+
+def _has(data: Any, keyword: str) -> bool:
+    return keyword in data and data[keyword].value not in (None, "")
 
 
 def _groups(data: Any, keyword: str) -> Any:

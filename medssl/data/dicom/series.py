@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813
 
 from medssl.data.dicom.files import pixel_array, read_dicom
-from medssl.data.dicom.geometry import UnusableError, frame_values, slice_grid
+from medssl.data.dicom.geometry import UnusableError, frame_grid, frame_values, slice_grid
 from medssl.data.images.itk import read_itk
 from medssl.data.images.limits import check_claim
 from medssl.errors import MedSSLError
@@ -26,6 +27,11 @@ TAGS = [
     *("NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
     *("ReferencedSeriesSequence", "SegmentSequence", "SegmentationType"),
 ]
+
+_PLACE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+
+SCOUTS = 0.25
+"""Images of another orientation are scouts of a series if there are fewer, as a share of it."""
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 """SOP classes Segmentation Storage and Label Map Segmentation Storage."""
@@ -52,12 +58,14 @@ class Series:
         affine: ``(4, 4)``, voxel (column, row, slice) to RAS in mm.
         shape: columns, rows, slices.
         frames: of a multi-frame file: its frames in the order of their positions.
+        note: what had to be assumed of where it lies; empty for most.
     """
 
     headers: tuple[Header, ...]
     affine: np.ndarray
     shape: tuple[int, int, int]
     frames: tuple[int, ...] = ()
+    note: str = ""
 
     @property
     def folder(self) -> Path:
@@ -78,6 +86,49 @@ class Found:
     notes: list[str]
 
 
+class _Tree:
+    """Files sorted into series as they are found."""
+
+    def __init__(self) -> None:
+        self.groups: dict[tuple[str, ...], list[Header]] = defaultdict(list)
+        self.segmentations: list[Header] = []
+        self.copies = self.other = self.unreadable = self.reused = 0
+        self._seen: dict[str, list[Header]] = defaultdict(list)
+
+    def add(self, header: Header) -> None:
+        """Take a file, unless it is a copy of one that was taken."""
+        twins = self._seen[header.text("SOPInstanceUID") or str(header.path)]
+        if any(_is_copy(header, twin) for twin in twins):
+            self.copies += 1
+            return
+        twins.append(header)
+        self.reused += len(twins) > 1
+        if header.text("SOPClassUID") in SEGMENTATIONS:
+            self.segmentations.append(header)
+        elif header.data.get("Rows"):
+            # Without a series UID the folder has to tell which slices belong together. Some
+            # anonymizers give the files of every patient the same UIDs.
+            series = header.text("SeriesInstanceUID") or str(header.path.parent)
+            uids = header.text("StudyInstanceUID"), series, str(len(twins))
+            self.groups[header.text("PatientID"), *uids].append(header)
+        else:
+            self.other += 1
+
+    def notes(self) -> list[str]:
+        """Say what was left out."""
+        counts = {
+            "files are copies of others (same SOPInstanceUID and content) and were ignored": (
+                self.copies
+            ),
+            "files have the SOPInstanceUID of another image or patient: each is taken for itself": (
+                self.reused
+            ),
+            "files are called DICOM but are not": self.unreadable,
+            "DICOM files hold no image (reports, contours, plans)": self.other,
+        }
+        return [f"{n} {what}" for what, n in counts.items() if n]
+
+
 def find_series(source: Path, *, min_slices: int) -> Found:
     """Read the headers of all files below ``source`` and group them into volumes.
 
@@ -86,42 +137,44 @@ def find_series(source: Path, *, min_slices: int) -> Found:
         min_slices: series with fewer slices are left out (localizers).
     """
     pydicom = optional_module("pydicom", EXTRA)
-    groups: dict[tuple[str, str], list[Header]] = defaultdict(list)
-    segmentations, uids = [], set()
-    copies = other = unreadable = 0
+    tree = _Tree()
     for path in looking_at(dicom_candidates(source), "reading DICOM headers"):
         try:
             data = read_dicom(path, EXTRA, stop_before_pixels=True, specific_tags=TAGS)
         except (pydicom.errors.InvalidDicomError, OSError):
-            unreadable += path.suffix.lower() in (".dcm", ".dicom", ".ima")
+            tree.unreadable += path.suffix.lower() in (".dcm", ".dicom", ".ima")
             continue
-        header = Header(path, data)
-        uid = header.text("SOPInstanceUID")
-        if uid and uid in uids:
-            copies += 1
-        elif header.text("SOPClassUID") in SEGMENTATIONS:
-            segmentations.append(header)
-        elif data.get("Rows"):
-            # Without a series UID the folder has to tell which slices belong together.
-            series = header.text("SeriesInstanceUID") or str(path.parent)
-            groups[header.text("StudyInstanceUID"), series].append(header)
-        else:
-            other += 1
-        uids.add(uid)
-    notes = []
-    if copies:
-        notes.append(f"{copies} files are copies of others (same SOPInstanceUID) and were ignored")
-    if unreadable:
-        notes.append(f"{unreadable} files are called DICOM but are not, or lack its file header")
-    if other:
-        notes.append(f"{other} DICOM files hold no image (reports, contours, plans)")
-    found = []
-    for headers in groups.values():
+        tree.add(Header(path, data))
+    found, notes = [], tree.notes()
+    for headers in tree.groups.values():
         try:
-            found.append(_build(headers, min_slices))
+            series, strays = _build(headers, min_slices)
         except UnusableError as error:
             notes.append(f"left out {describe(headers[0])}: {error}")
-    return Found(found, segmentations, notes)
+            continue
+        found.append(series)
+        if strays:
+            notes.append(
+                f"left out {strays} of the {len(headers)} images of {describe(headers[0])}: scouts,"
+                " or of another size or orientation"
+            )
+        if series.note:
+            notes.append(f"{describe(headers[0])}: {series.note}")
+    return Found(found, tree.segmentations, notes)
+
+
+def _is_copy(header: Header, other: Header) -> bool:
+    """Tell whether two files of one UID show one image of one patient in one place."""
+    if filecmp.cmp(header.path, other.path, shallow=False):
+        return True
+    for keyword in ("PatientID", "ImagePositionPatient", "Rows", "Columns"):
+        if header.data.get(keyword) != other.data.get(keyword):
+            return False
+    try:
+        pixels = [read_dicom(h.path, EXTRA).get("PixelData") for h in (header, other)]
+    except Exception:  # pydicom raises many kinds; reading the series will name the file
+        return False
+    return bool(pixels[0] == pixels[1])
 
 
 def dicom_candidates(source: Path) -> list[Path]:
@@ -147,36 +200,72 @@ def describe(header: Header) -> str:
     return f"{text} in folder {header.path.parent.name}"
 
 
-def _build(headers: list[Header], min_slices: int) -> Series:
-    first = headers[0].data
-    if any("LOCALIZER" in h.text("ImageType").upper() for h in headers):
+def _build(headers: list[Header], min_slices: int) -> tuple[Series, int]:
+    """Make a volume of the images of a series; also count those that are none of its slices."""
+    slices = [h for h in headers if "LOCALIZER" not in h.text("ImageType").upper()]
+    if not slices:
         raise UnusableError("it is a localizer")
-    if first.get("SamplesPerPixel", 1) != 1:
+    first = slices[0]
+    if first.data.get("SamplesPerPixel", 1) != 1:
         raise UnusableError("its images are in color")
-    if headers[0].text("PhotometricInterpretation") == "MONOCHROME1":
+    if first.text("PhotometricInterpretation") == "MONOCHROME1":
         raise UnusableError("its gray scale is inverted (MONOCHROME1)")
-    if headers[0].text("Modality") in ("OPT", "OP"):
+    if first.text("Modality") in ("OPT", "OP"):
         raise UnusableError("it is an OCT or a photograph of the eye; use `medssl import oct`")
-    if any((h.data.get("NumberOfFrames") or 1) > 1 for h in headers):
-        if len(headers) > 1:
-            raise UnusableError(f"it is {len(headers)} multi-frame files, not one volume")
-        return _multi_frame(headers[0], min_slices)
-    if len(headers) < min_slices:
-        raise UnusableError(f"it has {len(headers)} slices (min_slices is {min_slices})")
-    keys = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
-    for key in keys:
-        missing = sum(not h.data.get(key) for h in headers)
-        if missing:
-            raise UnusableError(f"{missing} of its {len(headers)} files have no {key}")
-    grids = {(h.data.Rows, h.data.Columns, *map(float, h.data.PixelSpacing)) for h in headers}
-    directions = np.array([h.data.ImageOrientationPatient for h in headers], float)
-    if len(grids) > 1 or np.abs(directions - directions[0]).max() > 1e-3:
-        what = "sizes or spacings" if len(grids) > 1 else "orientations"
+    if any((h.data.get("NumberOfFrames") or 1) > 1 for h in slices):
+        if len(slices) > 1:
+            raise UnusableError(f"it is {len(slices)} multi-frame files, not one volume")
+        return _multi_frame(first, min_slices), len(headers) - 1
+    kept = _largest_stack(slices, min_slices)
+    if len(kept) < min_slices:
+        raise UnusableError(f"it has {len(kept)} slices (min_slices is {min_slices})")
+    positions = np.array([h.data.ImagePositionPatient for h in kept], float)
+    data = kept[0].data
+    order, affine = slice_grid(positions, data.ImageOrientationPatient, data.PixelSpacing)
+    shape = (int(data.Columns), int(data.Rows), len(kept))
+    return Series(tuple(kept[i] for i in order), affine, shape), len(headers) - len(kept)
+
+
+def _largest_stack(headers: list[Header], min_slices: int) -> list[Header]:
+    """Return the images of one size, spacing and orientation that make up a series.
+
+    Raises:
+        UnusableError: there are several such stacks, or most images do not say where they lie.
+    """
+    stacks: list[list[Header]] = []
+    placeless: dict[str, int] = defaultdict(int)
+    for header in headers:
+        missing = next((key for key in _PLACE if not header.data.get(key)), None)
+        if missing is not None:
+            placeless[missing] += 1
+            continue
+        stack = next((s for s in stacks if _is_parallel(s[0].data, header.data)), None)
+        if stack is None:
+            stacks.append([header])
+        else:
+            stack.append(header)
+    stacks.sort(key=len, reverse=True)
+    most = len(stacks[0]) if stacks else 0
+    few = max(min_slices, most * SCOUTS)
+    if placeless and max(placeless.values()) >= min(few, max(most, 1)):
+        key = max(placeless, key=lambda k: placeless[k])
+        raise UnusableError(f"{placeless[key]} of its {len(headers)} files have no {key}")
+    if len(stacks) > 1 and len(stacks[1]) >= few:
+        sizes = {(s[0].data.Rows, s[0].data.Columns) for s in stacks}
+        what = "sizes" if len(sizes) > 1 else "orientations or spacings"
         raise UnusableError(f"its images have different {what}: more than one volume")
-    positions = np.array([h.data.ImagePositionPatient for h in headers], float)
-    order, affine = slice_grid(positions, directions[0], first.PixelSpacing)
-    shape = (int(first.Columns), int(first.Rows), len(headers))
-    return Series(tuple(headers[i] for i in order), affine, shape)
+    return stacks[0]
+
+
+def _is_parallel(one: Any, other: Any) -> bool:
+    sizes = (one.Rows, one.Columns) == (other.Rows, other.Columns)
+    spacing, direction = (
+        np.array([data[key].value for data in (one, other)], float)
+        for key in ("PixelSpacing", "ImageOrientationPatient")
+    )
+    # Some writers round either of them in some slices only.
+    alike = np.allclose(spacing[0], spacing[1], rtol=1e-4, atol=0)
+    return bool(sizes and alike and np.abs(direction[0] - direction[1]).max() <= 1e-3)
 
 
 def _multi_frame(header: Header, min_slices: int) -> Series:
@@ -184,17 +273,9 @@ def _multi_frame(header: Header, min_slices: int) -> Series:
     count = int(data.NumberOfFrames)
     if count < min_slices:
         raise UnusableError(f"it has {count} frames (min_slices is {min_slices})")
-    try:
-        positions = frame_values(data, "PlanePositionSequence", "ImagePositionPatient")
-        directions = frame_values(data, "PlaneOrientationSequence", "ImageOrientationPatient")
-        spacings = frame_values(data, "PixelMeasuresSequence", "PixelSpacing")
-    except KeyError as error:
-        raise UnusableError(f"its frames have no {error.args[0]}") from None
-    if np.ptp(directions, axis=0).max() > 1e-3 or np.ptp(spacings, axis=0).max() > 1e-6:
-        raise UnusableError("its frames have different orientations or spacings")
-    order, affine = slice_grid(positions, directions[0], spacings[0])
+    order, affine, note = frame_grid(data)
     shape = (int(data.Columns), int(data.Rows), count)
-    return Series((header,), affine, shape, tuple(int(i) for i in order))
+    return Series((header,), affine, shape, tuple(int(i) for i in order), note)
 
 
 def read_series(series: Series) -> np.ndarray:
@@ -231,8 +312,7 @@ def _read_frames(series: Series) -> np.ndarray:
         slope = frame_values(data, macro, "RescaleSlope")[list(series.frames)]
         intercept = frame_values(data, macro, "RescaleIntercept")[list(series.frames)]
     except KeyError:
-        slope = np.float64(data.get("RescaleSlope", 1))
-        intercept = np.float64(data.get("RescaleIntercept", 0))
+        slope, intercept = np.ones(1), np.zeros(1)
     image = frames.transpose(2, 1, 0) * slope + intercept
     return image.astype(np.float32)
 

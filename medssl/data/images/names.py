@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 NIFTI = (".nii.gz", ".nii")
@@ -18,6 +18,9 @@ EXTENSIONS = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix not in (".nhdr"
 CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 """A channel of a scan in nnU-Net's spelling, without its suffix."""
 
+MAX_PART = 60
+"""Characters of a structure's name in a file's: file systems take 255 bytes."""
+
 _KINDS = ("L", "M", "N")
 """First letters of the Unicode categories whose characters an id keeps: letters, marks, digits."""
 
@@ -29,6 +32,26 @@ def safe_id(text: str) -> str:
         for c in unicodedata.normalize("NFC", text)
     )
     return re.sub("\0+", "_", "".join(kept)).strip("._+-") or "case"
+
+
+def same_name(text: str) -> str:
+    """Return what two names share that many disks take for one: letter case and accents aside."""
+    return unicodedata.normalize("NFC", text).casefold()
+
+
+def file_names(names: Sequence[str], numbers: Sequence[int]) -> list[str]:
+    """Return a part of a file name for each name: letters and digits of any script.
+
+    Where two would be one, perhaps in another letter case, each is followed by its number.
+    """
+    parts = [
+        "".join(c if unicodedata.category(c).startswith(_KINDS) else " " for c in name)
+        for name in (unicodedata.normalize("NFC", name) for name in names)
+    ]
+    parts = [re.sub(" +", "-", part)[:MAX_PART] for part in parts]
+    if len({same_name(part) for part in parts}) == len(parts):
+        return parts
+    return [f"{part}-{number}" for part, number in zip(parts, numbers, strict=True)]
 
 
 def image_suffix(path: str | Path, suffixes: Iterable[str] = IMAGE_SUFFIXES) -> str | None:

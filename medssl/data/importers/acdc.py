@@ -127,6 +127,7 @@ def _read_frame(
         id=name,
         image=image.data,
         affine=image.affine,
+        note=image.note,
         label=label,
         patient=folder.name,
         split=split,

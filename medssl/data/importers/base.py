@@ -30,6 +30,7 @@ class ImportedCase:
         sources: the files it was read from, for provenance.
         sidecar: arrays to keep beside the image in ``sidecar/ID.npz`` (layer boundaries).
         warnings: what the user should know about this scan.
+        note: what of its header ITK reads in another way than other programs.
     """
 
     id: str
@@ -42,6 +43,7 @@ class ImportedCase:
     sources: tuple[Path, ...] = ()
     sidecar: Mapping[str, np.ndarray] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,10 @@ def _split_names(value: Any) -> Any:
     pairs = [part.partition(":") for part in value.split(",") if part.strip()]
     if not all(sep and number.strip().isdigit() for number, sep, _ in pairs):
         raise ValueError("write VALUE:NAME pairs, such as 1:liver,2:tumor")
-    return {int(number): name.strip() for number, _, name in pairs}
+    names = {int(number): name.strip() for number, _, name in pairs}
+    if len(names) < len(pairs) or len(set(names.values())) < len(pairs):
+        raise ValueError("give each value one name, and each name one value")
+    return names
 
 
 def _split_list(value: Any) -> Any:

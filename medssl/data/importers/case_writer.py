@@ -55,6 +55,7 @@ class CaseWriter:
         self.records: dict[str, Any] = {}
         self.skipped: dict[str, str] = {}
         self.warnings: list[str] = []
+        self.noted: list[str] = []
         self.values: set[int] = {0}
         self.by_voxels: dict[str, str] = {}
         self._ids: dict[str, str] = {}
@@ -157,6 +158,8 @@ class CaseWriter:
         self.values |= checked.values
         self._ids[case.id.lower()] = case.id
         self.warnings += [f"{case.id}: {line}" for line in case.warnings]
+        if case.note:  # told once, not for every case
+            self.noted.append(f"{case.id}: {case.note}")
         twin = self.by_voxels.setdefault(checked.voxels_sha256, case.id)
         if twin != case.id:
             self.warnings.append(f"{case.id}: its image is an exact duplicate of {twin}")
@@ -198,6 +201,10 @@ class CaseWriter:
             "cases": self.records,
         }
 
+    def _notes(self) -> list[str]:
+        more = f" ({len(self.noted)} such cases)" if len(self.noted) > 1 else ""
+        return [f"{self.noted[0]}{more}"] if self.noted else []
+
     def result(self, dataset: Path) -> ImportResult:
         """Summarize what was written."""
         counts = {role: len(items) for role, items in self.items.items()}
@@ -207,7 +214,7 @@ class CaseWriter:
             counts["unlabeled"],
             counts["test"],
             notes=self.plan.notes,
-            warnings=tuple(self.warnings),
+            warnings=(*self.warnings, *self._notes()),
             skipped=dict(self.skipped),
         )
 

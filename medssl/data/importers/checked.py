@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from medssl.data.images.geometry import is_sheared, is_usable
 from medssl.data.images.labels import count_values, whole_numbers
+from medssl.data.images.names import safe_id
 from medssl.data.importers.base import ImportedCase, Plan
 from medssl.errors import MedSSLError
 
@@ -52,7 +52,7 @@ def check_imported(case: ImportedCase, plan: Plan, *, where: Path, fix: str) -> 
     def refuse(what: str) -> MedSSLError:
         return MedSSLError(f"case '{case.id}': {what}", where=where, fix=fix)
 
-    if not re.fullmatch(r"[A-Za-z0-9_][\w.+-]*", case.id, flags=re.ASCII):
+    if case.id != safe_id(case.id):
         raise refuse("the id cannot be a file name")
     image, label = np.asarray(case.image), case.label
     channels = image.shape[3] if image.ndim == 4 else 1

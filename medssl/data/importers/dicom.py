@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from medssl.data.dicom.series import EXTRA, Header, Series, describe, find_series, read_series
-from medssl.data.images.names import safe_id
+from medssl.data.images.names import safe_id, same_name
 from medssl.data.importers.base import (
     ImportedCase,
     Importer,
@@ -33,6 +33,7 @@ from medssl.data.importers.dicom_labels import (
     read_label,
     referenced_series,
     segment_names,
+    stated_names,
 )
 from medssl.data.importers.pairing import LABEL_WORDS
 from medssl.errors import MedSSLError
@@ -89,6 +90,7 @@ class DicomImporter(Importer):
         modality = _one_modality(series, source)
         labels = _match_labels(series, found.segmentations, source, notes)
         values = _segment_values(labels, settings, source)
+        notes += _repeated_names(labels)
         if len(series) > 1:
             notes.append(f"{len(series)} series, each a case of its own")
         ids = _case_ids(series, keep=settings.keep_patient_id)
@@ -177,12 +179,16 @@ def _match_labels(
     for header in segmentations:
         uids, frame = referenced_series(header), header.text("FrameOfReferenceUID")
         owners = [n for n, s in enumerate(series) if s.text("SeriesInstanceUID") in uids]
+        if len(owners) > 1:  # anonymizers give the series of every patient one UID
+            patient = header.text("PatientID")
+            owners = [n for n in owners if series[n].text("PatientID") == patient]
         if not owners and not uids and frame:
             owners = [n for n, s in enumerate(series) if s.text("FrameOfReferenceUID") == frame]
         if len(owners) == 1:
             by_series[owners[0]].append(header)
         else:
-            notes.append(f"segmentation {header.path.name} belongs to no series that is imported")
+            which = "several series" if owners else "no series that is imported"
+            notes.append(f"segmentation {header.path.name} belongs to {which}: left out")
     out = []
     for n, one in enumerate(series):
         if by_series[n]:
@@ -213,10 +219,11 @@ def _segment_values(
     labels: Sequence[_Labels], settings: DicomSettings, source: Path
 ) -> dict[str, int]:
     """Give every segment name a label value: as asked for, or by alphabet."""
-    headers = [h for one in labels for h in one.segmentations]
-    if not headers:
+    names = sorted(
+        {name for one in labels for n in segment_names(one.segmentations) for name in n.values()}
+    )
+    if not names:
         return {}
-    names = sorted({name for h in headers for name in segment_names(h).values()})
     if settings.labels is not None:
         unknown = [n for n in settings.labels.values() if n not in names]
         files = any(one.file for one in labels)
@@ -235,6 +242,24 @@ def _segment_values(
             + ",".join(f"{i}:{n}" for i, n in enumerate(names[:4], start=1)),
         )
     return {name: value for value, name in enumerate(names, start=1)}
+
+
+def _repeated_names(labels: Sequence[_Labels]) -> list[str]:
+    """Say which segments were told apart, and which are called nearly alike."""
+    notes = []
+    spellings: dict[str, str] = {}
+    for one in labels:
+        stated = [n for header in one.segmentations for n in stated_names(header).values()]
+        for name, count in Counter(stated).items():
+            if count > 1:
+                notes.append(
+                    f"{count} segments of one series are called '{name}': they are told apart as "
+                    f"'{name}', '{name} 2', ..."
+                )
+            other = spellings.setdefault(same_name(name), name)
+            if other != name:
+                notes.append(f"the segments '{other}' and '{name}' are taken for two structures")
+    return list(dict.fromkeys(notes))
 
 
 def _reader(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -20,10 +21,39 @@ TOLERANCE = 0.1
 """How far a segmentation's voxel may lie off the image's, in voxels."""
 
 
-def segment_names(segmentation: Header) -> dict[int, str]:
-    """Return the label of each segment number, background of label maps left out."""
-    segments = segmentation.data.get("SegmentSequence") or []
-    return {int(s.SegmentNumber): str(s.SegmentLabel).strip() for s in segments if s.SegmentNumber}
+def stated_names(segmentation: Header) -> dict[int, str]:
+    """Return what a segmentation calls each segment number; one without a label by its number.
+
+    The background of label maps is left out.
+    """
+    names = {}
+    for segment in segmentation.data.get("SegmentSequence") or []:
+        number = int(segment.get("SegmentNumber") or 0)
+        if number:
+            label = " ".join(str(segment.get("SegmentLabel") or "").split())
+            names[number] = unicodedata.normalize("NFC", label) or f"segment {number}"
+    return names
+
+
+def segment_names(segmentations: Sequence[Header]) -> list[dict[int, str]]:
+    """Return, for each segmentation of one series, a name of its own for each segment number.
+
+    Of several with one name, in one object or in two, the second is called ``NAME 2`` and so on:
+    they may be two lesions, or the work of two readers.
+    """
+    used: set[str] = set()
+    out = []
+    for header in segmentations:
+        names = {}
+        for number, stated in stated_names(header).items():
+            name, count = stated, 1
+            while name in used:
+                count += 1
+                name = f"{stated} {count}"
+            used.add(name)
+            names[number] = name
+        out.append(names)
+    return out
 
 
 def referenced_series(segmentation: Header) -> set[str]:
@@ -48,8 +78,8 @@ def paint_segmentations(
         MedSSLError: a segmentation is off the grid, is a probability map, or segments overlap.
     """
     voxels: dict[str, list[np.ndarray]] = {name: [] for name in values}
-    for header in segmentations:
-        for name, index in _segment_voxels(header, series):
+    for header, names in zip(segmentations, segment_names(segmentations), strict=True):
+        for name, index in _segment_voxels(header, names, series):
             if name in voxels:
                 voxels[name].append(index)
     label = np.zeros(series.shape, np.uint8 if max(values.values(), default=0) < 256 else np.uint16)
@@ -67,7 +97,9 @@ def paint_segmentations(
     return label
 
 
-def _segment_voxels(header: Header, series: Series) -> list[tuple[str, np.ndarray]]:
+def _segment_voxels(
+    header: Header, names: Mapping[int, str], series: Series
+) -> list[tuple[str, np.ndarray]]:
     """Return, frame by frame, a segment's name and its voxels' indices ``(3, N)``."""
     data = read_dicom(header.path, EXTRA)
     kind = str(data.get("SegmentationType", "BINARY"))
@@ -77,7 +109,6 @@ def _segment_voxels(header: Header, series: Series) -> list[tuple[str, np.ndarra
             where=header.path,
             fix="export it as a binary segmentation",
         )
-    names = segment_names(header)
     try:
         frames = np.atleast_3d(pixel_array(data, header.path))
         frames = frames.reshape(int(data.NumberOfFrames), data.Rows, data.Columns)
@@ -102,9 +133,15 @@ def _segment_voxels(header: Header, series: Series) -> list[tuple[str, np.ndarra
     ):
         for value in np.unique(frame[frame > 0]):
             j, i = np.nonzero(frame == value)
-            name = names.get(int(number if kind == "BINARY" else value), "")
+            segment = int(number if kind == "BINARY" else value)
+            if segment not in names:
+                raise MedSSLError(
+                    f"a frame belongs to segment {segment}, which the file does not describe",
+                    where=header.path,
+                    fix="export the segmentation again, or remove it",
+                )
             index = _on_grid(i, j, position, direction, spacing, series, header.path)
-            out.append((name, index))
+            out.append((names[segment], index))
     return out
 
 

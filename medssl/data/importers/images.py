@@ -93,7 +93,13 @@ def _find(source: Path) -> list[Pair]:
 def _read(pair: Pair, unit: Unit) -> ImportedCase:
     image = read_volume(pair.image, pair.id, unit=unit)
     return ImportedCase(
-        pair.id, image.data, image.affine, None, patient=pair.patient, sources=(pair.image,)
+        pair.id,
+        image.data,
+        image.affine,
+        None,
+        patient=pair.patient,
+        sources=(pair.image,),
+        note=image.note,
     )
 
 

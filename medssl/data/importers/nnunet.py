@@ -65,6 +65,7 @@ def _read(
         id=safe_id(case.id),
         image=image.data,
         affine=image.affine,
+        note=image.note,
         label=mask,
         patient=case.patient if case.patient != case.id else None,
         split=split,

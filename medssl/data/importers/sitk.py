@@ -119,6 +119,7 @@ def read_pair(pair: Pair, ignore: int | None, sparse_axis: str | None) -> Import
         id=pair.id,
         image=image.data,
         affine=image.affine,
+        note=image.note,
         label=label,
         patient=pair.patient,
         split="test" if pair.held_back else "training",

@@ -107,10 +107,26 @@ def test_ignore_label_and_gaps_in_values(tmp_path: Path) -> None:
         (None, "names no labels"),
         (3, "not a mapping"),
         ({str(i): f"s{i}" for i in range(300)}, "declares 299 structures"),
+        ({"1": "tumor", "2": "tumor"}, "the values 1 and 2 are both called 'tumor'"),
+        ({"tumor": 1, "tumor ": 2}, "the values 1 and 2 are both called 'tumor'"),
+        ({"1": "Gef\u00e4\u00df", "2": "Gefa\u0308\u00df"}, "the values 1 and 2 are both called"),
     ],
 )
 def test_labels_refused_by_name(tmp_path: Path, labels: Any, part: str) -> None:
     refused(make_dataset(tmp_path, ["c"], labels=labels), part, "dataset.json")
+
+
+def test_an_entry_that_stands_twice_is_not_lost(tmp_path: Path) -> None:
+    make_dataset(tmp_path, ["c"], labels={"tumor": 1, "other": 2})
+    where = tmp_path / "dataset.json"
+    where.write_text(where.read_text().replace('"other"', '"tumor"'))
+    refused(tmp_path, "'labels' has the entry 'tumor' twice", "dataset.json")
+
+
+def test_names_that_differ_in_letter_case_are_two_structures(tmp_path: Path) -> None:
+    labels = {"1": "Tumor", "2": "tumor", "3": "肝脏", "4": "肿瘤"}
+    dataset = read_dataset(make_dataset(tmp_path, ["c"], labels=labels))
+    assert dataset.labels.names == ("background", "Tumor", "tumor", "肝脏", "肿瘤")
 
 
 def test_spatial_unit(tmp_path: Path) -> None:
@@ -251,6 +267,30 @@ def test_nnunet_v2_without_list(tmp_path: Path, channels: int) -> None:
     assert [c.id for c in dataset.test] == ["case_009"]
     assert noted(dataset, "no list 'training'")
     assert noted(dataset, "ghost files")
+    assert noted(dataset, "do not end in .nrrd are not read (1 of them, first: stray.nii.gz)")
+
+
+def test_nnunet_label_in_another_letter_case(tmp_path: Path) -> None:
+    content = nnunet_v2(tmp_path, ["case_01", "case_02"], 2)
+    (tmp_path / "labelsTr/case_02.nrrd").rename(tmp_path / "labelsTr/Case_02.nrrd")
+    write_json(tmp_path, content)
+    dataset = read_dataset(tmp_path)
+    assert [c.id for c in dataset.training] == ["case_01", "case_02"]
+    assert dataset.training[1].label == tmp_path / "labelsTr/Case_02.nrrd"
+    assert noted(dataset, "but for letter case (1 of them, first: Case_02.nrrd)")
+
+
+def test_nnunet_label_without_image_is_refused(tmp_path: Path) -> None:
+    content = nnunet_v2(tmp_path, ["case_01", "case_02"], 1)
+    write_json(tmp_path, content)
+    (tmp_path / "labelsTr/case_02.nrrd").rename(tmp_path / "labelsTr/case_20.nrrd")
+    refused(tmp_path, "the label case_20.nrrd in labelsTr has no image in imagesTr")
+    touch(tmp_path / "labelsTr/case_02.nrrd", tmp_path / "labelsTr/Case_02.nrrd")
+    (tmp_path / "labelsTr/case_20.nrrd").unlink()
+    refused(tmp_path, "the label Case_02.nrrd in labelsTr has no image in imagesTr")
+    (tmp_path / "labelsTr/Case_02.nrrd").unlink()
+    touch(tmp_path / "labelsTr/case_02.nii.gz")
+    refused(tmp_path, "case_02.nii.gz and case_02.nrrd in labelsTr are of one case")
 
 
 def test_nnunet_v2_case_with_a_channel_missing(tmp_path: Path) -> None:

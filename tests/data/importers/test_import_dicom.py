@@ -17,6 +17,7 @@ from dicom_files import (
     PATIENT_ID,
     uid,
     write_enhanced,
+    write_segmentation,
     write_series,
 )
 
@@ -247,40 +248,6 @@ def blocks() -> dict[str, np.ndarray]:
     liver[1:4, 1:6, 0:2] = True
     tumor[4, 6, 3:5] = True
     return {"Tumor": tumor, "Liver": liver}
-
-
-def write_segmentation(
-    path: Path, images: list, masks: dict[str, np.ndarray], kind: str = "BINARY"
-) -> None:
-    """Write a DICOM-SEG with highdicom, which leaves empty frames out."""
-    hd = pytest.importorskip("highdicom")
-    from pydicom.sr.codedict import codes
-
-    described = [
-        hd.seg.SegmentDescription(
-            segment_number=number,
-            segment_label=name,
-            segmented_property_category=codes.SCT.Organ,
-            segmented_property_type=codes.SCT.Liver,
-            algorithm_type="MANUAL",
-        )
-        for number, name in enumerate(masks, start=1)
-    ]
-    segmentation = hd.seg.Segmentation(
-        source_images=images,
-        pixel_array=np.stack(list(masks.values()), axis=-1),
-        segmentation_type=kind,
-        segment_descriptions=described,
-        series_instance_uid=uid("seg"),
-        series_number=9,
-        sop_instance_uid=uid("seg", path),
-        instance_number=1,
-        manufacturer="none",
-        manufacturer_model_name="none",
-        software_versions="1",
-        device_serial_number="1",
-    )
-    segmentation.save_as(path)
 
 
 @pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
