@@ -1,16 +1,10 @@
-"""No step makes the host wait for the device.
+"""Neither the engine nor what it is given makes the host wait; methods: the contract's check.
 
-The networks, the batch and the step run on PyTorch's ``meta`` device, which has shapes and no
-values: whatever wants to see a value (``item``, ``nonzero``, ``numpy``, a Python ``if``) fails, and
-so does mixing the tensors of two devices. A card would run the same code; on a CPU neither mistake
-would show.
+See :mod:`medssl.testing.waits` for how the ``meta`` device shows it.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,138 +12,30 @@ import numpy as np
 import pytest
 import torch
 from helpers import small_recipe
-from method_steps import ALL, BUDGET, make, make_batch
+from method_steps import ALL, make
 from patch_samplers import make_sampler
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from medssl.data.patches.device_cases import DeviceCases
-from medssl.device import make_scaler
-from medssl.methods.base import Batch, Progress
-from medssl.methods.registry import list_methods
-from medssl.methods.settings import Stage
+from medssl.methods.registry import get_method, list_methods
 from medssl.progress import Display
 from medssl.runs.folder import RunFolder
 from medssl.settings.recipe import Recipe
+from medssl.testing.subject import Subject, make_batch
+from medssl.testing.waits import META, meta_device, never_waiting, steps_on, take_step, to_device
 from medssl.training.batches import to_batch
 from medssl.training.compute import Compute
 from medssl.training.engine import Engine
-from medssl.training.nonfinite import Guard, gradient_norm
+from medssl.training.nonfinite import Guard
 from medssl.training.setup import Feed
-from medssl.training.step_log import StepLog
-
-META = torch.device("meta")
-ALLOWED = {
-    # scipy finds the components on the host, while a card computes the student's pass.
-    "medssl.methods.bcp.begin_largest_components": lambda label, *_, **__: lambda: label,
-    # scipy corrupts the masks, which takes longer than their copy; a short stage of its own.
-    "medssl.methods.anatomical.corrupt_masks": lambda masks, *_, **__: masks,
-}
-"""What may look at values, and what stands for it here."""
-
-
-class NoNumbersToDevice(TorchFunctionMode):
-    """Refuse tensors that are made on the device out of numbers of the host."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if func in (torch.tensor, torch.as_tensor) and out.device == META:
-            raise RuntimeError("a copy to the device is waited for")
-        return out
-
-
-class NoBlockingCopies(TorchDispatchMode):
-    """Refuse copies from the host that a card would finish before the host goes on."""
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten._to_copy.default:
-            source, waits = args[0], not (kwargs or {}).get("non_blocking", False)
-            if source.device.type == "cpu" and out.device == META and waits:
-                raise RuntimeError("a copy to the device is waited for")
-        return out
-
-
-@contextlib.contextmanager
-def never_waiting() -> Iterator[None]:
-    with NoNumbersToDevice(), NoBlockingCopies():
-        yield
-
-
-@pytest.fixture(autouse=True)
-def _meta_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace what is allowed; let autocast be asked for on the meta device, which knows none."""
-    for name, stand_in in ALLOWED.items():
-        monkeypatch.setattr(name, stand_in)
-    real = torch.autocast
-
-    def autocast(device_type: str, *args: Any, **kwargs: Any) -> Any:
-        if device_type == "meta":
-            return contextlib.nullcontext()
-        return real(device_type, *args, **kwargs)
-
-    monkeypatch.setattr(torch, "autocast", autocast)
-
-
-def to_device(part: Any, device: torch.device) -> Any:
-    if part is None or isinstance(part, Tensor):
-        return None if part is None else part.to(device)
-    return replace(part, **{k: to_device(v, device) for k, v in vars(part).items()})
-
-
-def steps(
-    name: str, settings: dict[str, str], dims: int, device: torch.device
-) -> Iterator[tuple[Any, Stage, Progress]]:
-    """Yield a method at a step of each stage; the first may check what later ones rely on."""
-    for stage in make(name, settings, dims=dims).stages(BUDGET):
-        method = make(name, settings, dims=dims)
-        for earlier in method.stages(BUDGET):
-            method.start_stage(earlier.name)
-            if earlier.name == stage.name:
-                break
-        yield method.to(device).train(), stage, Progress(stage.name, 1, stage.iterations, seed=7)
-
-
-@ALL
-def test_no_step_makes_the_host_wait(name: str, settings: dict[str, str]) -> None:
-    for method, stage, progress in steps(name, settings, 2, META):
-        take_step(method, to_device(make_batch(method, stage), META), stage, progress)
-
-
-def take_step(method: Any, batch: Batch, stage: Stage, progress: Progress) -> None:
-    """Take a step as the engine does, without its optimizers."""
-    guard = Guard(method, make_scaler(torch.device("cpu"), "fp32"), deferred=True)
-    with never_waiting():
-        guard.hold()
-        output = method.training_step(batch, progress)
-        total = None
-        for loss in output.losses():
-            loss.backward()
-            total = loss.detach() if total is None else total + loss.detach()
-        assert total is not None
-        assert total.device.type != "cpu"
-        StepLog().add(total, output.terms)
-        parameters = [p for group in method.trainable(stage.name).values() for p in group]
-        norm = gradient_norm(parameters)
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        guard.step([], guard.judge(total, norm))
-        method.after_step(progress)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 @ALL
-def test_no_step_waits_on_a_card(
-    name: str, settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.undo()
+def test_no_step_waits_on_a_card(name: str, settings: dict[str, str]) -> None:
     card = torch.device("cuda")
-    for method, stage, progress in steps(name, settings, 3, card):
+    subject = Subject(name, get_method(name), settings, dims=3)
+    for method, stage, progress in steps_on(subject, card):
         if (name, stage.name) == ("anatomical", "autoencoder"):
             continue
         batch = to_device(make_batch(method, stage), card)
@@ -168,6 +54,11 @@ def test_the_engine_never_waits(name: str, tmp_path: Path, monkeypatch: pytest.M
     The fused optimizers alone are left out, which the meta device has not.
     """
     monkeypatch.setattr("torch.manual_seed", lambda _: None)  # of the host's generator
+    with meta_device(get_method(name)):
+        _engine_steps(name, tmp_path, monkeypatch)
+
+
+def _engine_steps(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = small_recipe(tmp_path, tmp_path)
     content["method"] = {"name": name}
     content["training"] |= {"gradient_clip": 1.0, "iterations": 20, "patch": [16] * 3}

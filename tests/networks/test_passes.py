@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from method_steps import BUDGET, make, make_batch, small_network
+from method_steps import make
 from torch import Tensor, nn
 
 from medssl.methods.base import Progress
 from medssl.networks.passes import forward_each, treats_samples_apart
+from medssl.testing.subject import BUDGET, make_batch, small_network
 
 
 def counted(network: nn.Module) -> list[int]:

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 from helpers import small_recipe, write_dataset, write_recipe
-from method_steps import BUDGET, make_batch, small_network
 from torch import nn
 
 from medssl.methods.base import Method, Progress
 from medssl.methods.registry import get_method, list_methods
+from medssl.testing.subject import BUDGET, make_batch, small_network
 from medssl.training import compilation
 from medssl.training.compilation import Compiled, networks_of, wants_compiling
 from medssl.workflows.train import train

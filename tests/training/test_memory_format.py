@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import small_recipe, write_dataset, write_recipe
-from method_steps import ALL, BUDGET, DIMS, make_batch, small_network
+from method_steps import ALL, DIMS
 from torch import nn
 
 from medssl.methods.base import Method, Progress
 from medssl.methods.registry import get_method
 from medssl.networks.build import build_network
 from medssl.networks.registry import NETWORKS, list_networks
+from medssl.testing.subject import BUDGET, make_batch, small_network
 from medssl.training.memory_format import (
     CHANNELS_LAST,
     follow_layout,
