@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from medssl.models.loaded_run import load_run
     from medssl.networks.registry import list_networks
     from medssl.planning.planner import plan
+    from medssl.plugins import load_plugin
     from medssl.recipe.find import list_recipes
     from medssl.recipe.load import load_recipe
     from medssl.reports.page import report
@@ -51,6 +52,7 @@ __all__ = [
     "list_networks",
     "list_recipes",
     "list_specs",
+    "load_plugin",
     "load_recipe",
     "load_run",
     "phantom",
@@ -79,6 +81,7 @@ _PLACES = {
     "list_networks": "networks.registry:list_networks",
     "list_recipes": "recipe.find:list_recipes",
     "list_specs": "settings.specs:list_specs",
+    "load_plugin": "plugins:load_plugin",
     "load_recipe": "recipe.load:load_recipe",
     "load_run": "models.loaded_run:load_run",
     "phantom": "data.phantoms.dataset:write_phantom",

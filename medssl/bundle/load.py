@@ -14,6 +14,7 @@ from medssl.errors import MedSSLError
 from medssl.inference.calibration import Calibration
 from medssl.inference.predictor import Predictor, Task
 from medssl.inference.settings import PredictSettings
+from medssl.plugins import check_plugins
 from medssl.runs.checkpoint import load_tensors, load_weights
 
 FORMAT = 1
@@ -36,6 +37,7 @@ def load_bundle(path: Path, settings: PredictSettings) -> Predictor:
     """
     where = path / "configs" / "metadata.json"
     entry = _own_entry(where, path)
+    check_plugins(entry.get("plugins", []), where=where)
     try:
         spec, inference, labels = read_own(entry)
         task = Task(spec, labels, tuple(int(n) for n in entry["patch"]), int(entry["channels"]))

@@ -10,9 +10,10 @@ import torch
 
 from medssl._version import __version__
 from medssl.bundle.contents import Contents
-from medssl.bundle.model_tree import needed_modules
+from medssl.bundle.model_tree import needed_modules, network_names
 from medssl.data.datasets.case import LabelMap
 from medssl.methods.registry import get_settings
+from medssl.plugins import record_plugins
 from medssl.settings.recipe import InferenceSettings
 from medssl.settings.spec import DataSpec
 
@@ -89,6 +90,7 @@ def make_metadata(contents: Contents, *, authors: str, copyright_notice: str) ->
                 "values": list(contents.labels.values),
                 "names": list(contents.labels.names),
             },
+            "plugins": record_plugins(f"network {name}" for name in network_names(contents.model)),
             "scripts": bool(needed_modules(contents.model)),
             **({} if contents.calibration is None else {"calibration": contents.calibration}),
         },

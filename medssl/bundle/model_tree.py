@@ -97,7 +97,19 @@ def to_config(tree: Tree) -> dict[str, Any]:
 
 
 def needed_modules(tree: Tree) -> list[str]:
-    """Return the medssl modules a bundle's ``scripts`` must hold; none for MONAI's networks."""
+    """Return the modules a bundle's ``scripts`` must hold; none for MONAI's networks."""
+    return sorted({k.__module__ for k in _kinds(tree) if not k.__module__.startswith("monai.")})
+
+
+def network_names(tree: Tree) -> set[str]:
+    """Return the registered names of all networks of a model."""
+    own = {tree["name"]} if tree["kind"] == "network" else set()
+    children = [*tree.get("members", []), *([tree["network"]] if "network" in tree else [])]
+    return own.union(*map(network_names, children))
+
+
+def _kinds(tree: Tree) -> list[type[nn.Module]]:
+    """Return the classes that a model is made of."""
     kinds: list[type[nn.Module]] = []
 
     def collect(node: Tree) -> None:
@@ -114,7 +126,7 @@ def needed_modules(tree: Tree) -> list[str]:
             collect(child)
 
     collect(tree)
-    return sorted({k.__module__ for k in kinds if k.__module__.startswith("medssl.")})
+    return kinds
 
 
 def _blueprint(tree: Tree) -> Blueprint:

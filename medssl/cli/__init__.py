@@ -26,6 +26,7 @@ from medssl.cli import (
     uncertain,
 )
 from medssl.cli.console import app, err, out
+from medssl.cli.plugins import take_plugins
 from medssl.errors import MedSSLError, ToldElsewhere
 from medssl.ranks import place
 
@@ -61,6 +62,14 @@ def options(
         bool,
         typer.Option("--version", help="print the version", callback=_print_version, is_eager=True),
     ] = False,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option("--plugin", metavar="FILE", help="load methods, networks, ... of your own"),
+    ] = None,
+    allow_changed_plugin: Annotated[
+        bool,
+        typer.Option("--allow-changed-plugin", help="though a run was made with other code"),
+    ] = False,
 ) -> None:
     """Options of every command."""
     ctx.obj = {"quiet": quiet}
@@ -74,12 +83,14 @@ def main() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit code; every foreseen problem is a short message.
 
-    ``--debug`` may stand anywhere, since it is often added after the fact.
+    ``--debug``, ``--plugin`` and ``--allow-changed-plugin`` may stand anywhere, since they are
+    often added after the fact.
     """
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
     logging.getLogger("medssl").addHandler(logging.NullHandler())
     try:
+        arguments = take_plugins(arguments)
         app(args=arguments)
         return 0
     except SystemExit as stop:  # how typer ends every command, and a mistyped one with code 2

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from medssl import plugins
 from medssl.errors import MedSSLError, did_you_mean
 from medssl.methods.settings import MethodSettings
 from medssl.optional import import_object
@@ -36,16 +37,17 @@ def register_method(name: str, *, settings: Where, method: Where) -> None:
     if name in _METHODS:
         raise ValueError(f"method {name!r} is registered twice")
     _METHODS[name] = (settings, method)
+    plugins.note("method", name)
 
 
 def list_methods() -> list[str]:
-    """Return the names of all methods.
+    """Return the names of all methods, those of plugins included.
 
     Example:
         >>> "mean_teacher" in medssl.list_methods()
         True
     """
-    return sorted(_METHODS)
+    return sorted({*plugins.offered("method"), *_METHODS})
 
 
 def get_settings(name: str) -> type[MethodSettings]:
@@ -67,9 +69,13 @@ def get_method(name: str) -> type[Method]:
 
 
 def _entry(name: str) -> tuple[Where, Where]:
+    if name not in _METHODS:
+        plugins.look_up("method", name)
     if name in _METHODS:
         return _METHODS[name]
-    raise MedSSLError(f"unknown method {name!r}", fix=did_you_mean(name, list_methods()))
+    raise MedSSLError(
+        f"unknown method {name!r}", fix=did_you_mean(name, list_methods()) + plugins.HINT
+    )
 
 
 def _imported(where: Where) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from medssl import plugins
 from medssl.errors import MedSSLError, did_you_mean
 from medssl.networks.builtin import BUILTIN
 from medssl.networks.network import Network
@@ -21,15 +22,18 @@ def register_network(name: str, network: Network) -> None:
     if name in NETWORKS:
         raise ValueError(f"network {name!r} is registered twice")
     NETWORKS[name] = network
+    plugins.note("network", name)
 
 
 def list_networks() -> dict[str, str]:
-    """Return the name and description of every network.
+    """Return the name and description of every network, those of plugins included.
 
     Example:
         >>> medssl.list_networks()["vnet"]
         'V-Net of the semi-supervised literature, 9.4 M parameters, 2D and 3D'
     """
+    for name in plugins.offered("network"):
+        plugins.look_up("network", name)
     return {name: NETWORKS[name].description for name in sorted(NETWORKS)}
 
 
@@ -95,7 +99,11 @@ def resolve_network(name: str, options: Mapping[str, Any]) -> tuple[Network, Any
         MedSSLError: unknown network or option, or a wrong value.
     """
     if name not in NETWORKS:
-        raise MedSSLError(f"unknown network {name!r}", fix=did_you_mean(name, NETWORKS))
+        plugins.look_up("network", name)
+    if name not in NETWORKS:
+        raise MedSSLError(
+            f"unknown network {name!r}", fix=did_you_mean(name, NETWORKS) + plugins.HINT
+        )
     network = NETWORKS[name]
     try:
         return network, network.options.model_validate(dict(options))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from medssl.files import write_text
 from medssl.methods.settings import MethodSettings
 from medssl.networks.registry import check_patch
 from medssl.paths import AnyPath
+from medssl.plugins import check_plugins, record_plugins
 from medssl.recipe.find import find_recipe
 from medssl.recipe.inherit import BASE, laid_over, read_recipe
 from medssl.recipe.method import Recorded, open_record, resolve_method
@@ -74,6 +76,7 @@ def load_recipe(name_or_path: AnyPath, overrides: Sequence[str] = ()) -> LoadedR
         ('bcp', 50)
     """
     path = find_recipe(name_or_path)
+    _check_plugins_of(path)
     data, lines = read_recipe(path)
     trial = dict(data)
     for assignment in overrides:
@@ -104,6 +107,30 @@ def load_recipe(name_or_path: AnyPath, overrides: Sequence[str] = ()) -> LoadedR
     refuse_no_data(loaded.recipe.data, path=path, lines=lines)
     data_settings = locate(loaded.recipe.data, lines, path)
     return replace(loaded, recipe=loaded.recipe.model_copy(update={"data": data_settings}))
+
+
+def _check_plugins_of(recipe: Path) -> None:
+    """Ask for the plugins of a run, if the recipe is a run's record."""
+    manifest = recipe.with_name("manifest.json")
+    if recipe.name != "recipe.yaml" or not manifest.is_file():
+        return
+    try:
+        recorded = json.loads(manifest.read_text(encoding="utf-8")).get("plugins", [])
+    except (OSError, ValueError, AttributeError):
+        return  # whoever needs the manifest says what is wrong with it
+    check_plugins(recorded, where=manifest)
+
+
+def plugins_of(recipe: Recipe) -> list[dict[str, Any]]:
+    """Return the plugins that a recipe's method, networks and data spec come from."""
+    named = {recipe.network.name, *map(str, recipe.method.options.values())}
+    return record_plugins(
+        {
+            f"method {recipe.method.name}",
+            f"spec {recipe.spec.name}",
+            *(f"network {name}" for name in named),
+        }
+    )
 
 
 def resolve(

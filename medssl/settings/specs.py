@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from medssl import plugins
 from medssl.errors import MedSSLError, did_you_mean
 from medssl.paths import AnyPath
 from medssl.settings.shipped import shipped_folder
@@ -15,9 +16,37 @@ from medssl.settings.yaml_file import Lines, read_yaml, validate_settings
 _AXIS_LETTERS = ("RL", "AP", "SI")
 
 
+_OWN: dict[str, Path] = {}
+"""Data specs of plugins, by name."""
+
+
+def register_spec(name: str, file: AnyPath) -> None:
+    """Make a data spec available under ``name``; a plugin calls it.
+
+    Args:
+        name: as recipes write it.
+        file: a YAML file; its first comment describes it.
+
+    Raises:
+        MedSSLError: there is no such file, or the name is taken.
+    """
+    path = Path(file).expanduser().resolve()
+    if not path.is_file():
+        raise MedSSLError("there is no such data spec", where=path, fix="correct register_spec")
+    if name in spec_files():
+        raise MedSSLError(
+            f"there is a data spec {name!r} already", where=path, fix="choose another name"
+        )
+    _OWN[name] = path
+    plugins.note("spec", name)
+
+
 def spec_files() -> dict[str, Path]:
-    """Return the shipped data specs by name."""
-    return {p.stem: p for p in sorted(shipped_folder("data_specs").glob("*.yaml"))}
+    """Return the files of all data specs by name: those that ship and those of plugins."""
+    for name in plugins.offered("spec"):
+        plugins.look_up("spec", name)
+    shipped = {p.stem: p for p in sorted(shipped_folder("data_specs").glob("*.yaml"))}
+    return {**shipped, **_OWN}
 
 
 def list_specs() -> dict[str, str]:

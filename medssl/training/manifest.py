@@ -15,7 +15,7 @@ from medssl.data.datasets.case import LabelMap
 from medssl.data.datasets.split import split_hash
 from medssl.errors import Stopped
 from medssl.methods.base import Method
-from medssl.recipe.load import LoadedRecipe
+from medssl.recipe.load import LoadedRecipe, plugins_of
 from medssl.runs.folder import (
     STATUS_FAILED,
     STATUS_RUNNING,
@@ -42,6 +42,7 @@ def description(loaded: LoadedRecipe, plan: CasePlan, method: Method) -> dict[st
         "cases": {k: len(getattr(splits, k)) for k in roles},
         "labels": _labels(dataset.labels),
         "channels": len(dataset.modality),
+        "plugins": plugins_of(loaded.recipe),
         "parameters": sum(p.numel() for p in method.predictor().parameters()),
     }
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import BeforeValidator, Field
 
+from medssl import plugins
 from medssl.data.images.geometry import Unit
 from medssl.strict import Strict
 
@@ -164,6 +165,7 @@ def register(name: str) -> Callable[[type[Importer]], type[Importer]]:
             raise ValueError(f"two importers are called {name}")
         importer.name = name
         REGISTRY[name] = importer()
+        plugins.note("importer", name)
         return importer
 
     return add

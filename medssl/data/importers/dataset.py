@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medssl import plugins
 from medssl.data.importers import (  # noqa: F401 - each registers its format
     acdc,
     dicom,
@@ -33,6 +34,8 @@ def list_formats() -> dict[str, str]:
         >>> medssl.list_formats()["nnunet"]
         'raw nnU-Net folder, version 1 or 2 (dataset.json, imagesTr, labelsTr, imagesTs)'
     """
+    for name in plugins.offered("importer"):
+        plugins.look_up("importer", name)
     return {name: importer.summary for name, importer in sorted(REGISTRY.items())}
 
 
@@ -94,6 +97,8 @@ def import_dataset(
 
 
 def _importer(name: str) -> Importer:
+    if name not in REGISTRY:
+        plugins.look_up("importer", name)
     if name in REGISTRY:
         return REGISTRY[name]
     listed = "".join(f"\n    {n:12} {summary}" for n, summary in list_formats().items())

@@ -1,0 +1,239 @@
+"""Code of the user's own: loaded by name, recorded by hash, asked for again."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import small_recipe, write_dataset, write_recipe
+
+import medssl
+from medssl import cli, plugins
+from medssl.data.importers import base as importers
+from medssl.errors import MedSSLError
+from medssl.methods import registry as methods
+from medssl.networks import registry as networks
+from medssl.settings import specs
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "extending.md"
+SPEC = "from medssl.settings.specs import register_spec\nregister_spec({!r}, {!r})\n"
+
+
+@pytest.fixture(autouse=True)
+def untouched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Leave the tables, the environment and the modules as they were."""
+    tables = (methods._METHODS, networks.NETWORKS, specs._OWN, importers.REGISTRY)
+    tables = (*tables, plugins._loaded, sys.modules)
+    before = [dict(table) for table in tables]
+    looked_up, path = set(plugins._looked_up), list(sys.path)
+    monkeypatch.setenv(plugins.PLUGINS, "")
+    monkeypatch.delenv(plugins.ALLOW_CHANGED, raising=False)
+    yield
+    for table, content in zip(tables, before, strict=True):
+        for key in set(table) - set(content):
+            del table[key]
+    plugins._looked_up.clear()
+    plugins._looked_up.update(looked_up)
+    sys.path[:] = path
+    os.environ.pop(plugins.ALLOW_CHANGED, None)
+
+
+def spec_plugin(folder: Path, name: str, file: str = "own.py") -> Path:
+    """Write a plugin with a data spec, and a module beside it."""
+    (folder / "beside.py").write_text("NUMBER = 1\n")
+    (folder / "own.yaml").write_text("# Own.\nmodality: MRI\n")
+    path = folder / file
+    path.write_text("import beside\n" + SPEC.format(name, str(folder / "own.yaml")))
+    return path
+
+
+def test_a_file_is_loaded_once_and_recorded_with_what_stands_beside_it(tmp_path: Path) -> None:
+    path = spec_plugin(tmp_path, "knee")
+    plugin = medssl.load_plugin(str(path))
+    assert medssl.load_plugin(path) is plugin
+    assert plugin.provides == ["spec knee"]
+    assert specs.load_spec("knee").modality == "MRI"
+    assert "knee" in specs.list_specs()
+    (entry,) = plugins.record_plugins({"spec knee", "method bcp"})
+    assert entry["name"] == "own.py"
+    assert entry["provides"] == ["spec knee"]
+    assert sorted(entry["sha256"]) == ["beside.py", "own.py"]
+    assert plugins.record_plugins({"method bcp"}) == []
+
+
+@pytest.mark.parametrize("changed", ["own.py", "beside.py"])
+def test_a_changed_plugin_is_refused_by_name(
+    tmp_path: Path, changed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    medssl.load_plugin(spec_plugin(tmp_path, "knee"))
+    recorded = plugins.record_plugins({"spec knee"})
+    plugins.check_plugins(recorded, where=tmp_path)
+    (tmp_path / changed).write_text("# another\n")
+    with pytest.raises(MedSSLError, match=f"'own.py' has changed since: {changed}"):
+        plugins.check_plugins(recorded, where=tmp_path)
+    monkeypatch.setenv(plugins.ALLOW_CHANGED, "1")
+    plugins.check_plugins(recorded, where=tmp_path)
+
+
+def test_a_missing_plugin_is_named_with_the_way_to_give_it(tmp_path: Path) -> None:
+    recorded = [{"name": "gone.py", "provides": ["method gone"], "sha256": {"gone.py": "0"}}]
+    with pytest.raises(MedSSLError, match=r"plugin 'gone.py' \(method gone\)") as caught:
+        plugins.check_plugins(recorded, where=tmp_path / "manifest.json")
+    assert "--plugin gone.py" in str(caught.value)
+    with pytest.raises(MedSSLError, match="damaged"):
+        plugins.check_plugins([{"name": "x"}], where=tmp_path)
+    with pytest.raises(MedSSLError, match="--plugin FILE"):
+        methods.get_method("gone")
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("x = 1\n1 / 0\n", "ZeroDivisionError"),
+        ("def\n", "SyntaxError"),
+        (SPEC.format("ct", __file__), "a data spec 'ct' already"),
+        (
+            "from medssl.methods.registry import register_method\n"
+            "register_method('bcp', settings='a:b', method='a:b')\n",
+            "registered twice",
+        ),
+    ],
+)
+def test_a_plugin_that_fails_is_an_error_with_file_and_line(
+    tmp_path: Path, text: str, part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "bad.py"
+    path.write_text(text)
+    assert cli.run(["specs", "--plugin", str(path)]) == 2
+    told = capsys.readouterr().err
+    assert part in told
+    assert "Traceback" not in told
+    assert str(path) not in plugins._loaded
+    if part == "ZeroDivisionError":
+        assert f"{path}:2" in told
+
+
+def test_the_option_stands_anywhere_and_reaches_other_processes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = spec_plugin(tmp_path, "shoulder")
+    for line in (["--plugin", str(path), "specs"], ["specs", f"--plugin={path}"]):
+        assert cli.run(line) == 0
+        assert "shoulder" in capsys.readouterr().out
+    assert os.environ[plugins.PLUGINS] == str(path)
+    assert cli.run(["specs", "--plugin"]) == 2
+    assert cli.run(["specs", "--plugin", str(tmp_path / "none.py")]) == 2
+    assert "no such Python file" in capsys.readouterr().err
+
+
+def test_the_environment_is_read_when_a_name_is_looked_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(plugins.PLUGINS, str(spec_plugin(tmp_path, "elbow")))
+    assert specs.load_spec("elbow").name == "elbow" or specs.load_spec("elbow").modality == "MRI"
+
+
+def test_a_package_is_imported_when_its_name_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec_plugin(tmp_path, "hip", "hip_package.py")
+    monkeypatch.syspath_prepend(tmp_path)
+    entry = EntryPoint("spec.hip", "hip_package", plugins.GROUP)
+
+    class Entries(list):
+        names = frozenset({"spec.hip"})
+
+    def entry_points(*, group: str, name: str | None = None) -> Entries:
+        assert group == plugins.GROUP
+        return Entries([entry] if name in (None, entry.name) else [])
+
+    monkeypatch.setattr("medssl.plugins.importlib.metadata.entry_points", entry_points)
+    assert "hip_package" not in sys.modules
+    assert plugins.offered("spec") == ["hip"]
+    assert "hip_package" not in sys.modules
+    assert specs.load_spec("hip").modality == "MRI"
+    (record,) = plugins.record_plugins({"spec hip"})
+    assert list(record["sha256"]) == ["hip_package.py"]
+    assert record["version"] == "unknown"
+
+
+def test_a_recipe_never_names_code(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data")
+    recipe = small_recipe(tmp_path / "data", tmp_path / "cache")
+    recipe["plugins"] = ["own.py"]
+    with pytest.raises(MedSSLError, match="plugins"):
+        medssl.load_recipe(write_recipe(tmp_path / "r.yaml", recipe))
+
+
+@pytest.mark.slow
+def test_the_page_of_examples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every block of the page: trained, predicted with, exported, refused where it must be."""
+    text = PAGE.read_text(encoding="utf-8")
+    for name, body in re.findall(r"```python\n# (\w+\.py)\n(.*?)```", text, re.DOTALL):
+        (tmp_path / name).write_text(body, encoding="utf-8")
+    (tmp_path / "mr_knee.yaml").write_text(re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[0])
+    given = [
+        word
+        for name in ("my_method", "my_network", "my_spec")
+        for word in ("--plugin", str(tmp_path / f"{name}.py"))
+    ]
+    write_dataset(tmp_path / "data", unlabeled=2)
+    recipe = small_recipe(tmp_path / "data", tmp_path / "cache") | {
+        "method": "mirror_teacher",
+        "network": {"name": "two_scales", "width": 4},
+        "spec": "mr_knee",
+    }
+    file, run = str(write_recipe(tmp_path / "r.yaml", recipe)), str(tmp_path / "run")
+    assert cli.run(["train", file, "--output", run, *given]) == 0, capsys.readouterr().err
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert [e["name"] for e in manifest["plugins"]] == [
+        "my_method.py",
+        "my_network.py",
+        "my_spec.py",
+    ]
+    bundle = tmp_path / "bundle"
+    assert cli.run(["export", run, str(bundle)]) == 0, capsys.readouterr().err
+    assert (bundle / "scripts" / "my_layers.py").is_file()
+    source = tmp_path / "my_method.py"
+    source.write_text(source.read_text() + "# changed\n")
+    images = str(tmp_path / "data" / "imagesUn")
+    assert cli.run(["predict", run, images, "--output", str(tmp_path / "p")]) == 2
+    assert "has changed since: my_method.py" in capsys.readouterr().err
+    again = ["predict", run, images, "--output", str(tmp_path / "p"), "--allow-changed-plugin"]
+    assert cli.run(again) == 0
+    # An importer.
+    pairs = tmp_path / "pairs"
+    pairs.mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        np.save(pairs / f"{name}.npy", rng.normal(100, 20, (12, 10, 8)).astype(np.float32))
+        label = np.zeros((12, 10, 8), np.uint8)
+        label[3:6, 3:6, 3:6] = 1
+        np.save(pairs / f"{name}_label.npy", label)
+    own = ["--plugin", str(tmp_path / "my_format.py")]
+    assert cli.run(["import", "npy_pairs", str(pairs), str(tmp_path / "imported"), *own]) == 0
+    assert len(list((tmp_path / "imported" / "imagesTr").iterdir())) == 2
+
+
+@pytest.mark.slow
+def test_a_network_that_needs_more_than_monai_stays(tmp_path: Path) -> None:
+    from medssl.bundle.scripts import copy_modules
+
+    (tmp_path / "needy.py").write_text("import scipy\nfrom torch import nn\n")
+    (tmp_path / "plain.py").write_text("from torch import nn\nfrom other import HALF\n")
+    (tmp_path / "other.py").write_text("import math\nHALF = math.sqrt(0.25)\n")
+    sys.path.append(str(tmp_path))
+    with pytest.raises(MedSSLError, match="imports 'scipy'"):
+        copy_modules(["needy"], tmp_path / "scripts")
+    written = copy_modules(["plain"], tmp_path / "good")
+    assert [p.name for p in written] == ["__init__.py", "other.py", "plain.py"]
+    assert "from scripts.other import HALF" in (tmp_path / "good" / "plain.py").read_text()
+    with pytest.raises(MedSSLError, match="plugin's own file"):
+        copy_modules([f"{plugins.PREFIX}x_0"], tmp_path / "scripts")
