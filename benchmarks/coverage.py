@@ -198,7 +198,8 @@ def read_results(path: Path) -> dict[str, np.ndarray]:
         rows = list(csv.DictReader(file))
     columns = set(rows[0]) if rows else set()
     found: dict[str, dict[str, list[float]]] = {}
-    if "dice_difference" in columns and len({row["arm"] for row in rows}) == 1:
+    experiments = {row.get("experiment", row.get("arm")) for row in rows}  # "arm": of 0.1.0
+    if "dice_difference" in columns and len(experiments) == 1:
         rows = [row for row in rows if row["name"] == "mean" and row["dice_difference"]]
         for row in rows:
             for what, column in (("Dice", "dice_baseline"), ("gain", "dice_difference")):

@@ -36,10 +36,12 @@ def _confounded(pair: Mapping[str, Any]) -> list[str]:
     listed = pair["differences"]
     text = ", ".join(listed[:6]) + (f" and {len(listed) - 6} more" if len(listed) > 6 else "")
     if len(listed) == 1 and pair["differs_in"] != ["method"]:
-        return [f"the arms differ in {text}: the difference speaks about that, not about a method"]
+        said = "the difference speaks about that, not about a method"
+        return [f"the experiments differ in {text}: {said}"]
     if len(listed) > 1:
         return [
-            f"confounded: the arms differ in {text}: no single one of these explains the difference"
+            f"confounded: the experiments differ in {text}: no single one of these explains the "
+            "difference"
         ]
     return []
 
@@ -58,19 +60,21 @@ def _too_little(pair: Mapping[str, Any]) -> list[str]:
         )
     names = [
         name
-        for name, runs in zip((pair["arm"], pair["baseline"]), pair["n_runs"], strict=True)
+        for name, runs in zip((pair["experiment"], pair["baseline"]), pair["n_runs"], strict=True)
         if runs == 1
     ]
     if names:
         what = "does not cover the luck of training"
         if len(names) == 1:
-            what = "covers the luck of training as if it varied like the runs of the other arm"
+            what = "covers the luck of training as if it varied like the other experiment's runs"
         found.append(
             f"one run only of {' and of '.join(names)}: the interval {what}; repeat with other "
             "seeds (--set seed=1)"
         )
     elif min(pair["n_runs"]) == 2:
-        found.append("two runs of an arm: the interval covers only part of the luck of training")
+        found.append(
+            "two runs of an experiment: the interval covers only part of the luck of training"
+        )
     return found
 
 
@@ -96,18 +100,18 @@ def _contrary(pair: Mapping[str, Any], code: str) -> list[str]:
 
 
 def repeats_verdict(comparison: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the verdict on runs of one arm: never evidence, but a measure of luck."""
-    (arm,) = comparison["arms"]
-    dice, seeds = arm["dice_per_run"], arm["seeds"]
-    what = f"the {len(dice)} runs are the same experiment ({arm['name']})"
+    """Return the verdict on runs of one experiment: never evidence, but a measure of luck."""
+    (experiment,) = comparison["experiments"]
+    dice, seeds = experiment["dice_per_run"], experiment["seeds"]
+    what = f"the {len(dice)} runs are the same experiment ({experiment['name']})"
     listed = ", ".join(str(s) for s in seeds)
     same = len(set(seeds)) < len(seeds)
     how = f"with seeds {listed}" if same else f"and differ only by seed ({listed})"
     values = ", ".join(f"{v:.4f}" for v in dice)
     sentence = (
         f"No evidence of a difference: {what} {how}. Their mean Dice is {values} "
-        f"(standard deviation {arm['dice_std_over_runs']:.4f}): that much is luck, and a method "
-        "has to beat it."
+        f"(standard deviation {experiment['dice_std_over_runs']:.4f}): that much is luck, and a "
+        "method has to beat it."
     )
     cautions = []
     if same:
@@ -116,14 +120,14 @@ def repeats_verdict(comparison: Mapping[str, Any]) -> dict[str, Any]:
         value = pair["structures"][MEAN]["metrics"]["dice"]
         if judge(value["low"], value["high"]) != NONE:
             cautions.append(
-                f"over patients alone, {pair['arm']} minus {pair['baseline']} is "
+                f"over patients alone, {pair['experiment']} minus {pair['baseline']} is "
                 f"{value['difference']:+.4f} {interval_text(value['low'], value['high'])}, which "
                 "excludes zero: one run per "
                 "method would have looked like evidence. Compare methods over several seeds"
             )
     return {
-        "arm": arm["name"],
-        "baseline": arm["name"],
+        "experiment": experiment["name"],
+        "baseline": experiment["name"],
         "code": NONE,
         "sentence": sentence,
         "cautions": cautions,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from medssl.comparison.experiments import Arm, EvaluatedRun, is_finished
+from medssl.comparison.experiments import EvaluatedRun, Experiment, is_finished
 from medssl.data.datasets.patient_table import is_table
 from medssl.data.datasets.split import load_splits
 from medssl.errors import MedSSLError
@@ -128,10 +128,10 @@ def patients_of(
     return groups
 
 
-def warnings_about(arms: Sequence[Arm], split: str) -> list[str]:
-    """Describe what makes the runs unfit to stand for their arms, or their costs incomparable."""
+def warnings_about(experiments: Sequence[Experiment], split: str) -> list[str]:
+    """Describe what makes runs unfit to stand for their experiments, or costs incomparable."""
     found = []
-    runs = [run for arm in arms for run in arm.runs]
+    runs = [run for experiment in experiments for run in experiment.runs]
     for run in runs:
         if not is_finished(run):
             status, done = (
@@ -141,12 +141,14 @@ def warnings_about(arms: Sequence[Arm], split: str) -> list[str]:
             found.append(f"{run.path.name} is not finished: status {status}, {done} iterations")
     if split.startswith("validation") and any(r.summary.get("checkpoint") == "best" for r in runs):
         found.append("the validation cases also chose the checkpoints: expect less on new cases")
-    for arm in arms:
-        reused = [s.reuse for r in arm.runs for s in r.recipe.training.stages.values() if s.reuse]
+    for experiment in experiments:
+        reused = [
+            s.reuse for r in experiment.runs for s in r.recipe.training.stages.values() if s.reuse
+        ]
         if reused:
             found.append(
-                f"{arm.name} starts from {len(set(reused))} trained stages of other runs: their "
-                "cost, and the luck in what several runs share, are left out"
+                f"{experiment.name} starts from {len(set(reused))} trained stages of other runs: "
+                "their cost, and the luck in what several runs share, are left out"
             )
     for key, what in (
         ("precision", "numerical precision"),

@@ -1,8 +1,8 @@
-"""Finished runs as the arms of a comparison: what was measured, and what the experiment was.
+"""Finished runs of a comparison: what was measured, and which experiment it was.
 
-Runs that differ only by their seed are repeats of one experiment: one arm. What else may differ
-without making another experiment is listed here (paths, logging, loader processes). Which cases
-were labeled is read from the run's splits, however the recipe asked for them.
+Runs that differ only by their seed are repeats of one experiment. What else may differ without
+making another experiment is listed here (paths, logging, loader processes). Which cases were
+labeled is read from the run's splits, however the recipe asked for them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class EvaluatedRun:
 
     Attributes:
         rows: ``(case, structure name)`` -> row of ``cases.csv``.
-        experiment: flat ``section.key`` -> value of all that defines the experiment but the seed.
+        definition: flat ``section.key`` -> value of all that defines the experiment but the seed.
     """
 
     path: Path
@@ -49,7 +49,7 @@ class EvaluatedRun:
     manifest: Mapping[str, Any]
     summary: Mapping[str, Any]
     rows: Mapping[tuple[str, str], Mapping[str, Any]]
-    experiment: Mapping[str, Any] = field(repr=False)
+    definition: Mapping[str, Any] = field(repr=False)
 
     @property
     def seed(self) -> int:
@@ -81,16 +81,16 @@ class EvaluatedRun:
 
 
 @dataclass(frozen=True)
-class Arm:
+class Experiment:
     """The runs of one experiment under a name."""
 
     name: str
     runs: tuple[EvaluatedRun, ...]
 
     @property
-    def experiment(self) -> Mapping[str, Any]:
+    def definition(self) -> Mapping[str, Any]:
         """What the runs have in common."""
-        return self.runs[0].experiment
+        return self.runs[0].definition
 
     @property
     def method(self) -> str:
@@ -145,7 +145,7 @@ def read_run(path: Path, split: str) -> EvaluatedRun:
         manifest=run.read_manifest(),
         summary=summary,
         rows=rows,
-        experiment=describe_experiment(loaded, summary, _read_json(run.splits)),
+        definition=define_experiment(loaded, summary, _read_json(run.splits)),
     )
 
 
@@ -157,7 +157,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def describe_experiment(
+def define_experiment(
     loaded: LoadedRecipe, summary: Mapping[str, Any], splits: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return what defines an experiment, flat; two runs with equal mappings are repeats."""
@@ -225,7 +225,7 @@ def differences(run: EvaluatedRun, another: EvaluatedRun) -> dict[str, tuple[Any
     presets as ``method.preset`` or ``method.variant``, with what was set besides; what only a
     method with unlabeled data reads does not count where the other has none.
     """
-    one, other = run.experiment, another.experiment
+    one, other = run.definition, another.definition
     found = {k: (one.get(k), other.get(k)) for k in {**one, **other} if one.get(k) != other.get(k)}
     besides: Collection[str] = found
     if "method" in found:
@@ -251,21 +251,21 @@ def describe_difference(key: str, values: tuple[Any, Any]) -> str:
     return f"{key} ({first} / {second})"
 
 
-def group_arms(runs: Sequence[EvaluatedRun]) -> list[Arm]:
+def group_experiments(runs: Sequence[EvaluatedRun]) -> list[Experiment]:
     """Group runs that differ only by seed, in the order of their first runs, and name the groups.
 
-    An arm is named by its method; where that is not enough, by its number of labeled cases, by the
-    settings that differ from the other arms of the method, and last by its first run's folder.
+    An experiment is named by its method; where that is not enough, by its number of labeled cases,
+    by the settings that differ from the others of the method, and last by its first run's folder.
     """
     groups: dict[str, list[EvaluatedRun]] = {}
     for run in runs:
-        groups.setdefault(json.dumps(run.experiment, sort_keys=True, default=str), []).append(run)
+        groups.setdefault(json.dumps(run.definition, sort_keys=True, default=str), []).append(run)
     members = list(groups.values())
     names = [_name(group[0], [m[0] for m in members]) for group in members]
     for i, name in enumerate(names):
         if names.count(name) > 1:
             names[i] = f"{name} ({members[i][0].path.name})"
-    return [Arm(name, tuple(group)) for name, group in zip(names, members, strict=True)]
+    return [Experiment(name, tuple(group)) for name, group in zip(names, members, strict=True)]
 
 
 def _name(run: EvaluatedRun, everyone: Sequence[EvaluatedRun]) -> str:
@@ -276,7 +276,7 @@ def _name(run: EvaluatedRun, everyone: Sequence[EvaluatedRun]) -> str:
     keys = [k for k in keys if k != "data.unlabeled"] or keys
     if not keys:
         return method
-    values = [(k, run.experiment.get(k)) for k in keys[:2]]
+    values = [(k, run.definition.get(k)) for k in keys[:2]]
     parts = [
         f"{len(v)} {k.rpartition('.')[2]}" if isinstance(v, tuple) else f"{k}={v}"
         for k, v in values

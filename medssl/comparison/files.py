@@ -33,12 +33,12 @@ def write_comparison(result: Mapping[str, Any], output: Path) -> list[Path]:
 
 
 def format_comparison(result: Mapping[str, Any]) -> RenderableType:
-    """Lay a comparison out for the terminal: arms, differences, verdict, cautions."""
-    parts: list[RenderableType] = [_arms_table(result)]
+    """Lay a comparison out for the terminal: experiments, differences, verdict, cautions."""
+    parts: list[RenderableType] = [_experiments_table(result)]
     parts += [_pair_table(pair, result) for pair in result["comparisons"]]
     notes = [f"[ ]: {result['interval']}.", result["coverage"]]
     notes.append(f"W/T/L: cases won, tied, lost; {result['tie']}.")
-    notes += [f"{arm['name']}: {failure_sentence(arm['failures'])}." for arm in result["arms"]]
+    notes += [f"{e['name']}: {failure_sentence(e['failures'])}." for e in result["experiments"]]
     parts.append(Text("\n".join(notes), "dim"))
     for verdict in result["verdicts"]:
         style = {"gain": "bold green", "harm": "bold red"}.get(verdict["code"], "bold")
@@ -54,25 +54,26 @@ def _table(title: str) -> Table:
     return table
 
 
-def _arms_table(result: Mapping[str, Any]) -> Table:
+def _experiments_table(result: Mapping[str, Any]) -> Table:
     cases, patients = result["n_cases"], result["n_patients"]
     table = _table(f"{result['split']}: {cases} cases of {patients} patients")
     distance = next(m for m in result["metrics"] if m.startswith("hd95"))
-    below = f"Dice\n<{result['arms'][0]['failures']['threshold']:g}"
-    headings = ("arm", "runs", "labeled\ncases", "Dice\n± over runs", below, _heading(distance))
+    below = f"Dice\n<{result['experiments'][0]['failures']['threshold']:g}"
+    headings = ("runs", "labeled\ncases", "Dice\n± over runs", below, _heading(distance))
+    table.add_column("experiment")
     for heading in headings:
-        table.add_column(heading, justify="left" if heading == "arm" else "right")
+        table.add_column(heading, justify="right")
     for heading in ("s per\niter.", "train\nmin", "peak\nGB", "param.\nM"):
         table.add_column(heading, justify="right")
-    for arm in result["arms"]:
-        cost, metrics = arm["cost"], arm["metrics"]
-        spread = number(arm["dice_std_over_runs"], 3)
+    for experiment in result["experiments"]:
+        cost, metrics = experiment["cost"], experiment["metrics"]
+        spread = number(experiment["dice_std_over_runs"], 3)
         table.add_row(
-            arm["name"],
-            str(len(arm["runs"])),
-            str(arm["labeled_cases"]),
+            experiment["name"],
+            str(len(experiment["runs"])),
+            str(experiment["labeled_cases"]),
             number(metrics["dice"], 3) + (f" ±{spread}" if spread != "-" else ""),
-            failure_cell(arm["failures"]),
+            failure_cell(experiment["failures"]),
             number(metrics[distance], 2),
             number(cost["seconds_per_iteration"], 3),
             number(cost["training_seconds"] / 60, 1),
@@ -83,7 +84,7 @@ def _arms_table(result: Mapping[str, Any]) -> Table:
 
 
 def _pair_table(pair: Mapping[str, Any], result: Mapping[str, Any]) -> Table:
-    table = _table(f"\n{pair['arm']} minus {pair['baseline']}")
+    table = _table(f"\n{pair['experiment']} minus {pair['baseline']}")
     table.add_column("structure")
     metrics = result["metrics"]
     for heading in ("Dice", "W/T/L", *(_heading(m) for m in metrics[1:])):

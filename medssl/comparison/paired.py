@@ -1,4 +1,4 @@
-"""The numbers of a comparison: accuracy and cost of an arm, paired differences of two."""
+"""The numbers of a comparison: accuracy and cost of an experiment, paired differences of two."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from medssl.comparison.experiments import Arm, describe_difference, differences
+from medssl.comparison.experiments import Experiment, describe_difference, differences
 from medssl.comparison.verdict import PairedScores, Verdict, verdict_over_patients
 from medssl.evaluation.failures import count_failures
 from medssl.evaluation.sign_flip import sign_flip_p
@@ -20,36 +20,36 @@ TIE = 0.005
 MEAN = "mean"
 """Name of the row over all structures of a case."""
 INTERVAL = (
-    f"{LEVEL:.0%} Student's t over patients, the spread between the runs of an arm added; cut off "
-    "where a difference ends"
+    f"{LEVEL:.0%} Student's t over patients, the spread between the runs of an experiment added; "
+    "cut off where a difference ends"
 )
 """How the intervals of a comparison are made."""
 
 
-def describe_arm(
-    arm: Arm, cases: Sequence[str], groups: Sequence[str], metrics: Sequence[str]
+def describe_experiment(
+    experiment: Experiment, cases: Sequence[str], groups: Sequence[str], metrics: Sequence[str]
 ) -> dict[str, Any]:
-    """Return accuracy and cost of an arm: means over structures as `medssl evaluate` forms them."""
-    structures = list(arm.runs[0].structures)
+    """Return accuracy and cost of an experiment: means over structures as `medssl evaluate`'s."""
+    structures = list(experiment.runs[0].structures)
     per_run = {}
     for metric in metrics:
-        values = patient_means(arm.values(metric, cases, structures), groups)
+        values = patient_means(experiment.values(metric, cases, structures), groups)
         per_run[metric] = nanmean(nanmean(values, 1), 1)
     dice = per_run["dice"]
-    own = nanmean(patient_means(arm.values("dice", cases, structures), groups).mean(0), 1)
-    threshold = arm.runs[0].recipe.evaluation.failure_dice
-    labeled = arm.experiment["data.labeled"]
+    own = nanmean(patient_means(experiment.values("dice", cases, structures), groups).mean(0), 1)
+    threshold = experiment.runs[0].recipe.evaluation.failure_dice
+    labeled = experiment.definition["data.labeled"]
     return {
-        "name": arm.name,
-        "method": arm.method,
-        "runs": [str(r.path) for r in arm.runs],
-        "seeds": [r.seed for r in arm.runs],
+        "name": experiment.name,
+        "method": experiment.method,
+        "runs": [str(r.path) for r in experiment.runs],
+        "seeds": [r.seed for r in experiment.runs],
         "labeled_cases": len(labeled) if isinstance(labeled, tuple) else labeled,
         "metrics": {m: float(v.mean()) for m, v in per_run.items()},
         "failures": count_failures(own, threshold).as_dict(),
         "dice_per_run": dice.tolist(),
         "dice_std_over_runs": float(dice.std(ddof=1)) if len(dice) > 1 else float("nan"),
-        "cost": cost_of([r.manifest for r in arm.runs]),
+        "cost": cost_of([r.manifest for r in experiment.runs]),
     }
 
 
@@ -79,17 +79,21 @@ def cost_of(manifests: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def compare_pair(
-    arm: Arm, baseline: Arm, cases: Sequence[str], groups: Sequence[str], metrics: Sequence[str]
+    experiment: Experiment,
+    baseline: Experiment,
+    cases: Sequence[str],
+    groups: Sequence[str],
+    metrics: Sequence[str],
 ) -> dict[str, Any]:
-    """Return the paired differences ``arm - baseline`` per structure and over all, and the verdict.
+    """Return the paired differences to a baseline per structure and over all, and the verdict.
 
     A patient's value is the mean over its cases, and over all structures the mean of those.
     """
-    structures = list(arm.runs[0].structures)
+    structures = list(experiment.runs[0].structures)
     entries: dict[str, dict[str, Any]] = {s: {"metrics": {}} for s in (*structures, MEAN)}
     scores: dict[str, list[np.ndarray]] = {}
     for metric in metrics:
-        both = paired_values(arm, baseline, metric, cases, structures)
+        both = paired_values(experiment, baseline, metric, cases, structures)
         scores[metric] = [patient_means(x[..., :-1], groups) for x in both]
         a, b = (np.concatenate((x, nanmean(x, 2)[..., None]), 2) for x in scores[metric])
         for index, name in enumerate(entries):
@@ -98,41 +102,43 @@ def compare_pair(
             entries[name]["metrics"][metric] = entry | {"n_cases": int(seen.sum())}
             if metric == "dice":
                 entries[name] |= count_outcomes((both[0].mean(0) - both[1].mean(0))[..., index])
-    found = differences(arm.runs[0], baseline.runs[0])
+    found = differences(experiment.runs[0], baseline.runs[0])
     return {
-        "arm": arm.name,
+        "experiment": experiment.name,
         "baseline": baseline.name,
         "n_patients": len(set(groups)),
-        "n_runs": [len(arm.runs), len(baseline.runs)],
+        "n_runs": [len(experiment.runs), len(baseline.runs)],
         "differs_in": list(found),
         "differences": [describe_difference(k, v) for k, v in found.items()],
         "structures": entries,
-        "verdict": _verdict(arm, baseline, groups, scores["dice"]),
+        "verdict": _verdict(experiment, baseline, groups, scores["dice"]),
     }
 
 
 def _verdict(
-    arm: Arm, baseline: Arm, groups: Sequence[str], dice: Sequence[np.ndarray]
+    experiment: Experiment, baseline: Experiment, groups: Sequence[str], dice: Sequence[np.ndarray]
 ) -> dict[str, Any]:
-    """Judge an arm by the Dice of its patients, ``(runs, patients, structures)`` of both."""
-    seconds = [cost_of([r.manifest for r in x.runs])["training_seconds"] for x in (arm, baseline)]
+    """Judge an experiment by the Dice of its patients, ``(runs, patients, structures)`` of both."""
+    seconds = [
+        cost_of([r.manifest for r in x.runs])["training_seconds"] for x in (experiment, baseline)
+    ]
     verdict = verdict_over_patients(
         PairedScores(
-            names=(arm.name, baseline.name),
+            names=(experiment.name, baseline.name),
             patients=list(dict.fromkeys(groups)),
-            structures=list(arm.runs[0].structures),
+            structures=list(experiment.runs[0].structures),
             ours=dice[0],
             baseline=dice[1],
             cost=seconds[0] / seconds[1] if seconds[1] > 0 else float("nan"),
         )
     )
-    return verdict_entry(verdict, arm.name, baseline.name)
+    return verdict_entry(verdict, experiment.name, baseline.name)
 
 
-def verdict_entry(verdict: Verdict, arm: str, baseline: str) -> dict[str, Any]:
+def verdict_entry(verdict: Verdict, experiment: str, baseline: str) -> dict[str, Any]:
     """Return what ``compare.json`` says of a verdict."""
     return {
-        "arm": arm,
+        "experiment": experiment,
         "baseline": baseline,
         "code": verdict.code,
         "sentence": verdict.sentence,
@@ -153,20 +159,24 @@ def _or_none(value: float) -> float | None:
 
 
 def paired_values(
-    arm: Arm, baseline: Arm, metric: str, cases: Sequence[str], structures: Sequence[str]
+    experiment: Experiment,
+    baseline: Experiment,
+    metric: str,
+    cases: Sequence[str],
+    structures: Sequence[str],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return ``(runs, cases, structures + 1)`` of both arms; the last column is the mean.
+    """Return ``(runs, cases, structures + 1)`` of both experiments; the last column is the mean.
 
     Where the reference lacks a structure, a run that rightly predicts none has no value. If another
     run invents it there, the right ones count as perfect (1, or a distance of 0); else the
     structure has no value in that case.
     """
-    values = [x.values(metric, cases, structures) for x in (arm, baseline)]
+    values = [x.values(metric, cases, structures) for x in (experiment, baseline)]
     both = np.concatenate(values)
     perfect = 1.0 if metric in SHARES else 0.0
     both = np.where(np.isnan(both) & ~np.isnan(both).all(0), perfect, both)
     both = np.concatenate((both, nanmean(both, 2)[..., None]), axis=2)
-    return both[: len(arm.runs)], both[len(arm.runs) :]
+    return both[: len(experiment.runs)], both[len(experiment.runs) :]
 
 
 def _describe(ours: np.ndarray, baseline: np.ndarray, metric: str) -> dict[str, Any]:
@@ -193,16 +203,20 @@ def count_outcomes(change: np.ndarray) -> dict[str, int]:
 
 
 def case_rows(
-    arm: Arm, baseline: Arm, cases: Sequence[str], groups: Sequence[str], metrics: Sequence[str]
+    experiment: Experiment,
+    baseline: Experiment,
+    cases: Sequence[str],
+    groups: Sequence[str],
+    metrics: Sequence[str],
 ) -> list[dict[str, Any]]:
-    """Return a row per case and structure: both arms' means over runs and their difference."""
-    structures = list(arm.runs[0].structures)
-    values = {m: paired_values(arm, baseline, m, cases, structures) for m in metrics}
+    """Return a row per case and structure: both experiments' means over runs, the difference."""
+    structures = list(experiment.runs[0].structures)
+    values = {m: paired_values(experiment, baseline, m, cases, structures) for m in metrics}
     rows = []
     for i, (case, patient) in enumerate(zip(cases, groups, strict=True)):
         for j, name in enumerate((*structures, MEAN)):
             row: dict[str, Any] = {"case": case, "patient": patient, "name": name}
-            row |= {"arm": arm.name, "baseline": baseline.name}
+            row |= {"experiment": experiment.name, "baseline": baseline.name}
             for metric, (a, b) in values.items():
                 one, other = float(a[:, i, j].mean()), float(b[:, i, j].mean())
                 row |= {metric: one, f"{metric}_baseline": other}

@@ -17,7 +17,7 @@ _COLUMNS = 3
 
 
 def draw_comparison(result: Mapping[str, Any], path: Path) -> None:
-    """Draw a panel per arm: differences in Dice to the baseline, a dot per case, by structure.
+    """Draw a panel per experiment: differences in Dice to the baseline, a dot per case.
 
     The band marks ties; the bar is the mean difference with its interval, green where it lies
     above zero, red where below.
@@ -52,7 +52,7 @@ def _panel(axes: Any, pair: Mapping[str, Any], names: list[str], result: Mapping
         values = [
             row["dice_difference"]
             for row in result["rows"]
-            if row["arm"] == pair["arm"] and row["name"] == name
+            if row["experiment"] == pair["experiment"] and row["name"] == name
         ]
         side = x + rng.uniform(-0.22, 0.22, len(values)) - 0.08
         axes.plot(side, values, ".", color=NEUTRAL, alpha=0.45, markersize=5)
@@ -66,5 +66,5 @@ def _panel(axes: Any, pair: Mapping[str, Any], names: list[str], result: Mapping
     ]
     axes.set_xticks(range(len(names)), labels, fontsize=8)
     axes.set_xlim(-0.5, len(names) - 0.4)
-    axes.set_title(f"{pair['arm']}\nminus {pair['baseline']}", fontsize=9)
+    axes.set_title(f"{pair['experiment']}\nminus {pair['baseline']}", fontsize=9)
     axes.grid(axis="y", alpha=0.3)

@@ -12,7 +12,9 @@ from medssl.settings.recipe import Recipe
 FEW_PATIENTS = 20
 
 
-def limits_of(summary: Mapping[str, Any], recipe: Recipe, manifest: Mapping[str, Any]) -> list[str]:
+def caveats_of(
+    summary: Mapping[str, Any], recipe: Recipe, manifest: Mapping[str, Any]
+) -> list[str]:
     """Return one sentence per limit of a result.
 
     Args:

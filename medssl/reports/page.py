@@ -23,7 +23,7 @@ from medssl.models.loaded_run import load_run
 from medssl.paths import AnyPath, as_paths
 from medssl.progress import Display
 from medssl.recipe.load import load_recipe
-from medssl.reports.caveats import limits_of
+from medssl.reports.caveats import caveats_of
 from medssl.reports.figures import Picture, box_plots, read_metrics, reliability_curve
 from medssl.reports.figures import training_curves as draw_training_curves
 from medssl.reports.overlays import CasePictures, case_scores, chosen_cases, picture_case
@@ -92,14 +92,14 @@ def report(
         columns=["dice", *distance_columns(unit), "nsd"],
         verdicts=[] if comparison is None else comparison["verdicts"],
         compare_warnings=[] if comparison is None else comparison["warnings"],
-        arms=[] if comparison is None else comparison["arms"],
+        experiments=[] if comparison is None else comparison["experiments"],
         boxes=[box_plots(rows, metric, other=other) for metric in metrics],
         cases=shown,
         rows=sorted(rows, key=lambda r: (_sortable(r["dice"]), r["case"])),
         unit=unit,
         curves=draw_training_curves(read_metrics(folder.metrics)),
         calibration=_calibration(folder),
-        limits=limits_of(summary, loaded.recipe, manifest),
+        caveats=caveats_of(summary, loaded.recipe, manifest),
         notes=notes,
         manifest={k: manifest[k] for k in MANIFEST_KEYS if manifest.get(k) is not None},
         versions=manifest.get("versions") or {},

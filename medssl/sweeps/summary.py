@@ -14,14 +14,14 @@ from rich.text import Text
 
 from medssl.comparison.cautions import cautions_of
 from medssl.comparison.comparable import patients_of, shared_cases, shared_metrics, warnings_about
-from medssl.comparison.experiments import Arm, read_run
+from medssl.comparison.experiments import Experiment, read_run
 from medssl.comparison.files import number
 from medssl.comparison.paired import (
     INTERVAL,
     MEAN,
     compare_pair,
     cost_of,
-    describe_arm,
+    describe_experiment,
 )
 from medssl.evaluation.coverage import coverage_sentence
 from medssl.evaluation.failures import failure_cell
@@ -55,16 +55,16 @@ def summarize_sweep(
     cases, warnings = shared_cases(everyone, SPLIT, common=False)
     groups = patients_of(everyone, cases, warnings)
     metrics = shared_metrics(everyone, warnings)
-    arms: dict[tuple[str, int | str], Arm] = {}
+    experiments: dict[tuple[str, int | str], Experiment] = {}
     for key in dict.fromkeys((planned.method, planned.labeled) for planned in plan):
         own = tuple(run for planned, run in finished if (planned.method, planned.labeled) == key)
         if own:
-            arms[key] = Arm(f"{key[0]} ({key[1]} labels)", own)
-    warnings += warnings_about(list(arms.values()), SPLIT)
+            experiments[key] = Experiment(f"{key[0]} ({key[1]} labels)", own)
+    warnings += warnings_about(list(experiments.values()), SPLIT)
     order = list(dict.fromkeys(planned.labeled for planned in plan))
     points = [
-        _point(arms, key, cases, groups, metrics)
-        for key in sorted(arms, key=lambda k: order.index(k[1]))
+        _point(experiments, key, cases, groups, metrics)
+        for key in sorted(experiments, key=lambda k: order.index(k[1]))
     ]
     compared = [p for p in points if "gain" in p]
     if len(compared) > 1:
@@ -92,16 +92,16 @@ def summarize_sweep(
 
 
 def _point(
-    arms: Mapping[tuple[str, int | str], Arm],
+    experiments: Mapping[tuple[str, int | str], Experiment],
     key: tuple[str, int | str],
     cases: Sequence[str],
     groups: Sequence[str],
     metrics: Sequence[str],
 ) -> dict[str, Any]:
     """Describe one method at one number of labels."""
-    arm, (method, labeled) = arms[key], key
-    described = describe_arm(arm, cases, groups, metrics)
-    values = arm.values("dice", cases, list(arm.runs[0].structures))
+    experiment, (method, labeled) = experiments[key], key
+    described = describe_experiment(experiment, cases, groups, metrics)
+    values = experiment.values("dice", cases, list(experiment.runs[0].structures))
     values = nanmean(patient_means(values, groups), 2)  # (runs, patients)
     mean = paired_interval(values, bounds=(0.0, 1.0))
     point = {
@@ -117,9 +117,9 @@ def _point(
         "metrics": described["metrics"],
         "cost": described["cost"],
     }
-    baseline = arms.get((_BASELINE, labeled))
+    baseline = experiments.get((_BASELINE, labeled))
     if method != _BASELINE and baseline is not None:
-        pair = compare_pair(arm, baseline, cases, groups, metrics)
+        pair = compare_pair(experiment, baseline, cases, groups, metrics)
         point["gain"] = pair["structures"][MEAN]["metrics"]["dice"]
         point["structures"] = pair["structures"]
         point["verdict"] = pair["verdict"] | {"cautions": cautions_of(pair)}
@@ -145,9 +145,9 @@ def _run_row(
     means = dict.fromkeys(metrics, math.nan)
     if planned.finished:
         run = read_run(planned.path, SPLIT)
-        arm = Arm(planned.name, (run,))
+        experiment = Experiment(planned.name, (run,))
         groups = [patients[case] for case in run.cases]
-        means = describe_arm(arm, run.cases, groups, metrics)["metrics"]
+        means = describe_experiment(experiment, run.cases, groups, metrics)["metrics"]
     return row | means | cost_of([manifest])
 
 

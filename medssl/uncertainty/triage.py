@@ -22,9 +22,9 @@ class Ranked:
 
     Attributes:
         case: id.
-        flag: ``unlike`` for a case unlike the calibration cases, else empty.
+        flag: ``unusual`` for a case unlike the calibration cases, else empty.
         quality: mean expected Dice, NaN where there is none.
-        unlike: see :meth:`medssl.inference.unusual.Reference.score`.
+        unusual: see :meth:`medssl.inference.unusual.Reference.score`.
         similar_to: the case ranked before it that is most like it, if one is rather like it.
         why: one line for the reader.
     """
@@ -32,7 +32,7 @@ class Ranked:
     case: str
     flag: str
     quality: float
-    unlike: float
+    unusual: float
     similar_to: str
     why: str
 
@@ -59,7 +59,7 @@ def rank_cases(cases: Mapping[str, Assessment], reference: Reference) -> list[Ra
             name,
             cases[name],
             scores[name],
-            flag="unlike",
+            flag="unusual",
             why=f"unlike the calibration cases: {reference.reason(cases[name].features)}",
         )
         for name in strange
@@ -151,10 +151,10 @@ def _quality(case: Assessment) -> float:
 def _line(
     name: str,
     case: Assessment,
-    unlike: float,
+    unusual: float,
     *,
     flag: str = "",
     similar_to: str = "",
     why: str,
 ) -> Ranked:
-    return Ranked(name, flag, _quality(case), unlike, similar_to, why)
+    return Ranked(name, flag, _quality(case), unusual, similar_to, why)

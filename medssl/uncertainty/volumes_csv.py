@@ -17,7 +17,7 @@ def write_tables(folder: Path, calibration: Calibration | None) -> None:
 
     ``volumes.csv``: case, label, name, volume, low and high (the unit is in their names), and how
     the interval was made. ``quality.csv``: case, quality (mean expected Dice over structures), the
-    expected Dice of each structure and, with a calibration, unlike (see
+    expected Dice of each structure and, with a calibration, unusual (see
     :class:`medssl.inference.unusual.Reference`), flag and why.
 
     Several processes may predict into one folder: the last one to write holds what all have found.
@@ -47,7 +47,7 @@ def volume_rows(
     """Return a row of ``volumes.csv`` per structure."""
     unit = f"{assessment.unit}3"
     rows = []
-    usual = not is_unlike(assessment, calibration)
+    usual = not is_unusual(assessment, calibration)
     for structure in assessment.structures:
         (low, high), how = volume_interval(structure, calibration, usual=usual)
         rows.append(
@@ -96,7 +96,7 @@ def volume_interval(
     return none, "no interval: run medssl calibrate, or predict with --ensemble or --tta"
 
 
-def is_unlike(assessment: Assessment, calibration: Calibration | None) -> bool:
+def is_unusual(assessment: Assessment, calibration: Calibration | None) -> bool:
     """Tell whether a case is unlike the calibration cases; never so without a calibration."""
     reference = None if calibration is None else calibration.reference
     return reference is not None and reference.score(assessment.features) > reference.threshold
@@ -111,10 +111,10 @@ def quality_row(
         row[f"expected_dice_{structure.name}"] = _or_nan(structure.expected_dice)
     reference = None if calibration is None else calibration.reference
     if reference is not None:
-        flagged = is_unlike(assessment, calibration)
+        flagged = is_unusual(assessment, calibration)
         row |= {
-            "unlike": reference.score(assessment.features),
-            "flag": "unlike" if flagged else "",
+            "unusual": reference.score(assessment.features),
+            "flag": "unusual" if flagged else "",
             "why": reference.reason(assessment.features) if flagged else "",
         }
     return row

@@ -59,7 +59,7 @@ def triage(
     Args:
         source: a calibrated run folder, or a bundle exported from one.
         inputs: image files or folders of them, one or several.
-        output: CSV with columns rank, case, flag, quality, unlike, similar_to, why, image.
+        output: CSV with columns rank, case, flag, quality, unusual, similar_to, why, image.
             Predictions go to the folder of the same name without ``.csv``; a second call reuses
             them. By default ``RUN/triage/NAME.csv``, where NAME is that of the first input.
         checkpoint, ensemble, largest_component, tta, device, precision: as for `predict`.
@@ -171,7 +171,7 @@ def _write(path: Path, ranked: Sequence[Ranked], items: Sequence[Item]) -> None:
             "case": line.case,
             "flag": line.flag,
             "quality": line.quality,
-            "unlike": line.unlike,
+            "unusual": line.unusual,
             "similar_to": line.similar_to,
             "why": line.why,
             "image": str(files_of(files[line.case])[0]),

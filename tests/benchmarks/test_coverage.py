@@ -103,7 +103,8 @@ def test_results_are_read_and_kept_without_ids(
     ]
     with compared.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(("patient", "case", "name", "dice_baseline", "dice_difference", "arm"))
+        columns = ("patient", "case", "name", "dice_baseline", "dice_difference", "experiment")
+        writer.writerow(columns)
         writer.writerows([*((*row, "bcp") for row in rows), ("p1", "a", "left", 0.1, 0.5, "bcp")])
     found = script.read_results(compared)
     assert found["gain"] == pytest.approx([0.03, -0.01])

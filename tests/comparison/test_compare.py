@@ -57,7 +57,8 @@ def test_constant_gain_is_found_exactly(tmp_path: Path) -> None:
     better = write_run(tmp_path / "better", dice(0.04), method="bcp")
     result = medssl.compare([better, base])
     (pair,) = result["comparisons"]
-    assert (pair["arm"], pair["baseline"]) == ("bcp", "supervised")  # supervised though second
+    # supervised though second
+    assert (pair["experiment"], pair["baseline"]) == ("bcp", "supervised")
     for name in ("left", "right", "mean"):
         entry = pair["structures"][name]
         value = entry["metrics"]["dice"]
@@ -86,7 +87,7 @@ def test_harm_when_the_baseline_is_named(tmp_path: Path) -> None:
         assert only(result)["code"] == "harm"
         assert "lower mean Dice" in only(result)["sentence"]
     assert medssl.compare([base], baseline=better)["baseline"] == "bcp"
-    with pytest.raises(MedSSLError, match="neither a run nor one of the arms"):
+    with pytest.raises(MedSSLError, match="neither a run nor one of the experiments"):
         medssl.compare([base, better], baseline="uamt")
 
 
@@ -109,10 +110,10 @@ def test_runs_that_differ_by_seed_are_never_evidence(tmp_path: Path) -> None:
     assert verdict["sentence"].startswith("No evidence of a difference: the 2 runs are the same")
     assert "differ only by seed (0, 1)" in verdict["sentence"]
     assert any("excludes zero" in c for c in verdict["cautions"])
-    (arm,) = result["arms"]
+    (experiment,) = result["experiments"]
     mean = float(BASE.mean() + 0.025)
-    assert arm["dice_per_run"] == pytest.approx([mean, mean + 0.02], abs=1e-6)
-    assert arm["dice_std_over_runs"] == pytest.approx(0.02 / math.sqrt(2), abs=1e-6)
+    assert experiment["dice_per_run"] == pytest.approx([mean, mean + 0.02], abs=1e-6)
+    assert experiment["dice_std_over_runs"] == pytest.approx(0.02 / math.sqrt(2), abs=1e-6)
     assert "Evidence of" not in text_of(result)
 
 
@@ -138,7 +139,7 @@ def test_regions_of_interest_make_another_experiment_whatever_run_found_them(
     wide = region("wide", 0.0, run="runs/a", margin_mm=20)
     assert medssl.compare([first, second])["same_experiment"]
     assert not medssl.compare([first, plain])["same_experiment"]
-    names = [arm["name"] for arm in medssl.compare([first, wide])["arms"]]
+    names = [experiment["name"] for experiment in medssl.compare([first, wide])["experiments"]]
     assert names == [f"supervised (data.roi=margin_mm {n})" for n in ("10.0", "20.0")]
 
 
@@ -157,9 +158,9 @@ def test_the_spread_over_runs_and_patients_makes_the_interval(tmp_path: Path) ->
     expected = paired_interval(*stacks)
     assert found["difference"] == pytest.approx(expected.mean, abs=1e-6)
     assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high), abs=1e-6)
-    # Both arms move by 0.03 between their runs: a mean difference of 0.02 is no evidence.
+    # Both experiments move by 0.03 between their runs: a mean difference of 0.02 is no evidence.
     assert only(result)["code"] == "none"
-    assert any("two runs of an arm" in c for c in only(result)["cautions"])
+    assert any("two runs of an experiment" in c for c in only(result)["cautions"])
 
 
 def test_a_difference_within_the_spread_of_runs_is_no_evidence(tmp_path: Path) -> None:
@@ -174,7 +175,8 @@ def test_a_difference_within_the_spread_of_runs_is_no_evidence(tmp_path: Path) -
     # The one run of bcp is taken to vary like the three: 0.03 sqrt(1 + 1/3), 2 freedoms.
     found = result["comparisons"][0]["structures"]["mean"]["metrics"]["dice"]
     assert found["high"] - 0.04 > 4.3 * 0.0346
-    assert any("as if it varied like the runs of the other arm" in c for c in verdict["cautions"])
+    said = "as if it varied like the other experiment's runs"
+    assert any(said in c for c in verdict["cautions"])
 
 
 @pytest.mark.parametrize(
@@ -220,13 +222,13 @@ def test_small_gain_and_contrary_distance_are_cautioned(tmp_path: Path) -> None:
     assert any(c.startswith("hd95_mm is worse for left") for c in verdict["cautions"])
 
 
-def test_more_labels_of_the_same_method_are_two_arms(tmp_path: Path) -> None:
+def test_more_labels_of_the_same_method_are_two_experiments(tmp_path: Path) -> None:
     few = write_run(tmp_path / "few", dice(), labeled=["a", "b"])
     many = write_run(tmp_path / "many", dice(0.04), labeled=["a", "b", "c", "d"])
     result = medssl.compare([few, many])
     assert result["baseline"] == "supervised (2 labeled)"
     verdict = only(result)
-    assert (verdict["arm"], verdict["code"]) == ("supervised (4 labeled)", "gain")
+    assert (verdict["experiment"], verdict["code"]) == ("supervised (4 labeled)", "gain")
     assert any("data.labeled (4 cases / 2 cases)" in c for c in verdict["cautions"])
 
 
@@ -348,15 +350,15 @@ def test_failures_and_measured_coverage_stand_beside_the_means(tmp_path: Path) -
     base = write_run(tmp_path / "base", low)
     better = write_run(tmp_path / "better", dice(0.04 + noise(0, 0.005)), method="bcp")
     result = medssl.compare([base, better])
-    assert [a["failures"]["below"] for a in result["arms"]] == [1, 0]
+    assert [a["failures"]["below"] for a in result["experiments"]] == [1, 0]
     assert "simulated studies of 12 patients" in result["coverage"]
     text = " ".join(text_of(result).split())
     assert "supervised: 1 of 12 patients below Dice 0.5; with 95% confidence at most 34%" in text
     assert "1/12" in text
     strict = {"evaluation": {"failure_dice": 0.7}}
     other = write_run(tmp_path / "other", low, method="uamt", changes=strict)
-    (_, arm) = medssl.compare([base, other])["arms"]
-    assert arm["failures"]["below"] == sum(x + 0.025 < 0.7 for x in BASE[1:]) + 1
+    (_, experiment) = medssl.compare([base, other])["experiments"]
+    assert experiment["failures"]["below"] == sum(x + 0.025 < 0.7 for x in BASE[1:]) + 1
 
 
 # ---------------------------------------------------------------------- cases
@@ -497,7 +499,7 @@ def test_warnings(tmp_path: Path) -> None:
     assert "different versions of medssl (git): aaa, bbb" in text
     assert "NSD is left out: it was measured with different tolerances (1, 2)" in text
     assert "nsd" not in result["metrics"]
-    assert [len(a["runs"]) for a in result["arms"]] == [1, 1]
+    assert [len(a["runs"]) for a in result["experiments"]] == [1, 1]
 
 
 def test_surface_dice_by_area_is_not_compared_with_counted_voxels(tmp_path: Path) -> None:
@@ -542,7 +544,7 @@ def test_cost_stands_beside_accuracy(tmp_path: Path) -> None:
     other = write_run(
         tmp_path / "other", dice(), method="bcp", training_seconds=200.0, peak_memory_bytes=gpu
     )
-    first, second = medssl.compare([base, other])["arms"]
+    first, second = medssl.compare([base, other])["experiments"]
     assert first["cost"] == {
         "training_seconds": 50.0,
         "seconds_per_iteration": 0.5,
@@ -566,8 +568,8 @@ def test_files_and_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "not corrected for the number of comparisons" in printed
     with (out / "compare.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 2 * CASES * 3  # two arms, two structures and their mean
-    assert {r["outcome"] for r in rows if r["arm"] == "bcp"} == {"win"}
+    assert len(rows) == 2 * CASES * 3  # two experiments, two structures and their mean
+    assert {r["outcome"] for r in rows if r["experiment"] == "bcp"} == {"win"}
     assert float(rows[0]["dice_difference"]) == pytest.approx(0.04)
     written = json.loads((out / "compare.json").read_text())
     assert [v["code"] for v in written["verdicts"]] == ["gain", "harm"]

@@ -12,8 +12,8 @@ import medssl
 PACKAGE = Path(medssl.__file__).parent
 HOMES = {
     "difflib": ("errors.py",),
-    "importlib": ("optional.py", "__init__.py"),
-    "importlib.util": ("optional.py", "bundle/scripts.py"),
+    "importlib": ("optional.py", "plugins.py", "__init__.py"),
+    "importlib.util": ("optional.py", "plugins.py", "bundle/scripts.py"),
     "rich.progress": ("progress.py",),
 }
 """Modules and the only files that import them."""

@@ -1,4 +1,4 @@
-"""The HTML report: complete, self-contained, honest about its limits, and sound in a browser."""
+"""The HTML report: complete, self-contained, honest about its caveats, and sound in a browser."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from helpers import small_recipe, write_dataset, write_recipe
 
 import medssl
 from medssl import cli
-from medssl.reports.caveats import limits_of
+from medssl.reports.caveats import caveats_of
 from medssl.reports.figures import box_plots, read_metrics, training_curves
 from medssl.reports.overlays import case_scores, chosen_cases, draw_heat
 
@@ -147,18 +147,18 @@ def test_the_heat_map_is_drawn_where_it_is_hot() -> None:
     assert titles == ["sagittal, slice 2", "coronal, slice 3", "axial, slice 4"]
 
 
-def test_limits_name_what_matters(runs: dict[str, Path]) -> None:
+def test_caveats_name_what_matters(runs: dict[str, Path]) -> None:
     recipe = medssl.load_recipe(runs["bcp"] / "recipe.yaml").recipe
     summary = json.loads((runs["bcp"] / "evaluation" / "test" / "summary.json").read_text())
     summary["overall"]["n_missed"] = 2
-    text = " ".join(limits_of(summary, recipe, {"cases": {"labeled": 2}}))
+    text = " ".join(caveats_of(summary, recipe, {"cases": {"labeled": 2}}))
     for words in ("6 patients are few", "2 structures were missed", "2 labeled images", "best"):
         assert words in text or words == "best"
     assert "nineteen" not in text
     assert "simulated studies of 6 patients" in text
     assert "6 of 6 patients below mean Dice" in text
     literature = recipe.model_copy(update={"protocol": "literature"})
-    assert "compare with papers" in " ".join(limits_of(summary, literature, {}))
+    assert "compare with papers" in " ".join(caveats_of(summary, literature, {}))
 
 
 @pytest.mark.slow

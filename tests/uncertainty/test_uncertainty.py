@@ -185,7 +185,7 @@ def test_volumes_come_with_the_interval_that_is_there() -> None:
     )
     strange = row(case(1000, 0.8, 9.0), known)
     assert math.isnan(strange[0])
-    assert "unlike" in strange[2]
+    assert "unlike the calibration cases" in strange[2]
     members = case(1000, 0.8, 0.2, members=(900.0, 1100.0, 950.0))
     how = "range of 3 members and their mean, no promise"
     assert row(members, None) == (900, 1100, how)
@@ -204,14 +204,14 @@ def test_volumes_come_with_the_interval_that_is_there() -> None:
     assert row(case(0, 0.0, 0.2), known)[2] == "not found"
 
 
-def test_what_is_unlike_is_named_with_what_is_usual() -> None:
+def test_what_is_unusual_is_named_with_what_is_usual() -> None:
     usual = usual_cases()
     reference = learn_reference([one.features for one in usual])
     assert max(reference.score(one.features) for one in usual) < reference.threshold
     noisy, tiny = case(1000, 0.9, 2.0), case(20, 0.9, 0.2)
     assert reference.score(noisy.features) > reference.threshold
     found = quality_row("a", noisy, Calibration(1.0, OF, {}, reference))
-    assert found["flag"] == "unlike"
+    assert found["flag"] == "unusual"
     assert found["why"].startswith("noise is 2, in the calibration cases 0.1")
     assert reference.reason(tiny.features).startswith("volume of organ is 20, in")
     assert quality_row("a", usual[0], Calibration(1.0, OF, {}, reference))["flag"] == ""
@@ -242,7 +242,7 @@ def test_strange_cases_come_first_then_unsure_and_different_ones() -> None:
     }
     ranked = rank_cases(cases, reference)
     assert [r.case for r in ranked[:4]] == ["noisier", "noisy", "unsure", "other"]
-    assert [r.flag for r in ranked] == ["unlike", "unlike", "", "", "", ""]
+    assert [r.flag for r in ranked] == ["unusual", "unusual", "", "", "", ""]
     assert ranked[-1].case == "unsure_copy"
     assert ranked[-1].similar_to == "unsure"
     assert ranked[2].why == "expected Dice 0.60, lowest of 4"
@@ -379,7 +379,7 @@ def test_triage_puts_planted_bad_cases_on_top_and_resumes(
     rows = list(csv.DictReader(table.open()))
     assert [r["case"] for r in rows[:1]] == ["cut"]
     assert {r["case"] for r in rows[1:4]} == {"bad_noise", "bad_half", "bad_inverted"}
-    assert [r["flag"] for r in rows[:4]] == ["failed", "unlike", "unlike", "unlike"]
+    assert [r["flag"] for r in rows[:4]] == ["failed", "unusual", "unusual", "unusual"]
     assert len(rows) == 9
     assert all(r["why"] and "\n" not in r["why"] for r in rows)
     assert "  1  cut: not predicted" in capsys.readouterr().out
