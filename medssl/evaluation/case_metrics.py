@@ -99,42 +99,46 @@ def evaluate_case(
         ValueError: shapes or spacing do not fit, or a value is no class index.
     """
     _check(prediction, reference, spacing, measures.nsd_tolerance)
-    unit = measures.unit
     prediction, reference = _as_integers(prediction), _as_integers(reference)
     confusion = confusion_matrix(prediction, reference, label_map.num_classes)
     dice, iou = dice_per_class(confusion), iou_per_class(confusion)
     n_reference, n_prediction = confusion.sum(1), confusion.sum(0)
-    voxel = math.prod(spacing)
+    voxel, unit = math.prod(spacing), measures.unit
     surfaces = _Surfaces(prediction, reference, spacing, label_map.num_classes)
     rows = []
     for index in range(1, label_map.num_classes):
         status = _status(int(n_reference[index]), int(n_prediction[index]))
-        distances = surfaces.distances(index) if status == "ok" else None
-        voxels = (
-            surfaces.distances_in_voxels(index) if distances and measures.voxel_metrics else None
-        )
-        hd95_column, assd_column = distance_columns(unit)
-        within = surfaces.nsd(index, measures.nsd_tolerance) if status == "ok" else None
-        values = _surface_values(distances, within, status, surfaces.diagonal)
         row = {
             "case": case_id,
             "label": label_map.values[index],
             "name": label_map.names[index],
             "dice": float(dice[index]),
             "iou": float(iou[index]),
-            hd95_column: values[0],
-            assd_column: values[1],
-            "nsd": values[2],
+        }
+        volumes = {
             f"volume_reference_{unit}3": float(n_reference[index] * voxel),
             f"volume_prediction_{unit}3": float(n_prediction[index] * voxel),
-            "status": status,
         }
-        if measures.voxel_metrics:
-            zero = measures.legacy_zero and status == "missed"
-            worst = 0.0 if zero else surfaces.diagonal_in_voxels
-            row["hd95_medpy_vox"], row["asd_medpy_vox"] = _voxel_values(voxels, status, worst)
-        rows.append(row)
+        near, in_voxels = _distances(surfaces, index, status, measures)
+        rows.append({**row, **near, **volumes, "status": status, **in_voxels})
     return rows
+
+
+def _distances(
+    surfaces: _Surfaces, index: int, status: str, measures: Measures
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the columns of one structure about its surface: in the unit, and in voxels."""
+    distances = surfaces.distances(index) if status == "ok" else None
+    within = surfaces.nsd(index, measures.nsd_tolerance) if status == "ok" else None
+    values = _surface_values(distances, within, status, surfaces.diagonal)
+    near = dict(zip((*distance_columns(measures.unit), "nsd"), values, strict=True))
+    if not measures.voxel_metrics:
+        return near, {}
+    voxels = surfaces.distances_in_voxels(index) if distances else None
+    zero = measures.legacy_zero and status == "missed"
+    worst = 0.0 if zero else surfaces.diagonal_in_voxels
+    pair = _voxel_values(voxels, status, worst)
+    return near, dict(zip(("hd95_medpy_vox", "asd_medpy_vox"), pair, strict=True))
 
 
 class _Surfaces:

@@ -147,7 +147,7 @@ def check_folders(plan: Sequence[PlannedRun]) -> None:
             flatten(r.model_dump(mode="json"), "")
             for r in (load_recipe(run.recipe).recipe, planned.loaded.recipe)
         )
-        free = _FREE_KEYS
+        free: tuple[str, ...] = _FREE_KEYS
         if not get_settings(planned.method).uses_unlabeled:
             free = (*free, *UNLABELED_KEYS)
         for key in {**before, **now}:
@@ -161,7 +161,7 @@ def check_folders(plan: Sequence[PlannedRun]) -> None:
 
 def check_cases(plan: Sequence[PlannedRun], display: Display) -> None:
     """Make sure that every point has its labeled, unlabeled and test cases. Opens no image."""
-    seen = set()
+    seen: set[tuple[str, int | str]] = set()
     for planned in plan:
         if (planned.method, planned.labeled) in seen:
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def position(point: Mapping[str, Any]) -> float:
 
 
 def _bars(
-    axes: Any, x: list[float], bounds: list[tuple[float, ...]], color: str, name: str
+    axes: Any, x: list[float], bounds: Sequence[tuple[float, ...]], color: str, name: str
 ) -> None:
     middle, low, high = np.array(bounds, dtype=float).T
     # Without an interval (one patient) there is only the point.

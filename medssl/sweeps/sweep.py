@@ -18,8 +18,8 @@ from typing import Any
 
 from medssl.errors import MedSSLError
 from medssl.files import locked, refusals
-from medssl.jobs.job import Outcome
-from medssl.jobs.launch import choose_launcher, launch
+from medssl.jobs.job import Job, Outcome
+from medssl.jobs.launch import Launcher, choose_launcher, launch
 from medssl.paths import AnyPath
 from medssl.progress import Display
 from medssl.sweeps.plan import PlannedRun, check_cases, check_folders, plan_sweep
@@ -98,17 +98,24 @@ def sweep(
     plan = plan_sweep(
         recipe, labeled=labeled, seeds=seeds, methods=methods, overrides=overrides, output=output
     )
-    folder = plan[0].path.parent
     check_folders(plan)
     check_cases(plan, display)
-    todo = [planned for planned in plan if not planned.finished]
+    todo = []
+    for planned in plan:
+        if not planned.finished:
+            call = TrainCall(str(recipe), planned.overrides, str(planned.path), device, precision)
+            todo.append(train_job(planned.name, call, elsewhere=where.elsewhere))
+    return _run(plan, todo, where, str(recipe), display)
+
+
+def _run(
+    plan: Sequence[PlannedRun], todo: Sequence[Job], where: Launcher, recipe: str, display: Display
+) -> SweepResult:
+    """Train what is left to do of a plan, and summarize all."""
+    folder = plan[0].path.parent
     display.say(f"sweep: {len(plan)} runs in {folder}, {len(plan) - len(todo)} of them finished")
     with _only_one(folder):
-        made = []
-        for planned in todo:
-            call = TrainCall(str(recipe), planned.overrides, str(planned.path), device, precision)
-            made.append(train_job(planned.name, call, elsewhere=where.elsewhere))
-        outcome = launch(made, where, folder=folder, display=display)
+        outcome = launch(todo, where, folder=folder, display=display)
         summary = _summarize(plan, folder, recipe, outcome)
     return SweepResult(
         path=folder,
@@ -122,13 +129,13 @@ def sweep(
 
 
 def _summarize(
-    plan: Sequence[PlannedRun], folder: Path, recipe: AnyPath, outcome: Outcome
+    plan: Sequence[PlannedRun], folder: Path, recipe: str, outcome: Outcome
 ) -> dict[str, Any]:
     from medssl.sweeps.summary import summarize_sweep, write_sweep
 
     if not any(planned.finished for planned in plan):
         return {}
-    summary = summarize_sweep(plan, recipe=str(recipe), failures=outcome.failures)
+    summary = summarize_sweep(plan, recipe=recipe, failures=outcome.failures)
     write_sweep(summary, folder)
     return summary
 

@@ -123,9 +123,9 @@ def calibrate(
     loaded = load_ensemble(Path(run), settings)
     chosen, held_out = choose_cases(loaded, split=split, named=cases, check=check)
     found = _learn(loaded, chosen, "named cases" if cases else split, display)
-    found["held_out"] = None
+    found["held_out"] = _check(loaded, held_out, found, display) if held_out else None
     if held_out:
-        found["held_out"] = _check(loaded, held_out, found, display) | {"cases_from": check}
+        found["held_out"]["cases_from"] = check
     write_json(loaded.folder.calibration, found)
     content = json.loads(loaded.folder.calibration.read_text(encoding="utf-8"))
     draw_calibration(content, loaded.folder.calibration.with_suffix(".png"))

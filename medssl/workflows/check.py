@@ -86,16 +86,11 @@ def check(
     for path in (json_file, html_file):
         _check_target(None if path is None else Path(path))
     loaded = None if spec is None else load_spec(spec)
-    painter = None
-    if html_file is not None:
-        from medssl.reports.thumbnails import draw_thumbnail
-
-        painter = draw_thumbnail
     whose = None if patients is None else os.fspath(patients)
     data = read_dataset(
         Path(dataset), keep_missing=True, allow_outside=allow_outside, patients=whose
     )
-    report = _read(data, loaded, painter, display, "checking")
+    report = _read(data, loaded, _painter(html_file), display, "checking")
     result = CheckResult(report)
     if repair is not None:
         with display.counting("writing the repaired copy", len(report.facts)) as done:
@@ -111,6 +106,15 @@ def check(
         page = render_check(report, repairs=result.repairs, repaired=result.repaired)
         write_text(Path(html_file), page)
     return result
+
+
+def _painter(html_file: AnyPath | None) -> Painter | None:
+    """Return what draws the pictures of a page, if one is written."""
+    if html_file is None:
+        return None
+    from medssl.reports.thumbnails import draw_thumbnail
+
+    return draw_thumbnail
 
 
 def _read(

@@ -129,25 +129,36 @@ def evaluate_run(
     paths = _predict(run, cases, run.folder.predictions(name or split), split, display)
     with display.counting(f"measuring {split}", len(cases)) as done:
         rows, boundaries = _measure(run, cases, paths, done)
-    patients = {c.id: c.patient for c in cases}
+    return _write(run, cases, rows, boundaries, split, run.folder.evaluation(name or split))
+
+
+def _write(
+    run: LoadedRun,
+    cases: Sequence[Case],
+    rows: list[dict[str, Any]],
+    boundaries: list[dict[str, Any]],
+    split: str,
+    folder: Path,
+) -> dict[str, Any]:
+    """Summarize what was measured on a split, and write it."""
+    recipe, patients = run.recipe, {c.id: c.patient for c in cases}
     summary = summarize(
         rows,
         patients=patients,
-        nsd_tolerance=_measures(run.recipe).nsd_tolerance,
-        failure_dice=run.recipe.evaluation.failure_dice,
+        nsd_tolerance=_measures(recipe).nsd_tolerance,
+        failure_dice=recipe.evaluation.failure_dice,
     )
-    summary |= {"split": split, "checkpoint": run.checkpoint, "run": run.recipe.name}
+    summary |= {"split": split, "checkpoint": run.checkpoint, "run": recipe.name}
     skipped = run.folder.read_manifest().get("skipped_iterations")
     if skipped:
         summary["skipped_iterations"] = skipped
-    folder = run.folder.evaluation(name or split)
     if run.regions is not None:
         regions = {c.id: run.regions.find(c.images) for c in cases}
         record_regions(regions, folder / "roi.json")
         summary["regions_not_found"] = sorted(k for k, r in regions.items() if not r.found)
     write_cases_csv(rows, folder / "cases.csv")
     if boundaries:
-        unit = run.recipe.spec.spatial_unit
+        unit = recipe.spec.spatial_unit
         summary["boundaries"] = summarize_boundaries(boundaries, patients, unit=unit)
         write_boundaries_csv(boundaries, folder / "boundaries.csv", unit=unit)
     write_json(folder / "summary.json", summary)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from medssl.data.datasets.case import Case
 from medssl.data.datasets.integrity import check_training_set
-from medssl.data.datasets.shard import parse_shard
+from medssl.data.datasets.shard import Shard, parse_shard
 from medssl.data.datasets.split import ROLES
 from medssl.data.opened import cache_root
 from medssl.data.preprocessing.cache import CaseCache
@@ -16,7 +16,7 @@ from medssl.device import resolve_device, resolve_precision
 from medssl.files import remove_abandoned
 from medssl.paths import AnyPath
 from medssl.progress import Display
-from medssl.recipe.load import load_recipe
+from medssl.recipe.load import LoadedRecipe, load_recipe
 from medssl.runs.folder import RunFolder
 from medssl.training.cases import CasePlan, plan_cases
 from medssl.training.compute import Compute
@@ -78,16 +78,25 @@ def preprocess(
     for warning in loaded.warnings:
         display.say(f"warning: {warning}")
     where = resolve_device(device)
-    compute = Compute(
-        where, resolve_precision(precision or loaded.recipe.training.precision, where)
-    )
+    how = resolve_precision(precision or loaded.recipe.training.precision, where)
+    run = RunFolder(Path(recipe)) if Path(recipe).is_dir() else None
+    return _fill(loaded, run, Compute(where, how), part, display)
+
+
+def _fill(
+    loaded: LoadedRecipe,
+    run: RunFolder | None,
+    compute: Compute,
+    part: Shard | None,
+    display: Display,
+) -> Preprocessed:
+    """Put the cases of a recipe, or a part of them, into the cache."""
     plan = plan_cases(loaded, display)
     everything = plan.cached
     wanted = sorted(everything, key=lambda case: case.id)
     if part is not None:
         wanted = part.of(wanted)
         display.say(f"shard {part}: {len(wanted)} of {len(everything)} cases")
-    run = RunFolder(Path(recipe)) if Path(recipe).is_dir() else None
     root = cache_root(loaded.recipe.data)
     remove_abandoned(root)
     finder = open_regions(loaded, run, plan, compute, display)
