@@ -134,11 +134,11 @@ def check_method(
 def all_settings(settings: type[MethodSettings]) -> list[dict[str, str]]:
     """Return every preset, and every variant of the official preset where it has variants."""
     out = []
-    for preset in sorted(settings.words("preset")) or [None]:
+    for preset in sorted(settings.words("preset")) or [""]:
         variants = sorted(settings.words("variant") - {"off"}) if preset == "official" else []
-        for variant in variants or [None]:
+        for variant in variants or [""]:
             given = {"preset": preset, "variant": variant}
-            out.append({key: value for key, value in given.items() if value is not None})
+            out.append({key: value for key, value in given.items() if value})
     return out
 
 

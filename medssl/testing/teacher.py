@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 
@@ -19,7 +20,7 @@ from medssl.testing.subject import (
 
 def check_the_teacher_is_the_closed_form_average(subject: Subject) -> None:
     """After a step: teacher = d teacher + (1 - d) student; buffers as ``ema_buffers`` says."""
-    method = subject.make()
+    method: Any = subject.make()
     if not all(hasattr(method, part) for part in ("student", "teacher", "decay")):
         raise NotApplicable("no single EMA teacher")
     stage = method.stages(BUDGET)[-1]

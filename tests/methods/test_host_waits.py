@@ -104,7 +104,7 @@ def test_the_policy_is_updated_without_waiting() -> None:
     """Once in so many steps; of the step itself the contract above sees nothing of it."""
     method = make("pseudo_supervisor", {})
     method.to(META)
-    with never_waiting():
+    with meta_device(type(method)), never_waiting():
         method.update_policy()
 
 
