@@ -8,7 +8,6 @@ from typing import Any
 from medssl._version import __version__
 from medssl.bundle.contents import Contents
 from medssl.bundle.model_tree import needed_modules
-from medssl.evaluation.coverage import stated_coverage
 from medssl.evaluation.failures import failure_sentence
 from medssl.methods.registry import get_settings
 
@@ -114,7 +113,7 @@ patients, measured by medssl on each image's own grid. In brackets: {summary["in
 {head}
 {chr(10).join(rows)}{below}
 
-{stated_coverage(summary)}
+{summary.get("coverage", "")}
 
 {summary["policy"]}"""
 

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -51,12 +50,6 @@ def measured_coverage(patients: int) -> Measured | None:
     worst, best = min(row, key=row.__getitem__), max(row, key=row.__getitem__)
     what = {name: text.split(":")[0] for name, text in content["what"].items()}
     return Measured(below[-1], row[worst], row[best], what[worst], what[best])
-
-
-def stated_coverage(summary: Mapping[str, Any]) -> str:
-    """Return `coverage_sentence` for a summary; empty where its intervals were made otherwise."""
-    made = str(summary.get("interval", ""))
-    return coverage_sentence(summary["n_patients"]) if "Student" in made else ""
 
 
 def coverage_sentence(patients: int) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 
 from medssl.errors import MedSSLError
 from medssl.evaluation.case_metrics import POLICY, case_columns
+from medssl.evaluation.coverage import coverage_sentence
 from medssl.evaluation.failures import count_failures
 from medssl.evaluation.statistics import LEVEL, Interval, mean_interval, nanmean, patient_means
 from medssl.evaluation.surface_elements import DEFINITION
@@ -56,6 +57,7 @@ def summarize(
     Returns:
         A mapping with ``policy``, ``unit``, ``nsd_tolerance``, ``nsd_definition`` (summaries of
         earlier versions, which counted voxels, have none), ``interval`` (how it is made),
+        ``coverage`` (how often such intervals held the truth in simulations, in a sentence),
         ``n_cases``, ``n_patients``, ``structures`` (name -> entry) and ``overall`` (an entry). An
         entry has ``n`` (cases with a value), ``n_missed``, ``n_false_positive``, ``n_absent``,
         ``failures`` (see :class:`medssl.evaluation.failures.Failures`) and ``metrics``: per metric
@@ -95,6 +97,7 @@ def summarize(
         "nsd_tolerance": nsd_tolerance,
         "nsd_definition": DEFINITION,
         "interval": INTERVAL,
+        "coverage": coverage_sentence(len(set(groups))),
         "n_cases": len(cases),
         "n_patients": len(set(groups)),
         "structures": entries,

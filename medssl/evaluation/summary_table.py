@@ -40,7 +40,7 @@ def format_table(summary: Mapping[str, Any], *, title: str | None = None) -> Tab
     counts = [k for k in _COUNTS if shown.get(k, summary["overall"][k])]
     failures = summary["overall"]["failures"]
     caption = (
-        f"{summary['policy']}\n[ ]: {summary['interval']}.\n"
+        f"{summary['policy']}\n[ ]: {summary['interval']}.\n{summary['coverage']}\n"
         f"{failure_sentence(failures, 'mean Dice')}; per structure in column "
         f"Dice <{failures['threshold']:g}, of n patients."
     )

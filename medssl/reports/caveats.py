@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from medssl.evaluation.coverage import stated_coverage
 from medssl.evaluation.failures import failure_sentence
 from medssl.settings.recipe import Recipe
 
@@ -29,8 +28,8 @@ def caveats_of(
         f"{'case' if cases == 1 else 'cases'} of {patients} "
         f"{'patient' if patients == 1 else 'patients'}{_range(dice)}."
     ]
-    if stated := stated_coverage(summary):
-        out.append(f"{stated} See docs/verdict.md.")
+    if "coverage" in summary:  # those of earlier versions do not say
+        out.append(f"{summary['coverage']} See docs/verdict.md.")
     failures = summary["overall"].get("failures")
     if failures:
         out.append(f"{failure_sentence(failures, 'mean Dice')}.")

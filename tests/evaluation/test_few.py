@@ -47,6 +47,7 @@ def test_evaluate_gives_no_interval_from_one_case(
     assert summary["overall"]["metrics"]["dice"]["low"] is None
     printed = " ".join(capsys.readouterr().out.split())
     assert "no interval" in printed
+    assert "in simulated studies of 12 patients they held it in 79 (one patient in ten" in printed
     assert "0 of 12 patients below mean Dice 0.5; with 95% confidence at most 23%" in printed
     assert cli.run([*command, "--failure-dice", "0.7"]) == 0
     again = json.loads((out / "summary.json").read_text())
