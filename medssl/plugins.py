@@ -93,7 +93,7 @@ def load_plugin(path: AnyPath) -> Plugin:
     """
     file = Path(path).expanduser().resolve()
     if not file.is_file() or file.suffix != ".py":
-        raise MedSSLError("there is no such Python file", where=path, fix="correct --plugin FILE")
+        raise MedSSLError("there is no such Python file", where=file, fix="correct --plugin FILE")
     if str(file) in _loaded:
         return _loaded[str(file)]
     digest = hashlib.sha256(str(file).encode()).hexdigest()[:8]

@@ -253,7 +253,7 @@ def _common(contents: Contents) -> Config:
     }
 
 
-def _image_transforms(contents: Contents) -> list[Config]:
+def _image_transforms(contents: Contents) -> list[Config | str]:
     return [
         *t.read_transforms(["image"]),
         *t.intensity_transforms(contents.spec.intensity),

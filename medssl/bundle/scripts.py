@@ -79,9 +79,9 @@ def _file_of(module: str) -> Path:
 
 def _medssl_imports(source: str) -> list[str]:
     return [
-        node.module
+        name
         for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("medssl.")
+        if isinstance(node, ast.ImportFrom) and (name := node.module or "").startswith("medssl.")
     ]
 
 

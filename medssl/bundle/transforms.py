@@ -125,7 +125,7 @@ def spatial_transforms(spec: DataSpec, keys: Sequence[str]) -> list[Config]:
     return out
 
 
-def padding_transforms() -> list[str]:
+def padding_transforms() -> list[Config | str]:
     """Pad the image with its own lowest value to at least one window, and crop it when inverted.
 
     MONAI's inferer pads with a constant, but the lowest value differs from image to image: the

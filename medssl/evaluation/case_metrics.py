@@ -11,6 +11,7 @@ import numpy as np
 from scipy.ndimage import find_objects
 
 from medssl.data.datasets.case import IGNORE_INDEX, LabelMap
+from medssl.data.images.geometry import Unit
 from medssl.evaluation.overlap import confusion_matrix, dice_per_class, iou_per_class
 from medssl.evaluation.surface import (
     SurfaceDistances,
@@ -45,7 +46,7 @@ class Measures:
     """
 
     nsd_tolerance: float
-    unit: str = "mm"
+    unit: Unit = "mm"
     voxel_metrics: bool = False
     legacy_zero: bool = False
 

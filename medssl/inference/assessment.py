@@ -183,7 +183,8 @@ def count_voxels(classes: np.ndarray, count: int) -> np.ndarray:
         classes: class indices ``(X, Y, Z)``.
         count: number of classes.
     """
-    return sum(np.bincount(piece.ravel(), minlength=count) for piece in classes)
+    counts = [np.bincount(piece.ravel(), minlength=count) for piece in classes]
+    return np.sum(counts, axis=0)
 
 
 def assess_prediction(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from medssl.data.dicom.series import Series
 from medssl.data.images.names import file_names
@@ -164,7 +165,7 @@ def _predict_one(
 
 
 def _segment(predictor: Predictor, job: _Job, progress: WindowProgress | None) -> Prediction:
-    wanted = {
+    wanted: dict[str, Any] = {
         "keep_probabilities": bool(job.maps),
         "entropy": job.entropy is not None,
         "assess": job.assessment is not None,

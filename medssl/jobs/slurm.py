@@ -82,7 +82,7 @@ class QueuedCall:
         try:
             self.call(Display())
         except Stopped as stop:
-            if callable(requeue) and (announced or stop.signum == PREEMPTION):
+            if PREEMPTION and callable(requeue) and (announced or stop.signum == PREEMPTION):
                 requeue(PREEMPTION, None)  # ends this process
             # No result, which would say that the job has ended: the queue may start it again.
             sys.exit(128 + stop.signum)

@@ -65,6 +65,7 @@ class BCP(StudentTeacher):
 
     Settings = BCPSettings
     settings: BCPSettings
+    teaching: Tensor
 
     def make_networks(self, build: NetworkBuilder) -> None:
         """Make student and teacher."""

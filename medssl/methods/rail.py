@@ -69,6 +69,7 @@ class Rail(Method):
 
     Settings = RailSettings
     settings: RailSettings
+    recent: Tensor
 
     def make_networks(self, build: NetworkBuilder) -> None:
         """Make two students and a teacher per group, and the record of who was best."""

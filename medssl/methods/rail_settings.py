@@ -134,7 +134,7 @@ class RailSettings(MethodSettings):
 
     def ramp(self, group_iteration: int, total: int) -> float:
         """Return the share of the consistency weights at an iteration of a group."""
-        length = self.ramp_iterations
+        length: float | Literal["off"] = self.ramp_iterations
         if length == "off":
             length = self.ramp_fraction * total / self.groups
         return sigmoid_ramp(group_iteration, length, every=self.ramp_every)

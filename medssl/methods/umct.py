@@ -75,11 +75,11 @@ class UMCT(Method):
 
     def check_networks(self) -> list[str]:
         """Refuse networks without dropout, whose uncertainty would be 0 everywhere."""
-        return needs.problems(self.networks)
+        return needs.problems(list(self.networks))
 
     def warn_networks(self) -> list[str]:
         """Warn of networks that the method was not made for."""
-        return needs.warnings(self.networks, self.settings.mc_samples, self.spatial_dims)
+        return needs.warnings(list(self.networks), self.settings.mc_samples, self.spatial_dims)
 
     def start_stage(self, stage: str) -> None:
         """Load 2D weights, if they are asked for, before the first stage."""
@@ -112,7 +112,7 @@ class UMCT(Method):
         set_mode(self.networks, "train")
         if progress.iteration == 0 and progress.micro == 0:
             seen = permute_axes(labeled.image, self.orientations[0])
-            needs.require_stochastic(self.networks, self.settings.mc_samples, seen)
+            needs.require_stochastic(list(self.networks), self.settings.mc_samples, seen)
         terms: dict[str, Tensor] = {}
         image = None
         # Without a weight the unlabeled patches would still change what BatchNorm sees.

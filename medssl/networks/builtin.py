@@ -98,7 +98,7 @@ class DynUNetOptions(Strict):
     @property
     def steps(self) -> list[Step]:
         """Strides with the default filled in."""
-        return self.strides or [1] + [2] * (len(self.filters) - 1)
+        return self.strides or [1, *[2] * (len(self.filters) - 1)]
 
 
 class SegResNetOptions(Strict):

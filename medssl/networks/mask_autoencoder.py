@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -115,7 +115,8 @@ class MaskAutoencoder(VNet):
             noise = randn_like(code) * latent_noise
             code = code + noise.clamp_(-2 * latent_noise, 2 * latent_noise)
         logits = self._decode(self._rebuild(code, features.shape[2:]), skipped)
-        return logits[(..., *(slice(n) for n in spatial))]
+        inside: tuple[Any, ...] = (..., *(slice(n) for n in spatial))
+        return logits[inside]
 
     def embedding(self, x: Tensor) -> Tensor:
         """Return the codes of encoded masks, normalized to length 1: ``(B, embedding, ...)``."""
@@ -136,7 +137,7 @@ class MaskAutoencoder(VNet):
         if self.bottleneck == "conv":
             return self.fc_mu(features)
         if features.shape[2:] != self.grid:
-            pool = F.adaptive_avg_pool2d if features.ndim == 4 else F.adaptive_avg_pool3d
+            pool: Any = F.adaptive_avg_pool2d if features.ndim == 4 else F.adaptive_avg_pool3d
             features = pool(features, self.grid)
         return self.fc_mu(features.flatten(1))
 

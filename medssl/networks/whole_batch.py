@@ -69,7 +69,7 @@ class _WholeDropout(_DropoutNd):
     def forward(self, x: Tensor) -> Tensor:
         rows = _seen.get()
         if rows is None or not self.training or self.p == 0:
-            return super().forward(x)  # type: ignore[misc]
+            return super().forward(x)
         channels = not isinstance(self, nn.Dropout)
         shape = (x.shape[1], *[1] * (x.ndim - 2)) if channels else x.shape[1:]
         factor = F.dropout(x.new_ones((rows.total, *shape)), self.p, training=True)
@@ -98,8 +98,8 @@ class _WholeDropPath(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         rows = _seen.get()
         if rows is None:
-            return super().forward(x)  # type: ignore[misc]
-        factor = super().forward(x.new_ones((rows.total, *[1] * (x.ndim - 1))))  # type: ignore[misc]
+            return super().forward(x)
+        factor = super().forward(x.new_ones((rows.total, *[1] * (x.ndim - 1))))
         return x * factor[rows.start : rows.stop]
 
 

@@ -68,7 +68,7 @@ def corrupt_coherent(
     for error in (drop_component, add_component, leak, punch_hole):
         if rng.random_sample() < min(ERROR_PROBABILITY * strength, 1.0):
             out = error(out, rng, strength=strength)
-    largest = LARGEST_DISPLACEMENT * strength * rng.random_sample() * np.mean(label.shape)
+    largest = LARGEST_DISPLACEMENT * strength * rng.random_sample() * float(np.mean(label.shape))
     return displace(out, rng, largest) if largest > 0 else out
 
 

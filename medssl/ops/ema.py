@@ -62,7 +62,7 @@ def ema_update(
     elif buffers != "keep":
         raise ValueError(f"buffers must be average, copy or keep, not {buffers!r}")
     if targets:
-        torch._foreach_lerp_(targets, sources, 1.0 - decay)
+        torch._foreach_lerp_(list[Tensor](targets), list[Tensor](sources), 1.0 - decay)
 
 
 def _average_integer(target: Tensor, source: Tensor, decay: float) -> None:

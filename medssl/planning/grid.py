@@ -103,14 +103,14 @@ def choose_grid(found: Fingerprint, spec: DataSpec, *, cubes: bool = False) -> G
     if spec.resize is not None:
         resized = np.array([n if n else shape[a] for a, n in enumerate(spec.resize)], dtype=float)
         voxel, shape = voxel * shape / resized, resized
-    axis, why = _slices(voxel, shape, spec, cubes=cubes)
+    sliced, why = _slices(voxel, shape, spec, cubes=cubes)
     return Grid(
         spacing,
         tuple(round(float(v), 4) for v in voxel),
         tuple(max(1, round(float(n))) for n in shape),
         reason,
         why,
-        axis,
+        sliced,
     )
 
 
@@ -216,7 +216,8 @@ def choose_levels(
     """
     sides = _cube(shape, voxel, budget)
     size, spacing = list(sides), [float(v) for v in voxel]
-    strides, kernels = [], [_kernel(spacing)]
+    strides: list[tuple[int, ...]] = []
+    kernels = [_kernel(spacing)]
     while len(strides) < depth:
         able = [i for i, n in enumerate(size) if n // 2 >= LEAST_VOXELS]
         if not able:

@@ -85,7 +85,7 @@ def laid_over(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
         old = merged.get(key)
         if isinstance(old, str) and isinstance(value, Mapping) and key in WORDS:
             old = {WORDS[key]: old}
-        merged[key] = laid_over(old, value) if _continues(value, old) else value
+        merged[key] = laid_over(old or {}, value) if _continues(value, old) else value
     return merged
 
 
@@ -106,5 +106,5 @@ def _is_kept(key: KeyPath, base: Mapping[str, Any], data: Mapping[str, Any]) -> 
         new, old = data[str(part)], base.get(str(part))
         if not _continues(new, old):
             return False
-        base, data = old, new
+        base, data = old or {}, new
     return False

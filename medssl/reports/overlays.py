@@ -123,6 +123,7 @@ def draw_heat(image: np.ndarray, heat: np.ndarray, affine: np.ndarray) -> Any:
         )
         axes.set_title(f"{plane}, slice {index}", fontsize=9)
         axes.axis("off")
+    assert shown is not None  # a picture has planes
     figure.colorbar(shown, ax=figure.axes, fraction=0.02, label="normalized entropy")
     return figure
 

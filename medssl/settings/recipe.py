@@ -300,7 +300,7 @@ class EvaluationSettings(Strict):
     """What is measured after training."""
 
     splits: list[Literal["validation", "test"]] = Field(
-        default_factory=lambda: ["test"], description="empty ones are skipped"
+        ["test"], description="empty ones are skipped"
     )
     checkpoint: Literal["auto", "last", "best"] = Field(
         "auto", description="auto: best where there is a validation set, else last"

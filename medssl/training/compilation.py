@@ -66,8 +66,10 @@ class Compiled:
         self.failed = False
         for network in networks_of(method):
             network.compile(backend=backend or BACKEND, dynamic=False)
+            compiled = network._compiled_call_impl
+            assert compiled is not None
             # Where nn.Module keeps what `compile` made; it is left out of copies and of pickles.
-            network._compiled_call_impl = self._guarded(network, network._compiled_call_impl)
+            network._compiled_call_impl = self._guarded(network, compiled)
 
     def _guarded(self, network: nn.Module, compiled: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:

@@ -53,7 +53,8 @@ def use_channels_last(
     for network in networks_of(method):
         reason = why_not_channels_last(network, device, precision)
         if setting is True or (setting == "auto" and reason is None):
-            network.to(memory_format=CHANNELS_LAST[method.spatial_dims])
+            # PyTorch's types leave this keyword of `to` out.
+            network.to(memory_format=CHANNELS_LAST[method.spatial_dims])  # type: ignore[call-overload]
             changed = True
     return changed
 

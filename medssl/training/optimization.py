@@ -63,7 +63,7 @@ def build_optimizer(
     """
     parameters = list(parameters)
     how = {"fused": True} if device.type in FUSED_DEVICES else {"foreach": True}
-    common = {"lr": settings.lr, "weight_decay": settings.weight_decay, **how}
+    common: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay, **how}
     if settings.name == "sgd":
         return torch.optim.SGD(
             parameters, momentum=settings.momentum, nesterov=settings.nesterov, **common

@@ -25,7 +25,7 @@ def voxel_hash(volumes: Sequence[np.ndarray]) -> str:
         digest.update(str(data.shape).encode())
         for plane in data:
             # -0.0 and 0.0 are one value but two patterns of bits.
-            digest.update(np.ascontiguousarray(plane, np.float32) + np.float32(0))
+            digest.update((np.ascontiguousarray(plane, np.float32) + np.float32(0)).tobytes())
     return digest.hexdigest()
 
 

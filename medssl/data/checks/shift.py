@@ -15,7 +15,7 @@ import numpy as np
 from nibabel import orientations
 
 from medssl.data.checks.case_facts import CaseFacts
-from medssl.data.datasets.problem import Problem
+from medssl.data.datasets.problem import Problem, Severity
 
 MIN_CASES = 4
 """Smaller groups have no distribution to compare."""
@@ -146,7 +146,7 @@ def shift_problems(shift: Shift, files: dict[str, Any]) -> list[Problem]:
         shift: the comparison.
         files: image file of each case id.
     """
-    severity = "warning" if shift.group == "unlabeled" else "note"
+    severity: Severity = "warning" if shift.group == "unlabeled" else "note"
     found = []
     if shift.stands_out:
         listed = ", ".join(f"{name} ({value:.1f})" for name, value in shift.cases[:5])

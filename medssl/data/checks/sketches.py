@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from scipy import fft, ndimage
@@ -113,7 +114,7 @@ def _candidates(sketches: Sequence[Sketch]) -> Iterator[tuple[int, list[int]]]:
     norms = [(begin**2).sum(1) for begin in begins]
     for start in range(0, len(sketches), BLOCK):
         rows, columns = slice(start, start + BLOCK), slice(0, start + BLOCK)
-        near = None
+        near: Any = None
         for (limit, _), begin, norm in zip(limits, begins, norms, strict=True):
             apart = norm[rows, None] + norm[None, columns] - 2 * begin[rows] @ begin[columns].T
             found = apart * (SIZE / FIRST) <= limit * FIRST_SLACK

@@ -62,8 +62,10 @@ def named_cases(selection: Selection, role: str, dataset: Dataset, pool: Pool) -
     if selection is None or isinstance(selection, int):
         return None
     where: str | Path = f"data.{role}"
-    ids = selection
-    if isinstance(selection, SplitFile):
+    ids: list[str]
+    if isinstance(selection, list):
+        ids = selection
+    else:
         ids, where = _read_ids(selection, role, dataset.root)
     choices = list(pool.cases)
     if role == "test":

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import nibabel as nib
 import numpy as np
@@ -269,7 +270,7 @@ def _spell_out(header: nib.Nifti1Header, affine: np.ndarray, unit: Unit, code: i
 def _save_nifti(image: nib.Nifti1Image | nib.Nifti2Image, path: Path) -> None:
     with new_file(path, what=WHAT) as file:
         if image_suffix(path) == ".nii":
-            image.to_stream(file)
+            image.to_stream(cast(io.IOBase, file))
             return
         # Neither time nor name goes into the gzip header: equal labels, equal bytes.
         with gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as zipped:

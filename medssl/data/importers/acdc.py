@@ -7,6 +7,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from pydantic import Field
 
 from medssl.data.images.volume import Volume, read_header, read_image
@@ -120,7 +121,8 @@ def _read_frame(
     name = f"{folder.name}_frame{frame:02d}"
     path, label_path = _nifti(folder, name), _nifti(folder, f"{name}_gt")
     image = read_volume(path, name)
-    label, warnings = None, ()
+    label: np.ndarray | None = None
+    warnings: tuple[str, ...] = ()
     if label_path.is_file():
         label, warnings = read_label(label_path, name, image)
     return ImportedCase(

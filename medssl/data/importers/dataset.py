@@ -19,7 +19,7 @@ from medssl.data.importers import (  # noqa: F401 - each registers its format
 )
 from medssl.data.importers.base import REGISTRY, Importer
 from medssl.data.importers.case_writer import ImportResult
-from medssl.data.importers.images import Images, join_dataset
+from medssl.data.importers.images import ImagesSettings, join_dataset
 from medssl.data.importers.write import write_dataset
 from medssl.errors import MedSSLError, did_you_mean
 from medssl.paths import AnyPath
@@ -82,7 +82,7 @@ def import_dataset(
     settings = validate_settings(importer.Settings, given, where="--option")
     origin = {"format": format, "options": {k: str(v) for k, v in given.items()}}
     display = display or Display(quiet=True)
-    if isinstance(importer, Images) and (dataset / "dataset.json").is_file():
+    if isinstance(settings, ImagesSettings) and (dataset / "dataset.json").is_file():
         return join_dataset(source, dataset, settings, origin=origin, display=display)
     with shown_on(display):
         plan = importer.plan(source, settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from nibabel import orientations
@@ -84,8 +85,8 @@ def paint_segmentations(
                 voxels[name].append(index)
     label = np.zeros(series.shape, np.uint8 if max(values.values(), default=0) < 256 else np.uint16)
     for name, parts in voxels.items():
-        index = tuple(np.concatenate(parts, axis=1)) if parts else ((), (), ())
-        taken = label[index][label[index] > 0]
+        where: tuple[Any, ...] = tuple(np.concatenate(parts, axis=1)) if parts else ((), (), ())
+        taken = label[where][label[where] > 0]
         if taken.size and not ordered:
             other = next(n for n, v in values.items() if v == taken[0])
             raise MedSSLError(
@@ -93,7 +94,7 @@ def paint_segmentations(
                 where=segmentations[0].path,
                 fix="name them in order, --option labels=1:NAME,2:NAME; the later one wins",
             )
-        label[index] = values[name]
+        label[where] = values[name]
     return label
 
 

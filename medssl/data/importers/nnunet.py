@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from medssl.data.datasets.case import Case, Dataset
 from medssl.data.datasets.decathlon import read_dataset
 from medssl.data.datasets.decathlon_header import read_json
@@ -58,7 +60,8 @@ def _read(
 ) -> ImportedCase:
     unit = dataset.spatial_unit
     image = read_channels(case.images, case.id, unit=unit)
-    mask, warnings = None, ()
+    mask: np.ndarray | None = None
+    warnings: tuple[str, ...] = ()
     if label is not None:
         mask, warnings = read_label(label, case.id, image, unit=unit)
     return ImportedCase(

@@ -47,6 +47,7 @@ from medssl.data.importers.oct_scan import (
     layer_labels,
     layer_names,
     nominal_affine,
+    three,
 )
 from medssl.data.importers.oct_sets import (
     DUKE_BOUNDARIES,
@@ -246,7 +247,7 @@ def _reader(task: _Task, settings: OctSettings, names: _Names) -> Callable[[], I
     def read() -> ImportedCase:
         scan = task.read()
         given = (settings.lateral_um, settings.bscan_um, settings.axial_um)
-        spacing = tuple(g or s for g, s in zip(given, scan.spacing_um, strict=True))
+        spacing = three(g or s for g, s in zip(given, scan.spacing_um, strict=True))
         if not all(0.5 < s < 1000 for s in spacing):
             raise MedSSLError(
                 "a voxel of {:g} x {:g} x {:g} um cannot be right".format(*spacing),

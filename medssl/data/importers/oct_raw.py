@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medssl.data.importers.oct_scan import OctScan
+from medssl.data.importers.oct_scan import OctScan, three
 from medssl.errors import MedSSLError
 
 ZEISS_SIZES = {40_960_000: (200, 200, 1024), 67_108_864: (512, 128, 1024)}
@@ -61,7 +61,7 @@ def read_zeiss(path: Path, size: tuple[int, int, int] | None) -> OctScan:
     patient = re.match(r"P\d+|[^_]+", path.stem)
     return OctScan(
         image=cube[:, ::-1, ::-1].transpose(2, 0, 1),
-        spacing_um=tuple(f / n for f, n in zip(ZEISS_FIELD_UM, shape, strict=True)),
+        spacing_um=three(f / n for f, n in zip(ZEISS_FIELD_UM, shape, strict=True)),
         upward=False,
         laterality=side[0] if side else "",
         device="Zeiss Cirrus",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +12,12 @@ IGNORE = 255
 
 CROSSING = 2.0
 """Boundaries that cross by more voxels than this are an error of the annotation."""
+
+
+def three(numbers: Iterable[float]) -> tuple[float, float, float]:
+    """Return three numbers, one per axis."""
+    one, two, three = numbers
+    return one, two, three
 
 
 @dataclass(frozen=True)

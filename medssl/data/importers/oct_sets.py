@@ -117,7 +117,7 @@ def read_duke(path: Path, target: Literal["fluid", "layers"], grader: int) -> Oc
         label = layer_labels(boundaries, depth)
     else:
         wet = np.nan_to_num(fluid).transpose(1, 2, 0) > 0
-        seen = np.isfinite(boundaries).any(axis=0)  # A-scan, B-scan
+        seen = np.asarray(np.isfinite(boundaries).any(axis=0))  # A-scan, B-scan
         label = np.where(wet, 1, np.where(seen[..., None], 0, IGNORE)).astype(np.uint8)
     return OctScan(
         image=volume.transpose(1, 2, 0),

@@ -18,11 +18,11 @@ from medssl.settings.spec import DataSpec
 class Strength:
     """Ranges of the intensity changes, see :mod:`medssl.data.patches.augment_ops`."""
 
-    noise: ops.Range
-    brightness: ops.Range
-    contrast: ops.Range
-    gamma: ops.Range
-    blur: ops.Range
+    noise: tuple[float, float]
+    brightness: tuple[float, float]
+    contrast: tuple[float, float]
+    gamma: tuple[float, float]
+    blur: tuple[float, float]
 
 
 WEAK = Strength(
@@ -67,7 +67,9 @@ class Geometry:
         """Turn and mirror an array, as a view; ``first_axis`` is the position of axis 0."""
         for a, b, quarters in self.turns:
             array = np.rot90(array, quarters, (a + first_axis, b + first_axis))
-        return np.flip(array, [axis + first_axis for axis in self.flips]) if self.flips else array
+        return (
+            np.flip(array, tuple(axis + first_axis for axis in self.flips)) if self.flips else array
+        )
 
 
 class Augmenter:

@@ -64,7 +64,9 @@ def finish(patches: Mapping[str, Tensor], device: torch.device) -> dict[str, Ten
         out["image"] = image
     if label is not None:
         out["label"] = label
-    for name in (k for k in drawn if k.startswith(CHANGES) and image is not None):
+    for name in (k for k in drawn if k.startswith(CHANGES)):
+        if image is None:
+            break
         view = change_intensities(image, patches[name].numpy())
         out[name.replace(CHANGES, VIEW)] = view.clone() if view is image else view
     return out

@@ -10,6 +10,7 @@ they mean the same for z-scores and for intensities in [0, 1].
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -62,12 +63,12 @@ def warp(
     if some is None or not moved.any():
         return images, labels
     grid = _grid(matrices, some.shape[-matrices.shape[-1] :], some.device)
-    options = {"padding_mode": "border", "align_corners": False}
+    sample = partial(F.grid_sample, padding_mode="border", align_corners=False)
     if images is not None:
-        sampled = F.grid_sample(images, grid, mode="bilinear", **options)
+        sampled = sample(images, grid, mode="bilinear")
         images = _where(moved, sampled, images)
     if labels is not None:
-        sampled = F.grid_sample(labels[:, None].float(), grid, mode="nearest", **options)
+        sampled = sample(labels[:, None].float(), grid, mode="nearest")
         labels = _where(moved, sampled[:, 0].to(labels.dtype), labels)
     return images, labels
 
@@ -88,7 +89,7 @@ def _grid(matrices: np.ndarray, size: Sequence[int], device: torch.device) -> Te
     coordinates = [
         sum(theta[:, row, column] * centers[column] for column in range(n)) for row in range(n)
     ]
-    return torch.stack(coordinates[::-1], dim=-1)
+    return torch.stack([torch.as_tensor(c) for c in reversed(coordinates)], dim=-1)
 
 
 def blur(images: Tensor, widths: np.ndarray) -> Tensor:

@@ -87,7 +87,14 @@ class Course:
         """Length from the midline to the end of the jaw."""
         return float(self._along[-1])
 
-    def curve(self, start: float, stop: float, *, inward: Array | float, depth: Array) -> Array:
+    def curve(
+        self,
+        start: float,
+        stop: float,
+        *,
+        inward: NDArray[np.floating] | float,
+        depth: NDArray[np.floating],
+    ) -> Array:
         """Return the points ``(N, 3)`` of a curve from ``start`` to ``stop`` along the arch.
 
         Args:
@@ -247,7 +254,8 @@ def _paint_marrow_spaces(
 ) -> None:
     for _ in range(int(rng.integers(0, 7))):
         start, length = rng.uniform(2, course.length - 6), rng.uniform(0.5, 5.0)
-        depth = np.linspace(*(rng.uniform(10.5, 17.5) + rng.uniform(-1, 1, 2)), _STEPS)
+        begin, end = rng.uniform(10.5, 17.5) + rng.uniform(-1, 1, 2)
+        depth = np.linspace(begin, end, _STEPS)
         line = course.curve(start, start + length, inward=rng.uniform(-2, 2), depth=depth)
         space = parts.curve_tube(points, line, float(rng.uniform(0.8, 2.0)))
         space = np.maximum(space, ridge + 1.2)

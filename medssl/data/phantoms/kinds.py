@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from medssl.data.images.geometry import Unit
 from medssl.data.phantoms import (
     cbct as phantom_cbct,
 )
@@ -51,7 +52,7 @@ class PhantomKind:
     shape: tuple[int, int, int]
     min_shape: tuple[int, int, int]
     draw: Draw
-    spatial_unit: str = "mm"
+    spatial_unit: Unit = "mm"
     in_patient: bool = True
 
 

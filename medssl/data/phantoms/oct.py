@@ -103,7 +103,7 @@ def make_oct(rng: np.random.Generator, shape: tuple[int, int, int]) -> Scan:
         **scanner,
     }
     return Scan(
-        image,
+        image.astype(np.int16, copy=False),
         fluid,
         oct_affine(shape, upwards=bool(upwards)),
         settings,

@@ -16,6 +16,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
 Array = NDArray[np.float32]
+Floats = NDArray[np.floating]
 Triple = Sequence[float] | NDArray[np.float64]
 """Three numbers, one per axis."""
 
@@ -213,7 +214,7 @@ class Canvas:
         self.label: NDArray[np.uint8] = np.zeros(shape, dtype=np.uint8)
         self.softness = softness
 
-    def paint(self, distance: Array, intensity: float | Array, label: int = 0) -> None:
+    def paint(self, distance: Array, intensity: float | Floats, label: int = 0) -> None:
         """Paint where ``distance`` is negative; borders mix as a partial volume would."""
         share = np.clip(0.5 - distance / self.softness, 0, 1)
         self.image += share * (intensity - self.image)
@@ -226,9 +227,7 @@ class Canvas:
         return part
 
 
-def smooth_field(
-    rng: np.random.Generator, shape: tuple[int, int, int], sigma: Sequence[float]
-) -> Array:
+def smooth_field(rng: np.random.Generator, shape: tuple[int, ...], sigma: Sequence[float]) -> Array:
     """Draw a smooth random field of mean 0 and standard deviation 1; ``sigma`` in voxels."""
     field = gaussian_filter(rng.standard_normal(shape, dtype=np.float32), sigma, mode="wrap")
     return (field - field.mean()) / max(float(field.std()), 1e-6)

@@ -118,6 +118,8 @@ def intensity_transforms(rule: Intensity) -> list[Callable[..., Any]]:
         return [NormalizeIntensityd(keys, nonzero=rule.nonzero, channel_wise=True)]
     if rule.rule == "window":
         low, high = rule.lower, rule.upper
+        assert low is not None  # the rule asks for both
+        assert high is not None
         return [ScaleIntensityRanged(keys, low, high, b_min=0.0, b_max=1.0, clip=True)]
     lower = 0.5 if rule.lower is None else rule.lower
     upper = 99.5 if rule.upper is None else rule.upper

@@ -30,7 +30,8 @@ def pack(case: CachedCase) -> CachedCase:
 
 def unpack(case: CachedCase) -> CachedCase:
     """Return a packed case with its memory maps open again."""
-    image, label = (a.open() if isinstance(a, _Mapped) else a for a in (case.image, case.label))
+    image = case.image.open() if isinstance(case.image, _Mapped) else case.image
+    label = case.label.open() if isinstance(case.label, _Mapped) else case.label
     return replace(case, image=image, label=label)
 
 
