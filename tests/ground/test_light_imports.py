@@ -16,7 +16,9 @@ LIGHT_MODULES = [
     "medssl.data.checks.run",
     "medssl.data.datasets.decathlon",
     "medssl.data.importers.dataset",
+    "medssl.methods.registry",
     "medssl.networks.registry",
+    "medssl.recipe.load",
     "medssl.runs.folder",
     "medssl.settings.specs",
     "medssl.workflows.check",
@@ -38,11 +40,20 @@ def test_help_needs_no_library_of_the_sciences():
     assert {"numpy", "scipy", "nibabel", "pydantic", *loaded.heavy}.isdisjoint(loaded.modules)
 
 
-@pytest.mark.parametrize("command", ["specs"])
+@pytest.mark.parametrize("command", ["methods", "recipes", "specs"])
 def test_listing_is_light(command):
     code, loaded = run_command(command)
     assert code == 0
     assert loaded.heavy == []
+
+
+def test_loading_a_recipe_is_light():
+    """Every shipped recipe, with its method, network and data spec."""
+    code = (
+        "from medssl.recipe.find import list_recipes\nfrom medssl.recipe.load import load_recipe\n"
+        "for name in list_recipes():\n    load_recipe(name)"
+    )
+    assert run_code(code).heavy == []
 
 
 def test_check_of_a_dataset_with_a_page_is_light(tmp_path: Path):
