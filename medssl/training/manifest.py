@@ -23,18 +23,20 @@ from medssl.runs.folder import (
     RunFolder,
     log_to_file,
 )
+from medssl.settings.recipe import OVERRIDDEN
 from medssl.training.cases import CasePlan
 
 
 def description(loaded: LoadedRecipe, plan: CasePlan, method: Method) -> dict[str, Any]:
     """Return what the manifest says about what is trained."""
     dataset, splits = plan.dataset, plan.splits
+    section = loaded.recipe.method
     roles = ("labeled", "unlabeled", "validation", "test")
     return {
         "status": STATUS_RUNNING,
         "protocol": loaded.recipe.protocol,
-        "method": loaded.recipe.method.name,
-        "method_settings": loaded.settings.model_dump(mode="json"),
+        "method": section.name,
+        "method_settings": {**section.options, OVERRIDDEN: list(section.overridden)},
         "seed": loaded.recipe.seed,
         "dataset": str(dataset.root),
         "dataset_name": dataset.name,
