@@ -83,6 +83,12 @@ AllowOutside = Annotated[
 Shard = Annotated[
     str | None, typer.Option(metavar="I/N", help="do the I-th of N parts, 1/N to N/N (job arrays)")
 ]
+VerifyCache = Annotated[
+    bool,
+    typer.Option(
+        "--verify-cache", help="hash every image whole before what is cached of it is believed"
+    ),
+]
 Checkpoint = Annotated[str, typer.Option(help="best, last, or auto: best where there is one")]
 Ensemble = Annotated[
     list[Path] | None, typer.Option(help="one more run to average with; may be repeated")

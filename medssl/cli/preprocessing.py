@@ -7,7 +7,16 @@ from typing import Annotated
 import typer
 from rich.filesize import decimal
 
-from medssl.cli.console import Device, Overrides, Precision, Shard, app, display_of, out
+from medssl.cli.console import (
+    Device,
+    Overrides,
+    Precision,
+    Shard,
+    VerifyCache,
+    app,
+    display_of,
+    out,
+)
 
 
 @app.command()
@@ -18,6 +27,7 @@ def preprocess(
     shard: Shard = None,
     device: Device = "auto",
     precision: Precision = None,
+    verify_cache: VerifyCache = False,
 ) -> None:
     """Fill the cache for a recipe, so that training starts at once; trains nothing."""
     import medssl
@@ -28,6 +38,7 @@ def preprocess(
         shard=shard,
         device=device,
         precision=precision,
+        verify_cache=verify_cache,
         display=display_of(ctx),
     )
     made = result.cases - result.there

@@ -18,6 +18,7 @@ from medssl.cli.console import (
     Overwrite,
     Precision,
     Shard,
+    VerifyCache,
     app,
     display_of,
     err,
@@ -42,6 +43,7 @@ def train(
     ] = False,
     device: Device = "auto",
     precision: Precision = None,
+    verify_cache: VerifyCache = False,
 ) -> None:
     """Train a recipe, evaluate it on its test cases, and say where everything lies."""
     import medssl
@@ -54,6 +56,7 @@ def train(
         resume_or_start=resume_or_start,
         device=device,
         precision=precision,
+        verify_cache=verify_cache,
         display=display_of(ctx),
     )
     for summary in result.summaries.values():

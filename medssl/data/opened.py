@@ -6,6 +6,7 @@ from pathlib import Path
 
 from medssl.data.datasets.case import Dataset
 from medssl.data.datasets.decathlon import read_dataset
+from medssl.data.datasets.known_files import KnownFiles
 from medssl.data.phantoms.dataset import ensure_phantom, phantom_options
 from medssl.errors import MedSSLError
 from medssl.files import default_cache_root
@@ -17,6 +18,11 @@ from medssl.settings.spec import DataSpec
 def cache_root(data: DataSettings) -> Path:
     """Return the folder of the preprocessing cache."""
     return Path(data.cache).expanduser() if data.cache else default_cache_root()
+
+
+def known_files(data: DataSettings, *, verify: bool = False) -> KnownFiles:
+    """Return what is known of image files; with ``verify``, every one is hashed whole again."""
+    return KnownFiles.below(cache_root(data), verify=verify)
 
 
 def open_dataset(data: DataSettings, spec: DataSpec, display: Display | None = None) -> Dataset:

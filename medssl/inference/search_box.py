@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from monai.data import MetaTensor
 
+from medssl.data.datasets.known_files import KnownFiles
 from medssl.data.images.geometry import spacing_of
 from medssl.data.preprocessing.region import Region
 from medssl.errors import MedSSLError
@@ -114,9 +115,9 @@ class RegionFinder:
         """Return where the box of a scan is kept."""
         if self.cache is None:
             return None
-        stats = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+        images = [KnownFiles.below(self.cache.parent).digest(p) for p in files]
         settings = self.settings.model_dump(mode="json", exclude={"run"})
-        content = [self._fingerprint, settings, self.labels, stats]
+        content = [self._fingerprint, settings, self.labels, images]
         return self.cache / f"{hashlib.sha256(json.dumps(content).encode()).hexdigest()}.json"
 
 

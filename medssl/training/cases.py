@@ -9,9 +9,10 @@ from nibabel.orientations import io_orientation
 from torch import nn
 
 from medssl.data.datasets.case import Case, Dataset
+from medssl.data.datasets.known_files import KnownFiles
 from medssl.data.datasets.split import Splits, make_splits
 from medssl.data.images.volume import read_header
-from medssl.data.opened import open_dataset
+from medssl.data.opened import known_files, open_dataset
 from medssl.data.patches.augment import Augmenter
 from medssl.data.patches.sides import class_pairs, side_axis
 from medssl.errors import MedSSLError, located
@@ -30,11 +31,13 @@ class CasePlan:
         dataset: as read.
         splits: the cases by role.
         augmenter: of patches; it exchanges left and right labels when it mirrors.
+        files: what is known of the image files.
     """
 
     dataset: Dataset
     splits: Splits
     augmenter: Augmenter
+    files: KnownFiles
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -48,8 +51,11 @@ class CasePlan:
         return (*self.splits.labeled, *self.splits.unlabeled, *self.splits.validation)
 
 
-def plan_cases(loaded: LoadedRecipe, display: Display) -> CasePlan:
+def plan_cases(loaded: LoadedRecipe, display: Display, *, verify_cache: bool = False) -> CasePlan:
     """Read the dataset, decide which case is used as what, and check that the recipe suits it.
+
+    Args:
+        verify_cache: believe nothing that is known of image files.
 
     Raises:
         MedSSLError: a dataset that cannot be read or divided as the recipe says, or one that its
@@ -68,7 +74,7 @@ def plan_cases(loaded: LoadedRecipe, display: Display) -> CasePlan:
             mirrored(nn.Identity(), recipe.spec, dataset.labels, spatial_dims=dims)
         for value in sorted(recipe.spec.pieces.keys() - set(dataset.labels.values[1:])):
             display.say(f"note: spec.pieces: the dataset declares no label {value}")
-    return CasePlan(dataset, splits, augmenter)
+    return CasePlan(dataset, splits, augmenter, known_files(recipe.data, verify=verify_cache))
 
 
 def _check_native_spacing(loaded: LoadedRecipe, splits: Splits) -> None:

@@ -66,7 +66,7 @@ def prepare_cases(
     _check_files(plan, root / "checked", display, world)
     mine = world.share(plan.cached)
     regions = {} if finder is None else find_regions(finder, mine, display, world)
-    cache = CaseCache(root, recipe.spec, plan.dataset.labels, regions=regions)
+    cache = CaseCache(root, recipe.spec, plan.dataset.labels, regions=regions, files=plan.files)
     with world.together(), display.counting("preprocessing", len(mine)) as done:
         cached = cache.prepare(mine, on_progress=done)
     if not world.alone:
@@ -101,7 +101,9 @@ def _check_files(plan: CasePlan, memory: Path, display: Display, world: World) -
     warnings: list[Problem] = []
     with world.together(), display.counting("checking files", len(everyone)) as done:
         if world.first:  # one reader is enough
-            warnings = check_training_set(plan.dataset, splits, memory=memory, on_progress=done)
+            warnings = check_training_set(
+                plan.dataset, splits, memory=memory, files=plan.files, on_progress=done
+            )
     for problem in warnings[:5]:
         display.say(f"warning: {problem.file.name}: {problem.what}")
     if len(warnings) > 5:

@@ -49,6 +49,7 @@ def preprocess(
     shard: str | None = None,
     device: str = "auto",
     precision: str | None = None,
+    verify_cache: bool = False,
     display: Display | None = None,
 ) -> Preprocessed:
     """Preprocess the cases that training will take from the cache, and train nothing.
@@ -62,6 +63,7 @@ def preprocess(
         overrides: ``section.key=value`` assignments, the same as for training.
         shard: ``I/N``, to do every N-th case from the I-th on, counted from 1.
         device, precision: of the coarse run that finds regions of interest (``data.roi``).
+        verify_cache: hash every image whole, whatever is known of it.
 
     Raises:
         MedSSLError: a recipe that cannot work, a file that training would refuse, or a cache that
@@ -80,18 +82,19 @@ def preprocess(
     where = resolve_device(device)
     how = resolve_precision(precision or loaded.recipe.training.precision, where)
     run = RunFolder(Path(recipe)) if Path(recipe).is_dir() else None
-    return _fill(loaded, run, Compute(where, how), part, display)
+    plan = plan_cases(loaded, display, verify_cache=verify_cache)
+    return _fill(loaded, plan, run, Compute(where, how), part, display)
 
 
 def _fill(
     loaded: LoadedRecipe,
+    plan: CasePlan,
     run: RunFolder | None,
     compute: Compute,
     part: Shard | None,
     display: Display,
 ) -> Preprocessed:
     """Put the cases of a recipe, or a part of them, into the cache."""
-    plan = plan_cases(loaded, display)
     everything = plan.cached
     wanted = sorted(everything, key=lambda case: case.id)
     if part is not None:
@@ -107,7 +110,9 @@ def _fill(
             f"warning: the coarse run finds nothing in {empty} of {len(regions)} scans: they are "
             "kept whole"
         )
-    cache = CaseCache(root, loaded.recipe.spec, plan.dataset.labels, regions=regions)
+    cache = CaseCache(
+        root, loaded.recipe.spec, plan.dataset.labels, regions=regions, files=plan.files
+    )
     missing = [case for case in wanted if not cache.holds(case)]
     test = sorted(plan.splits.test, key=lambda case: case.id)
     checked = [*wanted, *(test if part is None else part.of(test))]
@@ -127,6 +132,8 @@ def _check(plan: CasePlan, cases: Sequence[Case], memory: Path, display: Display
     part = {role: tuple(c for c in getattr(splits, role) if c.id in chosen) for role in ROLES}
     with display.counting("checking files", len(cases)) as done:
         chosen_splits = replace(splits, **part)
-        warnings = check_training_set(plan.dataset, chosen_splits, memory=memory, on_progress=done)
+        warnings = check_training_set(
+            plan.dataset, chosen_splits, memory=memory, files=plan.files, on_progress=done
+        )
     for problem in warnings:
         display.say(f"warning: {problem.file.name}: {problem.what}")

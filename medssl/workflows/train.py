@@ -57,6 +57,7 @@ def train(
     resume_or_start: bool = False,
     device: str = "auto",
     precision: str | None = None,
+    verify_cache: bool = False,
     display: Display | None = None,
 ) -> TrainResult:
     """Train a recipe from its first check to the evaluation of its test cases.
@@ -68,6 +69,7 @@ def train(
         resume: continue the run in ``output`` from its last checkpoint.
         resume_or_start: continue it if it is there, else start it. ``output`` is ``runs/NAME`` by
             default, so that the same call always means the same run.
+        verify_cache: hash every image whole, whatever is known of it, before the cache is used.
 
     Raises:
         MedSSLError: anything the user can mend, before the long work where possible.
@@ -78,8 +80,16 @@ def train(
         >>> (result.path / "checkpoints" / "last.pt").is_file()
         True
     """
-    folder = None if output is None else Path(output)
-    asked = _Asked(recipe, tuple(overrides), folder, resume, resume_or_start, device, precision)
+    asked = _Asked(
+        recipe,
+        tuple(overrides),
+        None if output is None else Path(output),
+        resume,
+        resume_or_start,
+        device,
+        precision,
+        verify_cache,
+    )
     with ExitStack() as held:
         return _train(asked, display or Display(quiet=True), held)
 
@@ -95,6 +105,7 @@ class _Asked:
     resume_or_start: bool
     device: str
     precision: str | None
+    verify_cache: bool
 
 
 @dataclass(frozen=True)
@@ -107,6 +118,7 @@ class _Resolved:
         run: its folder, which may not be there yet.
         resume: whether it is there, and is gone on with.
         display: silent in all processes but the first.
+        verify_cache: believe nothing that is known of image files.
     """
 
     loaded: LoadedRecipe
@@ -114,6 +126,7 @@ class _Resolved:
     run: RunFolder
     resume: bool
     display: Display
+    verify_cache: bool = False
 
 
 def _train(asked: _Asked, display: Display, held: ExitStack) -> TrainResult:
@@ -169,7 +182,8 @@ def _resolve(asked: _Asked, display: Display, held: ExitStack) -> _Resolved:
             )
         if resume and run.writes:
             held.enter_context(only_writer(run.path, display.say))
-    return _Resolved(loaded, Compute(device, precision, world), run, resume, display)
+    compute = Compute(device, precision, world)
+    return _Resolved(loaded, compute, run, resume, display, asked.verify_cache)
 
 
 def _run_path(asked: _Asked, name: str) -> Path:
@@ -184,7 +198,7 @@ def _run_path(asked: _Asked, name: str) -> Path:
 def _split(this: _Resolved) -> CasePlan:
     """Decide which case is used as what: as when the run began, if it is gone on with."""
     with this.compute.world.together():
-        plan = plan_cases(this.loaded, this.display)
+        plan = plan_cases(this.loaded, this.display, verify_cache=this.verify_cache)
         if this.resume:
             check_same_experiment(this.loaded, this.run, split_hash(plan.splits))
     return plan

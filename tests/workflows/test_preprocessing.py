@@ -34,9 +34,9 @@ def recipe_in(folder: Path, dataset: Path, **changes: Any) -> Path:
 
 
 def entries(folder: Path) -> set[str]:
-    """Return the names of what is in the cache, but for verdicts about files."""
+    """Return the names of what is in the cache, but for what is known of files."""
     found = {p.name for p in folder.glob("cache/*")}
-    return found - {"checked"}
+    return found - {"checked", "files"}
 
 
 def no_more(monkeypatch: pytest.MonkeyPatch) -> None:

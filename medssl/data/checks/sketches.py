@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from scipy import fft, ndimage
@@ -138,33 +139,39 @@ def _apart(table: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
 
 
 class _Thumbnails:
-    """Thumbnails that were read once more, kept on disk: where many are alike, all are needed."""
+    """Thumbnails that were read once more, kept on disk: where many are alike, all are needed.
+
+    A disk that has no room costs time only.
+    """
 
     def __init__(self, read: Callable[[int], np.ndarray | None]) -> None:
         self._read = read
-        self._places: dict[int, int | None] = {}
-        self._bytes = 4 * _VOXELS
+        self._places: dict[int, int] = {}
+        self._open = ExitStack()
+        self._file: IO[bytes] | None = None
 
     def __enter__(self) -> _Thumbnails:
-        self._file = tempfile.TemporaryFile()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self._open.close()
 
     def get(self, number: int) -> np.ndarray | None:
         """Return one, ``(32768,)`` float32, None if it cannot be read."""
-        if number not in self._places:
-            found = self._read(number)
-            self._places[number] = None if found is None else self._keep(found)
-            return found
-        place = self._places[number]
-        if place is None:
-            return None
-        self._file.seek(place)
-        return np.frombuffer(self._file.read(self._bytes), np.float32)
+        place = self._places.get(number)
+        if place is not None and self._file is not None:
+            self._file.seek(place)
+            return np.frombuffer(self._file.read(4 * _VOXELS), np.float32)
+        found = self._read(number)
+        if found is not None:
+            with suppress(OSError):
+                self._keep(number, found)
+        return found
 
-    def _keep(self, thumbnail: np.ndarray) -> int:
+    def _keep(self, number: int, thumbnail: np.ndarray) -> None:
+        if self._file is None:
+            self._file = self._open.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
         place = self._file.seek(0, 2)
         self._file.write(np.ascontiguousarray(thumbnail, np.float32).tobytes())
-        return place
+        self._file.flush()
+        self._places[number] = place

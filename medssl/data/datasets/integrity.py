@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from medssl.data.datasets.case import Case, Dataset, LabelMap
+from medssl.data.datasets.known_files import KnownFiles
 from medssl.data.datasets.problem import Problem
 from medssl.data.datasets.split import Splits
 from medssl.data.datasets.verdicts import Verdicts
@@ -228,6 +229,7 @@ def check_training_set(
     *,
     min_shape: Sequence[int] | None = None,
     memory: Path | None = None,
+    files: KnownFiles | None = None,
     on_progress: Done | None = None,
 ) -> list[Problem]:
     """Read every case that training will use and refuse to start on a broken one.
@@ -238,6 +240,7 @@ def check_training_set(
         min_shape: smallest allowed voxels per axis of an image as stored, if any.
         memory: folder that remembers what was read without an error, see :class:`Verdicts`; None
             reads everything.
+        files: what is known of files, by which a case is recognized; None: nothing.
         on_progress: called with each case's id when it has been read.
 
     Returns:
@@ -251,7 +254,8 @@ def check_training_set(
     roles += [(c, "unlabeled") for c in splits.unlabeled]
     problems: list[Problem] = []
     channels = len(dataset.modality)
-    verdicts = Verdicts(memory, dataset.labels, channels, min_shape, dataset.spatial_unit)
+    unit = dataset.spatial_unit
+    verdicts = Verdicts(memory, dataset.labels, channels, min_shape, unit, files=files)
     for case, role in roles:
         found = verdicts.get(case)
         if found is None:

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from medssl.data.datasets.case import Case, LabelMap
+from medssl.data.datasets.known_files import KnownFiles
 from medssl.data.datasets.problem import Problem
 from medssl.data.images.geometry import Unit
 from medssl.errors import MedSSLError
@@ -24,12 +25,13 @@ CHECK_VERSION = 2
 class Verdicts:
     """Verdicts about cases without errors, one small file each.
 
-    A verdict is found again by path, size and time of change of every file, so a file that is
-    replaced or edited is read again. Errors are not kept: a file that is broken is looked at anew.
+    A verdict is found again by path and hash of every file, see :class:`KnownFiles`, so a file that
+    is replaced or edited is read again. Errors are not kept: what is broken is looked at anew.
 
     Args:
         folder: where they are kept, made when first needed; None keeps nothing.
         labels, channels, min_shape, unit: what a case was checked against.
+        files: what is known of files; None: nothing.
     """
 
     def __init__(
@@ -39,8 +41,11 @@ class Verdicts:
         channels: int,
         min_shape: Sequence[int] | None = None,
         unit: Unit = "mm",
+        *,
+        files: KnownFiles | None = None,
     ) -> None:
         self.folder = folder
+        self._files = files or KnownFiles(None)
         shape = None if min_shape is None else list(min_shape)
         values = [labels.values, labels.ignore_value]
         self._against = [CHECK_VERSION, *values, channels, shape, unit]
@@ -69,12 +74,11 @@ class Verdicts:
         """Return where a verdict lies; None if nothing is kept, or a file is missing."""
         if self.folder is None:
             return None
-        files = (*case.images, *([case.label] if case.label is not None else []))
         try:
-            stats = [(p, p.stat()) for p in files]
-        except OSError:
+            facts = [(str(p.resolve()), self._files.digest(p)) for p in case.images]
+            if case.label is not None:
+                facts.append((str(case.label.resolve()), self._files.whole(case.label)))
+        except MedSSLError:
             return None
-        facts = [(str(p.resolve()), s.st_size, s.st_mtime_ns) for p, s in stats]
-        labeled = case.label is not None
-        content = json.dumps([self._against, labeled, facts])
+        content = json.dumps([self._against, case.label is not None, facts])
         return self.folder / f"{hashlib.sha256(content.encode()).hexdigest()}.json"

@@ -1,7 +1,9 @@
 """Preprocessed cases as memory-mapped arrays on disk.
 
-An entry is a folder named by a hash of everything that decides its content, so an entry is never
-stale and a changed recipe or file simply makes another one. Old entries may be deleted at any time.
+An entry is a folder named by a hash of everything that decides its content: the bytes of the files,
+see :mod:`medssl.data.datasets.known_files`, and the rules of preprocessing. So an entry is never
+stale, a changed recipe or file simply makes another one, and a dataset that was moved or copied
+finds its own. Old entries may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from medssl.data.datasets.case import IGNORE_INDEX, CachedCase, Case, LabelMap
+from medssl.data.datasets.known_files import KnownFiles
 from medssl.data.preprocessing.pipeline import preprocess_case
 from medssl.data.preprocessing.region import Region
 from medssl.errors import MedSSLError
@@ -56,6 +59,7 @@ class CaseCache:
         spec: the data spec.
         label_map: translates label values to class indices.
         regions: by case id, the part of a case that is kept; other cases are kept whole.
+        files: what is known of image files; None: what is kept below ``root``.
     """
 
     def __init__(
@@ -65,27 +69,32 @@ class CaseCache:
         label_map: LabelMap,
         *,
         regions: Mapping[str, Region] | None = None,
+        files: KnownFiles | None = None,
     ) -> None:
         self.root = Path(root).expanduser()
+        self.files = files or KnownFiles.below(self.root)
         self.spec = spec
         self.label_map = label_map
         self.regions = regions or {}
 
-    def key(self, case: Case) -> str:
+    def key(self, case: Case, *, fresh: bool = False) -> str:
         """Return the name of a case's entry.
 
+        Args:
+            fresh: hash the images whole, whatever is known of them, as labels are each time.
+
         Raises:
-            MedSSLError: a file of the case is missing.
+            MedSSLError: a file of the case cannot be read.
         """
-        files = [_fingerprint(path) for path in case.images]
+        images = [[p.suffix.lower(), self.files.digest(p, fresh=fresh)] for p in case.images]
         fields = SPEC_FIELDS | (ALIGN_FIELDS if self.spec.align_slices else set())
         content: dict[str, Any] = {
             "version": PREPROCESSING_VERSION,
             "spec": self.spec.model_dump(mode="json", include=fields),
-            "images": files,
+            "images": images,
         }
         if case.label is not None:
-            content["label"] = _fingerprint(case.label)
+            content["label"] = [case.label.suffix.lower(), self.files.whole(case.label)]
             content["values"] = [self.label_map.values, self.label_map.ignore_value]
         if case.id in self.regions:
             content["region"] = self.regions[case.id].key
@@ -137,14 +146,22 @@ class CaseCache:
         return sum(path.stat().st_size for path in (self.root / self.key(case)).glob("*"))
 
     def _open_or_build(self, case: Case) -> CachedCase:
-        folder = self.root / self.key(case)
-        if folder.is_dir():
-            try:
-                return _open(folder, case)
-            except DAMAGED as error:
-                logger.warning("cache entry %s is damaged (%s) and made again", folder, error)
-                self._discard(folder)
-        self._store(folder, case, self._preprocess(case))
+        for fresh in (False, True):
+            folder = self.root / self.key(case, fresh=fresh)
+            if folder.is_dir():
+                try:
+                    return _open(folder, case)
+                except DAMAGED as error:
+                    logger.warning("cache entry %s is damaged (%s) and made again", folder, error)
+                    self._discard(folder)
+        arrays = self._preprocess(case)
+        if self.key(case) != folder.name:
+            raise MedSSLError(
+                "a file of the case was changed while it was read",
+                where=case.images[0],
+                fix="let the other program finish, then start again",
+            )
+        self._store(folder, case, arrays)
         try:
             return _open(folder, case)
         except OSError as error:
@@ -231,18 +248,6 @@ def class_indices(label: np.ndarray, *, seed: int) -> dict[int, np.ndarray]:
             where = np.sort(rng.choice(where, MAX_CLASS_INDICES, replace=False))
         out[int(value)] = where
     return out
-
-
-def _fingerprint(path: Path) -> list[str | int]:
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise MedSSLError(
-            f"the file cannot be opened ({error.strerror})",
-            where=path,
-            fix="put the file there, or remove the case from dataset.json",
-        ) from error
-    return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
 
 
 def _open(folder: Path, case: Case) -> CachedCase:

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from medssl.data.datasets import known_files
 from medssl.data.datasets.case import IGNORE_INDEX, Case, LabelMap
 from medssl.data.preprocessing import cache as cache_module
 from medssl.data.preprocessing.cache import MAX_CLASS_INDICES, CaseCache, class_indices
@@ -36,7 +37,7 @@ def make(tmp_path: Path, spec: DataSpec | None = None, labels: LabelMap = LABELS
 
 
 def entries(tmp_path: Path) -> list[str]:
-    return sorted(p.name for p in (tmp_path / "cache").iterdir())
+    return sorted(p.name for p in (tmp_path / "cache").iterdir() if p.name != "files")
 
 
 def test_contents(tmp_path: Path, case: Case) -> None:
@@ -84,10 +85,97 @@ def test_key_depends_on_preprocessing_and_files_alone(tmp_path: Path, case: Case
     unlabeled = make(tmp_path).key(case.without_label())
     assert case.label is not None
     os.utime(case.label, ns=(1, 1))
+    os.utime(case.images[0], ns=(2, 2))
+    assert make(tmp_path).key(case) == key
+    shutil.copytree(tmp_path, tmp_path / "copy", ignore=shutil.ignore_patterns("cache"))
+    copy = replace(
+        case, images=(tmp_path / "copy" / "image.nii.gz",), label=tmp_path / "copy" / "label.nii.gz"
+    )
+    assert make(tmp_path).key(copy) == key
+    change_a_byte(case.label)
     assert make(tmp_path).key(case) != key
     assert make(tmp_path).key(case.without_label()) == unlabeled
-    os.utime(case.images[0], ns=(2, 2))
+    change_a_byte(case.images[0])
     assert make(tmp_path).key(case.without_label()) != unlabeled
+
+
+def change_a_byte(path: Path, at: int = -9) -> None:
+    """Change a file in place; size and time stay."""
+    stat = path.stat()
+    with path.open("r+b") as file:
+        file.seek(at, os.SEEK_END if at < 0 else os.SEEK_SET)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+
+
+@pytest.mark.parametrize("what", ["image", "label"])
+def test_files_edited_with_size_and_time_kept_are_read_again(
+    tmp_path: Path, case: Case, what: str
+) -> None:
+    plain = {k: tmp_path / f"{k}.nii" for k in ("image", "label")}
+    for name, path in plain.items():
+        nib.save(nib.load(tmp_path / f"{name}.nii.gz"), path)
+    case = replace(case, images=(plain["image"],), label=plain["label"])
+    spec = DataSpec(intensity={"rule": "none"})
+    before = make(tmp_path, spec).prepare([case])["c1"]
+    stat = plain[what].stat()
+    array = np.asarray(nib.load(plain[what]).dataobj)
+    with plain[what].open("r+b") as file:
+        file.seek(352)
+        file.write(array[::-1].tobytes(order="F"))
+    os.utime(plain[what], ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    after = make(tmp_path, spec).prepare([case])["c1"]
+    image, label = before.image, before.label
+    assert label is not None
+    if what == "image":
+        image = image[:, ::-1]
+    else:
+        label = label[::-1]
+    np.testing.assert_array_equal(after.image, image)
+    np.testing.assert_array_equal(after.label, label)
+    assert len(entries(tmp_path)) == 2
+
+
+def test_images_are_hashed_whole_before_they_are_preprocessed(
+    tmp_path: Path, case: Case, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a disk without the system's own time a change outside the sample is not seen at once."""
+    monkeypatch.setattr(known_files, "_stat", lambda path: (path.stat().st_size, 0, 0, 0))
+    image = tmp_path / "large.nii"
+    data = np.random.default_rng(0).normal(100, 9, (40, 40, 40)).astype(np.float32)
+    nib.save(nib.Nifti1Image(data, np.eye(4)), image)
+    case = Case("c1", (image,), None, "p")
+    key = make(tmp_path).key(case)
+    make(tmp_path).prepare([case])
+    change_a_byte(image, at=6000)
+    assert make(tmp_path).key(case) == key  # as far as it is known
+    spec = DataSpec(intensity={"rule": "minmax"})
+    make(tmp_path, spec).prepare([case])
+    assert "has changed, though its size" in caplog.text
+    assert make(tmp_path).key(case) != key
+    # And at once where that is asked for.
+    change_a_byte(image, at=6000)
+    files = known_files.KnownFiles.below(tmp_path / "cache", verify=True)
+    assert CaseCache(tmp_path / "cache", DataSpec(), LABELS, files=files).key(case) == key
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    tmp_path: Path, case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = cache_module.preprocess_case
+
+    def slow(*args: object) -> object:
+        result = original(*args)
+        change_a_byte(case.images[0])
+        return result
+
+    monkeypatch.setattr(cache_module, "preprocess_case", slow)
+    with pytest.raises(MedSSLError, match="changed while it was read"):
+        make(tmp_path).prepare([case])
+    assert entries(tmp_path) == []
 
 
 def test_second_run_reads_the_cache(
@@ -144,7 +232,7 @@ def test_failure_leaves_nothing_behind(
     assert "No space left" in caught.value.what
     assert caught.value.where == str(tmp_path / "cache")
     assert "--set data.cache=" in str(caught.value.fix)
-    assert not (tmp_path / "cache").exists()
+    assert entries(tmp_path) == []
 
 
 def test_unwritable_cache_is_named(tmp_path: Path, case: Case) -> None:
@@ -157,7 +245,7 @@ def test_undeclared_label_value_names_the_file(tmp_path: Path, case: Case) -> No
     with pytest.raises(MedSSLError, match=r"not declared in dataset\.json: 11 \(\d+ voxels\)") as e:
         make(tmp_path, labels=replace(LABELS, values=(0, 7), names=("b", "a"))).prepare([case])
     assert e.value.where == str(case.label)
-    assert entries(tmp_path) == [] if (tmp_path / "cache").exists() else True
+    assert entries(tmp_path) == []
 
 
 def test_intensities_beyond_float16_are_refused(tmp_path: Path, case: Case) -> None:
