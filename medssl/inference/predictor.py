@@ -24,6 +24,7 @@ from medssl.inference.assessment import Assessment, Tally, assess_prediction
 from medssl.inference.blocks import Block, probability_blocks, rows_of
 from medssl.inference.calibration import Calibration
 from medssl.inference.forward import forward_logits, wrong_channels
+from medssl.inference.in_memory import Image, image_in_memory
 from medssl.inference.mirror import mirrored
 from medssl.inference.postprocess import argmax_classes, keep_largest_components
 from medssl.inference.prediction import Decision, Prediction, normalized_entropy
@@ -293,6 +294,43 @@ class Predictor:
             assess=assess,
             progress=progress,
         )
+
+    def predict(
+        self,
+        image: Image,
+        *,
+        affine: np.ndarray | Sequence[Sequence[float]] | None = None,
+        spacing_mm: Sequence[float] | None = None,
+        orientation: str | None = None,
+        keep_probabilities: bool = False,
+    ) -> Prediction:
+        """Segment an image in memory: what :meth:`predict_file` says of it as a file.
+
+        Args:
+            image: a SimpleITK or nibabel image as it is; or an array or tensor ``(X, Y, Z)`` or
+                ``(C, X, Y, Z)`` with ``affine``, or with ``spacing_mm`` and ``orientation``.
+            affine: ``(4, 4)``, voxel to RAS world coordinates in mm.
+            spacing_mm: voxel edge lengths along the array's axes.
+            orientation: where these axes lead, such as ``LPS``.
+            keep_probabilities: return the class probabilities too.
+
+        Raises:
+            MedSSLError: the image is none, or nothing says where it lies.
+
+        Example:
+            >>> predictor = medssl.load_run("runs/mine").predictor  # doctest: +SKIP
+            >>> found = predictor.predict(scan, spacing_mm=(1, 1, 2), orientation="RAS")
+            ... # doctest: +SKIP
+        """
+        unit = self.spec.spatial_unit
+        found = image_in_memory(
+            image,
+            affine=affine,
+            spacing_mm=spacing_mm,
+            orientation=orientation,
+            spatial_unit=unit,
+        )
+        return self.predict_image(found, keep_probabilities=keep_probabilities)
 
     def predict_image(
         self,
