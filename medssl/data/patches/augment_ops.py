@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import cast
 
 import numpy as np
 import torch
@@ -89,7 +90,7 @@ def _grid(matrices: np.ndarray, size: Sequence[int], device: torch.device) -> Te
     coordinates = [
         sum(theta[:, row, column] * centers[column] for column in range(n)) for row in range(n)
     ]
-    return torch.stack([torch.as_tensor(c) for c in reversed(coordinates)], dim=-1)
+    return torch.stack(cast(list[Tensor], coordinates[::-1]), dim=-1)
 
 
 def blur(images: Tensor, widths: np.ndarray) -> Tensor:
