@@ -112,7 +112,7 @@ def test_the_arguments_of_a_run_are_its_call(
 
     def train(recipe: str, **options: object) -> None:
         del options["display"]
-        seen.append({"recipe": recipe, "resume": False, **options})
+        seen.append({"recipe": recipe, "resume": False, "verify_cache": False, **options})
         raise MedSSLError("enough")
 
     monkeypatch.setattr("medssl.workflows.train_job.train", train)
