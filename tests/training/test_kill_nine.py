@@ -41,7 +41,7 @@ def test_twenty_kills_change_nothing(tmp_path: Path) -> None:
     changes = {
         "data": {"labeled": 4, "validation": 1},
         "training": {
-            "iterations": 100,
+            "iterations": 300,
             "validate_every": 4,
             "checkpoint_every": 2,
         },
