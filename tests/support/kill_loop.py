@@ -44,7 +44,7 @@ PLACES = {
 """Where a child may be killed, and at most how often it comes by there before that."""
 TIMED = 7
 """How many of the kills come from outside, after some of the child's processor time."""
-SHARES = (0.1, 0.35)
+SHARES = (0.03, 0.09)
 """That time, as a share of what the whole run takes."""
 
 
