@@ -20,11 +20,6 @@ from medssl.runs.checkpoint import load_tensors, load_weights
 FORMAT = 1
 
 
-def is_bundle(path: Path) -> bool:
-    """Tell whether a folder looks like a MONAI bundle."""
-    return (path / "configs" / "metadata.json").is_file()
-
-
 def load_bundle(path: Path, settings: PredictSettings) -> Predictor:
     """Load the predictor of a bundle that medssl wrote.
 

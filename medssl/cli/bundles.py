@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medssl.cli.console import Checkpoint, app, err, out
+from medssl.cli.console import Checkpoint, a_run, app, err, out
 
 
 @app.command()
@@ -35,6 +35,7 @@ def export(
             raise typer.BadParameter("name the folder to write", param_hint="BUNDLE")
         bundle = run
     else:
+        a_run(run)
         result = medssl.export(
             run,
             bundle,

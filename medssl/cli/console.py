@@ -63,6 +63,23 @@ err = Console(stderr=True)
 if place()[0] > 0:  # one of several processes of a run: the first one speaks
     out.quiet = True
 
+
+def a_run(path: Path) -> Path:
+    """Refuse what is no run folder, before PyTorch is loaded to open it."""
+    from medssl.runs.folder import open_run
+
+    return open_run(path).path
+
+
+def a_model(path: Path) -> Path:
+    """Refuse what is neither a run folder nor a bundle."""
+    from medssl.bundle.recognize import is_bundle
+
+    return path if is_bundle(path) else a_run(path)
+
+
+Run = Annotated[Path, typer.Argument(help="run folder", callback=a_run)]
+Model = Annotated[Path, typer.Argument(help="run folder or bundle", callback=a_model)]
 Patients = Annotated[
     str | None,
     typer.Option(

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from medssl.cli.console import Device, Precision, app, display_of, out
+from medssl.cli.console import Device, Precision, Run, app, display_of, out
 
 
 @app.command()
 def replay(
     ctx: typer.Context,
-    run: Annotated[Path, typer.Argument(help="run folder")],
+    run: Run,
     iteration: Annotated[
         int | None,
         typer.Option(help="of the stage, from 1; else the last one that was not finite"),

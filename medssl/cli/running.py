@@ -13,12 +13,14 @@ from medssl.cli.console import (
     Ensemble,
     Largest,
     Mirrors,
+    Model,
     Output,
     Overrides,
     Overwrite,
     Precision,
     Shard,
     VerifyCache,
+    a_run,
     app,
     display_of,
     err,
@@ -70,7 +72,7 @@ def train(
 @app.command()
 def predict(
     ctx: typer.Context,
-    source: Annotated[Path, typer.Argument(help="run folder or bundle")],
+    source: Model,
     images: Annotated[list[Path], typer.Argument(help="image files or folders, DICOM too")],
     output: Output,
     checkpoint: Checkpoint = "auto",
@@ -153,6 +155,7 @@ def evaluate(
     import medssl
 
     if reference is None:
+        a_run(source)
         summary = medssl.evaluate_run(
             source, split, checkpoint=checkpoint, device=device, display=display_of(ctx)
         )

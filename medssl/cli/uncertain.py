@@ -15,6 +15,8 @@ from medssl.cli.console import (
     Mirrors,
     Overwrite,
     Precision,
+    Run,
+    a_model,
     app,
     display_of,
     err,
@@ -25,7 +27,7 @@ from medssl.cli.console import (
 @app.command()
 def calibrate(
     ctx: typer.Context,
-    run: Annotated[Path, typer.Argument(help="run folder")],
+    run: Run,
     split: Annotated[str, typer.Option(help="cases to calibrate on: validation")] = "validation",
     cases: Annotated[
         str | None,
@@ -67,7 +69,9 @@ def calibrate(
 @app.command()
 def triage(
     ctx: typer.Context,
-    source: Annotated[Path, typer.Argument(help="calibrated run folder, or a bundle of one")],
+    source: Annotated[
+        Path, typer.Argument(help="calibrated run folder, or a bundle of one", callback=a_model)
+    ],
     images: Annotated[
         list[Path], typer.Option("--input", "-i", help="folder or image; may be repeated")
     ],

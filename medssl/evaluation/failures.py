@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 CONFIDENCE = 0.95
 
@@ -73,7 +73,7 @@ def upper_bound(count: int, n: int, *, confidence: float = CONFIDENCE) -> float:
     """
     if not 0 <= count <= n or not 0 < confidence < 1:
         raise ValueError(f"no share: {count} of {n}, confidence {confidence}")
-    return 1.0 if count == n else float(beta.ppf(confidence, count + 1, n - count))
+    return 1.0 if count == n else float(betaincinv(count + 1, n - count, confidence))
 
 
 def percent_up(share: float) -> str:

@@ -15,8 +15,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-import torch
-
 from medssl.errors import MedSSLError, Stopped
 from medssl.jobs.job import Job, Outcome
 from medssl.progress import Display
@@ -60,7 +58,8 @@ def _forget_peak_memory() -> None:
     gc.collect()
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    if torch.cuda.is_available():
+    torch = sys.modules.get("torch")  # loaded by the run before this one, if there was one
+    if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
 

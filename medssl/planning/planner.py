@@ -7,10 +7,9 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
-import torch
 
 from medssl.data.datasets.case import Dataset
 from medssl.data.datasets.decathlon import read_dataset
@@ -19,14 +18,12 @@ from medssl.data.datasets.patient_guess import EACH_ITS_OWN
 from medssl.data.datasets.patient_table import is_table
 from medssl.data.datasets.split import make_splits
 from medssl.data.phantoms.dataset import ensure_phantom, phantom_options
-from medssl.device import resolve_device
 from medssl.errors import MedSSLError, located
 from medssl.files import default_cache_root, write_text
 from medssl.methods.registry import get_settings, list_methods
 from medssl.paths import AnyPath
 from medssl.planning.draft import Draft, Order, header, make_draft, text_of
 from medssl.planning.grid import size_text
-from medssl.planning.memory import Footprint, measure_footprint
 from medssl.planning.network import DeviceKind
 from medssl.planning.patients import Roles, choose_roles
 from medssl.planning.spec_guess import SpecGuess, guess_spec
@@ -34,6 +31,9 @@ from medssl.progress import Display
 from medssl.recipe.load import LoadedRecipe
 from medssl.settings.recipe import DataSettings
 from medssl.settings.specs import list_specs, load_spec
+
+if TYPE_CHECKING:
+    from medssl.planning.memory import Footprint
 
 USABLE = 0.9
 """Share of a card's memory that a plan may fill; of a computer's, half."""
@@ -44,7 +44,7 @@ SMALLEST = 0.03
 
 ASKED = "as you asked"
 
-Measure = Callable[[LoadedRecipe], Footprint]
+Measure = Callable[[LoadedRecipe], "Footprint"]
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,10 @@ def plan(
     precision = "fp32" if order.device == "cpu" else "bf16"
 
     def measure(loaded: LoadedRecipe) -> Footprint:
+        from medssl.planning.memory import (
+            measure_footprint,  # loads PyTorch: when all else is known
+        )
+
         display.say(
             f"measuring a training step: {method}, {loaded.recipe.network.name}, "
             f"batch {loaded.recipe.training.labeled_batch}"
@@ -267,6 +271,10 @@ def _order(root: str, method: str, memory: float | None, device: str, kind: str)
     if memory is not None and device != "cpu":
         name, target = f"a graphics card of {memory:g} GiB", "cuda"
         return Order(root, method, target, memory * 2**30, name, phantom)
+    import torch
+
+    from medssl.device import resolve_device
+
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise MedSSLError(
             "there is no graphics card here to ask for its memory",

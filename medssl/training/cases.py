@@ -1,26 +1,30 @@
-"""Which case of a run is used as what, decided and checked before a voxel is read."""
+"""Which case of a run is used as what, decided and checked before a voxel is read.
+
+A dataset that does not suit its recipe is refused before PyTorch is loaded, which takes seconds.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from nibabel.orientations import io_orientation
-from torch import nn
 
 from medssl.data.datasets.case import Case, Dataset
 from medssl.data.datasets.known_files import KnownFiles
 from medssl.data.datasets.split import Splits, make_splits
 from medssl.data.images.volume import read_header
 from medssl.data.opened import known_files, open_dataset
-from medssl.data.patches.augment import Augmenter
 from medssl.data.patches.sides import class_pairs, side_axis
 from medssl.errors import MedSSLError, located
-from medssl.inference.mirror import mirrored
 from medssl.progress import Display
 from medssl.recipe.load import LoadedRecipe
 from medssl.settings.recipe import TrainingSettings
 from medssl.settings.spec import DataSpec
+
+if TYPE_CHECKING:
+    from medssl.data.patches.augment import Augmenter
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,10 @@ def plan_cases(loaded: LoadedRecipe, display: Display, *, verify_cache: bool = F
         _check_native_spacing(loaded, splits)
         augmenter = _augmenter(recipe.training, recipe.spec, dataset, splits)
         if recipe.inference.tta:  # as evaluation will, after training
+            from torch import nn
+
+            from medssl.inference.mirror import mirrored
+
             dims = recipe.training.spatial_dims
             mirrored(nn.Identity(), recipe.spec, dataset.labels, spatial_dims=dims)
         for value in sorted(recipe.spec.pieces.keys() - set(dataset.labels.values[1:])):
@@ -120,6 +128,8 @@ def _augmenter(
         mirrored=training.augment.flip and axis in spec.flip_axes and in_patch,
         where=dataset.root / "dataset.json",
     )
+    from medssl.data.patches.augment import Augmenter  # loads PyTorch: when all else is well
+
     return Augmenter(
         training.augment,
         spec,

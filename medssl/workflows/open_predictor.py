@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medssl.bundle.load import is_bundle, load_bundle
+from medssl.bundle.load import load_bundle
+from medssl.bundle.recognize import is_bundle
 from medssl.inference.predictor import Predictor
 from medssl.inference.settings import PredictSettings
 from medssl.models.loaded_run import load_ensemble

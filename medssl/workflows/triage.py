@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medssl.bundle.load import is_bundle
+from medssl.bundle.recognize import is_bundle
 from medssl.errors import MedSSLError
 from medssl.files import write_csv
 from medssl.inference.assessment_files import assessment_file, read_assessment

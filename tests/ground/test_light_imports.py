@@ -13,15 +13,19 @@ from medssl.data.phantoms.dataset import write_phantom
 LIGHT_MODULES = [
     "medssl",
     "medssl.cli",
+    "medssl.comparison.compare",
     "medssl.data.checks.run",
     "medssl.data.datasets.decathlon",
     "medssl.data.importers.dataset",
     "medssl.methods.registry",
     "medssl.networks.registry",
+    "medssl.planning.planner",
     "medssl.recipe.load",
     "medssl.runs.folder",
     "medssl.settings.specs",
+    "medssl.sweeps.sweep",
     "medssl.workflows.check",
+    "medssl.workflows.train",
 ]
 
 
@@ -40,9 +44,9 @@ def test_help_needs_no_library_of_the_sciences():
     assert {"numpy", "scipy", "nibabel", "pydantic", *loaded.heavy}.isdisjoint(loaded.modules)
 
 
-@pytest.mark.parametrize("command", ["methods", "recipes", "specs"])
+@pytest.mark.parametrize("command", ["methods", "methods umct", "recipes", "specs"])
 def test_listing_is_light(command):
-    code, loaded = run_command(command)
+    code, loaded = run_command(*command.split())
     assert code == 0
     assert loaded.heavy == []
 
@@ -70,3 +74,34 @@ def test_formats_are_listed_in_a_fresh_process():
     assert code == 0
     assert loaded.heavy == []
     assert all(name in loaded.output for name in list_formats())
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("train typo", "there is no such recipe"),
+        ("train quickstart --set training.iteration=5", "unknown key `training.iteration`"),
+        ("train quickstart --set method=bpc", "unknown method 'bpc'"),
+        ("train quickstart --set data.root=nowhere", "there is no such folder"),
+        ("train quickstart --resume --output nowhere", "there is no run to resume"),
+        ("sweep typo --labeled 4", "there is no such recipe"),
+        ("predict nowhere nowhere --output out", "not a run folder"),
+        ("evaluate nowhere --split test", "not a run folder"),
+        ("compare nowhere there", "not a run folder"),
+        ("report nowhere", "not a run folder"),
+        ("calibrate nowhere", "not a run folder"),
+        ("replay nowhere", "not a run folder"),
+        ("export nowhere out", "not a run folder"),
+        ("triage nowhere --input nowhere", "not a run folder"),
+        ("plan nowhere --method bpc --output mine.yaml", "unknown method 'bpc'"),
+        ("check nowhere", "there is no such folder"),
+        ("import nnunet nowhere out", "there is no such file or folder"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_heavy_is_loaded(command, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, loaded = run_command(*command.split())
+    assert code == 2
+    assert words in loaded.output
+    assert loaded.heavy == []
+    assert not list(tmp_path.iterdir())

@@ -333,7 +333,7 @@ def test_a_preempted_run_saves_itself_first(
             assert last(tmp_path / "run")["step"] == done
     # Outside of the loop there is nothing to save: the job goes back at once.
     with monkeypatch.context() as patch:
-        patch.setattr("medssl.workflows.train._evaluate_splits", lambda *_: announce(signum))
+        patch.setattr("medssl.workflows.training_run._evaluate_splits", lambda *_: announce(signum))
         assert job(run) == [signum]
     assert job(run) == []
     same_bits(last(tmp_path / "whole"), last(tmp_path / "run"))

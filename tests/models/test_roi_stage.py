@@ -245,7 +245,7 @@ def test_a_run_keeps_to_its_regions_and_carries_the_coarse_run(
         seen.append(prepare_cases(*arguments, **options))
         return seen[-1]
 
-    monkeypatch.setattr("medssl.workflows.train.prepare_cases", note)
+    monkeypatch.setattr("medssl.workflows.training_run.prepare_cases", note)
     run = medssl.train(recipe, output=tmp_path / "run").path
 
     boxes = json.loads((run / "roi.json").read_text())

@@ -29,7 +29,7 @@ from medssl import cli
 from medssl.data.patches.sampling import PatchSampler
 from medssl.runs import folder as run_folder
 from medssl.training import validation
-from medssl.workflows import train as train_module
+from medssl.workflows import training_run
 
 PLACES = {
     "save": 3,
@@ -108,7 +108,7 @@ def arm(place: str, times: int) -> None:
     elif place == "validation":
         validation.case_dice = counted(validation.case_dice)
     elif place == "figures":
-        train_module._evaluate_splits = counted(train_module._evaluate_splits)
+        training_run._evaluate_splits = counted(training_run._evaluate_splits)
 
 
 def start(

@@ -104,7 +104,7 @@ def test_regions_of_interest(
         return holds(self, case)
 
     monkeypatch.setattr(CaseCache, "_open_or_build", noted)
-    monkeypatch.setattr("medssl.workflows.train.Engine.fit", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("medssl.workflows.training_run.Engine.fit", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):  # all that comes before is done
         medssl.train(recipe, output=tmp_path / "fine")
     assert len(prepared) == 8

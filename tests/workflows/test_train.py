@@ -11,7 +11,7 @@ from helpers import small_recipe, write_dataset, write_recipe
 import medssl
 from medssl.errors import MedSSLError
 from medssl.training.engine import Engine
-from medssl.workflows import train as train_module
+from medssl.workflows import train, training_run
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_what_is_wrong_with_the_networks_is_said_before_a_scan_is_read(
     def refuse(*_args: Any, **_options: Any) -> Any:
         raise MedSSLError("the network has no dropout", where="network", fix="choose another")
 
-    monkeypatch.setattr("medssl.workflows.train.create_method", refuse)
+    monkeypatch.setattr("medssl.workflows.training_run.create_method", refuse)
     for scan in (tmp_path / "data" / "imagesTr").iterdir():
         scan.write_bytes(b"no scan")
     with pytest.raises(MedSSLError, match="no dropout"):
@@ -57,9 +57,11 @@ def test_each_part_is_entered_once_and_in_order(
 
         monkeypatch.setattr(owner, name, noted)
 
-    order = ["load_recipe", "plan_cases", "create_method", "prepare_cases", "make_feed"]
-    for name in order:
-        note(train_module, name)
+    first, then = ["load_recipe", "plan_cases"], ["create_method", "prepare_cases", "make_feed"]
+    for name in first:
+        note(train, name)
+    for name in then:
+        note(training_run, name)
     note(Engine, "fit")
     medssl.train(recipe, output=tmp_path / "run")
-    assert seen == [*order, "fit"]
+    assert seen == [*first, *then, "fit"]

@@ -1,0 +1,199 @@
+"""A run from its resolved recipe to its figures: check, set up, train, evaluate, draw."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from medssl.data.datasets.split import save_splits, split_hash
+from medssl.device import resolve_device, resolve_precision
+from medssl.methods.base import Method
+from medssl.models.coarse import keep_regions
+from medssl.models.create import create_method
+from medssl.planning.memory import step_bytes
+from medssl.planning.smaller import memory_explained
+from medssl.progress import Display
+from medssl.recipe.load import LoadedRecipe, load_recipe, save_recipe
+from medssl.reports.preview import write_previews
+from medssl.runs.folder import STATUS_FINISHED, RunFolder, environment
+from medssl.runs.lock import only_writer
+from medssl.runs.privacy import Redactor
+from medssl.runs.resume import check_same_experiment
+from medssl.training.acceleration import accelerate
+from medssl.training.cases import CasePlan
+from medssl.training.compute import Compute
+from medssl.training.distributed import joined, own_device, this_world
+from medssl.training.engine import Engine
+from medssl.training.manifest import description, peak_memory, recorded
+from medssl.training.prepare import TrainingData, prepare_cases
+from medssl.training.regions import open_regions
+from medssl.training.setup import make_feed
+from medssl.training.validation import make_validation
+from medssl.workflows.evaluate import evaluate_run
+from medssl.workflows.train import Asked, Order, TrainResult, order_of
+
+
+@dataclass(frozen=True)
+class _Resolved:
+    """A run that is to be trained.
+
+    Attributes:
+        loaded: its recipe.
+        plan: which case is used as what.
+        compute: what trains it.
+        run: its folder, which may not be there yet.
+        resume: whether it is there, and is gone on with.
+        display: silent in all processes but the first.
+    """
+
+    loaded: LoadedRecipe
+    plan: CasePlan
+    compute: Compute
+    run: RunFolder
+    resume: bool
+    display: Display
+
+
+def train_run(asked: Asked, order: Order | None, display: Display, held: ExitStack) -> TrainResult:
+    """Check, set up, train, evaluate; ``held`` keeps processes and lock.
+
+    Args:
+        asked: what :func:`medssl.workflows.train.train` was asked for.
+        order: what came of it; None where several processes find it together.
+        display: silent in all processes but the first.
+        held: keeps the processes together, and the run folder locked, until it is closed.
+    """
+    started = time.monotonic()
+    this = _resolve(asked, order, display, held)
+    run, compute, loaded, plan = this.run, this.compute, this.loaded, this.plan
+    regions = open_regions(loaded, run if this.resume else None, plan, compute, this.display)
+    # Before a scan is read: what is wrong with the networks is said first.
+    labels = plan.dataset.labels
+    method = create_method(loaded.recipe, loaded.settings, labels=labels, **plan.sizes)
+    for warning in method.warn_networks():
+        this.display.say(f"warning: {warning}")
+    data = prepare_cases(loaded, plan, this.display, finder=regions, world=compute.world)
+    _begin(this, method, held)
+    with (
+        recorded(run, compute.device),
+        memory_explained(loaded, compute.device, compute.precision, **plan.sizes),
+    ):
+        if loaded.recipe.data.roi is not None and run.writes:
+            keep_regions(run, loaded.recipe.data.roi, data.regions)
+        _announce(this)
+        _set_up(this, data, method).fit(resume=this.resume)
+        if not run.writes:
+            return TrainResult(run.path, {}, time.monotonic() - started)
+        run.write_manifest(peak_memory_bytes=peak_memory(compute.device))
+        summaries = _evaluate_splits(this)
+        seconds = time.monotonic() - started
+        run.write_manifest(status=STATUS_FINISHED, wall_seconds=seconds)
+    return TrainResult(run.path, summaries, seconds)
+
+
+def _resolve(asked: Asked, order: Order | None, display: Display, held: ExitStack) -> _Resolved:
+    """Decide where the run is trained; one to go on with is locked, and must be the same."""
+    world = this_world()
+    device = resolve_device(own_device(asked.device, world))
+    held.enter_context(joined(world, device))
+    with world.together():
+        order = order or order_of(asked, display)
+        wanted = asked.precision or order.loaded.recipe.training.precision
+        precision = resolve_precision(wanted, device)
+    run = RunFolder(world.from_first(order.path), writes=world.first)
+    with world.together():
+        if order.resume:
+            if run.writes:
+                held.enter_context(only_writer(run.path, display.say))
+            check_same_experiment(order.loaded, run, split_hash(order.plan.splits))
+    compute = Compute(device, precision, world)
+    return _Resolved(order.loaded, order.plan, compute, run, order.resume, display)
+
+
+def _begin(this: _Resolved, method: Method, held: ExitStack) -> None:
+    """Make the run folder, lock it, and write down what is trained."""
+    run, recipe, world, plan = this.run, this.loaded.recipe, this.compute.world, this.plan
+    if recipe.privacy == "strict":
+        run.redactor = Redactor(plan.dataset)
+    with world.together():
+        if run.writes:
+            run.create(resume=this.resume)
+            if not this.resume:
+                held.enter_context(only_writer(run.path, this.display.say))
+            # The record of a run that goes on unchanged stays as it is, whoever wrote it.
+            if not this.resume or load_recipe(run.recipe).recipe != recipe:
+                save_recipe(recipe, run.recipe)
+            save_splits(plan.splits, run.splits)
+    run.write_manifest(
+        **environment(this.compute.device, this.compute.precision),
+        **description(this.loaded, plan, method),
+        processes=world.size,
+    )
+
+
+def _set_up(this: _Resolved, data: TrainingData, method: Method) -> Engine:
+    """Return the engine, with networks and cases where they are fast."""
+    loaded, recipe, compute = this.loaded, this.loaded.recipe, this.compute
+    accelerate(method, recipe.training, compute, this.display.say)
+    need = partial(
+        step_bytes, loaded, precision=compute.precision, device="cuda", **data.plan.sizes
+    )
+    views = method.settings.unlabeled_views
+    return Engine(
+        method,
+        recipe,
+        make_feed(recipe, data, compute, this.display, views=views, step_bytes=need),
+        validation=make_validation(recipe, data, compute),
+        run=this.run,
+        compute=compute,
+        display=this.display,
+    )
+
+
+def _announce(this: _Resolved) -> None:
+    """Say what is trained, where, on how many cases."""
+    recipe, display, splits = this.loaded.recipe, this.display, this.plan.splits
+    device, precision = this.compute.device, this.compute.precision
+    display.say(
+        f"{recipe.name}: method {recipe.method.name}, network {recipe.network.name}, "
+        f"{recipe.training.iterations} iterations on {device} in {precision}"
+    )
+    display.say(
+        f"cases: {len(splits.labeled)} labeled, {len(splits.unlabeled)} unlabeled, "
+        f"{len(splits.validation)} validation, {len(splits.test)} test; run folder {this.run.path}"
+    )
+    if device.type == "cpu" and recipe.training.iterations > 5000:
+        display.say(
+            "note: this is a long training for a CPU; --set training.iterations=500 gives a first "
+            "look, --device cuda uses a graphics card"
+        )
+
+
+def _evaluate_splits(this: _Resolved) -> dict[str, dict[str, Any]]:
+    """Evaluate what the recipe asks for; under the literature's protocol both checkpoints."""
+    run, recipe = this.run, this.loaded.recipe
+    evaluate = partial(
+        evaluate_run,
+        run.path,
+        device=str(this.compute.device),
+        precision=this.compute.precision,
+        display=this.display,
+    )
+    manifest = run.read_manifest()
+    asked = recipe.evaluation.checkpoint
+    if asked == "best" and not run.best().is_file():
+        asked = "last"
+    summaries: dict[str, dict[str, Any]] = {}
+    for split in recipe.evaluation.splits:
+        if not manifest["cases"][split]:
+            continue
+        summaries[split] = evaluate(split, checkpoint=asked)
+        write_previews(run, split)
+        if recipe.protocol == "literature" and run.best().is_file():
+            other = "last" if summaries[split]["checkpoint"] == "best" else "best"
+            name = f"{split}-{other}"
+            summaries[name] = evaluate(split, checkpoint=other, name=name)
+    return summaries
