@@ -150,3 +150,88 @@ def test_a_dicom_study_as_typed(
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         *("study_a_s1.dcm", "study_a_s1.nii.gz", "study_b_s1.dcm", "study_b_s1.nii.gz")
     ]
+
+
+def test_one_bad_input_does_not_stop_the_others(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = tmp_path / "good.nii"
+    nib.save(nib.Nifti1Image(blob_case(1)[0], np.eye(4)), good)
+    (tmp_path / "empty").mkdir()
+    bad = [tmp_path / "gone.nii", tmp_path / "empty"]
+    out = ["--output", str(tmp_path / "out"), "--device", "cpu"]
+    assert cli.run(["predict", str(run), *map(str, [bad[0], good, bad[1]]), *out]) == 1
+    said = capsys.readouterr()
+    assert "1 predictions" in said.out
+    assert f"failed: {bad[0]}: there is no such file or folder" in said.err
+    assert f"failed: {bad[1]}: no image found" in said.err
+    assert cli.run(["predict", str(run), *map(str, bad), *out]) == 2
+
+
+def test_scans_numbered_from_0000_are_scans(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for n in range(3):
+        nib.save(nib.Nifti1Image(blob_case(n)[0], np.eye(4)), folder / f"scan_{n:04d}.nii")
+    results = medssl.predict(run, [folder], tmp_path / "out", device="cpu")
+    assert [r.case_id for r in results] == ["scan_0000", "scan_0001", "scan_0002"]
+    assert all(r.error is None for r in results)
+
+
+def test_a_sheared_image_is_written_where_it_lies_or_refused(run: Path, tmp_path: Path) -> None:
+    image = sitk.GetImageFromArray(blob_case(1)[0].T)
+    c, s = np.cos(0.2), np.sin(0.2)
+    image.SetDirection((1, 0, 0, 0, 1, s, 0, 0, c))
+    image.SetOrigin((20, 30, 10))
+    sitk.WriteImage(image, str(tmp_path / "tilt.nrrd"))
+    [result] = medssl.predict(run, [tmp_path / "tilt.nrrd"], tmp_path / "out", device="cpu")
+    assert result.path is None
+    assert "not at right angles" in str(result.error)
+    assert "--format nrrd" in str(result.error)
+    for name in ("nrrd", "mha"):
+        [result] = medssl.predict(
+            run, [tmp_path / "tilt.nrrd"], tmp_path / "out", device="cpu", format=name
+        )
+        ours = sitk.ReadImage(str(result.path))
+        assert ours.GetSize() == image.GetSize()
+        for index in [(0, 0, 0), (23, 23, 11), (5, 0, 11)]:
+            np.testing.assert_allclose(
+                ours.TransformIndexToPhysicalPoint(index),
+                image.TransformIndexToPhysicalPoint(index),
+                atol=1e-3,
+            )
+
+
+def test_a_header_read_in_another_way_is_told_once(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from nifti_headers import write_raw
+
+    for n in range(3):
+        write_raw(tmp_path / "in" / f"c{n}.nii", blob_case(n)[0], pixdim=(1, 1, 2))
+    command = ["predict", str(run), str(tmp_path / "in"), "--output", str(tmp_path / "out")]
+    with caplog.at_level("INFO", logger="medssl"):
+        assert cli.run([*command, "--device", "cpu"]) == 0
+    said = " ".join(caplog.text.split())
+    assert said.count("codes no orientation") == 1
+    assert "note: c0: the header codes no orientation" in said
+    assert "(3 such images)" in said
+
+
+def test_each_structure_has_a_probability_file(tmp_path: Path) -> None:
+    import json
+
+    data = write_dataset(tmp_path / "data", cases=6)
+    header = json.loads((data / "dataset.json").read_text())
+    header["labels"] = {"0": "background", "1": "肝脏", "2": "肿瘤"}
+    (data / "dataset.json").write_text(json.dumps(header))
+    recipe = small_recipe(data, tmp_path / "cache", method={"name": "supervised"})
+    path = write_recipe(tmp_path / "recipe.yaml", recipe)
+    own = medssl.train(path, output=tmp_path / "run").path
+    image = next((data / "imagesTr").iterdir())
+    medssl.predict(own, [image], tmp_path / "out", device="cpu", probabilities=True)
+    stem = image.name.removesuffix(".nii.gz")
+    maps = sorted((tmp_path / "out" / "probabilities").iterdir())
+    assert [p.name for p in maps] == [f"{stem}_{n}.nii.gz" for n in ("肝脏", "肿瘤")]
+    first, second = (np.asarray(nib.load(p).dataobj) for p in maps)
+    assert not np.array_equal(first, second)

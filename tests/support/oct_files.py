@@ -69,8 +69,20 @@ def _e2e_mantissa(code: int) -> int:
     return int(f"{code & 1023:010b}"[::-1], 2) | (code & ~1023)
 
 
-def write_e2e(path: Path, raw: np.ndarray, *, pattern: int = 3, axial_mm: float = 0.0039) -> None:
+def write_e2e(
+    path: Path,
+    raw: np.ndarray,
+    *,
+    pattern: int = 3,
+    axial_mm: float = 0.0039,
+    without: Sequence[int] = (),
+    announced: int | None = None,
+    places: Sequence[float] | None = None,
+) -> None:
     """Write an .e2e with one series of B-scans ``(B-scan, depth, A-scan)``.
+
+    Those of ``without`` are listed, but have no image; ``announced`` is how many the file says that
+    there are; ``places`` are where they lie, 0, 1, 2, ... by default.
 
     The layout, and the order of the mantissa's bits, are those that eyepy reads; oct-converter
     reads the same file alike.
@@ -79,12 +91,16 @@ def write_e2e(path: Path, raw: np.ndarray, *, pattern: int = 3, axial_mm: float 
     folders: list[tuple[int, int, int, bytes]] = []  # slice id, index, type, data
     folders.append((-1, 0, 11, bytes(14) + b"L" + bytes(12)))
     for j in range(count):
-        y = 10.0 - j
+        y = 10.0 - (j if places is None else places[j])
         meta = struct.pack("<3I4f", 0, depth, width, -10.0, y, 10.0, y)
         meta += struct.pack("<If2fI2fI", 0, 0.0, axial_mm, 0.0, 0, 0.0, 0.0, 0)
-        meta += struct.pack("<4I2fIQI2f", width, count, j, pattern, 0.0, y, 0, 10**16, 1, 0.8, 0.0)
+        meta += struct.pack(
+            "<4I2fIQI2f", width, announced or count, j, pattern, 0.0, y, 0, 10**16, 1, 0.8, 0.0
+        )
         meta += bytes(12) + struct.pack("<I", 9) + bytes(16) + bytes(4) + bytes(12) + bytes(4)
         folders.append((2 * j, 0, 10004, meta.ljust(428, b"\0")))
+        if j in without:
+            continue
         codes = np.vectorize(lambda v: _e2e_mantissa(e2e_float(v)))(raw[j]).astype("<u2")
         image = struct.pack("<5I", 2 * codes.size, 35652097, codes.size, depth, width)
         folders.append((2 * j, 1, 1073741824, image + codes.tobytes()))

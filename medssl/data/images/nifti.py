@@ -294,6 +294,11 @@ def _difference(
             "the header codes no orientation (qform_code and sform_code are 0): it is taken as ITK "
             "programs take it, the axes running to the patient's left, back and head"
         )
+    if own is None and not int(raw["sform_code"]):
+        return (
+            "the header's quaternion is not of unit length: it is read as ITK programs read it, "
+            "brought to unit length"
+        )
     sizes = [" x ".join(f"{v * mm_per_unit:.5g}" for v in spacing_of(affine))]
     if own is not None:
         sizes.append(" x ".join(f"{v * mm_per_unit:.5g}" for v in spacing_of(own)))

@@ -35,7 +35,7 @@ from medssl.data.importers.dicom_labels import (
     segment_names,
     stated_names,
 )
-from medssl.data.importers.pairing import LABEL_WORDS
+from medssl.data.importers.partners import LABEL_WORDS
 from medssl.errors import MedSSLError
 
 MODALITIES = {"MR": "MRI", "PT": "PET"}

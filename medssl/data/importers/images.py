@@ -77,7 +77,7 @@ class Images(Importer):
 
 
 def _find(source: Path) -> list[Pair]:
-    pairs = find_pairs(source)
+    pairs, _ = find_pairs(source)
     labeled = next((p for p in pairs if p.label is not None), None)
     if labeled is not None and labeled.label is not None:
         raise MedSSLError(

@@ -9,7 +9,7 @@ import numpy as np
 
 from medssl.data.dicom.files import pixel_array, read_dicom
 from medssl.data.dicom.geometry import frame_values
-from medssl.data.importers.oct_scan import OctScan
+from medssl.data.importers.oct_scan import OctScan, check_raster
 from medssl.errors import MedSSLError
 from medssl.optional import optional_module
 
@@ -88,6 +88,7 @@ def _scan_lines(data: Any, path: Path) -> np.ndarray | None:
         raise _refuse(path, f"a radial scan: its B-scans turn by {np.ptp(angles):.0f} degrees")
     if abs(angles[0]) > 45:
         raise _refuse(path, "its B-scans stand upright or run backwards (not a horizontal raster)")
+    check_raster(lines[:, :2], path)
     return lines
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from medssl.data.importers.oct_scan import OctScan
+from medssl.data.importers.oct_scan import OctScan, check_raster
 from medssl.errors import MedSSLError
 from medssl.optional import optional_module
 
@@ -46,6 +46,7 @@ def read_vol(path: Path) -> OctScan:
     except Exception as error:  # construct raises its own kinds for files cut short
         raise _unreadable(path, error) from error
     positions = np.array([[b.start_x, b.start_y, b.end_x, b.end_y] for b in head.bscans])
+    check_raster(positions[:, :2], path)
     across = float(head.distance)
     if across <= 0:
         across = float(np.linalg.norm(np.diff(positions[:, :2], axis=0), axis=1).mean())
@@ -155,15 +156,23 @@ def read_e2e(path: Path, number: int, lateral_um: float, bscan_um: float) -> Oct
         try:
             bscans: Sequence[Any] = series.get_bscan_meta()
             ordered = [series.slices[k] for k in sorted(series.slices)]
-            raw = np.stack([s.get_bscan() for s in ordered if _has_image(s)])
+            announced = max(len(ordered), *(int(b["n_bscans"]) for b in bscans))
+            lost = [k for k, s in enumerate(ordered, start=1) if not _has_image(s)]
+            lost += range(len(ordered) + 1, announced + 1)
+            if lost:
+                raise _gap(path, lost[0], len(lost), announced)
+            raw = np.stack([s.get_bscan() for s in ordered])
             laterality = _e2e_side(series)
             patient = _e2e_patient(series)
+        except MedSSLError:
+            raise
         except Exception as error:
             raise _unreadable(path, error) from error
     starts = np.array([[*b["start_pos"], *b["end_pos"]] for b in bscans], float)
     along = np.abs(starts[:, 2:] - starts[:, :2]).mean(axis=0)
     if along[1] > along[0]:
         _upward(starts, path)
+    check_raster(starts[:, :2], path)
     return OctScan(
         image=display_intensity(raw, "e2e").transpose(2, 0, 1),
         spacing_um=(lateral_um, bscan_um, 1000 * float(bscans[0]["scale_y"])),
@@ -171,6 +180,15 @@ def read_e2e(path: Path, number: int, lateral_um: float, bscan_um: float) -> Oct
         laterality=laterality,
         device=DEVICE,
         patient=patient,
+    )
+
+
+def _gap(path: Path, first: int, count: int, announced: int) -> MedSSLError:
+    more = f" (and {count - 1} more)" if count > 1 else ""
+    return MedSSLError(
+        f"B-scan {first} of {announced}{more} has no image: the volume has a gap",
+        where=path,
+        fix="export the volume again, or leave it out with --option skip_broken=true",
     )
 
 

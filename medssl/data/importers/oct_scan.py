@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
+from medssl.errors import MedSSLError
+
 IGNORE = 255
 """Label of voxels that nobody annotated."""
+
+UNEVEN = 0.5
+"""Distances of B-scans may differ from the usual one by so much of it."""
 
 CROSSING = 2.0
 """Boundaries that cross by more voxels than this are an error of the annotation."""
@@ -49,6 +55,30 @@ class OctScan:
     positions_mm: np.ndarray | None = None
     patient: str = ""
     group: str = ""
+
+
+def check_raster(starts: np.ndarray, path: Path) -> None:
+    """Refuse B-scans with a gap or a repeat between them: the volume would close it silently.
+
+    Args:
+        starts: ``(B-scan, 2)``: where each begins on the en-face image; nothing is known where all
+            are equal.
+        path: of the file.
+
+    Raises:
+        MedSSLError: two neighbors lie much closer or further apart than usual.
+    """
+    steps = np.linalg.norm(np.diff(starts, axis=0), axis=1)
+    usual = float(np.median(steps)) if len(steps) else 0.0
+    odd = np.flatnonzero(np.abs(steps - usual) > UNEVEN * usual)  # none where all are equal
+    if odd.size:
+        k = int(odd[0])
+        raise MedSSLError(
+            f"its B-scans are not evenly spaced: after B-scan {k + 1} of {len(starts)} the next is "
+            f"{steps[k]:.3g} away, {usual:.3g} elsewhere",
+            where=path,
+            fix="export the volume again, or leave it out with --option skip_broken=true",
+        )
 
 
 def nominal_affine(

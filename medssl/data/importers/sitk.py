@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
+from medssl.data.images.volume import Volume
 from medssl.data.importers.base import (
     ImportedCase,
     Importer,
@@ -28,6 +29,7 @@ from medssl.data.importers.volumes import (
     read_volume,
     refuse_format,
 )
+from medssl.errors import MedSSLError
 
 IGNORE = 255
 
@@ -59,16 +61,19 @@ class SITK(Importer):
 
     def plan(self, source: Path, settings: SITKSettings) -> Plan:
         """See :class:`Importer`."""
-        pairs = find_pairs(source, label_suffix=settings.label_suffix)
+        pairs, left_out = find_pairs(source, label_suffix=settings.label_suffix, structures=True)
         if not pairs:
             raise refuse_format(source, "sitk", self.summary)
         channels = count_channels(pairs[0].image)
         modality = tuple(settings.modality or ["unknown"] * channels)
+        single = structure_values(pairs, settings.labels)
         names = settings.labels or segment_names([p.label for p in pairs if p.label is not None])
+        if single and settings.labels is None:
+            names = {value: name for name, value in single.items()}
         ignore = settings.ignore_value
         if ignore is None and settings.sparse_axis is not None:
             ignore = IGNORE
-        notes = held_back_note(pairs)
+        notes = [*left_out, *held_back_note(pairs)]
         if settings.sparse_axis is not None:
             notes.append(
                 f"slices across {settings.sparse_axis} without any label get the ignore value "
@@ -86,7 +91,14 @@ class SITK(Importer):
             labels=None if names is None else {0: "background", **names},
             ignore_value=ignore,
             notes=tuple(notes),
-            cases=[partial(read_pair, p, ignore, settings.sparse_axis) for p in pairs],
+            cases=[
+                partial(
+                    *(read_pair, p, ignore, settings.sparse_axis),
+                    values=single,
+                    ordered=settings.labels is not None,
+                )
+                for p in pairs
+            ],
         )
 
 
@@ -101,20 +113,101 @@ def held_back_note(pairs: Sequence[Pair]) -> list[str]:
     ]
 
 
-def read_pair(pair: Pair, ignore: int | None, sparse_axis: str | None) -> ImportedCase:
+def structure_values(pairs: Sequence[Pair], labels: Mapping[int, str] | None) -> dict[str, int]:
+    """Give every structure that has files of its own a value: as asked for, or by alphabet.
+
+    Raises:
+        MedSSLError: a name that is asked for is that of no file, or some cases have one file for
+            all structures and nobody said which value is which.
+    """
+    names = sorted({name for pair in pairs for name in pair.structures})
+    whole = next((pair.label for pair in pairs if pair.label is not None), None)
+    if not names:
+        return {}
+    if labels is not None:
+        unknown = [name for value, name in labels.items() if value and name not in names]
+        if unknown and whole is None:
+            raise MedSSLError(
+                f"no file shows a structure named '{unknown[0]}'",
+                where="--option labels",
+                fix="the structures are: " + ", ".join(names[:12]),
+            )
+        return {name: value for value, name in labels.items() if value}
+    if whole is not None:
+        raise MedSSLError(
+            "some cases have one file for all structures, others a file for each",
+            where=whole,
+            fix="say which value is which with --option labels="
+            + ",".join(f"{i}:{n}" for i, n in enumerate(names[:4], start=1)),
+        )
+    return {name: value for value, name in enumerate(names, start=1)}
+
+
+def read_structures(
+    pair: Pair, image: Volume, values: Mapping[str, int], *, ordered: bool
+) -> np.ndarray:
+    """Return the label map ``(X, Y, Z)`` of a case whose structures have files of their own.
+
+    Args:
+        pair: names the files.
+        image: on whose grid they must lie.
+        values: of the structures to take.
+        ordered: where two overlap the one named later in ``values`` wins; otherwise that is an
+            error.
+
+    Raises:
+        MedSSLError: a file cannot be read, holds several values, or structures overlap.
+    """
+    dtype = np.uint8 if max(values.values(), default=0) < 256 else np.uint16
+    label = np.zeros(image.data.shape[:3], dtype)
+    for name, value in values.items():
+        path = pair.structures.get(name)
+        if path is None:
+            continue
+        mask, _ = read_label(path, pair.id, image)
+        found = np.unique(mask)
+        if len(found[found != 0]) > 1:
+            raise MedSSLError(
+                f"case '{pair.id}': {path.name} holds {len(found)} values, not one structure",
+                where=path,
+                fix="give one label map with a value per structure, or a file for each",
+            )
+        taken = label[(mask != 0) & (label != 0)]
+        if taken.size and not ordered:
+            other = next(n for n, v in values.items() if v == taken[0])
+            raise MedSSLError(
+                f"case '{pair.id}': '{other}' and '{name}' overlap in {taken.size} voxels",
+                where=path,
+                fix="name them in order, --option labels=1:NAME,2:NAME; the later one wins",
+            )
+        label[mask != 0] = value
+    return label
+
+
+def read_pair(
+    pair: Pair,
+    ignore: int | None,
+    sparse_axis: str | None,
+    *,
+    values: Mapping[str, int] | None = None,
+    ordered: bool = False,
+) -> ImportedCase:
     """Read an image and, if it has one, its label on the image's grid.
 
     Args:
         ignore: value to give voxels that nobody annotated.
         sparse_axis: ``x``, ``y`` or ``z``: slices across it without label become ``ignore``.
+        values, ordered: of structures with files of their own, see :func:`read_structures`.
     """
     image = read_volume(pair.image, pair.id)
     label: np.ndarray | None = None
     warnings: tuple[str, ...] = ()
     if pair.label is not None:
         label, warnings = read_label(pair.label, pair.id, image)
-        if sparse_axis is not None and ignore is not None:
-            label = ignore_unannotated(label, "xyz".index(sparse_axis), ignore)
+    elif pair.structures:
+        label = read_structures(pair, image, values or {}, ordered=ordered)
+    if label is not None and sparse_axis is not None and ignore is not None:
+        label = ignore_unannotated(label, "xyz".index(sparse_axis), ignore)
     return ImportedCase(
         id=pair.id,
         image=image.data,
@@ -123,6 +216,10 @@ def read_pair(pair: Pair, ignore: int | None, sparse_axis: str | None) -> Import
         label=label,
         patient=pair.patient,
         split="test" if pair.held_back else "training",
-        sources=(pair.image, *([] if pair.label is None else [pair.label])),
+        sources=(
+            pair.image,
+            *([] if pair.label is None else [pair.label]),
+            *pair.structures.values(),
+        ),
         warnings=warnings,
     )

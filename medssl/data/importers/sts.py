@@ -51,13 +51,13 @@ class STS(Importer):
 
     def plan(self, source: Path, settings: STSSettings) -> Plan:
         """See :class:`Importer`."""
-        pairs = find_pairs(source)
+        pairs, left_out = find_pairs(source)
         if not pairs:
             expected = "Images and Masks with STS24_Train_Labeled_0001.nii.gz, ..._Mask.nii.gz"
             raise refuse_format(source, "STS", expected)
         task = settings.task or _task(pairs)
         notes = [f"read as task '{task}'" + ("" if settings.task else " by the files' names")]
-        notes += held_back_note(pairs)
+        notes += [*left_out, *held_back_note(pairs)]
         if task == "fdi" and settings.value_1 != "refuse":
             notes.append(f"label value 1 becomes {settings.value_1}")
         ignore = IGNORE if task == "fdi" and settings.value_1 == "ignore" else None

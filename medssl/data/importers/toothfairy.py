@@ -87,14 +87,17 @@ class ToothFairy(Importer):
         version = settings.version or _version(source)
         if version == "1":
             return _plan_1(source, settings)
-        pairs = find_pairs(source)
+        pairs, left_out = find_pairs(source)
         names = VERSION_2 if version == "2" else VERSION_3
         return Plan(
             name=f"ToothFairy{version}",
             modality=("CBCT",),
             labels=names,
             licence="CC BY-SA 4.0",
-            notes=(f"read as ToothFairy{version}: {len(names) - 1} structures, FDI codes kept",),
+            notes=(
+                f"read as ToothFairy{version}: {len(names) - 1} structures, FDI codes kept",
+                *left_out,
+            ),
             cases=[partial(_read_fdi, p, settings) for p in pairs],
         )
 

@@ -14,6 +14,7 @@ from medssl.data.images.geometry import (
     Unit,
     grid_distance,
 )
+from medssl.data.images.labels import whole_numbers
 from medssl.data.images.volume import Volume, read_header, read_image
 from medssl.errors import MedSSLError
 
@@ -76,6 +77,15 @@ def read_label(
         MedSSLError: unreadable, on another grid, or of several overlapping layers.
     """
     label = read_volume(path, case_id, unit=unit)
+    if label.data.ndim == 3:
+        try:
+            label = replace(label, data=whole_numbers(label.data))
+        except MedSSLError as error:
+            raise MedSSLError(
+                f"case '{case_id}': {path.name}: {error.what}",
+                where=path,
+                fix=f"{error.fix}, or leave it out with --option skip_broken=true",
+            ) from None
     return place_label(label, image, case_id, path)
 
 

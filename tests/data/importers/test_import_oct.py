@@ -27,7 +27,7 @@ from oct_files import (
 )
 
 from medssl.data.importers.dataset import import_dataset
-from medssl.data.importers.oct_scan import layer_labels, nominal_affine
+from medssl.data.importers.oct_scan import check_raster, layer_labels, nominal_affine
 from medssl.data.preprocessing.tensors import read_images
 from medssl.errors import MedSSLError
 
@@ -165,6 +165,29 @@ def test_heidelberg_e2e_needs_spacing(folder: Path, tmp_path: Path) -> None:
     assert info["unlabeled"][0]["laterality"] == "OS"
     write_e2e(folder / "scan.e2e", raw, pattern=2)
     assert "nothing of the format 'oct'" in refusal(tmp_path)
+
+
+def test_a_gap_or_a_repeat_among_the_bscans_is_refused(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("eyepy")
+    raw = np.random.default_rng(1).choice([2**-7, 2**-4, 0.5, 0.75, 1.0], (6, *SHAPE[1:]))
+    spacing = {"lateral_um": 11.5, "bscan_um": 120}
+    write_e2e(folder / "scan.e2e", raw, without=[2])
+    assert "B-scan 3 of 6 has no image: the volume has a gap" in refusal(tmp_path, **spacing)
+    write_e2e(folder / "scan.e2e", raw, announced=8)
+    assert "B-scan 7 of 8 (and 1 more) has no image" in refusal(tmp_path, **spacing)
+    for place, message in ((4.0, "after B-scan 3 of 6 the next is 2"), (2.0, "the next is 0")):
+        write_e2e(folder / "scan.e2e", raw, places=[0, 1, 2, place, place + 1, place + 2])
+        assert message in refusal(tmp_path, **spacing)
+
+
+def test_evenly_spaced_bscans() -> None:
+    even = np.arange(8)[:, None] * [0.0, 0.12]
+    check_raster(even, Path("a"))
+    check_raster(even[::-1], Path("a"))
+    check_raster(np.zeros((8, 2)), Path("a"))  # nothing recorded
+    check_raster(even + np.random.default_rng(0).normal(0, 0.01, even.shape), Path("a"))
+    with pytest.raises(MedSSLError, match=r"after B-scan 4 of 7 the next is 0.24 away, 0.12"):
+        check_raster(np.delete(even, 4, axis=0), Path("a"))
 
 
 @pytest.mark.parametrize("jpeg", [False, True])
