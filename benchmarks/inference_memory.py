@@ -22,7 +22,8 @@ from measuring import forget_peak, peak_resident_mib, resident_mib
 
 from medssl.data.datasets.case import LabelMap
 from medssl.device import resolve_device
-from medssl.inference.predictor import Predictor, Task
+from medssl.inference.predictor import Predictor
+from medssl.inference.task import Task
 from medssl.networks.build import build_network
 from medssl.settings.recipe import InferenceSettings
 from medssl.settings.spec import DataSpec

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 from medssl.data.datasets.case import LabelMap
 from medssl.device import resolve_precision, speed_up
-from medssl.inference.predictor import Predictor, Task
+from medssl.inference.predictor import Predictor
+from medssl.inference.task import Task
 from medssl.networks.build import build_network
 from medssl.settings.recipe import InferenceSettings
 from medssl.settings.spec import DataSpec

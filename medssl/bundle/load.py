@@ -12,8 +12,9 @@ from medssl.bundle.model_tree import rebuild
 from medssl.device import resolve_device, resolve_precision
 from medssl.errors import MedSSLError
 from medssl.inference.calibration import Calibration
-from medssl.inference.predictor import Predictor, Task
+from medssl.inference.predictor import Predictor
 from medssl.inference.settings import PredictSettings
+from medssl.inference.task import Task
 from medssl.plugins import check_plugins
 from medssl.runs.checkpoint import load_tensors, load_weights
 

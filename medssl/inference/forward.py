@@ -7,10 +7,9 @@ import re
 import torch
 from torch import Tensor, nn
 
-from medssl.device import Precision, is_out_of_memory
+from medssl.device import Precision, autocast, is_out_of_memory
 from medssl.errors import MedSSLError
 
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # How PyTorch says that a convolution got an image of another number of channels.
 _CHANNELS = re.compile(r"to have (\d+) channels, but got (\d+) channels")
 
@@ -35,9 +34,8 @@ def forward_logits(
     Raises:
         MedSSLError: memory ran out, or the model takes other channels or gives other classes.
     """
-    dtype = _AUTOCAST.get(precision)
     try:
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+        with autocast(device, precision):
             logits = model(windows)
     except RuntimeError as error:
         if is_out_of_memory(error):

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from medssl.data.images.write import write_label, write_map
 from medssl.data.preprocessing.pipeline import Prepared
-from medssl.inference.assessment import Assessment, Findings
+from medssl.inference.assessment import Assessment
 
 
 @dataclass(frozen=True)
@@ -77,27 +75,3 @@ class Prediction:
         """Write :meth:`entropy_map` as an image."""
         values = self.entropy_map()
         return write_map(values, path, affine=self.affine, reference=self.reference)
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What was decided of a preprocessed image.
-
-    Attributes:
-        classes: class indices ``(X, Y, Z)``, uint8.
-        probabilities: ``(K, X, Y, Z)`` float32, or None.
-        entropy: ``(X, Y, Z)`` float32 in [0, 1], see :func:`normalized_entropy`, or None.
-        findings: sums for an assessment, or None.
-
-    Probabilities and entropy are calibrated if the predictor is.
-    """
-
-    classes: np.ndarray
-    probabilities: Tensor | None = None
-    entropy: np.ndarray | None = None
-    findings: Findings | None = None
-
-
-def normalized_entropy(probabilities: Tensor) -> Tensor:
-    """Return the entropy ``(*S)`` of ``(K, *S)`` probabilities, over its largest value ln K."""
-    return torch.special.entr(probabilities).sum(dim=0) / math.log(probabilities.shape[0])

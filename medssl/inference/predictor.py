@@ -3,71 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
 from torch import Tensor, nn
 
-from medssl.data.datasets.case import LabelMap
 from medssl.data.images.geometry import MM_PER_UNIT
 from medssl.data.preprocessing.pipeline import Prepared, preprocess_image
-from medssl.data.preprocessing.region import Region
+from medssl.data.preprocessing.region import Regions
 from medssl.data.preprocessing.tensors import read_images
 from medssl.device import Precision
 from medssl.errors import MedSSLError
-from medssl.inference.assessment import Assessment, Tally, assess_prediction
-from medssl.inference.blocks import Block, probability_blocks, rows_of
+from medssl.inference.assessment import Assessment, assess_prediction
+from medssl.inference.blocks import Block
 from medssl.inference.calibration import Calibration
-from medssl.inference.forward import forward_logits, wrong_channels
+from medssl.inference.decision import Deciding, Decision, decide
 from medssl.inference.in_memory import Image, image_in_memory
 from medssl.inference.mirror import mirrored
-from medssl.inference.postprocess import argmax_classes, keep_largest_components
-from medssl.inference.prediction import Decision, Prediction, normalized_entropy
-from medssl.inference.windows import (
-    Empty,
-    Predict,
-    WindowProgress,
-    Windows,
-    as_slices,
-    column_size,
-    stride_from_overlap,
-)
-from medssl.networks.ensemble import HasMembers, SideBySide
-from medssl.ops.modes import eval_mode
-from medssl.ops.uncertainty import tempered
+from medssl.inference.prediction import Prediction
+from medssl.inference.task import Task
+from medssl.inference.windowed import Windowed
+from medssl.inference.windows import WindowProgress
 from medssl.recipe.load import check_stride
 from medssl.settings.recipe import InferenceSettings
-from medssl.settings.spec import DataSpec
-
-
-class Regions(Protocol):
-    """Finds the region of interest of a scan: :class:`medssl.inference.search_box.RegionFinder`."""
-
-    def find(self, files: Sequence[Path], image: MetaTensor | None = None) -> Region:
-        """Return the region of a scan: its files, and its voxels if the files are no images."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a network was trained for, as far as predicting with it must know.
-
-    Attributes:
-        spec: how images are preprocessed, and across which axis slices are taken.
-        label_map: classes and their label values.
-        patch: size of a window in voxels; two numbers predict slice by slice.
-        in_channels: image channels the network takes, where known; a wrong image is then refused
-            before it is predicted.
-    """
-
-    spec: DataSpec
-    label_map: LabelMap
-    patch: tuple[int, ...]
-    in_channels: int | None = None
 
 
 class Predictor:
@@ -102,10 +62,9 @@ class Predictor:
         regions: Regions | None = None,
     ) -> None:
         self.device = torch.device(device)
+        self.task, self.inference, self.precision = task, inference, precision
         self.spec, self.label_map = task.spec, task.label_map
         self.patch, self.in_channels = task.patch, task.in_channels
-        self.inference = inference
-        self.precision = precision
         self.calibration: Calibration | None = None
         if inference.tta:
             model = mirrored(model, task.spec, task.label_map, spatial_dims=len(self.patch))
@@ -120,11 +79,6 @@ class Predictor:
         return self.spec.largest_component if choice is None else choice
 
     @property
-    def pieces(self) -> dict[int, int]:
-        """How many pieces a class has where it is not one."""
-        return self.spec.pieces_of(self.label_map.values)
-
-    @property
     def temperature(self) -> float:
         """The temperature of the calibration; 1 without one."""
         return 1.0 if self.calibration is None else self.calibration.temperature
@@ -132,10 +86,14 @@ class Predictor:
     @property
     def members(self) -> int:
         """How many networks or mirror images are averaged; 1 for a single network."""
-        return self.model.count if isinstance(self.model, HasMembers) else 1
+        return self._windowed.members
+
+    @property
+    def _windowed(self) -> Windowed:
+        return Windowed(self.model, self.task, self.inference, self.device, self.precision)
 
     def blocks(self, image: Tensor, *, progress: WindowProgress | None = None) -> Iterator[Block]:
-        """Yield the network's class probabilities block by block; see :func:`probability_blocks`.
+        """Yield the network's class probabilities block by block; see :class:`Windowed`.
 
         However large the image and however many the classes, about ``inference.memory_gb`` of host
         memory is used at a time.
@@ -148,7 +106,7 @@ class Predictor:
             MedSSLError: the image has other channels than the network takes, the network gives
                 other classes than the dataset has or values that are not finite, or memory ran out.
         """
-        return self._blocks(image, self.model, 1, progress)
+        return self._windowed.blocks(image, progress)
 
     def member_blocks(
         self, image: Tensor, *, progress: WindowProgress | None = None
@@ -159,50 +117,7 @@ class Predictor:
 
         Args and errors: see :meth:`blocks`.
         """
-        count = self.members
-        model = SideBySide(self.model) if count > 1 else self.model
-        for where, block in self._blocks(image, model, count, progress):
-            yield where, block.unflatten(0, (count, -1)).mul_(count)
-
-    def _blocks(
-        self, image: Tensor, model: nn.Module, members: int, progress: WindowProgress | None
-    ) -> Iterator[Block]:
-        self._check_channels(image.shape[0])
-        classes = members * self.label_map.num_classes
-        predict: Predict = partial(
-            forward_logits,
-            model=model,
-            classes=classes,
-            device=self.device,
-            precision=self.precision,
-        )
-        settings, lowest = self.inference, float(image.min())
-        windows = Windows(
-            self.patch,
-            tuple(settings.stride or stride_from_overlap(self.patch, settings.overlap)),
-            batch=settings.window_batch,
-            blend=settings.blend,
-            pad_value=lowest,  # as training pads volumes smaller than the patch
-            device=self.device,
-        )
-        if len(self.patch) == 2:
-            predict, windows = as_slices(predict, windows, self.spec.slice_axis)
-        budget = settings.memory_gb * 2**30
-        with eval_mode(self.model):
-            for where, block in probability_blocks(
-                image,
-                predict,
-                windows,
-                column=column_size(image.shape[1:], windows.patch, classes, budget),
-                empty=Empty(lowest, classes) if settings.skip_empty else None,
-                progress=progress,
-            ):
-                if not torch.isfinite(block.sum()):
-                    raise MedSSLError(
-                        f"the network's output is not finite in {self.precision}",
-                        fix="check the image for NaN voxels, or predict with --precision fp32",
-                    )
-                yield where, block
+        return self._windowed.member_blocks(image, progress)
 
     def probabilities(self, image: Tensor, *, progress: WindowProgress | None = None) -> Tensor:
         """Return all class probabilities at once, ``(K, X, Y, Z)`` float32 on the CPU.
@@ -236,32 +151,19 @@ class Predictor:
             assess: also return the sums that volumes and expected Dice are made from.
             progress: called with the windows done and their total.
         """
-        shape, count = tuple(image.shape[1:]), self.label_map.num_classes
-        classes = np.empty(shape, dtype=np.uint8)
-        unsure = np.empty(shape, dtype=np.float32) if entropy else None
-        kept = torch.empty(count, *shape) if probabilities else None
         members = self.members if assess else 1
-        tally = Tally(shape, count, members) if assess else None
         read = self.member_blocks if members > 1 else self.blocks
-        for where, found in rows_of(read(image, progress=progress)):
-            block = found.mean(dim=0) if members > 1 else found
-            classes[where] = argmax_classes(block)
-            calibrated = tempered(block, self.temperature)
-            if unsure is not None:
-                unsure[where] = normalized_entropy(calibrated).numpy()
-            if kept is not None:
-                kept[(slice(None), *where)] = calibrated
-            if tally is not None:
-                each = found if members > 1 else None
-                tally.add(where, block, calibrated, classes[where], each)
-        if self.largest_component:
-            classes = keep_largest_components(classes, self.pieces)
-        findings = None
-        if tally is not None:
-            findings = tally.finish(
-                classes, largest_component=self.largest_component, pieces=self.pieces
-            )
-        return Decision(classes, kept, unsure, findings)
+        pieces = self.spec.pieces_of(self.label_map.values)
+        deciding = Deciding(
+            self.label_map.num_classes,
+            temperature=self.temperature,
+            pieces=pieces if self.largest_component else None,
+            probabilities=probabilities,
+            entropy=entropy,
+            assess=assess,
+        )
+        blocks = read(image, progress=progress)
+        return decide(blocks, image.shape[1:], deciding, members=members)
 
     def predict_file(
         self,
@@ -395,7 +297,3 @@ class Predictor:
             unit=self.spec.spatial_unit,
             temperature=self.temperature,
         )
-
-    def _check_channels(self, channels: int) -> None:
-        if self.in_channels is not None and channels != self.in_channels:
-            raise wrong_channels(self.in_channels, channels)

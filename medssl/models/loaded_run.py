@@ -15,9 +15,10 @@ from medssl.data.datasets.case import LabelMap
 from medssl.device import resolve_device, resolve_precision
 from medssl.errors import MedSSLError
 from medssl.inference.calibration import Calibrated, read_calibration
-from medssl.inference.predictor import Predictor, Task
+from medssl.inference.predictor import Predictor
 from medssl.inference.search_box import RegionFinder
 from medssl.inference.settings import PredictSettings
+from medssl.inference.task import Task
 from medssl.models.coarse import open_finder
 from medssl.models.create import create_method
 from medssl.networks.ensemble import Ensemble

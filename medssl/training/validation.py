@@ -14,7 +14,8 @@ from medssl.data.datasets.case import CachedCase, LabelMap
 from medssl.data.patches.sampling import PatchSampler, PatchSettings, Stream
 from medssl.device import autocast
 from medssl.evaluation.overlap import confusion_matrix, dice_per_class
-from medssl.inference.predictor import Predictor, Task
+from medssl.inference.predictor import Predictor
+from medssl.inference.task import Task
 from medssl.methods.base import Method, Progress
 from medssl.methods.registry import get_method
 from medssl.ops.modes import eval_mode

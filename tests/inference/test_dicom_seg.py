@@ -22,9 +22,10 @@ from medssl.errors import MedSSLError
 from medssl.inference.dicom_seg import check_names
 from medssl.inference.folder import predict_files
 from medssl.inference.inputs import find_cases
-from medssl.inference.predictor import Predictor, Task
+from medssl.inference.predictor import Predictor
 from medssl.inference.search_box import RegionFinder
 from medssl.inference.settings import PredictSettings
+from medssl.inference.task import Task
 from medssl.settings.recipe import InferenceSettings, RoiSettings
 from medssl.settings.spec import DataSpec
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from medssl.data.datasets.case import LabelMap
 from medssl.errors import MedSSLError
-from medssl.inference.predictor import Predictor, Task
+from medssl.inference.predictor import Predictor
+from medssl.inference.task import Task
 from medssl.settings.recipe import InferenceSettings
 from medssl.settings.spec import DataSpec
 

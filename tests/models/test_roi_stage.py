@@ -20,8 +20,9 @@ from medssl.data.datasets.case import CachedCase, LabelMap
 from medssl.data.preprocessing.pipeline import preprocess_image
 from medssl.data.preprocessing.region import Region
 from medssl.errors import MedSSLError
-from medssl.inference.predictor import Predictor, Task
+from medssl.inference.predictor import Predictor
 from medssl.inference.search_box import RegionFinder
+from medssl.inference.task import Task
 from medssl.models.coarse import check_coarse, describe_regions
 from medssl.models.loaded_run import load_run
 from medssl.progress import Display

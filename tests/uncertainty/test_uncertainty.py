@@ -22,8 +22,9 @@ from medssl.data.datasets.case import LabelMap
 from medssl.errors import MedSSLError
 from medssl.inference.assessment import Assessment, StructureFindings
 from medssl.inference.calibration import Calibrated, Calibration, VolumeError, read_calibration
-from medssl.inference.predictor import Predictor, Task
+from medssl.inference.predictor import Predictor
 from medssl.inference.settings import PredictSettings
+from medssl.inference.task import Task
 from medssl.inference.unusual import learn_reference
 from medssl.networks.ensemble import Ensemble, SideBySide
 from medssl.runs.checkpoint import load_checkpoint, save_checkpoint

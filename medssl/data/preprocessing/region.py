@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
+from monai.data import MetaTensor
 
 from medssl.data.preprocessing.pipeline import Prepared
 from medssl.ops.boxes import Box
@@ -55,6 +57,13 @@ class Region:
             "shape": list(self.shape),
             "share": round(self.share, 4),
         }
+
+
+class Regions(Protocol):
+    """Finds the region of interest of a scan, as a coarse run can."""
+
+    def find(self, files: Sequence[Path], image: MetaTensor | None = None) -> Region:
+        """Return the region of a scan: its files, and its voxels if the files are no images."""
 
 
 def median_share(regions: Iterable[Region]) -> float:

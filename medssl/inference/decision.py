@@ -1,0 +1,99 @@
+"""From class probabilities to a decision per voxel, and how sure it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medssl.inference.assessment import Findings, Tally
+from medssl.inference.blocks import Block, rows_of
+from medssl.inference.postprocess import argmax_classes, keep_largest_components
+from medssl.ops.uncertainty import tempered
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was decided of a preprocessed image.
+
+    Attributes:
+        classes: class indices ``(X, Y, Z)``, uint8.
+        probabilities: ``(K, X, Y, Z)`` float32, or None.
+        entropy: ``(X, Y, Z)`` float32 in [0, 1], see :func:`normalized_entropy`, or None.
+        findings: sums for an assessment, or None.
+
+    Probabilities and entropy are calibrated if the predictor is.
+    """
+
+    classes: np.ndarray
+    probabilities: Tensor | None = None
+    entropy: np.ndarray | None = None
+    findings: Findings | None = None
+
+
+@dataclass(frozen=True)
+class Deciding:
+    """How voxels are decided, and what is kept of their probabilities.
+
+    Attributes:
+        num_classes: K.
+        temperature: with which probabilities and entropy are calibrated; 1 leaves them.
+        pieces: how many pieces of a class are kept, if not one; None: all pieces of all classes.
+        probabilities: keep all class probabilities; costs four bytes per class and voxel.
+        entropy: also return the entropy of each voxel.
+        assess: also return the sums that volumes and expected Dice are made from.
+    """
+
+    num_classes: int
+    temperature: float = 1.0
+    pieces: Mapping[int, int] | None = None
+    probabilities: bool = False
+    entropy: bool = False
+    assess: bool = False
+
+
+def decide(
+    blocks: Iterable[Block], shape: Sequence[int], deciding: Deciding, *, members: int = 1
+) -> Decision:
+    """Take the most probable class of each voxel, and what else is asked for.
+
+    Args:
+        blocks: probabilities ``(K, *block)``, or ``(members, K, *block)`` of several members; they
+            cover the volume.
+        shape: ``(X, Y, Z)`` of the volume.
+        deciding: how, and what is kept.
+        members: of how many members each block holds the probabilities.
+    """
+    shape, count = tuple(shape), deciding.num_classes
+    classes = np.empty(shape, dtype=np.uint8)
+    unsure = np.empty(shape, dtype=np.float32) if deciding.entropy else None
+    kept = torch.empty(count, *shape) if deciding.probabilities else None
+    tally = Tally(shape, count, members) if deciding.assess else None
+    for where, found in rows_of(blocks):
+        block = found.mean(dim=0) if members > 1 else found
+        classes[where] = argmax_classes(block)
+        calibrated = tempered(block, deciding.temperature)
+        if unsure is not None:
+            unsure[where] = normalized_entropy(calibrated).numpy()
+        if kept is not None:
+            kept[(slice(None), *where)] = calibrated
+        if tally is not None:
+            each = found if members > 1 else None
+            tally.add(where, block, calibrated, classes[where], each)
+    pieces = deciding.pieces
+    if pieces is not None:
+        classes = keep_largest_components(classes, pieces)
+    findings = None
+    if tally is not None:
+        largest = pieces is not None
+        findings = tally.finish(classes, largest_component=largest, pieces=pieces)
+    return Decision(classes, kept, unsure, findings)
+
+
+def normalized_entropy(probabilities: Tensor) -> Tensor:
+    """Return the entropy ``(*S)`` of ``(K, *S)`` probabilities, over its largest value ln K."""
+    return torch.special.entr(probabilities).sum(dim=0) / math.log(probabilities.shape[0])
