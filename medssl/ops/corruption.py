@@ -212,7 +212,9 @@ def corrupt_slices(
 def exchange_near_boundaries(plane: np.ndarray, distance: int, rng: np.random.RandomState) -> None:
     """Exchange pixels near boundaries with those ``distance`` away, in place.
 
-    In each of the directions -y, +y, +x, -x a tenth of the band is drawn, with replacement.
+    In each of the directions -y, +y, +x, -x a tenth of the band is drawn, with replacement, and all
+    of it is exchanged at once: both sides are read before anything is written. First the partners
+    are written, then the drawn pixels, each in the order drawn; the last write stays.
 
     Args:
         plane: ``(X, Y)`` class indices.
@@ -224,11 +226,11 @@ def exchange_near_boundaries(plane: np.ndarray, distance: int, rng: np.random.Ra
     for dx, dy in ((0, -1), (0, 1), (1, 0), (-1, 0)):
         if not count:
             return
-        for i in rng.randint(0, len(x), count):
-            here = (x[i], y[i])
-            # A negative index counts from the end, as it did in the published experiments.
-            there = (x[i] + dx * distance, y[i] + dy * distance)
-            plane[here], plane[there] = plane[there], plane[here]
+        drawn = rng.randint(0, len(x), count)
+        here = x[drawn], y[drawn]
+        # A negative index counts from the end, as it did in the published experiments.
+        there = x[drawn] + dx * distance, y[drawn] + dy * distance
+        plane[there], plane[here] = plane[here], plane[there]
 
 
 def boundary_band(plane: np.ndarray, distance: int) -> tuple[np.ndarray, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 
 import numpy as np
 import pytest
@@ -31,6 +32,9 @@ from medssl.ops.mask_repair import encode_mask, reconstruction_terms
 from medssl.settings.recipe import Recipe
 
 CLS = get_method("anatomical")
+
+PUBLISHED_MASKS = [1166449233, 942009827, 3372326994, 3193152385]
+"""CRC-32 of :func:`organs`, each slice corrupted by the published code, after seeds 0 to 3."""
 
 
 def organs(shape=(24, 20, 16)) -> np.ndarray:
@@ -162,16 +166,61 @@ def test_the_band_is_the_inner_rim_away_from_the_far_border():
     assert y.max() <= 26
 
 
-def test_exchange_keeps_the_counts_and_wraps_around_as_published():
+class Scripted:
+    """A generator that draws what it was told to."""
+
+    def __init__(self, *drawn: list[int]) -> None:
+        self.drawn = list(drawn)
+
+    def randint(self, low: int, high: int, size: int) -> np.ndarray:
+        assert (low, high, size) == (0, 10, 1), "a tenth of the band's pixels"
+        return np.array(self.drawn.pop(0), dtype=int)
+
+
+def two_rows() -> np.ndarray:
+    """Ten pixels, all of the band: 1 to 5 in row 4, 6 to 10 in row 5, from column 2 on."""
+    plane = np.zeros((10, 10), np.int64)
+    plane[4:6, 2:7] = np.arange(1, 11).reshape(2, 5)
+    return plane
+
+
+def test_all_pixels_of_a_direction_are_exchanged_at_once():
+    """To the left by 2: 3 with 1, and 5 with 3, all read before anything is written.
+
+    The partners get 3 and 5, then the drawn ones 1 and 3. One by one the row were 3 2 5 4 1, and
+    with the drawn ones written first 3 2 5 4 3.
+    """
+    plane = two_rows()
+    exchange_near_boundaries(plane, 2, Scripted([2, 4], [], [], []))
+    assert plane[4].tolist() == [0, 0, 3, 2, 1, 4, 3, 0, 0, 0]
+    plane[4] = two_rows()[4]
+    assert np.array_equal(plane, two_rows())
+
+
+def test_the_directions_come_in_the_published_order():
+    """Left, right, down, up: what the pixel in the middle of row 4 holds goes on each time."""
+    plane = two_rows()
+    exchange_near_boundaries(plane, 2, Scripted([2], [2], [2], [2]))
+    assert plane[4].tolist() == [0, 0, 3, 2, 0, 4, 1, 0, 0, 0]
+    assert plane[[2, 6], 4].tolist() == [0, 5]
+
+
+def test_exchange_wraps_around_as_published():
     plane = np.zeros((30, 30), np.int64)
     plane[:10, :10] = 1
     wrapped = 0
     for seed in range(20):
         out = plane.copy()
         exchange_near_boundaries(out, 5, random(seed))
-        assert out.sum() == 100
+        assert set(np.unique(out)) == {0, 1}
         wrapped += out[20:].any() or out[:, 20:].any()
     assert wrapped > 0
+
+
+def test_official_corruption_is_that_of_the_published_code():
+    """Checksums of what the published code, drawing the same, makes of masks of three organs."""
+    made = [corrupt_slices(organs(), random(seed), strength=5.0) for seed in range(4)]
+    assert [zlib.crc32(mask.astype(np.uint8).tobytes()) for mask in made] == PUBLISHED_MASKS
 
 
 def test_official_corruption_hits_a_third_of_the_slices():
