@@ -60,6 +60,7 @@ def locate(data: DataSettings, lines: Lines, path: Path) -> DataSettings:
         # The dataset's own folder comes first, and what lies there moves with it.
         given = [t if _lies_in(t, own) else _found(t, bases("unlabeled")) for t in data.unlabeled]
         changes["unlabeled"] = given
+    changes["ancestors"] = [_found(text, bases("ancestors")) for text in data.ancestors]
     for key in ("labeled", "validation", "test"):
         changes[key] = _selection(getattr(data, key), own, bases(key))
     if data.cache:

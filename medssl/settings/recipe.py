@@ -65,6 +65,17 @@ class DataSettings(Strict):
         0, description="validation cases; a number is taken from the labeled ones"
     )
     test: Selection = Field(0, description="test cases, hidden from training and selection")
+    transductive: bool = Field(
+        False, description="let images of test patients, never their labels, serve as unlabeled"
+    )
+    excluded: list[str] = Field(
+        default_factory=list, description="cases or patients that are used for nothing at all"
+    )
+    ancestors: list[str] = Field(
+        default_factory=list,
+        description="runs that had a part in these labels or images: they made pseudo-labels or an "
+        "atlas, or taught; nothing scores a patient whose label one of them saw",
+    )
     allow_outside: bool = Field(
         False, description="let dataset.json name files outside of its folder"
     )

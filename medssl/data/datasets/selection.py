@@ -84,6 +84,27 @@ def named_cases(selection: Selection, role: str, dataset: Dataset, pool: Pool) -
     return list(found.values())
 
 
+def named_patients(names: Iterable[str], role: str, dataset: Dataset) -> set[str]:
+    """Return the patients of ids of cases or patients, with a label or without.
+
+    Raises:
+        MedSSLError: an id is unknown (names the nearest).
+    """
+    everyone = [*dataset.training, *dataset.unlabeled, *dataset.test]
+    owners: dict[str, set[str]] = {}
+    for case in everyone:
+        for name in (case.id, case.patient):
+            owners.setdefault(name, set()).add(case.patient)
+    for name in names:
+        if name not in owners:
+            raise MedSSLError(
+                f"'{name}' is neither a case nor a patient of this dataset",
+                where=f"data.{role}",
+                fix=did_you_mean(name, sorted(owners), most=3),
+            )
+    return set().union(*(owners[name] for name in names))
+
+
 def _unknown(
     names: list[str], where: str | Path, choices: list[Case], dataset: Dataset
 ) -> MedSSLError:

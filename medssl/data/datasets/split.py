@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from medssl.data.datasets.case import Case, Dataset
 from medssl.data.datasets.decathlon_header import read_json
-from medssl.data.datasets.selection import SELECTION_FIX, Pool, named_cases
+from medssl.data.datasets.selection import SELECTION_FIX, Pool, named_cases, named_patients
 from medssl.errors import MedSSLError
 from medssl.files import write_json
 from medssl.settings.recipe import DataSettings
@@ -42,7 +42,8 @@ def make_splits(dataset: Dataset, data: DataSettings, *, uses_unlabeled: bool = 
     its end and labeled ones from its start, so that smaller labeled sets lie inside larger ones and
     the test set does not depend on how many are labeled. A number of validation patients is
     taken from the labeled ones, last first. Everything else is unlabeled: its labels are hidden,
-    and images of validation and test patients never enter training.
+    and images of validation and test patients never enter training, but for those of test patients
+    with ``data.transductive``. Patients of ``data.excluded`` are as if they were not there.
 
     Args:
         dataset: the dataset as read.
@@ -53,6 +54,7 @@ def make_splits(dataset: Dataset, data: DataSettings, *, uses_unlabeled: bool = 
         MedSSLError: unknown ids, overlapping roles, more patients asked for than exist, or nothing
             left to train on.
     """
+    dataset = _without(dataset, data.excluded)
     pool = Pool.of(dataset, data.split_seed)
     explicit = {
         role: named_cases(getattr(data, role), role, dataset, pool)
@@ -69,6 +71,18 @@ def make_splits(dataset: Dataset, data: DataSettings, *, uses_unlabeled: bool = 
     if uses_unlabeled:
         unlabeled = _unlabeled(dataset, data, (labeled, validation, test), notes)
     return Splits(tuple(labeled), unlabeled, tuple(validation), tuple(test), tuple(notes))
+
+
+def _without(dataset: Dataset, excluded: Sequence[str]) -> Dataset:
+    """Return a dataset without the patients of some ids of cases or patients."""
+    if not excluded:
+        return dataset
+    gone = named_patients(excluded, "excluded", dataset)
+    kept = {
+        key: tuple(c for c in getattr(dataset, key) if c.patient not in gone)
+        for key in ("training", "unlabeled", "test")
+    }
+    return replace(dataset, **kept)
 
 
 def _patients(cases: Iterable[Case]) -> list[str]:
@@ -163,12 +177,16 @@ def _unlabeled(
     """Collect every remaining image, without its label and without held-back patients."""
     labeled, validation, test = roles
     candidates = [*dataset.training, *dataset.unlabeled]
+    if data.transductive:
+        candidates += test
     if data.test_as_unlabeled:
         candidates += dataset.test
         if not dataset.test:
             notes.append("data.test_as_unlabeled does nothing: the dataset lists no test images")
-    held_back = {c.patient for c in [*validation, *test]}
-    used = {c.images for c in [*labeled, *validation, *test]}
+    # Transductive: the test patients' images are unlabeled ones like any other.
+    hidden = validation if data.transductive else [*validation, *test]
+    held_back = {c.patient for c in hidden}
+    used = {c.images for c in [*labeled, *hidden]}
     left_out, found = [], {}
     for case in candidates:
         if case.images in used or case.images in found:

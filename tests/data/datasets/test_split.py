@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -327,3 +328,39 @@ def test_hippocampus_with_hidden_test(shared_data: Path) -> None:
     assert [len(s.unlabeled) for s in made] == [156, 152, 144]
     assert made[0].test == made[1].test == made[2].test
     assert ids(made[0].labeled) < ids(made[1].labeled) < ids(made[2].labeled)
+
+
+def test_excluded_patients_are_used_for_nothing() -> None:
+    dataset = make(patients=6, unlabeled=3, test=2)
+    excluded = ["p02_frame1", "p05", "u1"]
+    found = split(dataset, labeled=3, test=1, test_as_unlabeled=True, excluded=excluded)
+    everyone = (*found.labeled, *found.unlabeled, *found.validation, *found.test)
+    kept = {"p00", "p01", "p03", "p04", "u0", "u2", "t0", "t1"}
+    assert patients(everyone) == kept
+    assert found == split(
+        replace(
+            dataset,
+            training=tuple(c for c in dataset.training if c.patient in kept),
+            unlabeled=tuple(c for c in dataset.unlabeled if c.patient in kept),
+        ),
+        labeled=3,
+        test=1,
+        test_as_unlabeled=True,
+    )
+    with pytest.raises(MedSSLError, match="'p20' is neither a case nor a patient") as caught:
+        split(dataset, excluded=["p20"])
+    assert "p00" in str(caught.value.fix) or "p02" in str(caught.value.fix)
+
+
+def test_transductive_test_images_are_unlabeled_ones_without_their_labels() -> None:
+    dataset = make(patients=5, unlabeled=2)
+    strict = split(dataset, labeled=2, test=2)
+    lent = split(dataset, labeled=2, test=2, transductive=True)
+    assert lent.test == strict.test
+    assert lent.labeled == strict.labeled
+    assert ids(lent.unlabeled) == ids(strict.unlabeled) | ids(strict.test)
+    assert all(c.label is None for c in lent.unlabeled)
+    assert not patients(strict.unlabeled) & patients(strict.test)
+    # Validation images stay out: they choose the checkpoint.
+    with_validation = split(dataset, labeled=3, validation=1, test=1, transductive=True)
+    assert not patients(with_validation.unlabeled) & patients(with_validation.validation)
