@@ -11,6 +11,7 @@ from medssl.comparison.experiments import EvaluatedRun, Experiment, is_finished
 from medssl.data.datasets.patient_table import is_table
 from medssl.data.datasets.split import load_splits
 from medssl.errors import MedSSLError
+from medssl.evaluation.summary_table import lineage_lines
 
 
 def shared_cases(
@@ -141,6 +142,8 @@ def warnings_about(experiments: Sequence[Experiment], split: str) -> list[str]:
             found.append(f"{run.path.name} is not finished: status {status}, {done} iterations")
     if split.startswith("validation") and any(r.summary.get("checkpoint") == "best" for r in runs):
         found.append("the validation cases also chose the checkpoints: expect less on new cases")
+    for run in runs:
+        found += [f"{run.path.name}: {line}" for line in lineage_lines(run.summary)]
     for experiment in experiments:
         reused = [
             s.reuse for r in experiment.runs for s in r.recipe.training.stages.values() if s.reuse

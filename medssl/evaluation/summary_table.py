@@ -12,6 +12,7 @@ from rich.table import Table
 from medssl.evaluation.failures import failure_cell, failure_sentence
 from medssl.evaluation.summary import SHARES, VOXEL_METRICS
 
+_NAMED = 5
 _COUNTS = {
     "n": "cases",
     "n_missed": "missed",
@@ -44,6 +45,7 @@ def format_table(summary: Mapping[str, Any], *, title: str | None = None) -> Tab
         f"{failure_sentence(failures, 'mean Dice')}; per structure in column "
         f"Dice <{failures['threshold']:g}, of n patients."
     )
+    caption = "\n".join((caption, *(f"{line}." for line in lineage_lines(summary))))
     table = Table(title=title, caption=caption, caption_justify="left", box=box.SIMPLE_HEAD)
     table.padding, table.pad_edge, table.show_edge = (0, 1, 0, 0), False, False
     table.add_column("structure", overflow="fold", min_width=9)
@@ -58,6 +60,26 @@ def format_table(summary: Mapping[str, Any], *, title: str | None = None) -> Tab
         cells.append(failure_cell(entry["failures"]))
         table.add_row(name, *cells, *(str(entry[key]) for key in counts))
     return table
+
+
+def lineage_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Say whose images, not labels, were seen in training, and what nobody can say; without stops.
+
+    Args:
+        summary: of an evaluation; see :mod:`medssl.runs.lineage`.
+    """
+    lines = []
+    seen = summary.get("transductive")
+    if seen:
+        listed = ", ".join(seen[:_NAMED]) + (", ..." if len(seen) > _NAMED else "")
+        lines.append(
+            f"Transductive: images of {len(seen)} of {summary['n_patients']} patients ({listed}) "
+            "were used in training, their labels were not; new patients may score lower"
+        )
+    if summary.get("unknown_ancestors"):
+        listed = ", ".join(summary["unknown_ancestors"])
+        lines.append(f"Nobody recorded whose labels were seen by {listed}: perhaps these patients'")
+    return lines
 
 
 def _heading(metric: str, summary: Mapping[str, Any]) -> str:

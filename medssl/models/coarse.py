@@ -63,7 +63,7 @@ def _copy_coarse(coarse: RunFolder, target: Path) -> None:
     The copy is there whole or not at all.
     """
     with all_or_nothing(target, "the copy of the coarse run") as building:
-        for file in (coarse.recipe, coarse.manifest, coarse.splits):
+        for file in (coarse.recipe, coarse.manifest, coarse.splits, coarse.lineage):
             if file.is_file():
                 shutil.copyfile(file, building / file.name)
         if coarse.roi.is_dir():  # a coarse run that has a coarser one

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from medssl.evaluation.failures import failure_sentence
+from medssl.evaluation.summary_table import lineage_lines
 from medssl.settings.recipe import Recipe
 
 FEW_PATIENTS = 20
@@ -33,6 +34,7 @@ def caveats_of(
     failures = summary["overall"].get("failures")
     if failures:
         out.append(f"{failure_sentence(failures, 'mean Dice')}.")
+    out += [f"{line}." for line in lineage_lines(summary)]
     if patients < FEW_PATIENTS:
         out.append(
             f"{patients} patients are few: rare failures have probably not been seen, and one bad "

@@ -57,6 +57,7 @@ class RunFolder:
         self.recipe = path / "recipe.yaml"
         self.manifest = path / "manifest.json"
         self.splits = path / "splits.json"
+        self.lineage = path / "lineage.json"
         self.metrics = path / "metrics.jsonl"
         self.nonfinite = path / "nonfinite.jsonl"
         self.log = path / "log.txt"

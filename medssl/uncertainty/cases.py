@@ -8,9 +8,11 @@ from pathlib import Path
 from medssl.data.datasets.case import Case, Dataset
 from medssl.data.datasets.selection import Pool, named_cases
 from medssl.data.datasets.split import Splits, load_splits
-from medssl.data.opened import open_dataset
+from medssl.data.opened import known_files, open_dataset
 from medssl.errors import MedSSLError, located
 from medssl.models.loaded_run import LoadedRun
+from medssl.runs.folder import RunFolder
+from medssl.runs.lineage import read_lineage, refuse_seen, who_was_seen
 
 
 def read_case_ids(text: str) -> list[str]:
@@ -54,6 +56,7 @@ def choose_cases(
     else:
         chosen = _split(splits, split, loaded, ("validation",))
     held_out = _split(splits, check, loaded, ("test", "validation")) if check else []
+    _refuse_seen(loaded, dataset, chosen, held_out)
     patients = {c.patient for c in chosen}
     if patients & {c.patient for c in held_out}:
         raise MedSSLError(
@@ -68,6 +71,21 @@ def choose_cases(
             fix="name more with --cases",
         )
     return chosen, held_out
+
+
+def _refuse_seen(
+    loaded: LoadedRun, dataset: Dataset, chosen: Sequence[Case], held_out: Sequence[Case]
+) -> None:
+    """Refuse patients whose label one of the runs that predict, or an ancestor, saw."""
+    files = known_files(loaded.recipe.data)
+    for weights in loaded.weights:
+        run = RunFolder(weights.parent.parent)  # RUN/checkpoints/last.pt
+        lineage = read_lineage(run)
+        for what, cases in (("calibration", chosen), ("held-out", held_out)):
+            seen = who_was_seen(
+                lineage, cases, dataset.name, files=files, chosen=what == "calibration"
+            )
+            refuse_seen(seen, what, where=run.path)
 
 
 def _split(splits: Splits, name: str, loaded: LoadedRun, allowed: Sequence[str]) -> list[Case]:

@@ -11,7 +11,7 @@ import numpy as np
 from medssl.data.datasets.case import Case
 from medssl.data.datasets.decathlon import read_dataset
 from medssl.data.datasets.split import load_splits
-from medssl.data.opened import open_dataset
+from medssl.data.opened import known_files, open_dataset
 from medssl.data.preprocessing.align import deeper, depth_and_slices
 from medssl.errors import MedSSLError
 from medssl.evaluation.boundaries import (
@@ -30,6 +30,7 @@ from medssl.models.coarse import record_regions
 from medssl.models.loaded_run import LoadedRun, load_run
 from medssl.paths import AnyPath
 from medssl.progress import Display
+from medssl.runs.lineage import read_lineage, refuse_seen, who_was_seen
 from medssl.settings.recipe import FAILURE_DICE, Recipe
 
 
@@ -109,7 +110,8 @@ def evaluate_run(
         the summary that is also written to ``evaluation/NAME/summary.json``.
 
     Raises:
-        MedSSLError: the split is empty, or a prediction failed.
+        MedSSLError: the split is empty, a label of its patients was seen in training
+            (:mod:`medssl.runs.lineage`), or a prediction failed.
 
     Example:
         >>> summary = medssl.evaluate_run("runs/mine", "validation")
@@ -126,10 +128,19 @@ def evaluate_run(
             where=run.folder.splits,
             fix="name a split that has some, or set data.test or data.validation and train again",
         )
+    seen = who_was_seen(
+        read_lineage(run.folder),
+        cases,
+        dataset.name,
+        files=known_files(run.recipe.data),
+        chosen=split == "validation",
+    )
+    refuse_seen(seen, split, where=run.folder.path)
     paths = _predict(run, cases, run.folder.predictions(name or split), split, display)
     with display.counting(f"measuring {split}", len(cases)) as done:
         rows, boundaries = _measure(run, cases, paths, done)
-    return _write(run, cases, rows, boundaries, split, run.folder.evaluation(name or split))
+    more = {"split": split} | seen.as_dict()
+    return _write(run, cases, rows, boundaries, more, run.folder.evaluation(name or split))
 
 
 def _write(
@@ -137,10 +148,10 @@ def _write(
     cases: Sequence[Case],
     rows: list[dict[str, Any]],
     boundaries: list[dict[str, Any]],
-    split: str,
+    more: dict[str, Any],
     folder: Path,
 ) -> dict[str, Any]:
-    """Summarize what was measured on a split, and write it."""
+    """Summarize what was measured on a split, and write it with what there is ``more`` to say."""
     recipe, patients = run.recipe, {c.id: c.patient for c in cases}
     summary = summarize(
         rows,
@@ -148,7 +159,7 @@ def _write(
         nsd_tolerance=_measures(recipe).nsd_tolerance,
         failure_dice=recipe.evaluation.failure_dice,
     )
-    summary |= {"split": split, "checkpoint": run.checkpoint, "run": recipe.name}
+    summary |= more | {"checkpoint": run.checkpoint, "run": recipe.name}
     skipped = run.folder.read_manifest().get("skipped_iterations")
     if skipped:
         summary["skipped_iterations"] = skipped

@@ -14,6 +14,7 @@ from medssl.progress import Display
 from medssl.ranks import place
 from medssl.recipe.load import LoadedRecipe, load_recipe
 from medssl.runs.folder import RunFolder, free_run_path
+from medssl.runs.lineage import lineage_of, refuse_seen, sources_of, who_was_seen
 from medssl.training.cases import CasePlan, plan_cases
 
 
@@ -124,7 +125,26 @@ def order_of(asked: Asked, display: Display) -> Order:
         raise MedSSLError("there is no run to resume", where=path, fix="start it without --resume")
     resume = asked.resume or (asked.resume_or_start and there)
     plan = plan_cases(loaded, display, verify_cache=asked.verify_cache)
+    if not resume:
+        _refuse_seen(loaded, plan)
     return Order(loaded, path, resume, plan)
+
+
+def _refuse_seen(loaded: LoadedRecipe, plan: CasePlan) -> None:
+    """Refuse to train what could not be scored: an ancestor saw the labels of its test patients."""
+    recipe = loaded.recipe
+    if not sources_of(recipe):
+        return
+    lineage = lineage_of(recipe, plan.dataset, plan.splits, None)
+    for split in recipe.evaluation.splits:
+        seen = who_was_seen(
+            lineage,
+            getattr(plan.splits, split),
+            plan.dataset.name,
+            files=plan.files,
+            chosen=split == "validation",
+        )
+        refuse_seen(seen, split, where=loaded.source)
 
 
 def _run_path(asked: Asked, name: str) -> Path:

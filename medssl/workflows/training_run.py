@@ -19,6 +19,7 @@ from medssl.progress import Display
 from medssl.recipe.load import LoadedRecipe, load_recipe, save_recipe
 from medssl.reports.preview import write_previews
 from medssl.runs.folder import STATUS_FINISHED, RunFolder, environment
+from medssl.runs.lineage import lineage_of, write_lineage
 from medssl.runs.lock import only_writer
 from medssl.runs.privacy import Redactor
 from medssl.runs.resume import check_same_experiment
@@ -127,6 +128,8 @@ def _begin(this: _Resolved, method: Method, held: ExitStack) -> None:
             if not this.resume or load_recipe(run.recipe).recipe != recipe:
                 save_recipe(recipe, run.recipe)
             save_splits(plan.splits, run.splits)
+            if not run.lineage.is_file():
+                write_lineage(lineage_of(recipe, plan.dataset, plan.splits, plan.files), run)
     run.write_manifest(
         **environment(this.compute.device, this.compute.precision),
         **description(this.loaded, plan, method),

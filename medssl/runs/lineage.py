@@ -1,0 +1,305 @@
+"""Whose labels and whose images a run learned from, itself and through what it started from.
+
+A run may start from others: a coarse run finds its regions, a stage is taken from an earlier run,
+labels were predicted, a teacher was trained before. Whoever's label one of these saw is no test
+patient any more, however clean the last split is. So each run records the patients it used, with
+those of its ancestors, in ``lineage.json``; nothing scores a patient whose label one of them saw,
+and a score is marked transductive where they saw the image alone.
+
+A patient is recognized by its name within one dataset, and by the bytes of its images anywhere. The
+file names patients as ``splits.json`` does, and belongs to the run like it: nothing of it goes into
+log, manifest, report or bundle.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medssl.data.datasets.case import Case, Dataset
+from medssl.data.datasets.known_files import KnownFiles
+from medssl.data.datasets.split import Splits
+from medssl.errors import MedSSLError
+from medssl.files import write_json
+from medssl.recipe.load import load_recipe
+from medssl.runs.folder import RunFolder
+from medssl.settings.recipe import Recipe
+
+FORMAT = 1
+DIGEST = 32
+"""Hexadecimal digits of an image's SHA-256 that are kept: more than enough to tell scans apart."""
+CROSSVAL = "crossval.json"
+"""Marks the folder of a cross-validation, whose folds together saw all its labels."""
+ANCESTORS = "data.ancestors"
+_NAMED = 5
+_DEEPEST = 20
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What a run learned from, and what it started from.
+
+    Attributes:
+        dataset: name of its dataset.
+        labels: patients whose labels it was trained on.
+        selection: patients whose labels chose its checkpoint.
+        images: digests of the images it was trained on, by patient.
+        ancestors: what it started from.
+        how: the key of the descendant's recipe that names this one; empty for the run itself.
+        source: folder or file of an ancestor.
+        known: False where nobody recorded whose labels and images an ancestor saw.
+    """
+
+    dataset: str = ""
+    labels: tuple[str, ...] = ()
+    selection: tuple[str, ...] = ()
+    images: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    ancestors: tuple[Lineage, ...] = ()
+    how: str = ""
+    source: str = ""
+    known: bool = True
+
+    def everyone(self) -> Iterator[Lineage]:
+        """Yield the run itself, then its ancestors."""
+        yield self
+        for ancestor in self.ancestors:
+            yield from ancestor.everyone()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
+        return {
+            **({"how": self.how, "source": self.source} if self.how else {}),
+            **({} if self.known else {"known": False}),
+            "dataset": self.dataset,
+            "labels": list(self.labels),
+            "selection": list(self.selection),
+            "images": {patient: list(found) for patient, found in self.images.items()},
+            "ancestors": [a.as_dict() for a in self.ancestors],
+        }
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Who of some patients was seen in training.
+
+    Attributes:
+        labels: what saw the label of whom: key and source by patient.
+        images: patients of whom an image was seen and no label.
+        unknown: key and source of ancestors that nothing is known of.
+    """
+
+    labels: Mapping[str, str]
+    images: tuple[str, ...]
+    unknown: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what a summary says of it; nothing where there is nothing to say."""
+        found = {"transductive": list(self.images), "unknown_ancestors": list(self.unknown)}
+        return {key: value for key, value in found.items() if value}
+
+
+def lineage_of(
+    recipe: Recipe, dataset: Dataset, splits: Splits, files: KnownFiles | None
+) -> Lineage:
+    """Return the lineage of a run that is to be trained.
+
+    Args:
+        recipe: says what it starts from.
+        dataset, splits: what it learns from.
+        files: knows the digests of images; None leaves them out.
+
+    Raises:
+        MedSSLError: an image cannot be read, or the record of an ancestor is damaged.
+    """
+    trained = (*splits.labeled, *splits.unlabeled)
+    images: dict[str, tuple[str, ...]] = {}
+    for case in sorted(trained, key=lambda c: c.id):
+        own = () if files is None else _digests(case, files)
+        images[case.patient] = (*images.get(case.patient, ()), *own)
+    return Lineage(
+        dataset=dataset.name,
+        labels=_patients(splits.labeled),
+        selection=_patients(splits.validation),
+        images=images,
+        ancestors=tuple(read_ancestor(how, Path(path)) for how, path in sources_of(recipe)),
+    )
+
+
+def sources_of(recipe: Recipe) -> list[tuple[str, str]]:
+    """Return what a run starts from: keys of its recipe, and the folders or files they name."""
+    found = [(ANCESTORS, path) for path in recipe.data.ancestors]
+    if recipe.data.roi is not None:
+        found.append(("data.roi", recipe.data.roi.run))
+    for name, stage in recipe.training.stages.items():
+        if stage.reuse:
+            found.append((f"training.stages.{name}.reuse", stage.reuse))
+    return found
+
+
+def read_ancestor(how: str, path: Path, *, depth: int = 0) -> Lineage:
+    """Return the lineage of a run, of the folds of a cross-validation, or of a checkpoint in a run.
+
+    Of runs that recorded none it is put together from recipe and splits. Of anything else, nothing
+    is known.
+
+    Raises:
+        MedSSLError: a record is damaged, or a declared ancestor is not there.
+    """
+    if how == ANCESTORS and not depth and not path.exists():
+        raise MedSSLError(
+            f"{how} names a run that is not there",
+            where=path,
+            fix="correct the path, or take it out of the recipe",
+        )
+    inside = path.is_file() and path.parent.name == "checkpoints"
+    for folder in (path, *([path.parent.parent] if inside else [])):
+        if (folder / CROSSVAL).is_file():
+            folds = sorted(folder.glob("fold_*"))
+            members = tuple(read_ancestor(how, fold, depth=depth + 1) for fold in folds)
+            return Lineage(ancestors=members, how=how, source=str(path))
+        if RunFolder(folder).recipe.is_file() and depth < _DEEPEST:
+            found = read_lineage(RunFolder(folder), depth=depth)
+            fields = {**found.__dict__, "how": how, "source": str(path)}
+            return Lineage(**fields)
+    return Lineage(how=how, source=str(path), known=False)
+
+
+def read_lineage(run: RunFolder, *, depth: int = 0) -> Lineage:
+    """Return the lineage of a run.
+
+    Raises:
+        MedSSLError: its record is damaged.
+    """
+    if run.lineage.is_file():
+        return _read(run.lineage)
+    # Of an earlier version: ids of cases stand for patients.
+    splits, manifest = _content(run.splits), run.read_manifest()
+    ids = {role: splits.get(role) or () for role in ("labeled", "unlabeled", "validation")}
+    recipe = load_recipe(run.recipe).recipe
+    return Lineage(
+        dataset=str(manifest.get("dataset_name", "")),
+        labels=tuple(ids["labeled"]),
+        selection=tuple(ids["validation"]),
+        images={name: () for name in (*ids["labeled"], *ids["unlabeled"])},
+        ancestors=tuple(
+            read_ancestor(how, Path(path), depth=depth + 1) for how, path in sources_of(recipe)
+        ),
+        known=bool(ids["labeled"]),
+    )
+
+
+def write_lineage(lineage: Lineage, run: RunFolder) -> None:
+    """Write ``lineage.json`` of a run; atomic."""
+    write_json(run.lineage, {"format": FORMAT, **lineage.as_dict()})
+
+
+def who_was_seen(
+    lineage: Lineage,
+    cases: Sequence[Case],
+    dataset: str,
+    *,
+    files: KnownFiles | None = None,
+    chosen: bool = False,
+) -> Seen:
+    """Say of which patients a run or an ancestor saw label or image.
+
+    Args:
+        lineage: of the run.
+        cases: of the patients.
+        dataset: name of their dataset.
+        files: knows the digests of their images; None recognizes patients by name alone.
+        chosen: whether the cases may have chosen the checkpoint, as validation cases do.
+
+    Raises:
+        MedSSLError: an image cannot be read.
+    """
+    labels: dict[str, str] = {}
+    images: set[str] = set()
+    for case in cases:
+        digests = set() if files is None else set(_digests(case, files))
+        for node in lineage.everyone():
+            names = {p for p, own in node.images.items() if digests & set(own)}
+            if node.dataset == dataset:
+                names |= {case.patient, case.id}
+            if names & ({*node.labels} if chosen else {*node.labels, *node.selection}):
+                labels.setdefault(case.patient, _named(node))
+            elif names & node.images.keys():
+                images.add(case.patient)
+    unknown = [_named(node) for node in lineage.everyone() if not node.known]
+    return Seen(labels, tuple(sorted(images - labels.keys())), tuple(dict.fromkeys(unknown)))
+
+
+def refuse_seen(seen: Seen, what: str, *, where: Path | str) -> None:
+    """Refuse to score patients whose label a run or an ancestor saw.
+
+    Args:
+        seen: from :func:`who_was_seen`.
+        what: the cases, such as ``test``.
+        where: the run.
+
+    Raises:
+        MedSSLError: there are such patients; names them, and what saw their labels.
+    """
+    if not seen.labels:
+        return
+    names = sorted(seen.labels)
+    listed = ", ".join(names[:_NAMED]) + (
+        f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    )
+    by = "; ".join(dict.fromkeys(seen.labels[name] for name in names))
+    raise MedSSLError(
+        f"these {what} patients cannot be scored, their labels were seen in training: {listed} "
+        f"(by {by})",
+        where=where,
+        fix="score other patients, or train what it starts from without these",
+    )
+
+
+def _named(node: Lineage) -> str:
+    return f"{node.how}: {node.source}" if node.how else "the run itself"
+
+
+def _patients(cases: Iterable[Case]) -> tuple[str, ...]:
+    return tuple(sorted({c.patient for c in cases}))
+
+
+def _digests(case: Case, files: KnownFiles) -> tuple[str, ...]:
+    return tuple(files.digest(path)[:DIGEST] for path in case.images)
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _read(path: Path) -> Lineage:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise ValueError(f"its format is {content['format']}")
+        return _from_dict(content)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise MedSSLError(
+            f"the record of whose labels the run saw is damaged: {error}",
+            where=path,
+            fix="restore the file, or train again; without it no score can be trusted",
+        ) from None
+
+
+def _from_dict(content: Mapping[str, Any]) -> Lineage:
+    return Lineage(
+        dataset=str(content["dataset"]),
+        labels=tuple(map(str, content["labels"])),
+        selection=tuple(map(str, content["selection"])),
+        images={str(k): tuple(map(str, v)) for k, v in content["images"].items()},
+        ancestors=tuple(_from_dict(a) for a in content["ancestors"]),
+        how=str(content.get("how", "")),
+        source=str(content.get("source", "")),
+        known=bool(content.get("known", True)),
+    )
