@@ -183,7 +183,7 @@ def read_lineage(run: RunFolder, *, depth: int = 0) -> Lineage:
         dataset=str(manifest.get("dataset_name", "")),
         labels=tuple(ids["labeled"]),
         selection=tuple(ids["validation"]),
-        images={name: () for name in (*ids["labeled"], *ids["unlabeled"])},
+        images=dict.fromkeys((*ids["labeled"], *ids["unlabeled"]), ()),
         ancestors=tuple(
             read_ancestor(how, Path(path), depth=depth + 1) for how, path in sources_of(recipe)
         ),
