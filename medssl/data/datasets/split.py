@@ -78,11 +78,16 @@ def _without(dataset: Dataset, excluded: Sequence[str]) -> Dataset:
     if not excluded:
         return dataset
     gone = named_patients(excluded, "excluded", dataset)
-    kept = {
-        key: tuple(c for c in getattr(dataset, key) if c.patient not in gone)
-        for key in ("training", "unlabeled", "test")
-    }
-    return replace(dataset, **kept)
+
+    def kept(cases: tuple[Case, ...]) -> tuple[Case, ...]:
+        return tuple(c for c in cases if c.patient not in gone)
+
+    return replace(
+        dataset,
+        training=kept(dataset.training),
+        unlabeled=kept(dataset.unlabeled),
+        test=kept(dataset.test),
+    )
 
 
 def _patients(cases: Iterable[Case]) -> list[str]:
