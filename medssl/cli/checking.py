@@ -24,6 +24,10 @@ def check(
     ] = None,
     allow_outside: AllowOutside = False,
     patients: Patients = None,
+    unlabeled: Annotated[
+        list[str] | None,
+        typer.Option(help="more unlabeled images, as data.unlabeled names them; may be repeated"),
+    ] = None,
 ) -> None:
     """Find what is wrong with a dataset; exit code 2 where training cannot start."""
     import medssl
@@ -37,6 +41,7 @@ def check(
         html_file=html_file,
         allow_outside=allow_outside,
         patients=patients,
+        unlabeled=unlabeled or (),
         display=display_of(ctx),
     )
     if result.report.problems:

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageColor
 from scipy import ndimage
 
-from medssl.data.checks.measures import turn_to_ras
+from medssl.data.images.geometry import turn_to_ras
 
 COLORS = ("#ff5a5f", "#00c2a8", "#ffc145", "#6a8dff", "#c86bff", "#7bd148", "#ff8fb1", "#9aa5b1")
 """Of structures in pictures, by label value."""

@@ -8,17 +8,16 @@ from medssl.recipe.method import continued
 from medssl.runs.folder import RunFolder
 
 
-def check_same_experiment(loaded: LoadedRecipe, run: RunFolder, splits: str) -> None:
+def check_same_experiment(loaded: LoadedRecipe, run: RunFolder) -> None:
     """Refuse to resume with a recipe that would not continue the same training.
 
     Args:
         loaded: the recipe to resume with.
-        run: whose own recipe and manifest say what was started.
-        splits: hash of the split there is now, see :func:`medssl.data.datasets.split.split_hash`.
+        run: whose own recipe says what was started.
 
     Raises:
-        MedSSLError: method, network, seed, data spec, patch, region of interest or cases differ, or
-            the budget is smaller.
+        MedSSLError: method, network, seed, data spec, patch or region of interest differ, or the
+            budget is smaller.
     """
     before = load_recipe(run.recipe).recipe
     now = loaded.recipe
@@ -47,6 +46,18 @@ def check_same_experiment(loaded: LoadedRecipe, run: RunFolder, splits: str) -> 
             fix=f"resume with training.iterations={before.training.iterations} or more, or train "
             "into another --output",
         )
+
+
+def check_same_cases(run: RunFolder, splits: str) -> None:
+    """Refuse to go on with a run whose cases are no longer the same.
+
+    Args:
+        run: whose manifest says which cases it was started with.
+        splits: hash of the split there is now, see :func:`medssl.data.datasets.split.split_hash`.
+
+    Raises:
+        MedSSLError: another split.
+    """
     recorded = run.read_manifest().get("splits_sha256")
     if recorded and recorded != splits:
         raise MedSSLError(

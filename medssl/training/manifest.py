@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import psutil
@@ -42,6 +43,7 @@ def description(loaded: LoadedRecipe, plan: CasePlan, method: Method) -> dict[st
         "dataset_name": dataset.name,
         "splits_sha256": split_hash(splits),
         "cases": {k: len(getattr(splits, k)) for k in roles},
+        "left_out": [asdict(found) for found in splits.left_out],
         "labels": _labels(dataset.labels),
         "channels": len(dataset.modality),
         "plugins": plugins_of(loaded.recipe),

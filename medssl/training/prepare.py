@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 
 from medssl.data.datasets.case import IGNORE_INDEX, CachedCase, Dataset
-from medssl.data.datasets.integrity import check_training_set
-from medssl.data.datasets.problem import Problem
 from medssl.data.opened import cache_root
 from medssl.data.preprocessing.cache import CaseCache
 from medssl.data.preprocessing.region import Region
@@ -22,6 +19,7 @@ from medssl.recipe.load import LoadedRecipe
 from medssl.settings.recipe import TrainingSettings
 from medssl.settings.spec import DataSpec
 from medssl.training.cases import CasePlan
+from medssl.training.checked import checked_plan
 from medssl.training.distributed import ALONE, World
 from medssl.training.regions import find_regions
 
@@ -55,15 +53,17 @@ def prepare_cases(
 ) -> TrainingData:
     """Check every file that training will read, then preprocess what is not in the cache yet.
 
+    Copies of validation and test scans are left out: the plan of what is returned lacks them.
     Several processes divide the preprocessing; then each opens all cases. With a finder, every case
     is cropped to its region of interest, for which no label is read.
 
     Raises:
         MedSSLError: an unreadable or inconsistent file, or a patch that does not suit the volumes.
     """
-    recipe, splits = loaded.recipe, plan.splits
+    recipe = loaded.recipe
     root = cache_root(recipe.data)
-    _check_files(plan, root / "checked", display, world)
+    plan = checked_plan(loaded, plan, display, world)
+    splits = plan.splits
     mine = world.share(plan.cached)
     regions = {} if finder is None else find_regions(finder, mine, display, world)
     cache = CaseCache(root, recipe.spec, plan.dataset.labels, regions=regions, files=plan.files)
@@ -92,22 +92,6 @@ def prepare_cases(
             for line in describe_regions(regions, labeled, plan.dataset.labels.names):
                 display.say(line)
     return data
-
-
-def _check_files(plan: CasePlan, memory: Path, display: Display, world: World) -> None:
-    """Refuse files that training or its evaluation could not use; ``memory`` knows good ones."""
-    splits = plan.splits
-    everyone = (*splits.labeled, *splits.unlabeled, *splits.validation, *splits.test)
-    warnings: list[Problem] = []
-    with world.together(), display.counting("checking files", len(everyone)) as done:
-        if world.first:  # one reader is enough
-            warnings = check_training_set(
-                plan.dataset, splits, memory=memory, files=plan.files, on_progress=done
-            )
-    for problem in warnings[:5]:
-        display.say(f"warning: {problem.file.name}: {problem.what}")
-    if len(warnings) > 5:
-        display.say(f"warning: and {len(warnings) - 5} more files with warnings")
 
 
 def _partly_annotated(

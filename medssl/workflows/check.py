@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ def check(
     html_file: AnyPath | None = None,
     allow_outside: bool = False,
     patients: AnyPath | None = None,
+    unlabeled: Sequence[str] = (),
     display: Display | None = None,
 ) -> CheckResult:
     """Find everything wrong with a dataset before training, and mend a copy of it.
@@ -69,6 +71,7 @@ def check(
         allow_outside: let dataset.json name files outside of its folder, as a recipe's
             ``data.allow_outside`` does. A repaired copy holds them inside.
         patients: whose scan each case is, as a recipe's ``data.patients`` says.
+        unlabeled: further unlabeled images, as a recipe's ``data.unlabeled`` names them.
 
     Returns:
         The findings. A broken file is one of them and does not stop the check of the others.
@@ -88,7 +91,11 @@ def check(
     loaded = None if spec is None else load_spec(spec)
     whose = None if patients is None else os.fspath(patients)
     data = read_dataset(
-        Path(dataset), keep_missing=True, allow_outside=allow_outside, patients=whose
+        Path(dataset),
+        extra_unlabeled=unlabeled,
+        keep_missing=True,
+        allow_outside=allow_outside,
+        patients=whose,
     )
     report = _read(data, loaded, _painter(html_file), display, "checking")
     result = CheckResult(report)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from medssl.data.datasets.case import IGNORE_INDEX, LabelMap
+from medssl.data.datasets.copies import recorded_copies, without
 from medssl.data.datasets.split import split_hash
 from medssl.device import autocast, resolve_device, resolve_precision
 from medssl.errors import MedSSLError
@@ -106,8 +107,9 @@ def replay(
     how = resolve_precision(precision or loaded.recipe.training.precision, where)
     compute = Compute(where, how)
     plan = plan_cases(loaded, display)
+    known = without(plan.splits, recorded_copies(folder.splits))
     recorded = folder.read_manifest().get("splits_sha256")
-    if recorded and recorded != split_hash(plan.splits):
+    if recorded and recorded != split_hash(known):
         raise MedSSLError(
             "the cases of the run have changed since it was started: its batches are lost",
             where=folder.splits,

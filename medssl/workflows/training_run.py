@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from medssl.data.datasets.copies import recorded_copies, without
 from medssl.data.datasets.split import save_splits, split_hash
 from medssl.device import resolve_device, resolve_precision
 from medssl.methods.base import Method
@@ -22,7 +23,7 @@ from medssl.runs.folder import STATUS_FINISHED, RunFolder, environment
 from medssl.runs.lineage import lineage_of, write_lineage
 from medssl.runs.lock import only_writer
 from medssl.runs.privacy import Redactor
-from medssl.runs.resume import check_same_experiment
+from medssl.runs.resume import check_same_cases, check_same_experiment
 from medssl.training.acceleration import accelerate
 from medssl.training.cases import CasePlan
 from medssl.training.compute import Compute
@@ -77,6 +78,10 @@ def train_run(asked: Asked, order: Order | None, display: Display, held: ExitSta
     for warning in method.warn_networks():
         this.display.say(f"warning: {warning}")
     data = prepare_cases(loaded, plan, this.display, finder=regions, world=compute.world)
+    this = replace(this, plan=data.plan)  # without copies
+    with compute.world.together():
+        if this.resume:
+            check_same_cases(run, split_hash(data.plan.splits))
     _begin(this, method, held)
     with (
         recorded(run, compute.device),
@@ -109,7 +114,10 @@ def _resolve(asked: Asked, order: Order | None, display: Display, held: ExitStac
         if order.resume:
             if run.writes:
                 held.enter_context(only_writer(run.path, display.say))
-            check_same_experiment(order.loaded, run, split_hash(order.plan.splits))
+            check_same_experiment(order.loaded, run)
+            # Copies are found when the files have been read; here those that were found then.
+            known = without(order.plan.splits, recorded_copies(run.splits))
+            check_same_cases(run, split_hash(known))
     compute = Compute(device, precision, world)
     return _Resolved(order.loaded, order.plan, compute, run, order.resume, display)
 

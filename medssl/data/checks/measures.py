@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-
 import numpy as np
 from nibabel import orientations
 
@@ -16,25 +13,6 @@ LEVELS = (0.5, 5, 25, 50, 75, 95, 99.5)
 
 SAMPLE = 2_000_000
 """Percentiles of larger volumes are those of about so many regularly spaced voxels."""
-
-
-def voxel_hash(volumes: Sequence[np.ndarray]) -> str:
-    """Return a hash of decoded voxels: equal for equal values, whatever file format or dtype."""
-    digest = hashlib.blake2b(digest_size=16)
-    for data in volumes:
-        digest.update(str(data.shape).encode())
-        for plane in data:
-            # -0.0 and 0.0 are one value but two patterns of bits.
-            digest.update((np.ascontiguousarray(plane, np.float32) + np.float32(0)).tobytes())
-    return digest.hexdigest()
-
-
-def turn_to_ras(data: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """Turn the axes of a volume to the closest RAS axes; a view."""
-    try:
-        return orientations.apply_orientation(data, orientations.io_orientation(affine))
-    except (np.linalg.LinAlgError, ValueError, orientations.OrientationError):
-        return data
 
 
 def axis_codes(affine: np.ndarray) -> str:

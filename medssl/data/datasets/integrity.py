@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from medssl.data.datasets.case import Case, Dataset, LabelMap
+from medssl.data.datasets.contents import Contents
 from medssl.data.datasets.known_files import KnownFiles
 from medssl.data.datasets.problem import Problem
 from medssl.data.datasets.split import Splits
@@ -230,6 +232,7 @@ def check_training_set(
     min_shape: Sequence[int] | None = None,
     memory: Path | None = None,
     files: KnownFiles | None = None,
+    contents: Contents | None = None,
     on_progress: Done | None = None,
 ) -> list[Problem]:
     """Read every case that training will use and refuse to start on a broken one.
@@ -241,6 +244,7 @@ def check_training_set(
         memory: folder that remembers what was read without an error, see :class:`Verdicts`; None
             reads everything.
         files: what is known of files, by which a case is recognized; None: nothing.
+        contents: learns the voxels of what is read.
         on_progress: called with each case's id when it has been read.
 
     Returns:
@@ -259,10 +263,13 @@ def check_training_set(
     for case, role in roles:
         found = verdicts.get(case)
         if found is None:
-            found = check_case(
-                case, dataset.labels, channels, unit=dataset.spatial_unit, min_shape=min_shape
-            )
+            check = check_case
+            if contents is not None:
+                check = partial(check_case, open_file=contents.reading(case))
+            found = check(case, dataset.labels, channels, unit=unit, min_shape=min_shape)
             verdicts.keep(case, found)
+        elif contents is not None:
+            contents.of(case)
         if role == "held back":
             found = [
                 replace(p, severity="warning") if p.check == "empty_label" else p for p in found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +21,37 @@ ROLES = ("labeled", "unlabeled", "validation", "test")
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A case that is left out of a training.
+
+    Attributes:
+        case: its id.
+        role: what it would have been used as.
+        copy_of: the id of the scan that is kept: with the same voxels, or of the patient who has
+            such a scan.
+        kept_as: role of that scan.
+        exact: whether the case itself has its voxels; else another scan of its patient has.
+    """
+
+    case: str
+    role: str
+    copy_of: str
+    kept_as: str
+    exact: bool
+
+    @property
+    def sentence(self) -> str:
+        """What is wrong with it, for a message."""
+        same = "has exactly the voxels" if self.exact else "is of the same patient as a copy"
+        return f"{self.role} case '{self.case}' {same} of {self.kept_as} case '{self.copy_of}'"
+
+
+@dataclass(frozen=True)
 class Splits:
     """Which case is used as what.
 
     Unlabeled cases have no label here, whatever the dataset holds; the other roles keep theirs.
-    ``notes`` says in plain words what was left out and why.
+    ``notes`` says in plain words what was left out and why, ``left_out`` which copies were.
     """
 
     labeled: tuple[Case, ...]
@@ -33,6 +59,7 @@ class Splits:
     validation: tuple[Case, ...]
     test: tuple[Case, ...]
     notes: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
 
 def make_splits(dataset: Dataset, data: DataSettings, *, uses_unlabeled: bool = True) -> Splits:
@@ -243,7 +270,7 @@ def _hash(ids: dict[str, list[str]]) -> str:
 
 
 def save_splits(splits: Splits, path: Path) -> None:
-    """Write ``splits.json``: one list of case ids per role, the hash and the notes; atomic.
+    """Write ``splits.json``: the case ids per role, hash, notes, copies left out; atomic.
 
     Each list can itself be named by a recipe: ``data.labeled: {file: splits.json, key: labeled}``.
     """
@@ -251,6 +278,7 @@ def save_splits(splits: Splits, path: Path) -> None:
         "hash": split_hash(splits),
         **{role: [c.id for c in getattr(splits, role)] for role in ROLES},
         "notes": list(splits.notes),
+        "left_out": [asdict(found) for found in splits.left_out],
     }
     write_json(path, content)
 
@@ -291,9 +319,14 @@ def load_splits(path: Path, dataset: Dataset) -> Splits:
             fix=f"use the dataset these splits were made for, not {dataset.root}",
         )
     found = {role: tuple(cases[i] for i in ids[role]) for role in ROLES}
-    found["unlabeled"] = tuple(c.without_label() for c in found["unlabeled"])
     notes = content.get("notes")
-    return Splits(**found, notes=tuple(notes) if isinstance(notes, list) else ())
+    return Splits(
+        labeled=found["labeled"],
+        unlabeled=tuple(c.without_label() for c in found["unlabeled"]),
+        validation=found["validation"],
+        test=found["test"],
+        notes=tuple(notes) if isinstance(notes, list) else (),
+    )
 
 
 def _label(case: Case | None) -> bool:

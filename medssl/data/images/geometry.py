@@ -185,6 +185,14 @@ def turn_onto(grid: Grid, reference: Grid) -> np.ndarray | None:
     return turn if apart <= GRID_ERROR_VOXELS else None
 
 
+def turn_to_ras(data: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """Turn the axes of a volume to the closest RAS axes; a view."""
+    try:
+        return orientations.apply_orientation(data, orientations.io_orientation(affine))
+    except (np.linalg.LinAlgError, ValueError, orientations.OrientationError):
+        return data
+
+
 def corner_distance(first: np.ndarray, second: np.ndarray, shape: Sequence[int]) -> float:
     """Return how far two affines take a corner of the volume apart, in their unit."""
     return float(np.linalg.norm(((first - second) @ _corners(shape))[:3], axis=0).max())

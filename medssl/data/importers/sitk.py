@@ -93,7 +93,10 @@ class SITK(Importer):
             notes=tuple(notes),
             cases=[
                 partial(
-                    *(read_pair, p, ignore, settings.sparse_axis),
+                    read_pair,
+                    p,
+                    ignore,
+                    settings.sparse_axis,
                     values=single,
                     ordered=settings.labels is not None,
                 )

@@ -6,9 +6,13 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 from check_faults import FAULTS, Folder, Found
+from decathlon_files import make_dataset
 
+import medssl
 from medssl.data.checks.run import CheckReport, check_dataset
 from medssl.data.datasets.decathlon import read_dataset
 from medssl.data.phantoms.dataset import write_phantom
@@ -56,3 +60,16 @@ def test_planted_fault(folder: Folder, plant: Callable[[Folder, int], Found]) ->
     paths = {expected.file, folder.image(3), folder.label(3), folder.label(4)}
     blamed = {p.file for p in report.problems if p.severity != "note"}
     assert blamed <= paths, serious(report)
+
+
+def test_a_copy_in_a_folder_of_unlabeled_images_is_found(tmp_path: Path) -> None:
+    root = make_dataset(tmp_path / "data", ["a", "b", "c"], real=True)
+    (tmp_path / "more").mkdir()
+    image = nib.load(root / "imagesTr" / "b.nii.gz")
+    data = np.asarray(image.dataobj)[::-1].astype(np.float64)  # the same place, stored reversed
+    turned = image.affine @ np.array([[-1, 0, 0, len(data) - 1], *np.eye(4)[1:]])
+    nib.save(nib.Nifti1Image(data, turned), tmp_path / "more" / "x.nii")
+    found = medssl.check(root, unlabeled=[str(tmp_path / "more")]).report.problems
+    [copy] = [p for p in found if p.check == "duplicate"]
+    assert copy.what == "the unlabeled case 'x' has exactly the voxels of the labeled case 'b'"
+    assert not [p for p in medssl.check(root).report.problems if p.check == "duplicate"]

@@ -15,7 +15,7 @@ from PIL import Image
 from medssl import MedSSLError, check
 from medssl.cli import run
 from medssl.data.checks.label_measures import measure_structures
-from medssl.data.checks.measures import repeated_slices, thumbnail, voxel_hash
+from medssl.data.checks.measures import repeated_slices, thumbnail
 from medssl.data.checks.outliers import stand_alone
 from medssl.data.checks.run import CheckReport, check_dataset
 from medssl.data.checks.shift import frechet_distance
@@ -26,14 +26,6 @@ from medssl.data.phantoms.dataset import write_phantom
 from medssl.reports.thumbnails import EDGE, draw_thumbnail
 
 FDI = [10 * q + n for q in (1, 2, 3, 4) for n in range(1, 9)]
-
-
-def test_hash_is_of_values() -> None:
-    data = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
-    same = [data, data.astype(np.float64), np.asfortranarray(data)]
-    assert len({voxel_hash([d]) for d in same}) == 1
-    assert voxel_hash([data]) != voxel_hash([data.reshape(4, 3, 2)])
-    assert voxel_hash([np.array([-0.0])]) == voxel_hash([np.array([0.0])])
 
 
 def test_thumbnail_keeps_the_mean_of_boxes() -> None:

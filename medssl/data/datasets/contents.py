@@ -1,0 +1,105 @@
+"""Recognize a scan by its voxels, under whatever name, in whatever file format."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from medssl.data.datasets.case import Case
+from medssl.data.datasets.known_files import KnownFiles
+from medssl.data.images.geometry import Unit, turn_to_ras
+from medssl.data.images.volume import Volume, read_volume
+
+KEPT_AS = "voxels"
+SLAB = 16
+"""Slices that are hashed at a time, which bounds what a copy as float32 takes."""
+
+
+class Contents:
+    """The voxels of scans, each as a hash; a file that is known is not read again.
+
+    Args:
+        files: what is known of image files, where the hashes are kept.
+        unit: of the dataset.
+    """
+
+    def __init__(self, files: KnownFiles, unit: Unit = "mm") -> None:
+        self._files = files
+        self._unit = unit
+        self._seen: dict[tuple[Path, str], list[str]] = {}
+
+    def of(self, case: Case) -> str:
+        """Return a hash of a scan's voxels; empty if all of it is constant.
+
+        Equal for equal values in equal places of the body: file format, data type and the order in
+        which the axes are stored do not matter.
+
+        Raises:
+            MedSSLError: a file cannot be read.
+        """
+        return scan_hash([h for path in case.images for h in self._channels(path)])
+
+    def reading(self, case: Case) -> Callable[..., Volume]:
+        """Return a function that reads files as :func:`read_volume` does, and learns the case's."""
+
+        def read(path: Path, *, unit: Unit) -> Volume:
+            volume = read_volume(path, unit=unit)
+            if path in case.images and _is_scan(volume):
+                self._learn(path, volume)
+            return volume
+
+        return read
+
+    def _channels(self, path: Path) -> list[str]:
+        digest = self._files.digest(path)
+        seen = self._seen.get((path, digest))
+        if seen is not None:
+            return seen
+        kept = self._files.recall(path, KEPT_AS)
+        if isinstance(kept, list) and all(isinstance(h, str) for h in kept):
+            return kept
+        return self._learn(path, read_volume(path, unit=self._unit))
+
+    def _learn(self, path: Path, volume: Volume) -> list[str]:
+        digest = self._files.digest(path)
+        found = channel_hashes(volume)
+        self._files.keep(path, KEPT_AS, found)
+        self._seen[path, digest] = found
+        return found
+
+
+def scan_hash(channels: list[str]) -> str:
+    """Return one hash of those of a scan's channels; empty if they all are."""
+    if not any(channels):
+        return ""
+    return hashlib.blake2b("".join(channels).encode(), digest_size=16).hexdigest()
+
+
+def channel_hashes(volume: Volume) -> list[str]:
+    """Return a hash of the true values of each channel, in RAS order; empty where constant.
+
+    Constant images are alike whosever they are.
+    """
+    unscaled = volume.scale == (1.0, 0.0)
+    data = turn_to_ras(volume.values(None if unscaled else np.float32), volume.affine)
+    channels = np.moveaxis(data, 3, 0) if data.ndim == 4 else data[None]
+    return ["" if c.min() == c.max() else voxel_hash(c) for c in channels]
+
+
+def _is_scan(volume: Volume) -> bool:
+    """Tell whether an image has numbers for voxels; colors and the like are refused elsewhere."""
+    return volume.data.ndim in (3, 4) and volume.data.size > 0 and volume.data.dtype.kind in "biuf"
+
+
+def voxel_hash(data: np.ndarray) -> str:
+    """Return a hash of values ``(X, Y, Z)``, the same whatever data type holds them."""
+    digest = hashlib.blake2b(str(data.shape).encode(), digest_size=16)
+    for first in range(0, data.shape[2], SLAB):
+        # Transposed, for most files store the first axis densest. -0.0 and 0.0 are one value but
+        # two patterns of bits.
+        slab = np.ascontiguousarray(data[..., first : first + SLAB].T, np.float32)
+        digest.update((slab + np.float32(0)).tobytes())
+    return digest.hexdigest()
