@@ -14,12 +14,12 @@ from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from arms import Arm, random_batch
 from harness import Row, options_of, run_part
+from method_steps import SteppedMethod, random_batch
 
 from medssl.device import resolve_device
 
-ARMS: dict[str, tuple[str, dict[str, Any]]] = {
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "anatomical corrected": ("anatomical", {}),
     "anatomical official": ("anatomical", {"preset": "official"}),
     "uamt corrected, all patches": ("uamt", {"consistency_on": "all"}),
@@ -30,27 +30,27 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
 REFERENCE = "anatomical corrected"
 
 
-def make_arm(name: str, patch: list[int], device: Any) -> Arm:
-    """Build one of `ARMS`."""
-    method, settings = ARMS[name]
+def make_method(name: str, patch: list[int], device: Any) -> SteppedMethod:
+    """Build one of `METHODS`."""
+    method, settings = METHODS[name]
     if method == "anatomical" and settings:
         settings = {**settings, "grid": [-(-n // 16) for n in patch]}
-    return Arm(method, settings, patch=patch, device=device)
+    return SteppedMethod(method, settings, patch=patch, device=device)
 
 
 def measure(options: Namespace, known: Mapping[str, Row]) -> Iterator[Row]:
-    """Yield each arm's time over the reference's."""
+    """Yield each method's time over the reference's."""
     device = resolve_device(options.device)
     patch = [16] * len(options.patch) if options.quick else options.patch
     batch = random_batch(patch, options.batch, device=device)
-    arms = {name: make_arm(name, patch, device) for name in ARMS}
-    for arm in arms.values():
-        arm.step(batch)
+    methods = {name: make_method(name, patch, device) for name in METHODS}
+    for stepped in methods.values():
+        stepped.step(batch)
     rounds = [
-        {name: arm.step(batch) for name, arm in arms.items()}
+        {name: stepped.step(batch) for name, stepped in methods.items()}
         for _ in range(2 if options.quick else options.rounds)
     ]
-    for name in arms:
+    for name in methods:
         ratios = [r[name] / r[REFERENCE] for r in rounds]
         seconds = statistics.median(r[name] for r in rounds)
         yield Row(

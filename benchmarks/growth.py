@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-from arms import Arm, random_batch
 from harness import Row, attempt, options_of, run_part
 from measuring import device_of, exponent
+from method_steps import SteppedMethod, random_batch
 from synthetic import write_ellipsoids
 
 from medssl.data.datasets.case import CachedCase
@@ -71,11 +71,11 @@ def draw_ms(cases: list[CachedCase], count: int, draws: int) -> float:
     return median(times)
 
 
-def step_s(arm: Arm, side: int, classes: int, steps: int) -> float:
+def step_s(stepped: SteppedMethod, side: int, classes: int, steps: int) -> float:
     """Return the least seconds of a step."""
-    batch = random_batch([side] * 3, 2, classes=classes, device=arm.device)
-    arm.step(batch)
-    return min(arm.step(batch) for _ in range(steps))
+    batch = random_batch([side] * 3, 2, classes=classes, device=stepped.device)
+    stepped.step(batch)
+    return min(stepped.step(batch) for _ in range(steps))
 
 
 def growth_row(
@@ -151,8 +151,8 @@ def measure(options: Namespace, known: Mapping[str, Row]) -> Iterator[Row]:
     side, sides = (16, [16, 24, 32]) if options.quick else (48, [32, 48, 64, 96])
     for method in METHODS:
 
-        def arm_of(side: int, classes: int, method: str = method) -> Arm:
-            return Arm(
+        def method_of(side: int, classes: int, method: str = method) -> SteppedMethod:
+            return SteppedMethod(
                 method,
                 patch=[side] * 3,
                 network=NETWORK,
@@ -161,11 +161,11 @@ def measure(options: Namespace, known: Mapping[str, Row]) -> Iterator[Row]:
                 precision=precision,
             )
 
-        def of_classes(classes: int, arm_of: Callable[..., Arm] = arm_of) -> float:
-            return step_s(arm_of(side, classes), side, classes, steps)
+        def of_classes(classes: int, method_of: Callable[..., SteppedMethod] = method_of) -> float:
+            return step_s(method_of(side, classes), side, classes, steps)
 
-        def of_side(side: int, arm_of: Callable[..., Arm] = arm_of) -> float:
-            return step_s(arm_of(side, 2), side, 2, steps)
+        def of_side(side: int, method_of: Callable[..., SteppedMethod] = method_of) -> float:
+            return step_s(method_of(side, 2), side, 2, steps)
 
         what = f"{method}: a step against classes"
         yield attempt(

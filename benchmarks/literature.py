@@ -68,7 +68,7 @@ CASES, LABELED = 16, 8
 
 
 @dataclass(frozen=True)
-class Arm:
+class Experiment:
     """A way to train: precision, where the data path is, and whether networks are compiled."""
 
     name: str
@@ -87,22 +87,26 @@ class Arm:
         }
 
 
-def arms_for(device: torch.device) -> tuple[list[Arm], str]:
-    """Return the arms that make sense on a device, and the name of the one with a target."""
+def experiments_for(device: torch.device) -> tuple[list[Experiment], str]:
+    """Return the experiments that make sense on a device, and the name of the one with a target."""
     able = device.type == "cuda" and wants_compiling("auto", device, NEVER)
     best = resolve_precision("auto", device)
-    arms = [Arm("fp32", "fp32")]
+    experiments = [Experiment("fp32", "fp32")]
     if device.type == "cuda":
         # The fastest safe precision of this card first: it is what a user gets.
         halves = ["bf16", "fp16"] if best == "bf16" else ["fp16"]
-        arms = [Arm(halves[0], halves[0]), *arms, *(Arm(h, h) for h in halves[1:])]
-        arms.append(Arm(f"{best}, data path on the host", best, on_device=False))
+        experiments = [
+            Experiment(halves[0], halves[0]),
+            *experiments,
+            *(Experiment(h, h) for h in halves[1:]),
+        ]
+        experiments.append(Experiment(f"{best}, data path on the host", best, on_device=False))
     else:
-        arms.append(Arm("bf16", "bf16"))
+        experiments.append(Experiment("bf16", "bf16"))
     if able:
-        arms.append(Arm(f"{best}, compiled", best, compiled=True))
-        arms.append(Arm("fp32, compiled", "fp32", compiled=True))
-    return arms, arms[0].name
+        experiments.append(Experiment(f"{best}, compiled", best, compiled=True))
+        experiments.append(Experiment("fp32, compiled", "fp32", compiled=True))
+    return experiments, experiments[0].name
 
 
 class Bench:
@@ -175,10 +179,10 @@ class Bench:
         assert stretch.speed is not None
         return stretch.speed
 
-    def ours(self, method: str, arm: Arm) -> Speed:
+    def ours(self, method: str, experiment: Experiment) -> Speed:
         """Measure medssl's engine."""
         stretch = self.stretch()
-        changes = {**self.changes(method, stretch.total), **arm.changes}
+        changes = {**self.changes(method, stretch.total), **experiment.changes}
         train(
             list_recipes()[f"{self.name}_{method}"],
             changes,
@@ -197,25 +201,26 @@ def measure(options: Namespace, known: Mapping[str, Row]) -> Iterator[Row]:
     """Yield the plain loop's time over medssl's for each method and way to train."""
     device = device_of(options)
     card = device.type == "cuda" and not options.quick
-    arms, first = arms_for(device)
+    experiments, first = experiments_for(device)
     with tempfile.TemporaryDirectory() as name:
         Bench(options.setting, Path(name), device, quick=options.quick).write_data()
         for method in options.methods:
             base: Row | None = None
-            for arm in (PLAIN, *(a.name for a in arms)):
-                title = f"{method}, {arm}"
-                target = ">= 2.5" if card and arm == first else ""
+            for experiment in (PLAIN, *(a.name for a in experiments)):
+                title = f"{method}, {experiment}"
+                target = ">= 2.5" if card and experiment == first else ""
                 row = known.get(title) or row_of(title, base, target, options, Path(name))
                 base = base or row
                 yield row
-                if row.details.get("busy") is not None and arm != PLAIN:
+                if row.details.get("busy") is not None and experiment != PLAIN:
                     wanted = ">= 95" if target else ""
                     yield Row(f"{title}, card busy", 100 * row.details["busy"], "%", wanted)
 
 
 def row_of(title: str, base: Row | None, target: str, options: Namespace, folder: Path) -> Row:
     """Measure in a process of its own; ``base`` is what to compare with, if there is any."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--arm", title, "--folder", str(folder)]
+    ours = ["--experiment", title, "--folder", str(folder)]
+    command = [sys.executable, __file__, *sys.argv[1:], *ours]
     done = subprocess.run(
         command, env=child_environment(), stdout=subprocess.PIPE, text=True, check=True
     )
@@ -234,10 +239,10 @@ def measure_here(options: Namespace) -> dict[str, Any]:
     """Measure one way to train in this process; return a `Speed`, or why there is none."""
     device = device_of(options)
     bench = Bench(options.setting, options.folder, device, quick=options.quick)
-    method, _, name = options.arm.partition(", ")
-    arms = {arm.name: arm for arm in arms_for(device)[0]}
+    method, _, name = options.experiment.partition(", ")
+    experiments = {experiment.name: experiment for experiment in experiments_for(device)[0]}
     try:
-        speed = bench.plain(method) if name == PLAIN else bench.ours(method, arms[name])
+        speed = bench.plain(method) if name == PLAIN else bench.ours(method, experiments[name])
     except Exception as error:
         if not out_of_memory(error):
             raise
@@ -249,10 +254,10 @@ if __name__ == "__main__":
     parser = options_of(__doc__)
     parser.add_argument("--setting", choices=sorted(SETTINGS), default="la")
     parser.add_argument("--methods", nargs="*", default=["supervised", "bcp"])
-    parser.add_argument("--arm", help="measure this one in this process")
+    parser.add_argument("--experiment", help="measure this one in this process")
     parser.add_argument("--folder", type=Path, help="of its data")
     given = parser.parse_args()
-    if given.arm:
+    if given.experiment:
         print(json.dumps(measure_here(given)))
     else:
         run_part(parser, measure)

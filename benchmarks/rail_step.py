@@ -19,9 +19,9 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from arms import Arm, random_batch
 from harness import Row, options_of, run_part
 from measuring import PeakMemory
+from method_steps import SteppedMethod, random_batch
 from torch import Tensor
 
 from medssl.device import resolve_device
@@ -58,7 +58,7 @@ def measure_here(variant: str, options: Namespace) -> dict[str, float]:
     torch.set_num_threads(options.threads)
     device = resolve_device(options.device)
     patch = [32, 16, 16] if options.quick else options.patch
-    arm = Arm(
+    stepped = SteppedMethod(
         "rail_published" if variant == "published" else "rail",
         {
             "preset": "corrected" if variant == "corrected" else "official",
@@ -73,7 +73,9 @@ def measure_here(variant: str, options: Namespace) -> dict[str, float]:
     batch = random_batch(patch, options.batch, device=device)
     peak = PeakMemory(device)
     before = peak.mib()
-    seconds = [arm.step(batch, Progress("train", 500 + n, 1000)) for n in range(options.steps + 2)]
+    seconds = [
+        stepped.step(batch, Progress("train", 500 + n, 1000)) for n in range(options.steps + 2)
+    ]
     return {"seconds": statistics.median(seconds[2:]), "peak_mib": peak.mib() - before}
 
 

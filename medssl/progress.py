@@ -87,7 +87,7 @@ class Display:
         self, stage: str, iteration: int, total: int, speed: float, terms: Mapping[str, float]
     ) -> None:
         """Show the newest loss terms and speed."""
-        text = describe(terms)
+        text = describe_terms(terms)
         if self._dice is not None:
             text += f"  validation Dice {self._dice:.3f}"
         if self._progress is not None and self._task is not None:
@@ -151,7 +151,7 @@ class Display:
             yield finished, part
 
 
-def describe(terms: Mapping[str, float]) -> str:
+def describe_terms(terms: Mapping[str, float]) -> str:
     """Write terms such as ``loss/labeled`` in groups: ``loss: total 1.2, labeled 0.9``."""
     groups: dict[str, list[str]] = {}
     for key, value in terms.items():

@@ -24,7 +24,7 @@ def compare(
 ) -> None:
     """Compare runs case by case, and say whether there is evidence of a difference."""
     import medssl
-    from medssl.comparison.files import format_comparison
+    from medssl.comparison.output import format_comparison
 
     result = medssl.compare(runs, split=split, baseline=baseline, common=common, output=output)
     out.print(format_comparison(result))

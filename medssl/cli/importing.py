@@ -16,7 +16,7 @@ def _list_formats(asked: bool) -> None:
     if not asked:
         return
     import medssl
-    from medssl.data.importers.base import REGISTRY, ImportSettings
+    from medssl.data.importers.importer import REGISTRY, ImportSettings
 
     table = Table("format", "what it is", "its options", title="formats", show_lines=True)
     for name in medssl.list_formats():

@@ -96,7 +96,7 @@ def compare(
     }
     result["verdicts"] = verdicts_of(result)
     if output is not None:
-        from medssl.comparison.files import write_comparison
+        from medssl.comparison.output import write_comparison
 
         write_comparison(result, Path(output))
     return result

@@ -14,7 +14,7 @@ import numpy as np
 from medssl._version import __version__
 from medssl.data.datasets.case import LabelMap
 from medssl.data.dicom.files import read_dicom
-from medssl.data.dicom.series import Series, describe
+from medssl.data.dicom.series import Series, describe_series
 from medssl.data.images.geometry import LPS
 from medssl.data.images.write import write_atomically
 from medssl.errors import MedSSLError
@@ -131,7 +131,7 @@ def _segmentation(series: Series, classes: np.ndarray, labels: LabelMap) -> Any:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
         raise MedSSLError(
-            f"no DICOM-SEG can be made of {describe(series.headers[0])}: {reason}",
+            f"no DICOM-SEG can be made of {describe_series(series.headers[0])}: {reason}",
             where=series.headers[0].path,
             fix="mend this element, or choose another --format, such as nii.gz",
         ) from error
@@ -145,8 +145,8 @@ def _sources(series: Series) -> list[Any]:
         missing = [keyword for keyword in _REFERENCES if not data.get(keyword)]
         if missing:
             raise MedSSLError(
-                f"{describe(series.headers[0])} has no {', '.join(missing)}: a segmentation could "
-                "not refer to it",
+                f"{describe_series(series.headers[0])} has no {', '.join(missing)}: a "
+                "segmentation could not refer to it",
                 where=data.filename,
                 fix="export the series with its UIDs, or choose another --format, such as nii.gz",
             )

@@ -48,7 +48,7 @@ from torch import Tensor, nn
 
 from medssl.methods import rail_losses as losses
 from medssl.methods.base import Batch, Method, NetworkBuilder, Progress, StepOutput
-from medssl.methods.rail_losses import Best, Common, Prediction, Truth, Weights
+from medssl.methods.rail_losses import Best, Common, StudentOutput, Truth, Weights
 from medssl.methods.rail_settings import RailSettings
 from medssl.methods.settings import Stage
 from medssl.networks.ensemble import Ensemble
@@ -125,7 +125,7 @@ class Rail(Method):
 
         truth = Truth.of(labeled.label, self.num_classes)
         images = torch.cat([labeled.image, unlabeled.image])
-        predictions: dict[int, Prediction] = {}
+        predictions: dict[int, StudentOutput] = {}
         # First what leaves no activations behind.
         target = self.teacher_target(position.group, images, len(truth))
         if not position.first_term:
@@ -149,7 +149,7 @@ class Rail(Method):
 
     def _losses(
         self,
-        predictions: dict[int, Prediction],
+        predictions: dict[int, StudentOutput],
         target: Tensor,
         common: Common,
         terms: dict[str, Tensor],

@@ -12,9 +12,7 @@ import torch
 from torch import Tensor
 
 from medssl.methods.rail_settings import RailSettings
-from medssl.ops.losses import IGNORE_INDEX, TINY, dice_loss, one_hot, weighted_mean
-from medssl.ops.pseudo_labels import hard_labels, sharpen
-from medssl.ops.regions import (
+from medssl.ops.disagreement import (
     axis_kl,
     disagreement,
     error_region,
@@ -22,6 +20,8 @@ from medssl.ops.regions import (
     uniform_penalty,
     voxel_kl,
 )
+from medssl.ops.losses import IGNORE_INDEX, TINY, dice_loss, one_hot, weighted_mean
+from medssl.ops.pseudo_labels import hard_labels, sharpen
 from medssl.ops.variants import FOREGROUND
 
 
@@ -67,7 +67,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Prediction:
+class StudentOutput:
     """What the losses need of a student.
 
     Attributes:
@@ -125,17 +125,17 @@ class Common:
     best: Best | None
 
 
-def predict(logits: Tensor, truth: Truth) -> Prediction:
+def predict(logits: Tensor, truth: Truth) -> StudentOutput:
     """Turn logits ``(B, C, *spatial)``, labeled patches first, into a prediction."""
     # One split, not many slices: each slice would cost a zero-filled gradient of the whole.
     count = len(truth)
     parts = [Part.of(z) for z in logits.float().split([count, len(logits) - count])]
     dice = dice_loss(parts[0].probs, truth.hot, truth.valid, variant=FOREGROUND)
-    return Prediction(parts[0], parts[1], dice)
+    return StudentOutput(parts[0], parts[1], dice)
 
 
 @torch.no_grad()
-def choose_best(predictions: Sequence[Prediction], temperature: float) -> Best:
+def choose_best(predictions: Sequence[StudentOutput], temperature: float) -> Best:
     """Choose the student with the lowest Dice loss, the first of equals.
 
     The index stays on the device: no host waits for it.
@@ -206,7 +206,7 @@ def cal_terms(student: Part, best: Best, settings: RailSettings) -> tuple[Tensor
 
 
 def student_loss(
-    student: Prediction,
+    student: StudentOutput,
     truth: Truth,
     teacher_target: Tensor,
     settings: RailSettings,

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medssl.networks.blocks import DROPOUT, kaiming_init
+from medssl.networks.layers import DROPOUT, kaiming_init
 
 WIDTHS = (64, 128, 256, 512)
 GROWTH = 20
@@ -71,7 +71,7 @@ def _double(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="trilinear", align_corners=True)
 
 
-class BasicBlock(nn.Module):
+class ResNetBlock(nn.Module):
     """ResNet's basic block with 3x3x1 kernels; ``stride`` 2 also halves the last axis by max."""
 
     def __init__(self, channels_in: int, channels: int, *, stride: int = 1) -> None:
@@ -148,10 +148,10 @@ class AHNetResNet18(nn.Module):
         self.bn0 = nn.BatchNorm3d(a)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool3d(3, stride=2, padding=1)
-        self.layer1 = nn.Sequential(BasicBlock(a, a), BasicBlock(a, a))
-        self.layer2 = nn.Sequential(BasicBlock(a, b, stride=2), BasicBlock(b, b))
-        self.layer3 = nn.Sequential(BasicBlock(b, c, stride=2), BasicBlock(c, c))
-        self.layer4 = nn.Sequential(BasicBlock(c, d, stride=2), BasicBlock(d, d))
+        self.layer1 = nn.Sequential(ResNetBlock(a, a), ResNetBlock(a, a))
+        self.layer2 = nn.Sequential(ResNetBlock(a, b, stride=2), ResNetBlock(b, b))
+        self.layer3 = nn.Sequential(ResNetBlock(b, c, stride=2), ResNetBlock(c, c))
+        self.layer4 = nn.Sequential(ResNetBlock(c, d, stride=2), ResNetBlock(d, d))
         self.up0 = project(d, c)
         self.dense0 = _dense_block(c, dropout)
         self.up1 = project(c + more, b)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medssl.networks.blocks import CONV
+from medssl.networks.layers import CONV
 from medssl.networks.vnet import VNet
 from medssl.networks.whole_batch import randn_like
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medssl.networks.blocks import CONV, NORM
+from medssl.networks.layers import CONV, NORM
 from medssl.networks.vnet import ConvBlock, Resample
 
 
-class BasicBlock(nn.Module):
+class ResVNetBlock(nn.Module):
     """Twice convolution 3 and instance norm, added to a shortcut, ReLU."""
 
     def __init__(self, channels_in: int, channels: int, *, dims: int, stride: int) -> None:
@@ -41,8 +41,10 @@ class ResNetEncoder(nn.Module):
         self.bn1 = NORM["instance"][dims](c[0])
 
         def layer(level: int, blocks: int) -> nn.Sequential:
-            first = BasicBlock(c[level - 1], c[level], dims=dims, stride=2)
-            rest = [BasicBlock(c[level], c[level], dims=dims, stride=1) for _ in range(blocks - 1)]
+            first = ResVNetBlock(c[level - 1], c[level], dims=dims, stride=2)
+            rest = [
+                ResVNetBlock(c[level], c[level], dims=dims, stride=1) for _ in range(blocks - 1)
+            ]
             return nn.Sequential(first, *rest)
 
         self.layer1, self.layer2 = layer(1, 3), layer(2, 4)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from medssl.networks.blocks import kaiming_init
+from medssl.networks.layers import kaiming_init
 
 
-class ConvBlock(nn.Module):
+class UNet2DBlock(nn.Module):
     """Twice convolution 3, BatchNorm, LeakyReLU, with element-wise dropout between the two."""
 
     def __init__(self, channels_in: int, channels: int, dropout: float) -> None:
@@ -36,7 +36,7 @@ class Down(nn.Module):
     def __init__(self, channels_in: int, channels: int, dropout: float) -> None:
         super().__init__()
         self.maxpool_conv = nn.Sequential(
-            nn.MaxPool2d(2), ConvBlock(channels_in, channels, dropout)
+            nn.MaxPool2d(2), UNet2DBlock(channels_in, channels, dropout)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class Up(nn.Module):
         super().__init__()
         self.conv1x1 = nn.Conv2d(channels_in, channels, 1)
         self.up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
-        self.conv = ConvBlock(2 * channels, channels, 0.0)
+        self.conv = UNet2DBlock(2 * channels, channels, 0.0)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """Double the resolution and merge the skip connection."""
@@ -64,7 +64,7 @@ class Encoder(nn.Module):
     def __init__(self, in_channels: int, channels: Sequence[int], dropout: Sequence[float]) -> None:
         super().__init__()
         c, p = channels, dropout
-        self.in_conv = ConvBlock(in_channels, c[0], p[0])
+        self.in_conv = UNet2DBlock(in_channels, c[0], p[0])
         self.down1 = Down(c[0], c[1], p[1])
         self.down2 = Down(c[1], c[2], p[2])
         self.down3 = Down(c[2], c[3], p[3])

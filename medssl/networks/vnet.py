@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from medssl.networks.blocks import CONV, CONV_TRANSPOSE, DROPOUT, NORM, kaiming_init
+from medssl.networks.layers import CONV, CONV_TRANSPOSE, DROPOUT, NORM, kaiming_init
 
 
-class ConvBlock(nn.Module):
+class VNetBlock(nn.Module):
     """``n`` times convolution 3, normalization, ReLU; no residual connection."""
 
     def __init__(self, n: int, channels_in: int, channels: int, *, dims: int, norm: str) -> None:
@@ -76,8 +76,8 @@ class VNet(nn.Module):
         super().__init__()
         c = [filters * 2**i for i in range(5)]
 
-        def block(n: int, channels_in: int, channels: int) -> ConvBlock:
-            return ConvBlock(n, channels_in, channels, dims=spatial_dims, norm=norm)
+        def block(n: int, channels_in: int, channels: int) -> VNetBlock:
+            return VNetBlock(n, channels_in, channels, dims=spatial_dims, norm=norm)
 
         def resample(channels_in: int, channels: int, *, up: bool) -> Resample:
             return Resample(channels_in, channels, dims=spatial_dims, norm=norm, up=up)

@@ -29,7 +29,7 @@ CorruptionStyle = Literal["coherent", "official2d"]
 ErrorRegion = Literal["true", "official"]
 KLTerm = Literal["voxel", "official", "off"]
 UniformTerm = Literal["proper", "official"]
-"""Losses where predictions disagree, see :mod:`medssl.ops.regions`."""
+"""Losses where predictions disagree, see :mod:`medssl.ops.disagreement`."""
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from typing import Any
 
 import yaml
 
-from medssl.data.datasets.fingerprint import Fingerprint, Structure
+from medssl.data.datasets.fingerprint import Fingerprint, LabeledStructure
 from medssl.methods.registry import get_settings
 from medssl.planning import training as choices
-from medssl.planning.grid import Grid, choose_grid, size_text
+from medssl.planning.grid import PlannedGrid, choose_grid, size_text
 from medssl.planning.network import DeviceKind, NetworkPlan, choose_batch, choose_network
-from medssl.planning.patients import Roles
+from medssl.planning.patients import PatientCounts
 from medssl.planning.spec_guess import SpecGuess
 from medssl.recipe.load import LoadedRecipe, resolve
 from medssl.settings.spec import DataSpec
@@ -26,7 +26,7 @@ LINE_WIDTH = 118
 
 
 @dataclass(frozen=True)
-class Order:
+class PlanOrder:
     """What the user asked for.
 
     Attributes:
@@ -84,7 +84,7 @@ class Draft:
     """A recipe on its way: the text without what is said about memory, and its parts."""
 
     loaded: LoadedRecipe
-    grid: Grid
+    grid: PlannedGrid
     network: NetworkPlan
     body: Lines
     batch: int
@@ -92,8 +92,8 @@ class Draft:
 
 def make_draft(
     found: Fingerprint,
-    roles: Roles,
-    order: Order,
+    counts: PatientCounts,
+    order: PlanOrder,
     guess: SpecGuess,
     *,
     shrink: float = 1.0,
@@ -103,7 +103,7 @@ def make_draft(
 
     Args:
         found: the dataset.
-        roles: which patients are what.
+        counts: which patients are what.
         order: method and device.
         guess: the data spec.
         shrink: factor of the usual voxels of a patch.
@@ -121,7 +121,7 @@ def make_draft(
     lines = Lines()
     lines.add("name", recipe_name(found, order))
     lines.add("seed", 0)
-    _data(lines, roles, order)
+    _data(lines, counts, order)
     pieces = choices.known_pieces(found, spec, len(network.patch))
     _spec(lines, found, spec, guess, grid, pieces)
     spec = spec.model_copy(update={"pieces": {**spec.pieces, **pieces}})
@@ -130,7 +130,7 @@ def make_draft(
     for key, (value, reason) in network.options.items():
         lines.add(key, value, reason, indent=2)
     plan = choices.choose_training(
-        choices.Basis(found, spec, grid, network, roles, method, order.device, batch)
+        choices.Basis(found, spec, grid, network, counts, method, order.device, batch)
     )
     lines.add("method", None)
     lines.add("name", order.method, hints.summary or method.paper, indent=2)
@@ -151,13 +151,13 @@ def make_draft(
     return Draft(loaded, grid, network, lines, batch)
 
 
-def recipe_name(found: Fingerprint, order: Order) -> str:
+def recipe_name(found: Fingerprint, order: PlanOrder) -> str:
     """Return a name for recipe and run folder: the dataset's and the method's."""
     words = "".join(c if c.isalnum() else "_" for c in found.name.lower()).strip("_")
     return f"{words or 'dataset'}_{order.method}"
 
 
-def _data(lines: Lines, roles: Roles, order: Order) -> None:
+def _data(lines: Lines, counts: PatientCounts, order: PlanOrder) -> None:
     lines.add("data", None)
     lines.add("root", order.root, indent=2)
     if order.phantom:
@@ -167,12 +167,12 @@ def _data(lines: Lines, roles: Roles, order: Order) -> None:
         lines.add("allow_outside", True, reason, indent=2)
     if order.patients is not None:
         lines.add("patients", order.patients, order.patients_reason, indent=2)
-    if roles.labeled is not None:
-        lines.add("labeled", roles.labeled, roles.labeled_reason, indent=2)
+    if counts.labeled is not None:
+        lines.add("labeled", counts.labeled, counts.labeled_reason, indent=2)
     else:
-        lines.note(f"labeled: {roles.labeled_reason}", indent=2)
-    lines.add("validation", roles.validation, roles.validation_reason, indent=2)
-    lines.add("test", roles.test, roles.test_reason, indent=2)
+        lines.note(f"labeled: {counts.labeled_reason}", indent=2)
+    lines.add("validation", counts.validation, counts.validation_reason, indent=2)
+    lines.add("test", counts.test, counts.test_reason, indent=2)
 
 
 def _spec(
@@ -180,7 +180,7 @@ def _spec(
     found: Fingerprint,
     spec: DataSpec,
     guess: SpecGuess,
-    grid: Grid,
+    grid: PlannedGrid,
     pieces: dict[int, int],
 ) -> None:
     """Name the data spec and what differs from it."""
@@ -212,7 +212,7 @@ def _spec(
 
 
 def header(
-    found: Fingerprint, order: Order, draft: Draft, *, labeled: int, memory: float
+    found: Fingerprint, order: PlanOrder, draft: Draft, *, labeled: int, memory: float
 ) -> list[str]:
     """Return the comment lines at the top."""
     kind = get_settings(order.method)
@@ -235,7 +235,7 @@ def header(
     return lines
 
 
-def _structure_text(structure: Structure, unit: str) -> str:
+def _structure_text(structure: LabeledStructure, unit: str) -> str:
     if not structure.present:
         return f"{structure.name} (not in the labeled scans)"
     cubic_mm = structure.volume * (1e-9 if unit == "um" else 1.0)

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from medssl.data.datasets.fingerprint import Fingerprint, Scan
+from medssl.data.datasets.fingerprint import Fingerprint, ScanGrid
 from medssl.settings.spec import DataSpec
 
 SAME_SPACING = 1.02
@@ -40,7 +40,7 @@ Spacing = Literal["native"] | list[float | None]
 
 
 @dataclass(frozen=True)
-class Grid:
+class PlannedGrid:
     """The grid that patches are cut from, in the axis order of the data spec.
 
     Attributes:
@@ -64,7 +64,7 @@ class Grid:
         return [a for a in range(3) if a != self.slice_axis]
 
 
-def oriented(scan: Scan, target: str | None) -> Scan:
+def oriented(scan: ScanGrid, target: str | None) -> ScanGrid:
     """Return a scan's grid in the axis order of ``target`` (None: as stored)."""
     if target is None:
         return scan
@@ -73,14 +73,14 @@ def oriented(scan: Scan, target: str | None) -> Scan:
         pair = next(p for p in ("RL", "AP", "SI") if letter in p)
         order.append(next(i for i, c in enumerate(scan.orientation) if c in pair))
     a, b, c = order
-    return Scan(
+    return ScanGrid(
         (scan.shape[a], scan.shape[b], scan.shape[c]),
         (scan.spacing[a], scan.spacing[b], scan.spacing[c]),
         target,
     )
 
 
-def choose_grid(found: Fingerprint, spec: DataSpec, *, cubes: bool = False) -> Grid:
+def choose_grid(found: Fingerprint, spec: DataSpec, *, cubes: bool = False) -> PlannedGrid:
     """Choose the voxel size, and whether slices or volumes are trained.
 
     Args:
@@ -104,7 +104,7 @@ def choose_grid(found: Fingerprint, spec: DataSpec, *, cubes: bool = False) -> G
         resized = np.array([n if n else shape[a] for a, n in enumerate(spec.resize)], dtype=float)
         voxel, shape = voxel * shape / resized, resized
     sliced, why = _slices(voxel, shape, spec, cubes=cubes)
-    return Grid(
+    return PlannedGrid(
         spacing,
         tuple(round(float(v), 4) for v in voxel),
         tuple(max(1, round(float(n))) for n in shape),

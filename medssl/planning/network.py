@@ -9,7 +9,7 @@ from typing import Any, Literal
 from medssl.errors import MedSSLError
 from medssl.methods.plan_hints import PlanHints
 from medssl.networks.registry import patch_factors
-from medssl.planning.grid import Grid, Levels, choose_levels, fixed_patch
+from medssl.planning.grid import Levels, PlannedGrid, choose_levels, fixed_patch
 
 DeviceKind = Literal["cpu", "cuda"]
 
@@ -47,7 +47,7 @@ class NetworkPlan:
 
 
 def choose_network(
-    grid: Grid, hints: PlanHints, device: DeviceKind, *, shrink: float = 1.0
+    grid: PlannedGrid, hints: PlanHints, device: DeviceKind, *, shrink: float = 1.0
 ) -> NetworkPlan:
     """Choose network and patch.
 

@@ -13,7 +13,7 @@ MOST_VALIDATION = 10
 
 
 @dataclass(frozen=True)
-class Roles:
+class PatientCounts:
     """Numbers of patients as in a recipe's ``data``, each with its reason."""
 
     labeled: int | None
@@ -24,9 +24,9 @@ class Roles:
     test_reason: str
 
 
-def choose_roles(
+def choose_patients(
     patients: int, labeled: int | None, *, unlabeled: int = 0, uses_unlabeled: bool = True
-) -> Roles:
+) -> PatientCounts:
     """Divide the patients that have labels.
 
     Args:
@@ -44,7 +44,7 @@ def choose_roles(
     validation = 0
     if training >= VALIDATION_FROM:
         validation = min(MOST_VALIDATION, training // 5)
-    return Roles(
+    return PatientCounts(
         labeled, validation, test, *_reasons(patients, labeled, training, validation, test)
     )
 

@@ -22,10 +22,10 @@ from medssl.errors import MedSSLError, located
 from medssl.files import default_cache_root, write_text
 from medssl.methods.registry import get_settings, list_methods
 from medssl.paths import AnyPath
-from medssl.planning.draft import Draft, Order, header, make_draft, text_of
+from medssl.planning.draft import Draft, PlanOrder, header, make_draft, text_of
 from medssl.planning.grid import size_text
 from medssl.planning.network import DeviceKind
-from medssl.planning.patients import Roles, choose_roles
+from medssl.planning.patients import PatientCounts, choose_patients
 from medssl.planning.spec_guess import SpecGuess, guess_spec
 from medssl.progress import Display
 from medssl.recipe.load import LoadedRecipe
@@ -33,7 +33,7 @@ from medssl.settings.recipe import DataSettings
 from medssl.settings.specs import list_specs, load_spec
 
 if TYPE_CHECKING:
-    from medssl.planning.memory import Footprint
+    from medssl.planning.footprint import Footprint
 
 USABLE = 0.9
 """Share of a card's memory that a plan may fill; of a computer's, half."""
@@ -121,8 +121,8 @@ def plan(
     order = replace(order, allow_outside=allow_outside, patients=whose, patients_reason=ASKED)
     order, data = _with_patients(order, _open(order, display), display)
     order = _written_for(order, output)
-    roles = _roles(data, order, labeled)
-    settings = DataSettings(labeled=labeled, validation=roles.validation, test=roles.test)
+    counts = _patient_counts(data, order, labeled)
+    settings = DataSettings(labeled=labeled, validation=counts.validation, test=counts.test)
     with located(data.root / "dataset.json"):
         splits = make_splits(data, settings, uses_unlabeled=kind_of_method.uses_unlabeled)
     with display.counting("looking at the scans", len(sampled_cases(splits))) as done:
@@ -134,7 +134,7 @@ def plan(
     precision = "fp32" if order.device == "cpu" else "bf16"
 
     def measure(loaded: LoadedRecipe) -> Footprint:
-        from medssl.planning.memory import (
+        from medssl.planning.footprint import (
             measure_footprint,  # loads PyTorch: when all else is known
         )
 
@@ -149,19 +149,24 @@ def plan(
             precision=precision,
         )
 
-    made = make_plan(found, roles, order, guess, measure=measure)
+    made = make_plan(found, counts, order, guess, measure=measure)
     write_text(output, made.text)
     return Plan(made.text, made.loaded, made.spec, made.memory, made.seconds, output)
 
 
 def make_plan(
-    found: Fingerprint, roles: Roles, order: Order, guess: SpecGuess, *, measure: Measure
+    found: Fingerprint,
+    counts: PatientCounts,
+    order: PlanOrder,
+    guess: SpecGuess,
+    *,
+    measure: Measure,
 ) -> Plan:
     """Choose everything and make it fit; the result depends on the arguments alone.
 
     Args:
         found: the dataset.
-        roles: which patients are what.
+        counts: which patients are what.
         order: method, device and memory.
         guess: the data spec.
         measure: returns what a step of a recipe needs.
@@ -169,7 +174,7 @@ def make_plan(
     Raises:
         MedSSLError: the method does not suit the data, or nothing fits into the memory.
     """
-    draft = _first_draft(found, roles, order, guess)
+    draft = _first_draft(found, counts, order, guess)
     known: dict[Any, Footprint] = {}
 
     def footprint(draft: Draft) -> Footprint:
@@ -180,7 +185,7 @@ def make_plan(
 
     limit = order.memory * (USABLE if order.device == "cuda" else USABLE / 2)
     shrink, batch = 1.0, draft.batch
-    least = max(2, _least_batch(order, found, roles, guess))
+    least = max(2, _least_batch(order, found, counts, guess))
     while True:
         patch = draft.loaded.recipe.training.patch
         step = footprint(draft)
@@ -199,7 +204,7 @@ def make_plan(
                 fix="use a card with more memory, or a method with one network such as "
                 f"{_with_one_network(order.method)}",
             )
-        draft = make_draft(found, roles, order, guess, shrink=shrink, batch=batch)
+        draft = make_draft(found, counts, order, guess, shrink=shrink, batch=batch)
     top = header(found, order, draft, labeled=found.labeled, memory=need)
     seconds = step.seconds_per_voxel * math.prod(patch) if order.device == "cpu" else 0.0
     return Plan(text_of(top, draft.body), draft.loaded, guess, need, seconds)
@@ -215,21 +220,25 @@ def _with_one_network(besides: str) -> str:
     )
 
 
-def _least_batch(order: Order, found: Fingerprint, roles: Roles, guess: SpecGuess) -> int:
+def _least_batch(
+    order: PlanOrder, found: Fingerprint, counts: PatientCounts, guess: SpecGuess
+) -> int:
     """Return the smallest batch that the method accepts."""
     for batch in (1, 2, 3, 4):
         try:
-            make_draft(found, roles, order, guess, batch=batch)
+            make_draft(found, counts, order, guess, batch=batch)
         except MedSSLError:
             continue
         return batch
     return 4
 
 
-def _first_draft(found: Fingerprint, roles: Roles, order: Order, guess: SpecGuess) -> Draft:
+def _first_draft(
+    found: Fingerprint, counts: PatientCounts, order: PlanOrder, guess: SpecGuess
+) -> Draft:
     """Draft with the usual patch, or say why the method does not suit and which ones do."""
     try:
-        return _checked_draft(found, roles, order, guess)
+        return _checked_draft(found, counts, order, guess)
     except MedSSLError as error:
         others = []
         for name in list_methods():
@@ -237,7 +246,7 @@ def _first_draft(found: Fingerprint, roles: Roles, order: Order, guess: SpecGues
                 continue
             other = replace(order, method=name)
             try:
-                _checked_draft(found, roles, other, guess)
+                _checked_draft(found, counts, other, guess)
             except MedSSLError:
                 continue
             others.append(name)
@@ -248,9 +257,11 @@ def _first_draft(found: Fingerprint, roles: Roles, order: Order, guess: SpecGues
         ) from error
 
 
-def _checked_draft(found: Fingerprint, roles: Roles, order: Order, guess: SpecGuess) -> Draft:
+def _checked_draft(
+    found: Fingerprint, counts: PatientCounts, order: PlanOrder, guess: SpecGuess
+) -> Draft:
     """Draft, and ask the method again with the voxels that the scans will really have."""
-    draft = make_draft(found, roles, order, guess)
+    draft = make_draft(found, counts, order, guess)
     recipe = draft.loaded.recipe
     spec = recipe.spec.model_copy(update={"spacing": list(draft.grid.voxel)})
     changed = recipe.model_copy(update={"spec": spec})
@@ -260,7 +271,7 @@ def _checked_draft(found: Fingerprint, roles: Roles, order: Order, guess: SpecGu
     return draft
 
 
-def _order(root: str, method: str, memory: float | None, device: str, kind: str) -> Order:
+def _order(root: str, method: str, memory: float | None, device: str, kind: str) -> PlanOrder:
     """Settle where the training will run, and with how much memory."""
     if memory is not None and memory <= 0:
         raise MedSSLError(
@@ -270,7 +281,7 @@ def _order(root: str, method: str, memory: float | None, device: str, kind: str)
     target: DeviceKind
     if memory is not None and device != "cpu":
         name, target = f"a graphics card of {memory:g} GiB", "cuda"
-        return Order(root, method, target, memory * 2**30, name, phantom)
+        return PlanOrder(root, method, target, memory * 2**30, name, phantom)
     import torch
 
     from medssl.device import resolve_device
@@ -285,12 +296,12 @@ def _order(root: str, method: str, memory: float | None, device: str, kind: str)
     if found.type == "cuda":
         properties = torch.cuda.get_device_properties(found)
         target = "cuda"
-        return Order(root, method, target, properties.total_memory, properties.name, phantom)
+        return PlanOrder(root, method, target, properties.total_memory, properties.name, phantom)
     total = psutil.virtual_memory().total if memory is None else memory * 2**30
-    return Order(root, method, "cpu", total, "a CPU", phantom)
+    return PlanOrder(root, method, "cpu", total, "a CPU", phantom)
 
 
-def _open(order: Order, display: Display) -> Dataset:
+def _open(order: PlanOrder, display: Display) -> Dataset:
     root = Path(order.root)
     if order.phantom:
         sizes = phantom_options(order.phantom)
@@ -300,7 +311,7 @@ def _open(order: Order, display: Display) -> Dataset:
     return read_dataset(root, allow_outside=order.allow_outside, patients=order.patients)
 
 
-def _with_patients(order: Order, data: Dataset, display: Display) -> tuple[Order, Dataset]:
+def _with_patients(order: PlanOrder, data: Dataset, display: Display) -> tuple[PlanOrder, Dataset]:
     """Take what ids look like for granted, for the user to read in the recipe."""
     if data.guess is None:
         return order, data
@@ -310,7 +321,7 @@ def _with_patients(order: Order, data: Dataset, display: Display) -> tuple[Order
     return order, _open(order, display)
 
 
-def _written_for(order: Order, output: Path) -> Order:
+def _written_for(order: PlanOrder, output: Path) -> PlanOrder:
     """Return the order with paths that mean in the recipe's folder what they mean in this one."""
     if output.absolute().parent == Path.cwd():
         return order
@@ -321,7 +332,7 @@ def _written_for(order: Order, output: Path) -> Order:
     return replace(order, root=root, patients=patients)
 
 
-def _roles(dataset: Dataset, order: Order, labeled: int | None) -> Roles:
+def _patient_counts(dataset: Dataset, order: PlanOrder, labeled: int | None) -> PatientCounts:
     if labeled is not None and labeled < 1:
         raise MedSSLError(
             f"{labeled} labeled patients cannot be trained on",
@@ -337,6 +348,6 @@ def _roles(dataset: Dataset, order: Order, labeled: int | None) -> Roles:
             fix="use only some of the labels, such as --labeled 8, or --method "
             + next(name for name in list_methods() if not get_settings(name).uses_unlabeled),
         )
-    return choose_roles(
+    return choose_patients(
         patients, labeled, unlabeled=len(dataset.unlabeled), uses_unlabeled=uses_unlabeled
     )

@@ -14,7 +14,7 @@ import torch
 from medssl.device import bytes_asked, is_out_of_memory
 from medssl.errors import MedSSLError
 from medssl.networks.registry import patch_factors
-from medssl.planning.memory import Footprint, measure_footprint
+from medssl.planning.footprint import Footprint, measure_footprint
 from medssl.recipe.load import LoadedRecipe
 
 ROUND = 8

@@ -11,9 +11,9 @@ from typing import Any
 from medssl.data.datasets.fingerprint import PERCENTILES, Fingerprint
 from medssl.methods.plan_hints import Advice
 from medssl.methods.settings import MethodSettings
-from medssl.planning.grid import Grid, size_text
+from medssl.planning.grid import PlannedGrid, size_text
 from medssl.planning.network import DeviceKind, NetworkPlan
-from medssl.planning.patients import Roles
+from medssl.planning.patients import PatientCounts
 from medssl.settings.spec import DataSpec
 
 CPU_ITERATIONS = 2000
@@ -50,7 +50,7 @@ class Basis:
         spec: its data spec.
         grid: what patches are cut from.
         network: network and patch.
-        roles: which patients are what.
+        counts: which patients are what.
         method: settings class of the method.
         device: where the training will run.
         batch: labeled patches of an iteration.
@@ -58,9 +58,9 @@ class Basis:
 
     found: Fingerprint
     spec: DataSpec
-    grid: Grid
+    grid: PlannedGrid
     network: NetworkPlan
-    roles: Roles
+    counts: PatientCounts
     method: type[MethodSettings]
     device: DeviceKind
     batch: int
@@ -76,7 +76,7 @@ class TrainingChoices:
 
 
 def choose_iterations(
-    grid: Grid, patch: tuple[int, ...], structures: int, device: DeviceKind
+    grid: PlannedGrid, patch: tuple[int, ...], structures: int, device: DeviceKind
 ) -> tuple[int, str]:
     """Return the iterations of all stages together."""
     if device == "cpu":
@@ -127,7 +127,7 @@ def choose_training(basis: Basis) -> TrainingChoices:
         training["precision"] = ("fp32", "full precision: a CPU gains nothing from less")
     else:
         training["precision"] = ("auto", "half precision where the card has it: half the memory")
-    if basis.roles.validation:
+    if basis.counts.validation:
         every = max(1, iterations // VALIDATIONS)
         training["validate_every"] = (every, f"{VALIDATIONS} times in all")
     if device == "cpu":

@@ -140,10 +140,3 @@ def continued(recipe: Recipe) -> dict[str, Any]:
     follows = {k for k in section.options if "auto" in cls.words(k)} - set(section.overridden)
     kept = {k: v for k, v in section.options.items() if k not in follows}
     return {"name": section.name, **kept}
-
-
-def settings_of(recipe: Recipe) -> MethodSettings:
-    """Return the settings of a recipe's method, whichever form its section has."""
-    data, recorded = open_record({"method": recipe.method.model_dump()}, where=recipe.name)
-    given = recipe.model_copy(update={"method": MethodSection(**data["method"])})
-    return resolve_method(given, recorded, where=recipe.name).settings

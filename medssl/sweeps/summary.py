@@ -15,7 +15,7 @@ from rich.text import Text
 from medssl.comparison.cautions import cautions_of
 from medssl.comparison.comparable import patients_of, shared_cases, shared_metrics, warnings_about
 from medssl.comparison.experiments import Experiment, read_run
-from medssl.comparison.files import number
+from medssl.comparison.output import number
 from medssl.comparison.paired import (
     INTERVAL,
     MEAN,

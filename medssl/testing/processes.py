@@ -25,7 +25,7 @@ from medssl.testing.subject import (
     step,
 )
 from medssl.training.distributed import World, rows_of
-from medssl.training.sharing import SharedBatches
+from medssl.training.own_rows import SharedBatches
 
 STEPS = 2
 PATIENCE_S = 120.0

@@ -2,7 +2,7 @@
 
 ``torchrun`` (or SLURM's ``srun torchrun``) starts the same command once per device. Every process
 runs the same loop on the same batch of the same streams: what differs is which rows of the batch it
-loads and passes through the networks (:mod:`medssl.training.sharing`). Losses, pseudo-labels and
+loads and passes through the networks (:mod:`medssl.training.own_rows`). Losses, pseudo-labels and
 updates are then computed from the whole batch everywhere, so a run gives the same result on any
 number of devices, whatever its method does across the batch. The first process alone writes.
 """

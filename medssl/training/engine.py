@@ -39,10 +39,10 @@ from medssl.training.optimization import (
     state_dicts,
     with_gradients,
 )
+from medssl.training.own_rows import SharedBatches
 from medssl.training.records import Records
 from medssl.training.run_checkpoints import RunCheckpoints
 from medssl.training.setup import Feed
-from medssl.training.sharing import SharedBatches
 from medssl.training.state import SignalCatcher, State
 from medssl.training.step_log import StepLog
 from medssl.training.validation import Validation

@@ -28,11 +28,11 @@ from medssl.models.loaded_run import LoadedRun, load_ensemble
 from medssl.paths import AnyPath, as_paths
 from medssl.progress import Display
 from medssl.uncertainty.cases import choose_cases
-from medssl.uncertainty.figures import Sample, voxel_figures
 from medssl.uncertainty.quality import rank_correlation, volume_factors
 from medssl.uncertainty.sample import region_near, sample_blocks
 from medssl.uncertainty.summary import draw_calibration
 from medssl.uncertainty.temperature import BINS, cross_fitted, fit_temperature
+from medssl.uncertainty.voxel_figures import Sample, voxel_figures
 
 MARGIN = 2
 VOXELS_PER_CASE = 20_000

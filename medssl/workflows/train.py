@@ -94,7 +94,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Order:
+class TrainingOrder:
     """A training whose recipe is resolved and whose cases are chosen.
 
     Attributes:
@@ -110,7 +110,7 @@ class Order:
     plan: CasePlan
 
 
-def order_of(asked: Asked, display: Display) -> Order:
+def order_of(asked: Asked, display: Display) -> TrainingOrder:
     """Resolve the recipe and decide which case is used as what; no voxel is read.
 
     Raises:
@@ -127,7 +127,7 @@ def order_of(asked: Asked, display: Display) -> Order:
     plan = plan_cases(loaded, display, verify_cache=asked.verify_cache)
     if not resume:
         _refuse_seen(loaded, plan)
-    return Order(loaded, path, resume, plan)
+    return TrainingOrder(loaded, path, resume, plan)
 
 
 def _refuse_seen(loaded: LoadedRecipe, plan: CasePlan) -> None:

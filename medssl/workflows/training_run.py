@@ -14,7 +14,7 @@ from medssl.device import resolve_device, resolve_precision
 from medssl.methods.base import Method
 from medssl.models.coarse import keep_regions
 from medssl.models.create import create_method
-from medssl.planning.memory import step_bytes
+from medssl.planning.footprint import step_bytes
 from medssl.planning.smaller import memory_explained
 from medssl.progress import Display
 from medssl.recipe.load import LoadedRecipe, load_recipe, save_recipe
@@ -35,7 +35,7 @@ from medssl.training.regions import open_regions
 from medssl.training.setup import make_feed
 from medssl.training.validation import make_validation
 from medssl.workflows.evaluate import evaluate_run
-from medssl.workflows.train import Asked, Order, TrainResult, order_of
+from medssl.workflows.train import Asked, TrainingOrder, TrainResult, order_of
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,9 @@ class _Resolved:
     display: Display
 
 
-def train_run(asked: Asked, order: Order | None, display: Display, held: ExitStack) -> TrainResult:
+def train_run(
+    asked: Asked, order: TrainingOrder | None, display: Display, held: ExitStack
+) -> TrainResult:
     """Check, set up, train, evaluate; ``held`` keeps processes and lock.
 
     Args:
@@ -100,7 +102,9 @@ def train_run(asked: Asked, order: Order | None, display: Display, held: ExitSta
     return TrainResult(run.path, summaries, seconds)
 
 
-def _resolve(asked: Asked, order: Order | None, display: Display, held: ExitStack) -> _Resolved:
+def _resolve(
+    asked: Asked, order: TrainingOrder | None, display: Display, held: ExitStack
+) -> _Resolved:
     """Decide where the run is trained; one to go on with is locked, and must be the same."""
     world = this_world()
     device = resolve_device(own_device(asked.device, world))

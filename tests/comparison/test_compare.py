@@ -14,7 +14,7 @@ from run_folders import case_names, result_row, write_run
 
 import medssl
 from medssl import cli
-from medssl.comparison.files import format_comparison
+from medssl.comparison.output import format_comparison
 from medssl.comparison.paired import count_outcomes
 from medssl.comparison.verdict import NONE, PairedScores, verdict_over_patients
 from medssl.errors import MedSSLError

@@ -18,7 +18,7 @@ from refusing_disk import FAULTS, SAID, content_of, full
 from run_folders import NAMES, case_names, result_row, write_run
 
 import medssl
-from medssl.comparison.files import write_comparison
+from medssl.comparison.output import write_comparison
 from medssl.data.checks.repaired_copy import write_repaired
 from medssl.data.checks.run import check_dataset
 from medssl.data.datasets.case import Case, LabelMap

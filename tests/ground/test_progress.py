@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from medssl.progress import Display, describe, looking_at, shown_on
+from medssl.progress import Display, describe_terms, looking_at, shown_on
 
 
 def terminal() -> tuple[Display, io.StringIO]:
@@ -58,4 +58,4 @@ def test_files_that_are_looked_at_are_shown_on_the_display_around() -> None:
 
 def test_terms_are_grouped() -> None:
     terms = {"weight": 0.5, "loss/total": 1.25, "loss/labeled": 1.0}
-    assert describe(terms) == "loss: total 1.250, labeled 1.000  weight 0.500"
+    assert describe_terms(terms) == "loss: total 1.250, labeled 1.000  weight 0.500"

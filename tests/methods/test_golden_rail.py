@@ -20,8 +20,8 @@ from medssl.methods.rail_schedule import (
 )
 from medssl.methods.rail_settings import RailSettings
 from medssl.networks.build import build_network
+from medssl.ops.disagreement import axis_kl, squared_error, voxel_kl
 from medssl.ops.ema import ema_decay
-from medssl.ops.regions import axis_kl, squared_error, voxel_kl
 from medssl.settings.recipe import ScheduleSettings
 from medssl.training.optimization import learning_rate
 

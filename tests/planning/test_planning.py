@@ -16,8 +16,8 @@ from medssl.cli import run
 from medssl.data.datasets.decathlon import read_dataset
 from medssl.data.datasets.fingerprint import (
     Fingerprint,
-    Scan,
-    Structure,
+    LabeledStructure,
+    ScanGrid,
     count_pieces,
     fingerprint,
 )
@@ -25,10 +25,10 @@ from medssl.data.datasets.fingerprint import sampled_cases as sample
 from medssl.data.datasets.split import make_splits
 from medssl.errors import MedSSLError
 from medssl.methods.registry import list_methods
-from medssl.planning.draft import LINE_WIDTH, Order, make_draft
+from medssl.planning.draft import LINE_WIDTH, PlanOrder, make_draft
+from medssl.planning.footprint import Footprint, LiveBytes, measure_footprint, small_patches
 from medssl.planning.grid import choose_grid, choose_levels, fixed_patch
-from medssl.planning.memory import Footprint, LiveBytes, measure_footprint, small_patches
-from medssl.planning.patients import choose_roles
+from medssl.planning.patients import choose_patients
 from medssl.planning.planner import make_plan, plan
 from medssl.planning.spec_guess import SpecGuess, guess_spec
 from medssl.planning.training import choose_intensity
@@ -55,9 +55,10 @@ def found(
         name=more.pop("name", "Some data"),
         modality=(modality,),
         structures=tuple(
-            n if isinstance(n, Structure) else Structure(i, n) for i, n in enumerate(names, 1)
+            n if isinstance(n, LabeledStructure) else LabeledStructure(i, n)
+            for i, n in enumerate(names, 1)
         ),
-        scans=tuple(scans) or (Scan(shape, spacing),) * 4,
+        scans=tuple(scans) or (ScanGrid(shape, spacing),) * 4,
         labeled=4,
         unlabeled=20,
         patients=30,
@@ -67,11 +68,11 @@ def found(
 
 ATRIUM = found((193, 143, 88), (0.625,) * 3, names=("left atrium",))
 CINE = found((216, 256, 10), (1.5, 1.5, 10.0), names=("RV", "myocardium", "LV"))
-ROLES = choose_roles(30, 4, unlabeled=20)
+COUNTS = choose_patients(30, 4, unlabeled=20)
 
 
-def order(method="bcp", device="cpu", gib=12.0) -> Order:
-    return Order("some/data", method, device, gib * GIB, "a CPU")
+def order(method="bcp", device="cpu", gib=12.0) -> PlanOrder:
+    return PlanOrder("some/data", method, device, gib * GIB, "a CPU")
 
 
 # ------------------------------------------------------------------ grid
@@ -85,8 +86,8 @@ def test_equal_spacing_is_kept_even_where_the_spec_has_its_own():
 
 
 def test_different_spacings_become_their_median_and_the_shape_follows():
-    scans = [Scan((100, 100, 50), (1.0, 1.0, 2.0)), Scan((80, 80, 50), (1.2, 1.2, 2.0))] * 2
-    scans.append(Scan((50, 50, 40), (2.0, 2.0, 2.5)))
+    scans = [ScanGrid((100, 100, 50), (1.0, 1.0, 2.0)), ScanGrid((80, 80, 50), (1.2, 1.2, 2.0))] * 2
+    scans.append(ScanGrid((50, 50, 40), (2.0, 2.0, 2.5)))
     grid = choose_grid(found(scans=scans), load_spec("mr"))
     assert grid.spacing == [1.2, 1.2, 2.0]
     # 100 x 1.0, 80 x 1.2 and 50 x 2.0 mm wide: median 100 mm; 100, 100, 100 mm high.
@@ -94,7 +95,7 @@ def test_different_spacings_become_their_median_and_the_shape_follows():
 
 
 def test_a_spec_spacing_near_the_scans_stands():
-    scans = [Scan((250, 250, 100), (s, s, 1.5)) for s in (1.2, 1.4, 1.6)]
+    scans = [ScanGrid((250, 250, 100), (s, s, 1.5)) for s in (1.2, 1.4, 1.6)]
     grid = choose_grid(found(scans=scans, modality="CT"), load_spec("ct_abdomen"))
     assert grid.spacing is None
     assert grid.voxel == (1.5, 1.5, 2.0)
@@ -102,7 +103,7 @@ def test_a_spec_spacing_near_the_scans_stands():
 
 
 def test_thick_slices_that_differ_take_the_finer_distance_if_volumes_are_trained():
-    scans = [Scan((200, 200, 40), (1.0, 1.0, d)) for d in (4.0, 5.0, 5.0, 6.0, 3.0)]
+    scans = [ScanGrid((200, 200, 40), (1.0, 1.0, d)) for d in (4.0, 5.0, 5.0, 6.0, 3.0)]
     grid = choose_grid(found(scans=scans), load_spec("mr"))
     assert grid.spacing == [1.0, 1.0, pytest.approx(3.4)]  # the 10th percentile of five
     assert grid.slice_axis is None
@@ -111,7 +112,7 @@ def test_thick_slices_that_differ_take_the_finer_distance_if_volumes_are_trained
 def test_few_thick_slices_are_trained_one_by_one_and_never_resampled_across():
     grid = choose_grid(CINE, load_spec("mr_cardiac"))
     assert (grid.spacing, grid.slice_axis, grid.axes) == ("native", 2, [0, 1])
-    scans = [Scan((216, 256, 10), (s, s, d)) for s, d in ((1.3, 8), (1.5, 10), (1.7, 10))]
+    scans = [ScanGrid((216, 256, 10), (s, s, d)) for s, d in ((1.3, 8), (1.5, 10), (1.7, 10))]
     grid = choose_grid(found(scans=scans), load_spec("mr_cardiac"))
     assert grid.spacing == [1.5, 1.5, None]
     assert grid.voxel == (1.5, 1.5, 10)
@@ -120,9 +121,9 @@ def test_few_thick_slices_are_trained_one_by_one_and_never_resampled_across():
 def test_oct_of_several_devices_keeps_its_b_scans_in_the_order_of_the_spec():
     # Stored as A-scan, B-scan, depth; RAS puts them lateral, depth, B-scan.
     scans = [
-        Scan((512, 49, 496), (11.7, 120.0, 3.9), "LSP"),
-        Scan((512, 128, 650), (12.0, 47.0, 2.6), "LIP"),
-        Scan((512, 49, 496), (11.7, 120.0, 3.9), "LSP"),
+        ScanGrid((512, 49, 496), (11.7, 120.0, 3.9), "LSP"),
+        ScanGrid((512, 128, 650), (12.0, 47.0, 2.6), "LIP"),
+        ScanGrid((512, 49, 496), (11.7, 120.0, 3.9), "LSP"),
     ]
     data = found(scans=scans, modality="OCT", names=("IRF",), spatial_unit="um")
     grid = choose_grid(data, load_spec("oct_fluid"))
@@ -210,7 +211,7 @@ def test_spec_is_guessed_from_modality_and_structures(modality, names, expected)
 
 
 def test_tooth_numbers_mean_fdi_whatever_the_modality_is_called():
-    teeth = [Structure(v, f"label {v}") for v in (1, 2, 11, 21, 31, 48)]
+    teeth = [LabeledStructure(v, f"label {v}") for v in (1, 2, 11, 21, 31, 48)]
     data = found(modality="CT", names=teeth)
     assert guess_spec(data, list_specs()).name == "cbct_fdi"
     assert guess_spec(data, ["ct", "cbct_tooth"]).name == "cbct_tooth"
@@ -225,7 +226,7 @@ def test_guess_falls_back_on_what_there_is():
     assert guess_spec(named, list_specs()).name == "mr_hippocampus"
 
 
-# ------------------------------------------------------------------ roles, intensities
+# ------------------------------------------------------------------ counts, intensities
 
 
 @pytest.mark.parametrize(
@@ -241,9 +242,9 @@ def test_guess_falls_back_on_what_there_is():
     ],
 )
 def test_patients_held_back(patients, labeled, unlabeled, expected):
-    roles = choose_roles(patients, labeled, unlabeled=unlabeled)
-    assert (roles.validation, roles.test) == expected
-    assert roles.labeled == labeled
+    counts = choose_patients(patients, labeled, unlabeled=unlabeled)
+    assert (counts.validation, counts.test) == expected
+    assert counts.labeled == labeled
 
 
 def test_a_window_that_clips_the_structures_is_widened():
@@ -263,7 +264,7 @@ def test_a_window_that_clips_the_structures_is_widened():
 @pytest.mark.parametrize("method", list_methods())
 def test_every_method_gets_a_recipe_that_explains_itself(method, device, tmp_path):
     data, guess = found((120, 130, 90)), SpecGuess("mr", "the test")
-    made = make_plan(data, ROLES, order(method, device), guess, measure=lambda _: SMALL_STEP)
+    made = make_plan(data, COUNTS, order(method, device), guess, measure=lambda _: SMALL_STEP)
     path = tmp_path / "planned.yaml"
     path.write_text(made.text)
     loaded = load_recipe(path)
@@ -287,33 +288,33 @@ def test_the_plan_shrinks_batch_and_patch_until_it_fits():
     guess = SpecGuess("mr_atrium", "the test")
     sizes = {}
     for gib in (24.0, 12.0, 4.0):
-        made = make_plan(ATRIUM, ROLES, order("bcp", "cuda", gib), guess, measure=need)
+        made = make_plan(ATRIUM, COUNTS, order("bcp", "cuda", gib), guess, measure=need)
         sizes[gib] = math.prod(made.loaded.recipe.training.patch)
         assert made.memory <= 0.9 * gib * GIB
         assert f"of {gib:.0f}" in made.text or f"of {gib:.1f}" in made.text
     assert sizes[24.0] >= sizes[12.0] > sizes[4.0]
     with pytest.raises(MedSSLError, match="can be filled"):
-        make_plan(ATRIUM, ROLES, order("bcp", "cuda", 0.75), guess, measure=need)
+        make_plan(ATRIUM, COUNTS, order("bcp", "cuda", 0.75), guess, measure=need)
 
 
 def test_a_method_that_does_not_suit_is_refused_and_others_are_named():
     guess = SpecGuess("mr_cardiac", "the test")
     with pytest.raises(MedSSLError, match=r"6\.7 times") as caught:
-        make_plan(CINE, ROLES, order("umct"), guess, measure=lambda _: SMALL_STEP)
+        make_plan(CINE, COUNTS, order("umct"), guess, measure=lambda _: SMALL_STEP)
     assert caught.value.fix is not None
     assert "bcp, cps" in caught.value.fix
     assert "umct" not in caught.value.fix
     data = found((64, 96, 16), (24, 4, 120), modality="OCT", spatial_unit="um")
     with pytest.raises(MedSSLError, match="nothing was scanned"):
         make_plan(
-            data, ROLES, order("umct"), SpecGuess("oct_fluid", ""), measure=lambda _: SMALL_STEP
+            data, COUNTS, order("umct"), SpecGuess("oct_fluid", ""), measure=lambda _: SMALL_STEP
         )
 
 
 def test_cine_is_planned_in_slices_and_pieces_are_kept():
-    several = [Structure(1, "kidney", pieces=2.0)]
+    several = [LabeledStructure(1, "kidney", pieces=2.0)]
     guess = SpecGuess("mr_cardiac", "the test")
-    draft = make_draft(replace(CINE, structures=tuple(several)), ROLES, order(), guess)
+    draft = make_draft(replace(CINE, structures=tuple(several)), COUNTS, order(), guess)
     assert len(draft.loaded.recipe.training.patch) == 2
     assert draft.loaded.settings.largest_component == "off"
     assert not draft.loaded.warnings
@@ -321,15 +322,15 @@ def test_cine_is_planned_in_slices_and_pieces_are_kept():
 
 def test_a_steady_number_of_pieces_is_planned_with():
     guess = SpecGuess("mr_hippocampus", "the test")
-    both = Structure(1, "hippocampus", pieces=2.0)
-    draft = make_draft(found(names=(both, "amygdala")), ROLES, order(), guess)
+    both = LabeledStructure(1, "hippocampus", pieces=2.0)
+    draft = make_draft(found(names=(both, "amygdala")), COUNTS, order(), guess)
     assert draft.loaded.recipe.spec.pieces == {1: 2}
     assert draft.loaded.settings.largest_component == "per_class"
     assert draft.loaded.recipe.inference.largest_component is None
     assert not draft.loaded.warnings
     few = replace(found(names=(both,)), labeled=3)
     for data in (found(names=(replace(both, steady=False),)), few):
-        draft = make_draft(data, ROLES, order(), guess)
+        draft = make_draft(data, COUNTS, order(), guess)
         assert draft.loaded.recipe.spec.pieces == {}
         assert draft.loaded.settings.largest_component == "off"
         assert draft.loaded.recipe.inference.largest_component is False
@@ -338,22 +339,22 @@ def test_a_steady_number_of_pieces_is_planned_with():
 def test_pieces_that_the_spec_knows_of_are_no_reason_to_keep_all():
     canals = SpecGuess("cbct_canal", "the test")
     for pieces, kept in ((2.0, "per_class"), (3.0, "off")):
-        data = replace(CINE, structures=(Structure(1, "canal", pieces=pieces),))
-        assert make_draft(data, ROLES, order(), canals).loaded.settings.largest_component == kept
+        data = replace(CINE, structures=(LabeledStructure(1, "canal", pieces=pieces),))
+        assert make_draft(data, COUNTS, order(), canals).loaded.settings.largest_component == kept
 
 
 def test_left_and_right_structures_are_exchanged_where_scans_are_mirrored():
     names = ("Left hippocampus", "right hippocampus", "right_amygdala", "left_amygdala", "csf")
-    draft = make_draft(found(names=names), ROLES, order(), SpecGuess("mr_brain", "the test"))
+    draft = make_draft(found(names=names), COUNTS, order(), SpecGuess("mr_brain", "the test"))
     assert draft.loaded.recipe.spec.label_pairs == [[1, 2], [4, 3]]
     for spec, sides in (("mr", names), ("mr_brain", ("left ventricle", "right ventricle"))):
-        draft = make_draft(found(names=sides), ROLES, order(), SpecGuess(spec, "the test"))
+        draft = make_draft(found(names=sides), COUNTS, order(), SpecGuess(spec, "the test"))
         assert draft.loaded.recipe.spec.label_pairs == []
 
 
 def test_micrometers_on_a_spec_of_millimeters_change_unit_and_tolerance():
     data = found((64, 64, 40), (8.0, 4.0, 8.0), spatial_unit="um")
-    draft = make_draft(data, ROLES, order(), SpecGuess("mr", "the test"))
+    draft = make_draft(data, COUNTS, order(), SpecGuess("mr", "the test"))
     assert draft.loaded.recipe.spec.spatial_unit == "um"
     assert draft.loaded.recipe.spec.nsd_tolerance == 8.0
 
@@ -454,7 +455,7 @@ def test_fingerprint_of_known_files(tmp_path):
     seen = fingerprint(dataset, splits)
     assert seen.modality == ("MRI",)
     assert (seen.labeled, seen.unlabeled, seen.patients) == (3, 4, 6)
-    assert set(seen.scans) == {Scan((24, 24, 12), (1.0, 1.0, 2.0), "RAS")}
+    assert set(seen.scans) == {ScanGrid((24, 24, 12), (1.0, 1.0, 2.0), "RAS")}
     labels = [blob_case(int(c.id[-2:]))[1] for c in splits.labeled]
     assert seen.structures[0].volume == np.median([2.0 * (v == 1).sum() for v in labels])
     assert [(s.pieces, s.steady) for s in seen.structures] == [(1, True), (1, True)]
@@ -473,8 +474,8 @@ def test_at_most_sixty_cases_are_read_and_some_are_unlabeled(tmp_path):
 def test_hidden_and_test_labels_are_not_opened(tmp_path):
     root = write_dataset(tmp_path / "d", cases=8)
     dataset = read_dataset(root)
-    roles = choose_roles(8, 3)
-    splits = make_splits(dataset, DataSettings(labeled=3, test=roles.test))
+    counts = choose_patients(8, 3)
+    splits = make_splits(dataset, DataSettings(labeled=3, test=counts.test))
     for case in dataset.training:
         if case.id not in {c.id for c in splits.labeled}:
             assert case.label is not None

@@ -11,8 +11,6 @@ import yaml
 from medssl.errors import MedSSLError
 from medssl.methods.mean_teacher_settings import MeanTeacherSettings
 from medssl.recipe.load import LoadedRecipe, load_recipe, save_recipe
-from medssl.recipe.method import settings_of
-from medssl.settings.recipe import MethodSection, Recipe
 
 
 def write(path: Path, method: Any, **sections: Any) -> Path:
@@ -72,7 +70,6 @@ def test_opening_a_record_and_saving_it_again_changes_nothing(tmp_path: Path, me
     assert warnings(again) == warnings(loaded)
     save_recipe(again.recipe, tmp_path / "again.yaml")
     assert (tmp_path / "again.yaml").read_bytes() == path.read_bytes()
-    assert settings_of(again.recipe) == loaded.settings
 
 
 def test_a_null_takes_one_override_back(tmp_path: Path) -> None:
@@ -178,12 +175,3 @@ def test_a_recipe_may_start_from_a_record(tmp_path: Path) -> None:
     child = tmp_path / "child.yaml"
     child.write_text("base: recipe.yaml\nname: child\nmethod: {preset: corrected}\n")
     assert load_recipe(child).settings == MeanTeacherSettings(noise=0.3)
-
-
-def test_settings_of_a_recipe_in_either_form() -> None:
-    method = {"name": "anatomical", "noise": 0.3}
-    plain = Recipe.model_validate({"method": method, "training": {"labeled_batch": 5}})
-    settings = settings_of(plain)
-    assert (settings.mask_batch, settings.noise) == (5, 0.3)
-    whole = MethodSection(name="anatomical", **settings.model_dump(), overridden=["noise"])
-    assert settings_of(plain.model_copy(update={"method": whole})) == settings

@@ -15,7 +15,7 @@ from medssl.device import bytes_asked, is_out_of_memory
 from medssl.errors import MedSSLError
 from medssl.inference.forward import forward_logits
 from medssl.methods.supervised import Supervised
-from medssl.planning.memory import Footprint
+from medssl.planning.footprint import Footprint
 from medssl.planning.smaller import Shortage, explain, smaller_patch, split_batch
 from medssl.recipe.load import LoadedRecipe, load_recipe
 from medssl.workflows.train import train

@@ -17,7 +17,7 @@ from medssl.device import autocast, make_scaler, resolve_device, resolve_precisi
 from medssl.errors import MedSSLError, located
 from medssl.models.create import create_method
 from medssl.ops.moving import to_device
-from medssl.progress import Display, describe
+from medssl.progress import Display, describe_terms
 from medssl.recipe.load import load_recipe
 from medssl.runs.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from medssl.runs.folder import RunFolder, free_run_path
@@ -195,7 +195,7 @@ def test_step_log_means_and_speed() -> None:
 
 
 def test_describe_groups_terms() -> None:
-    text = describe({"pseudo/kept": 0.5, "loss/total": 1.25, "loss/labeled": 1.0})
+    text = describe_terms({"pseudo/kept": 0.5, "loss/total": 1.25, "loss/labeled": 1.0})
     assert text == "loss: total 1.250, labeled 1.000  pseudo: kept 0.500"
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from medssl.data.checks.label_measures import Structure
+from medssl.data.checks.label_measures import StructureMeasures
 from medssl.data.checks.repairs import Repair
 from medssl.data.checks.sketches import Sketch
 from medssl.data.datasets.case import Case
@@ -53,6 +53,6 @@ class CaseFacts:
     levels: tuple[float, ...] = ()
     rough: tuple[float, ...] = ()
     slices: tuple[int, list[int]] = (0, [])
-    structures: dict[int, Structure] = field(default_factory=dict)
+    structures: dict[int, StructureMeasures] = field(default_factory=dict)
     label_dtype: str = ""
     picture: bytes | None = None

@@ -12,7 +12,7 @@ FULL_PLANE = 0.9
 
 
 @dataclass(frozen=True)
-class Structure:
+class StructureMeasures:
     """One structure in one case.
 
     Attributes:
@@ -28,7 +28,7 @@ class Structure:
     full_planes: tuple[tuple[int, int], ...]
 
 
-def measure_structures(label: np.ndarray, values: tuple[int, ...]) -> dict[int, Structure]:
+def measure_structures(label: np.ndarray, values: tuple[int, ...]) -> dict[int, StructureMeasures]:
     """Measure each structure present in a label map ``(X, Y, Z)`` of whole numbers.
 
     Args:
@@ -52,7 +52,7 @@ def measure_structures(label: np.ndarray, values: tuple[int, ...]) -> dict[int, 
             if n > 2:
                 limit = FULL_PLANE * (label.size // n)
                 full += [(axis, int(k)) for k in index[profile > limit]]
-        found[value] = Structure(
+        found[value] = StructureMeasures(
             voxels, (center[0], center[1], center[2]), _isolated(mask), tuple(full)
         )
     return found

@@ -16,10 +16,10 @@ import psutil
 from medssl.data.checks.case_facts import CaseFacts, Role
 from medssl.data.checks.duplicates import duplicate_problems
 from medssl.data.checks.lists import list_problems
-from medssl.data.checks.memory import Memory, estimate_memory, memory_problems
 from medssl.data.checks.outliers import outlier_problems
 from medssl.data.checks.per_case import case_problems
 from medssl.data.checks.read_case import Painter, read_facts, read_thumbnail
+from medssl.data.checks.resources import Resources, estimate_resources, resource_problems
 from medssl.data.checks.shift import Shift, compare_groups, shift_problems
 from medssl.data.checks.teeth import is_cbct, offset_problems
 from medssl.data.datasets.case import Case, Dataset
@@ -52,7 +52,7 @@ class CheckReport:
     problems: tuple[Problem, ...]
     facts: tuple[CaseFacts, ...]
     shifts: tuple[Shift, ...]
-    memory: Memory | None
+    memory: Resources | None
 
     @property
     def can_train(self) -> bool:
@@ -139,9 +139,9 @@ def check_dataset(
         if shift is not None:
             shifts.append(shift)
             problems += shift_problems(shift, files)
-    memory = estimate_memory(facts, spec, cache_root or default_cache_root())
+    memory = estimate_resources(facts, spec, cache_root or default_cache_root())
     if memory is not None:
-        problems += memory_problems(memory, files[memory.case])
+        problems += resource_problems(memory, files[memory.case])
     if not dataset.training:
         problems.append(
             Problem(

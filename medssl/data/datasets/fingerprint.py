@@ -28,7 +28,7 @@ PIECE_SHARE = 0.01
 
 
 @dataclass(frozen=True)
-class Scan:
+class ScanGrid:
     """The grid of one scan: voxels and their size along the stored axes, and where these point.
 
     ``spacing`` is in the dataset's unit; ``orientation`` holds one letter an axis, such as RAS.
@@ -40,7 +40,7 @@ class Scan:
 
 
 @dataclass(frozen=True)
-class Structure:
+class LabeledStructure:
     """One labeled structure, as the median over the labeled cases that show it.
 
     ``volume`` is in the dataset's unit cubed, ``share`` of the scan's voxels, ``present`` the share
@@ -75,8 +75,8 @@ class Fingerprint:
 
     name: str
     modality: tuple[str, ...]
-    structures: tuple[Structure, ...]
-    scans: tuple[Scan, ...]
+    structures: tuple[LabeledStructure, ...]
+    scans: tuple[ScanGrid, ...]
     labeled: int
     unlabeled: int
     patients: int
@@ -87,7 +87,7 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class _Reading:
-    scan: Scan
+    scan: ScanGrid
     voxels: dict[int, int]
     pieces: dict[int, int]
     inside: tuple[float, ...]
@@ -150,13 +150,13 @@ def _median(rows: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
     return tuple(float(v) for v in np.median(np.array(rows), axis=0)) if rows else ()
 
 
-def _structure(value: int, name: str, labeled: Sequence[_Reading]) -> Structure:
+def _structure(value: int, name: str, labeled: Sequence[_Reading]) -> LabeledStructure:
     shown = [r for r in labeled if r.voxels.get(value)]
     if not shown:
-        return Structure(value, name, pieces=0.0, present=0.0)
+        return LabeledStructure(value, name, pieces=0.0, present=0.0)
     volumes = [r.voxels[value] * float(np.prod(r.scan.spacing)) for r in shown]
     shares = [r.voxels[value] / float(np.prod(r.scan.shape)) for r in shown]
-    return Structure(
+    return LabeledStructure(
         value,
         name,
         volume=float(np.median(volumes)),
@@ -198,10 +198,10 @@ def _some(mask: np.ndarray) -> np.ndarray:
     return indices[:: max(1, len(indices) // VOXELS_PER_CASE)]
 
 
-def scan_of(image: Volume) -> Scan:
+def scan_of(image: Volume) -> ScanGrid:
     """Return the grid of an image."""
     x, y, z = image.data.shape[:3]
-    return Scan((x, y, z), image.spacing, "".join(nib.aff2axcodes(image.affine)))
+    return ScanGrid((x, y, z), image.spacing, "".join(nib.aff2axcodes(image.affine)))
 
 
 def count_pieces(mask: np.ndarray) -> int:

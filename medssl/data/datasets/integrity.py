@@ -279,11 +279,11 @@ def check_training_set(
             on_progress(case.id)
     errors = [p for p in problems if p.severity == "error"]
     if errors:
-        raise summarize(errors, dataset)
+        raise summarize_problems(errors, dataset)
     return merge_headers(problems)
 
 
-def summarize(errors: Sequence[Problem], dataset: Dataset) -> MedSSLError:
+def summarize_problems(errors: Sequence[Problem], dataset: Dataset) -> MedSSLError:
     """Make one error of several: the first in full, the others counted."""
     first, others = errors[0], errors[1:]
     more = ""

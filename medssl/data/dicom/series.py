@@ -38,7 +38,7 @@ SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 
 
 @dataclass(frozen=True)
-class Header:
+class DicomHeader:
     """A DICOM file's header (``TAGS`` only) and its path."""
 
     path: Path
@@ -61,7 +61,7 @@ class Series:
         note: what had to be assumed of where it lies; empty for most.
     """
 
-    headers: tuple[Header, ...]
+    headers: tuple[DicomHeader, ...]
     affine: np.ndarray
     shape: tuple[int, int, int]
     frames: tuple[int, ...] = ()
@@ -82,7 +82,7 @@ class Found:
     """What a tree holds: volumes, segmentations, and notes on all that was left out."""
 
     series: list[Series]
-    segmentations: list[Header]
+    segmentations: list[DicomHeader]
     notes: list[str]
 
 
@@ -90,12 +90,12 @@ class _Tree:
     """Files sorted into series as they are found."""
 
     def __init__(self) -> None:
-        self.groups: dict[tuple[str, ...], list[Header]] = defaultdict(list)
-        self.segmentations: list[Header] = []
+        self.groups: dict[tuple[str, ...], list[DicomHeader]] = defaultdict(list)
+        self.segmentations: list[DicomHeader] = []
         self.copies = self.other = self.unreadable = self.reused = 0
-        self._seen: dict[str, list[Header]] = defaultdict(list)
+        self._seen: dict[str, list[DicomHeader]] = defaultdict(list)
 
-    def add(self, header: Header) -> None:
+    def add(self, header: DicomHeader) -> None:
         """Take a file, unless it is a copy of one that was taken."""
         twins = self._seen[header.text("SOPInstanceUID") or str(header.path)]
         if any(_is_copy(header, twin) for twin in twins):
@@ -144,26 +144,26 @@ def find_series(source: Path, *, min_slices: int) -> Found:
         except (pydicom.errors.InvalidDicomError, OSError):
             tree.unreadable += path.suffix.lower() in (".dcm", ".dicom", ".ima")
             continue
-        tree.add(Header(path, data))
+        tree.add(DicomHeader(path, data))
     found, notes = [], tree.notes()
     for headers in tree.groups.values():
         try:
             series, strays = _build(headers, min_slices)
         except UnusableError as error:
-            notes.append(f"left out {describe(headers[0])}: {error}")
+            notes.append(f"left out {describe_series(headers[0])}: {error}")
             continue
         found.append(series)
         if strays:
             notes.append(
-                f"left out {strays} of the {len(headers)} images of {describe(headers[0])}: scouts,"
-                " or of another size or orientation"
+                f"left out {strays} of the {len(headers)} images of "
+                f"{describe_series(headers[0])}: scouts, or of another size or orientation"
             )
         if series.note:
-            notes.append(f"{describe(headers[0])}: {series.note}")
+            notes.append(f"{describe_series(headers[0])}: {series.note}")
     return Found(found, tree.segmentations, notes)
 
 
-def _is_copy(header: Header, other: Header) -> bool:
+def _is_copy(header: DicomHeader, other: DicomHeader) -> bool:
     """Tell whether two files of one UID show one image of one patient in one place."""
     if filecmp.cmp(header.path, other.path, shallow=False):
         return True
@@ -192,7 +192,7 @@ def dicom_candidates(source: Path) -> list[Path]:
     )
 
 
-def describe(header: Header) -> str:
+def describe_series(header: DicomHeader) -> str:
     """Name a series for a message by what its own console calls it."""
     number = header.text("SeriesNumber")
     title = header.text("SeriesDescription")
@@ -200,7 +200,7 @@ def describe(header: Header) -> str:
     return f"{text} in folder {header.path.parent.name}"
 
 
-def _build(headers: list[Header], min_slices: int) -> tuple[Series, int]:
+def _build(headers: list[DicomHeader], min_slices: int) -> tuple[Series, int]:
     """Make a volume of the images of a series; also count those that are none of its slices."""
     slices = [h for h in headers if "LOCALIZER" not in h.text("ImageType").upper()]
     if not slices:
@@ -226,13 +226,13 @@ def _build(headers: list[Header], min_slices: int) -> tuple[Series, int]:
     return Series(tuple(kept[i] for i in order), affine, shape), len(headers) - len(kept)
 
 
-def _largest_stack(headers: list[Header], min_slices: int) -> list[Header]:
+def _largest_stack(headers: list[DicomHeader], min_slices: int) -> list[DicomHeader]:
     """Return the images of one size, spacing and orientation that make up a series.
 
     Raises:
         UnusableError: there are several such stacks, or most images do not say where they lie.
     """
-    stacks: list[list[Header]] = []
+    stacks: list[list[DicomHeader]] = []
     placeless: dict[str, int] = defaultdict(int)
     for header in headers:
         missing = next((key for key in _PLACE if not header.data.get(key)), None)
@@ -268,7 +268,7 @@ def _is_parallel(one: Any, other: Any) -> bool:
     return bool(sizes and alike and np.abs(direction[0] - direction[1]).max() <= 1e-3)
 
 
-def _multi_frame(header: Header, min_slices: int) -> Series:
+def _multi_frame(header: DicomHeader, min_slices: int) -> Series:
     data = read_dicom(header.path, EXTRA, stop_before_pixels=True)
     count = int(data.NumberOfFrames)
     if count < min_slices:

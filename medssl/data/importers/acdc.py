@@ -11,7 +11,13 @@ import numpy as np
 from pydantic import Field
 
 from medssl.data.images.volume import Volume, read_header, read_image
-from medssl.data.importers.base import ImportedCase, Importer, ImportSettings, Plan, register
+from medssl.data.importers.importer import (
+    ImportedCase,
+    Importer,
+    ImportPlan,
+    ImportSettings,
+    register,
+)
 from medssl.data.importers.volumes import read_label, read_volume, refuse_format
 from medssl.errors import MedSSLError
 
@@ -49,7 +55,7 @@ class ACDC(Importer):
     summary = "official ACDC folders (patient001/Info.cfg, patient001_frame01.nii.gz, ..._gt)"
     Settings = ACDCSettings
 
-    def plan(self, source: Path, settings: ACDCSettings) -> Plan:
+    def plan(self, source: Path, settings: ACDCSettings) -> ImportPlan:
         """See :class:`Importer`."""
         reads = []
         for folder, split in _patients(source):
@@ -61,7 +67,7 @@ class ACDC(Importer):
                 reads += [partial(_read_other, folder, n, info, split) for n in others]
         if not reads:
             raise refuse_format(source, "ACDC", EXPECTED)
-        return Plan(
+        return ImportPlan(
             name="ACDC",
             modality=("MRI",),
             labels=LABELS,

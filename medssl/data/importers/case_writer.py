@@ -13,8 +13,8 @@ from medssl._version import __version__
 from medssl.data.datasets.case import Case, LabelMap
 from medssl.data.datasets.integrity import check_case
 from medssl.data.images.write import write_nifti
-from medssl.data.importers.base import ImportedCase, ImportSettings, Plan
 from medssl.data.importers.checked import CheckedCase, check_imported
+from medssl.data.importers.importer import ImportedCase, ImportPlan, ImportSettings
 from medssl.errors import MedSSLError
 from medssl.files import write_arrays
 from medssl.progress import Done
@@ -46,7 +46,9 @@ class ImportResult:
 class CaseWriter:
     """Write checked cases into a folder, one by one, and remember what dataset.json needs."""
 
-    def __init__(self, folder: Path, source: Path, plan: Plan, settings: ImportSettings) -> None:
+    def __init__(
+        self, folder: Path, source: Path, plan: ImportPlan, settings: ImportSettings
+    ) -> None:
         self.folder = folder
         self.source = source
         self.plan = plan

@@ -11,7 +11,7 @@ import numpy as np
 from medssl.data.images.geometry import is_sheared, is_usable
 from medssl.data.images.labels import count_values, whole_numbers
 from medssl.data.images.names import safe_id
-from medssl.data.importers.base import ImportedCase, Plan
+from medssl.data.importers.importer import ImportedCase, ImportPlan
 from medssl.errors import MedSSLError
 
 MAX_STRUCTURES = 253
@@ -37,7 +37,7 @@ class CheckedCase:
     voxels_sha256: str
 
 
-def check_imported(case: ImportedCase, plan: Plan, *, where: Path, fix: str) -> CheckedCase:
+def check_imported(case: ImportedCase, plan: ImportPlan, *, where: Path, fix: str) -> CheckedCase:
     """Check a case against its plan.
 
     Args:
@@ -83,7 +83,7 @@ def check_imported(case: ImportedCase, plan: Plan, *, where: Path, fix: str) -> 
             raise refuse(problem)
         high = max([*counts, *(plan.labels or {}), plan.ignore_value or 0])
         label = label.astype(np.uint8 if high < 256 else np.uint16)
-    digest = voxel_hash(image)
+    digest = stored_hash(image)
     return CheckedCase(image, label, affine, frozenset(int(v) for v in counts), digest)
 
 
@@ -100,14 +100,14 @@ def stored_image(image: np.ndarray) -> np.ndarray:
     return image.astype(np.float64 if whole and max(-low, high) > 2**24 else np.float32)
 
 
-def voxel_hash(image: np.ndarray) -> str:
+def stored_hash(image: np.ndarray) -> str:
     """Hash the shape and the values of a stored image, to recognize it under another name."""
     digest = hashlib.sha256(repr((image.shape, image.dtype.name)).encode())
     digest.update(np.ascontiguousarray(image).data)
     return digest.hexdigest()
 
 
-def _label_problem(counts: dict[float, int], plan: Plan) -> str | None:
+def _label_problem(counts: dict[float, int], plan: ImportPlan) -> str | None:
     """Say what is wrong with the values of a label, each with its number of voxels."""
     broken = {v: n for v, n in counts.items() if not 0 <= v < 2**16}
     if broken:

@@ -17,9 +17,9 @@ from medssl.data.importers import (  # noqa: F401 - each registers its format
     sts,
     toothfairy,
 )
-from medssl.data.importers.base import REGISTRY, Importer
 from medssl.data.importers.case_writer import ImportResult
-from medssl.data.importers.images import ImagesSettings, join_dataset
+from medssl.data.importers.importer import REGISTRY, Importer
+from medssl.data.importers.plain_images import ImagesSettings, join_dataset
 from medssl.data.importers.write import write_dataset
 from medssl.errors import MedSSLError, did_you_mean
 from medssl.paths import AnyPath

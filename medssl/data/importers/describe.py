@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medssl.data.datasets.decathlon import read_dataset
-from medssl.data.importers.base import ImportSettings, Plan
+from medssl.data.importers.importer import ImportPlan, ImportSettings
 from medssl.errors import MedSSLError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ PLACEHOLDER = "structure"
 """Label 1 of a dataset without any label: dataset.json may not be without one."""
 
 
-def list_splits(plan: Plan, writer: CaseWriter) -> dict[str, list[str]]:
+def list_splits(plan: ImportPlan, writer: CaseWriter) -> dict[str, list[str]]:
     """Return the lists of cases that were written; say which ones the source names in vain.
 
     Test cases with labels are listed as ``test`` where the source has no such list, so that a
@@ -45,7 +45,7 @@ def case_id(item: Mapping[str, Any]) -> str:
     return Path(item["image"]).name.removesuffix(".nii.gz")
 
 
-def label_names(plan: Plan, found: Iterable[int]) -> dict[str, str]:
+def label_names(plan: ImportPlan, found: Iterable[int]) -> dict[str, str]:
     """Return ``labels`` of dataset.json; values without a declared name are named by number."""
     names = plan.labels
     if names is None:
@@ -57,7 +57,9 @@ def label_names(plan: Plan, found: Iterable[int]) -> dict[str, str]:
     return labels
 
 
-def describe_dataset(plan: Plan, settings: ImportSettings, writer: CaseWriter) -> dict[str, Any]:
+def describe_dataset(
+    plan: ImportPlan, settings: ImportSettings, writer: CaseWriter
+) -> dict[str, Any]:
     """Return the content of dataset.json."""
     labels = label_names(plan, writer.values)
     if labels.get("1") == PLACEHOLDER:
@@ -84,7 +86,7 @@ def describe_dataset(plan: Plan, settings: ImportSettings, writer: CaseWriter) -
     }
 
 
-def check_dataset(folder: Path, writer: CaseWriter) -> None:
+def check_written(folder: Path, writer: CaseWriter) -> None:
     """Read the finished folder as a user of it will, and compare the counts."""
     dataset = read_dataset(folder)
     found = {

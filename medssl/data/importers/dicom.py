@@ -15,17 +15,15 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from medssl.data.dicom.series import EXTRA, Header, Series, describe, find_series, read_series
-from medssl.data.images.names import safe_id, same_name
-from medssl.data.importers.base import (
-    ImportedCase,
-    Importer,
-    ImportSettings,
-    LabelNames,
-    Plan,
-    known_patient,
-    register,
+from medssl.data.dicom.series import (
+    EXTRA,
+    DicomHeader,
+    Series,
+    describe_series,
+    find_series,
+    read_series,
 )
+from medssl.data.images.names import safe_id, same_name
 from medssl.data.importers.dicom_labels import (
     fits,
     label_files,
@@ -34,6 +32,15 @@ from medssl.data.importers.dicom_labels import (
     referenced_series,
     segment_names,
     stated_names,
+)
+from medssl.data.importers.importer import (
+    ImportedCase,
+    Importer,
+    ImportPlan,
+    ImportSettings,
+    LabelNames,
+    known_patient,
+    register,
 )
 from medssl.data.importers.partners import LABEL_WORDS
 from medssl.errors import MedSSLError
@@ -68,7 +75,7 @@ class DicomSettings(ImportSettings):
 class _Labels:
     """Where a series' label comes from: segmentations, or one image file, or neither."""
 
-    segmentations: tuple[Header, ...] = ()
+    segmentations: tuple[DicomHeader, ...] = ()
     file: Path | None = None
 
 
@@ -80,7 +87,7 @@ class DicomImporter(Importer):
     extra = EXTRA
     Settings = DicomSettings
 
-    def plan(self, source: Path, settings: DicomSettings) -> Plan:
+    def plan(self, source: Path, settings: DicomSettings) -> ImportPlan:
         """Read all headers, group them into volumes, and say what was left out and why."""
         found = find_series(source, min_slices=settings.min_slices)
         notes = list(found.notes)
@@ -99,7 +106,7 @@ class DicomImporter(Importer):
             for one, origin, (case_id, patient) in zip(series, labels, ids, strict=True)
         ]
         names = settings.labels or ({v: n for n, v in values.items()} if values else None)
-        return Plan(
+        return ImportPlan(
             "DICOM",
             (MODALITIES.get(modality, modality),),
             names,
@@ -132,7 +139,9 @@ def _chosen(series: Sequence[Series], settings: DicomSettings) -> list[Series]:
 
 def _nothing(source: Path, series: Sequence[Series], notes: Sequence[str]) -> MedSSLError:
     if series:
-        there = ", ".join(f"{describe(s.headers[0])} ({s.text('Modality')})" for s in series[:4])
+        there = ", ".join(
+            f"{describe_series(s.headers[0])} ({s.text('Modality')})" for s in series[:4]
+        )
         return MedSSLError(
             f"none of the {len(series)} series is the one asked for; there are: {there}",
             where=source,
@@ -173,9 +182,9 @@ def _case_ids(series: Sequence[Series], *, keep: bool) -> list[tuple[str, str]]:
 
 
 def _match_labels(
-    series: Sequence[Series], segmentations: Sequence[Header], source: Path, notes: list[str]
+    series: Sequence[Series], segmentations: Sequence[DicomHeader], source: Path, notes: list[str]
 ) -> list[_Labels]:
-    by_series: dict[int, list[Header]] = {n: [] for n in range(len(series))}
+    by_series: dict[int, list[DicomHeader]] = {n: [] for n in range(len(series))}
     for header in segmentations:
         uids, frame = referenced_series(header), header.text("FrameOfReferenceUID")
         owners = [n for n, s in enumerate(series) if s.text("SeriesInstanceUID") in uids]
@@ -201,7 +210,7 @@ def _match_labels(
             fitting = [p for p in fitting if _LABEL_NAME.search(p.name)] or fitting
         if len(fitting) > 1:
             raise MedSSLError(
-                f"{len(fitting)} files could be the label of {describe(one.headers[0])}: "
+                f"{len(fitting)} files could be the label of {describe_series(one.headers[0])}: "
                 + ", ".join(p.name for p in fitting[:4]),
                 where=fitting[0].parent,
                 fix="leave one of them there",
@@ -209,7 +218,7 @@ def _match_labels(
         if files and not fitting:
             notes.append(
                 f"no file in folder {files[0].parent.name} lies on the grid of "
-                f"{describe(one.headers[0])}: it stays unlabeled"
+                f"{describe_series(one.headers[0])}: it stays unlabeled"
             )
         out.append(_Labels(file=fitting[0] if fitting else None))
     return out

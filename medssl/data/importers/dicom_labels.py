@@ -12,7 +12,7 @@ from nibabel import orientations
 
 from medssl.data.dicom.files import pixel_array, read_dicom
 from medssl.data.dicom.geometry import frame_values
-from medssl.data.dicom.series import EXTRA, Header, Series, describe
+from medssl.data.dicom.series import EXTRA, DicomHeader, Series, describe_series
 from medssl.data.images.geometry import LPS, turn_onto
 from medssl.data.images.names import list_images
 from medssl.data.images.volume import read_header, read_image
@@ -22,7 +22,7 @@ TOLERANCE = 0.1
 """How far a segmentation's voxel may lie off the image's, in voxels."""
 
 
-def stated_names(segmentation: Header) -> dict[int, str]:
+def stated_names(segmentation: DicomHeader) -> dict[int, str]:
     """Return what a segmentation calls each segment number; one without a label by its number.
 
     The background of label maps is left out.
@@ -36,7 +36,7 @@ def stated_names(segmentation: Header) -> dict[int, str]:
     return names
 
 
-def segment_names(segmentations: Sequence[Header]) -> list[dict[int, str]]:
+def segment_names(segmentations: Sequence[DicomHeader]) -> list[dict[int, str]]:
     """Return, for each segmentation of one series, a name of its own for each segment number.
 
     Of several with one name, in one object or in two, the second is called ``NAME 2`` and so on:
@@ -57,14 +57,18 @@ def segment_names(segmentations: Sequence[Header]) -> list[dict[int, str]]:
     return out
 
 
-def referenced_series(segmentation: Header) -> set[str]:
+def referenced_series(segmentation: DicomHeader) -> set[str]:
     """Return the SeriesInstanceUIDs that a segmentation says it was drawn on."""
     references = segmentation.data.get("ReferencedSeriesSequence") or []
     return {str(r.SeriesInstanceUID) for r in references if "SeriesInstanceUID" in r}
 
 
 def paint_segmentations(
-    segmentations: Sequence[Header], series: Series, values: Mapping[str, int], *, ordered: bool
+    segmentations: Sequence[DicomHeader],
+    series: Series,
+    values: Mapping[str, int],
+    *,
+    ordered: bool,
 ) -> np.ndarray:
     """Return the label map ``(columns, rows, slices)`` of all segments named in ``values``.
 
@@ -99,7 +103,7 @@ def paint_segmentations(
 
 
 def _segment_voxels(
-    header: Header, names: Mapping[int, str], series: Series
+    header: DicomHeader, names: Mapping[int, str], series: Series
 ) -> list[tuple[str, np.ndarray]]:
     """Return, frame by frame, a segment's name and its voxels' indices ``(3, N)``."""
     data = read_dicom(header.path, EXTRA)
@@ -163,7 +167,7 @@ def _on_grid(
     apart = float(np.abs(exact - index).max())
     steps = to_voxel[:3, :3] @ plane[:, :2]
     apart = max(apart, float(np.abs(steps - np.rint(steps)).max() * max(series.shape)))
-    image = describe(series.headers[0])
+    image = describe_series(series.headers[0])
     if apart > TOLERANCE:
         raise MedSSLError(
             f"the segmentation lies {apart:.2g} voxels off the grid of {image}",

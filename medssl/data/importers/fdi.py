@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from medssl.data.images.labels import count_values
-from medssl.data.importers.base import ImportedCase, ImportSettings
+from medssl.data.importers.importer import ImportedCase, ImportSettings
 from medssl.data.importers.pairing import Pair
 from medssl.errors import MedSSLError
 

@@ -13,7 +13,13 @@ from medssl.data.datasets.case import Case, Dataset
 from medssl.data.datasets.decathlon import read_dataset
 from medssl.data.datasets.decathlon_header import read_json
 from medssl.data.images.names import CHANNEL, list_images, safe_id, split_extension
-from medssl.data.importers.base import ImportedCase, Importer, ImportSettings, Plan, register
+from medssl.data.importers.importer import (
+    ImportedCase,
+    Importer,
+    ImportPlan,
+    ImportSettings,
+    register,
+)
 from medssl.data.importers.volumes import read_channels, read_label
 from medssl.errors import MedSSLError
 
@@ -27,7 +33,7 @@ class NNUNet(Importer):
 
     summary = "raw nnU-Net folder, version 1 or 2 (dataset.json, imagesTr, labelsTr, imagesTs)"
 
-    def plan(self, source: Path, settings: ImportSettings) -> Plan:
+    def plan(self, source: Path, settings: ImportSettings) -> ImportPlan:
         """See :class:`Importer`."""
         dataset = read_dataset(source)
         info, _ = read_json(dataset.root / "dataset.json")
@@ -42,7 +48,7 @@ class NNUNet(Importer):
             stem = channel["case"] if channel else case.id
             label = case.label or test_labels.get(case.id) or test_labels.get(stem)
             reads.append(partial(_read, case, dataset, label, "test"))
-        return Plan(
+        return ImportPlan(
             name=dataset.name,
             modality=dataset.modality,
             labels=labels,

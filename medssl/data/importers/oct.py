@@ -21,12 +21,12 @@ from pydantic import BeforeValidator, Field
 
 from medssl.data.dicom.series import dicom_candidates
 from medssl.data.images.names import safe_id
-from medssl.data.importers.base import (
+from medssl.data.importers.importer import (
     ImportedCase,
     Importer,
+    ImportPlan,
     ImportSettings,
     Names,
-    Plan,
     Positive,
     known_patient,
     register,
@@ -129,7 +129,7 @@ class OctImporter(Importer):
     extra = EXTRA
     Settings = OctSettings
 
-    def plan(self, source: Path, settings: OctSettings) -> Plan:
+    def plan(self, source: Path, settings: OctSettings) -> ImportPlan:
         """Find the volumes by the names, sizes and headers of the files."""
         notes: list[str] = []
         tasks = _find(source, settings, notes)
@@ -143,7 +143,7 @@ class OctImporter(Importer):
         labels, ignore = _labels(kinds, settings)
         notes += _assumptions(kinds, settings)
         names = _Names(settings.keep_patient_id)
-        return Plan(
+        return ImportPlan(
             {"retouch": "RETOUCH", "duke": "Duke DME"}.get(next(iter(kinds), ""), "OCT"),
             ("OCT",),
             labels,

@@ -11,13 +11,13 @@ import numpy as np
 from pydantic import Field
 
 from medssl.data.images.volume import Volume
-from medssl.data.importers.base import (
+from medssl.data.importers.importer import (
     ImportedCase,
     Importer,
+    ImportPlan,
     ImportSettings,
     LabelNames,
     Names,
-    Plan,
     register,
 )
 from medssl.data.importers.pairing import Pair, find_pairs
@@ -59,7 +59,7 @@ class SITK(Importer):
     )
     Settings = SITKSettings
 
-    def plan(self, source: Path, settings: SITKSettings) -> Plan:
+    def plan(self, source: Path, settings: SITKSettings) -> ImportPlan:
         """See :class:`Importer`."""
         pairs, left_out = find_pairs(source, label_suffix=settings.label_suffix, structures=True)
         if not pairs:
@@ -85,7 +85,7 @@ class SITK(Importer):
             notes.append(
                 "label values are named by their number: name them with --option labels=1:liver"
             )
-        return Plan(
+        return ImportPlan(
             name=source.stem if source.is_file() else source.name,
             modality=modality,
             labels=None if names is None else {0: "background", **names},

@@ -15,12 +15,12 @@ from pydantic import Field
 from medssl.data.images.limits import check_claim
 from medssl.data.images.names import safe_id
 from medssl.data.importers.acdc import LABELS as ACDC_LABELS
-from medssl.data.importers.base import (
+from medssl.data.importers.importer import (
     ImportedCase,
     Importer,
+    ImportPlan,
     ImportSettings,
     LabelNames,
-    Plan,
     Spacing,
     register,
 )
@@ -107,7 +107,7 @@ class SSL4MIS(Importer):
     extra = "h5"
     Settings = SSL4MISSettings
 
-    def plan(self, source: Path, settings: SSL4MISSettings) -> Plan:
+    def plan(self, source: Path, settings: SSL4MISSettings) -> ImportPlan:
         """See :class:`Importer`."""
         optional_module("h5py", "h5")
         base = source if source.is_dir() else source.parent
@@ -127,7 +127,7 @@ class SSL4MIS(Importer):
         spacing = need_spacing(settings.spacing, files[0], why, layout.example)
         volumes = _volumes(files, base, layout)
         affine = affine_of_spacing(spacing)
-        return Plan(
+        return ImportPlan(
             name=layout.name if layout.labels else source.name,
             modality=(settings.modality or layout.modality,),
             labels={0: "background", **settings.labels} if settings.labels else layout.labels,

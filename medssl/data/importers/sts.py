@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from medssl.data.importers.base import ImportedCase, Importer, Plan, register
 from medssl.data.importers.fdi import TOOTH_NAMES, TeethSettings, check_teeth, mirror_case
+from medssl.data.importers.importer import ImportedCase, Importer, ImportPlan, register
 from medssl.data.importers.pairing import Pair, find_pairs
 from medssl.data.importers.sitk import held_back_note, read_pair
 from medssl.data.importers.volumes import refuse_format
@@ -49,7 +49,7 @@ class STS(Importer):
     summary = "STS 2023/2024 and STSR 2025 (Images, Masks, unlabeled scans), teeth in CBCT"
     Settings = STSSettings
 
-    def plan(self, source: Path, settings: STSSettings) -> Plan:
+    def plan(self, source: Path, settings: STSSettings) -> ImportPlan:
         """See :class:`Importer`."""
         pairs, left_out = find_pairs(source)
         if not pairs:
@@ -61,7 +61,7 @@ class STS(Importer):
         if task == "fdi" and settings.value_1 != "refuse":
             notes.append(f"label value 1 becomes {settings.value_1}")
         ignore = IGNORE if task == "fdi" and settings.value_1 == "ignore" else None
-        return Plan(
+        return ImportPlan(
             name="STS",
             modality=("CBCT",),
             labels=TASKS[task],

@@ -14,7 +14,6 @@ from pydantic import Field
 from medssl.data.datasets.decathlon_header import read_json
 from medssl.data.images.limits import SizeError, check_claim
 from medssl.data.images.names import safe_id
-from medssl.data.importers.base import ImportedCase, Importer, Plan, Spacing, register
 from medssl.data.importers.fdi import (
     PULP_NAMES,
     TOOTH_NAMES,
@@ -22,6 +21,7 @@ from medssl.data.importers.fdi import (
     check_teeth,
     mirror_case,
 )
+from medssl.data.importers.importer import ImportedCase, Importer, ImportPlan, Spacing, register
 from medssl.data.importers.pairing import Pair, find_pairs
 from medssl.data.importers.sitk import read_pair
 from medssl.data.importers.volumes import (
@@ -82,14 +82,14 @@ class ToothFairy(Importer):
     summary = "ToothFairy 1 (.npy folders), 2 (.mha) or 3 (.nii.gz), dental CBCT"
     Settings = ToothFairySettings
 
-    def plan(self, source: Path, settings: ToothFairySettings) -> Plan:
+    def plan(self, source: Path, settings: ToothFairySettings) -> ImportPlan:
         """See :class:`Importer`."""
         version = settings.version or _version(source)
         if version == "1":
             return _plan_1(source, settings)
         pairs, left_out = find_pairs(source)
         names = VERSION_2 if version == "2" else VERSION_3
-        return Plan(
+        return ImportPlan(
             name=f"ToothFairy{version}",
             modality=("CBCT",),
             labels=names,
@@ -120,7 +120,7 @@ def _read_fdi(pair: Pair, settings: ToothFairySettings) -> ImportedCase:
     return replace(case, meta={"group": group["group"].upper()} if group else {})
 
 
-def _plan_1(source: Path, settings: ToothFairySettings) -> Plan:
+def _plan_1(source: Path, settings: ToothFairySettings) -> ImportPlan:
     folders = sorted({p.parent for p in source.rglob("data.npy")})
     if not folders:
         raise refuse_format(source, "ToothFairy 1", "patient folders with data.npy")
@@ -145,7 +145,7 @@ def _plan_1(source: Path, settings: ToothFairySettings) -> Plan:
         )
         notes.append(f"{len(sparse)} of {len(folders)} scans are annotated sparsely: {done}")
     affine = affine_of_spacing(spacing)
-    return Plan(
+    return ImportPlan(
         name="ToothFairy1",
         modality=("CBCT",),
         labels=CANAL,

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from medssl.data.datasets.decathlon_header import parse_labels
-from medssl.data.importers.base import ImportSettings, Plan
 from medssl.data.importers.case_writer import CaseWriter, ImportResult
 from medssl.data.importers.describe import (
-    check_dataset,
+    check_written,
     describe_dataset,
     label_names,
     list_splits,
 )
+from medssl.data.importers.importer import ImportPlan, ImportSettings
 from medssl.files import all_or_nothing, refuse_filled, write_json
 from medssl.progress import Done
 
@@ -22,7 +22,7 @@ THING = "the dataset"
 
 
 def write_dataset(
-    plan: Plan,
+    plan: ImportPlan,
     source: Path,
     dataset: Path,
     settings: ImportSettings,
@@ -53,5 +53,5 @@ def write_dataset(
         write_json(building / "provenance.json", writer.provenance(origin))
         if splits:
             write_json(building / "splits.json", splits)
-        check_dataset(building, writer)
+        check_written(building, writer)
     return writer.result(dataset)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medssl.data.images.write import write_nifti
-from medssl.data.phantoms.kinds import KINDS, PhantomKind, PhantomOptions, phantom_options
+from medssl.data.phantoms.kinds import KINDS, PhantomKind, PhantomSettings, phantom_options
 from medssl.errors import MedSSLError
 from medssl.files import all_or_nothing, discard_folder, write_json
 from medssl.paths import AnyPath
@@ -49,7 +49,7 @@ def write_phantom(
     Args:
         out: a folder that does not exist or is empty.
         kind, labels, labeled, unlabeled, test, validation, seed, shape: see
-            :class:`PhantomOptions`.
+            :class:`PhantomSettings`.
         on_progress: called with each case's id when it is written.
 
     Returns:
@@ -91,7 +91,7 @@ def ensure_phantom(
 
     Args:
         cache_root: where phantoms are kept, one folder per set of options.
-        options: any of :class:`PhantomOptions`.
+        options: any of :class:`PhantomSettings`.
         on_progress: called with each case's id, if it has to be written.
 
     Raises:
@@ -123,7 +123,7 @@ def is_intact(folder: Path) -> bool:
         return False
 
 
-def _write_dataset(folder: Path, options: PhantomOptions, on_progress: Done | None) -> None:
+def _write_dataset(folder: Path, options: PhantomSettings, on_progress: Done | None) -> None:
     """Write all images, labels, dataset.json and phantom.json into an existing folder."""
     kind = KINDS[options.kind]
     shape = options.shape or kind.shape
@@ -174,7 +174,7 @@ def _count(label: NDArray[np.uint8], names: Mapping[int, str]) -> dict[str, int]
 
 
 def _dataset_json(
-    options: PhantomOptions, kind: PhantomKind, choice: str, ids: dict[str, list[str]]
+    options: PhantomSettings, kind: PhantomKind, choice: str, ids: dict[str, list[str]]
 ) -> dict[str, Any]:
     training = ids["training"] + ids["validation"]
     return {

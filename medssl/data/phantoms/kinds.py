@@ -101,7 +101,7 @@ KINDS: dict[str, PhantomKind] = {
 
 
 @dataclass(frozen=True)
-class PhantomOptions:
+class PhantomSettings:
     """What a user may choose; also the keys allowed under ``data.phantom`` of a recipe.
 
     Attributes:
@@ -127,7 +127,7 @@ class PhantomOptions:
     labels: str | None = None
 
 
-def phantom_options(options: Mapping[str, Any]) -> PhantomOptions:
+def phantom_options(options: Mapping[str, Any]) -> PhantomSettings:
     """Check options and fill in defaults, the kind's shape included.
 
     Raises:
@@ -135,13 +135,13 @@ def phantom_options(options: Mapping[str, Any]) -> PhantomOptions:
             count that is not a whole number of 0 or more, no labeled case, or a shape too small to
             hold the anatomy.
     """
-    known = [f.name for f in fields(PhantomOptions)]
+    known = [f.name for f in fields(PhantomSettings)]
     for name in options:
         if name not in known:
             raise MedSSLError(
                 f"the phantom has no option {name!r}", fix=did_you_mean(str(name), known)
             )
-    chosen = PhantomOptions(**options)
+    chosen = PhantomSettings(**options)
     if not isinstance(chosen.kind, str) or chosen.kind not in KINDS:
         raise MedSSLError(
             f"no phantom of kind {chosen.kind!r}", fix=did_you_mean(str(chosen.kind), list(KINDS))

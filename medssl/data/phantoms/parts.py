@@ -43,7 +43,7 @@ class Scan:
 
 
 @dataclass(frozen=True)
-class Grid:
+class VoxelGrid:
     """A voxel grid in the patient: ``shape`` voxels of ``spacing``, turned by ``direction``.
 
     ``origin`` is the RAS position of voxel ``(0, 0, 0)``; columns of ``direction`` are the unit
@@ -98,7 +98,7 @@ def draw_grid(
     oblique: float = 0.3,
     tilt: float = 15.0,
     shift: float = 100.0,
-) -> Grid:
+) -> VoxelGrid:
     """Draw an off-origin grid, sometimes stored LPS instead of RAS, sometimes oblique.
 
     Args:
@@ -117,7 +117,7 @@ def draw_grid(
         direction = rotation(angles) @ direction
     origin = rng.uniform(0.1, 1.0, 3) * shift * rng.choice([-1.0, 1.0], 3)
     # What a NIfTI header keeps: float32. The file and this grid then agree exactly.
-    return Grid(shape, spacing, direction, np.round(origin, 2))
+    return VoxelGrid(shape, spacing, direction, np.round(origin, 2))
 
 
 def place(points: Array, center: Triple, turn: NDArray[np.float64] | None = None) -> Array:

@@ -149,7 +149,7 @@ def test_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             return cls
 
     # Of this module alone: readers refuse files that do not fit into memory.
-    monkeypatch.setattr("medssl.data.checks.memory.psutil", Small)
+    monkeypatch.setattr("medssl.data.checks.resources.psutil", Small)
     again = check_dataset(read_dataset(root))
     assert [p.file.name for p in again.problems if p.check == "memory"] == ["b.nii.gz"]
 

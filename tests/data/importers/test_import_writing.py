@@ -15,16 +15,16 @@ from import_sources import AFFINE, SHAPE, image_array, label_array
 
 from medssl.data.datasets.decathlon import read_dataset
 from medssl.data.images.names import safe_id
-from medssl.data.importers.base import (
+from medssl.data.importers.dataset import import_dataset, list_formats
+from medssl.data.importers.importer import (
     REGISTRY,
     ImportedCase,
     Importer,
+    ImportPlan,
     ImportSettings,
-    Plan,
     Spacing,
     register,
 )
-from medssl.data.importers.dataset import import_dataset, list_formats
 from medssl.errors import MedSSLError
 from medssl.optional import optional_module
 
@@ -47,12 +47,12 @@ def fake() -> Iterator[dict[str, Any]]:
     class Fake(Importer):
         summary = "made by a test"
 
-        def plan(self, source: Path, settings: Any) -> Plan:
+        def plan(self, source: Path, settings: Any) -> ImportPlan:
             content["settings"] = settings
             keys = {k: v for k, v in content.items() if k not in ("cases", "settings")}
             reads = [c if callable(c) else lambda c=c: c for c in content["cases"]]
             defaults = {"name": "Fake", "modality": ("MRI",), "labels": {0: "background", 3: "a"}}
-            return Plan(**{**defaults, "cases": reads, **keys})
+            return ImportPlan(**{**defaults, "cases": reads, **keys})
 
     Fake.Settings = Settings
     yield content

@@ -16,7 +16,7 @@ from medssl.data.datasets.decathlon import read_dataset
 from medssl.data.phantoms import dataset as phantom
 from medssl.data.phantoms import parts as phantom_parts
 from medssl.data.phantoms.dataset import ensure_phantom, is_intact, write_phantom
-from medssl.data.phantoms.kinds import KINDS, PhantomOptions, phantom_options
+from medssl.data.phantoms.kinds import KINDS, PhantomSettings, phantom_options
 from medssl.errors import MedSSLError
 
 COUNTS = {"labeled": 10, "unlabeled": 3, "test": 2, "validation": 1}
@@ -300,7 +300,7 @@ def test_wrong_options_are_refused(tmp_path: Path, options: dict, what: str, fix
 
 
 def test_options_fill_in_defaults() -> None:
-    assert phantom_options({"seed": 3}) == PhantomOptions(seed=3, shape=(56, 56, 28), labels="all")
+    assert phantom_options({"seed": 3}) == PhantomSettings(seed=3, shape=(56, 56, 28), labels="all")
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
@@ -367,8 +367,8 @@ def test_a_place_that_cannot_be_written_is_named(
 # --- parts ----------------------------------------------------------------------------------
 
 
-def grid(n: int, spacing: float) -> phantom_parts.Grid:
-    return phantom_parts.Grid((n, n, n), (spacing,) * 3, np.eye(3), np.zeros(3))
+def grid(n: int, spacing: float) -> phantom_parts.VoxelGrid:
+    return phantom_parts.VoxelGrid((n, n, n), (spacing,) * 3, np.eye(3), np.zeros(3))
 
 
 def test_signed_distances_match_closed_forms() -> None:

@@ -11,7 +11,7 @@ from measuring import clock_of
 from medssl.device import autocast
 from medssl.methods.base import Batch, LabeledBatch, Progress, UnlabeledBatch
 from medssl.models.create import create_method
-from medssl.recipe.method import settings_of
+from medssl.recipe.method import resolve_method
 from medssl.settings.recipe import Recipe
 
 TOTAL = 8000
@@ -26,12 +26,12 @@ def random_batch(
     return Batch(LabeledBatch(image[:rows], label), UnlabeledBatch(image[rows:]))
 
 
-class Arm:
+class SteppedMethod:
     """A method in its last stage, with all schedules over, that takes steps.
 
     Args:
         method: a registered name.
-        settings: of the method.
+        overrides: settings of the method that are not its preset's.
         patch: two or three numbers of voxels.
         network: name and options.
         classes: with background.
@@ -42,7 +42,7 @@ class Arm:
     def __init__(
         self,
         method: str,
-        settings: Mapping[str, Any] | None = None,
+        overrides: Mapping[str, Any] | None = None,
         *,
         patch: Sequence[int],
         network: Mapping[str, Any] | None = None,
@@ -55,11 +55,12 @@ class Arm:
         recipe = Recipe.model_validate(
             {
                 "network": network or {"name": "vnet"},
-                "method": {"name": method, **(settings or {})},
+                "method": {"name": method, **(overrides or {})},
                 "training": {"patch": list(patch)},
             }
         )
-        self.method = create_method(recipe, settings_of(recipe), num_classes=classes, channels=1)
+        settings = resolve_method(recipe, where="a benchmark").settings
+        self.method = create_method(recipe, settings, num_classes=classes, channels=1)
         self.method.to(self.device).train()
         stage = self.method.stages(TOTAL)[-1]
         self.method.start_stage(stage.name)

@@ -14,17 +14,17 @@ from medssl.data.datasets.case import Case, Dataset
 from medssl.data.datasets.decathlon import read_dataset
 from medssl.data.datasets.decathlon_header import read_json
 from medssl.data.images.geometry import Unit
-from medssl.data.importers.base import (
+from medssl.data.importers.case_writer import CaseWriter, ImportResult
+from medssl.data.importers.checked import stored_hash, stored_image
+from medssl.data.importers.importer import (
     ImportedCase,
     Importer,
+    ImportPlan,
     ImportSettings,
     LabelNames,
     Names,
-    Plan,
     register,
 )
-from medssl.data.importers.case_writer import CaseWriter, ImportResult
-from medssl.data.importers.checked import stored_image, voxel_hash
 from medssl.data.importers.pairing import Pair, find_pairs
 from medssl.data.importers.volumes import count_channels, read_channels, read_volume, refuse_format
 from medssl.errors import MedSSLError
@@ -55,7 +55,7 @@ class Images(Importer):
     summary = "folder of images without labels; joins an existing dataset as unlabeled"
     Settings = ImagesSettings
 
-    def plan(self, source: Path, settings: ImagesSettings) -> Plan:
+    def plan(self, source: Path, settings: ImagesSettings) -> ImportPlan:
         """See :class:`Importer`; this is the plan of a new dataset."""
         pairs = _find(source)
         if settings.labels is None:
@@ -67,7 +67,7 @@ class Images(Importer):
                 "labeled, --option labels=1:liver; or list this folder in a recipe: data.unlabeled",
             )
         channels = count_channels(pairs[0].image)
-        return Plan(
+        return ImportPlan(
             name=source.name,
             modality=tuple(settings.modality or ["unknown"] * channels),
             labels={0: "background", **settings.labels},
@@ -157,7 +157,7 @@ def _join(
     existing = read_dataset(dataset)
     unit = existing.spatial_unit
     pairs = _find(source)
-    plan = Plan(
+    plan = ImportPlan(
         name=existing.name,
         modality=existing.modality,
         labels=None,
@@ -201,7 +201,7 @@ def _voxels(known: list[Case], unit: Unit, done: Done) -> dict[str, str]:
     for case in known:
         try:
             image = stored_image(read_channels(case.images, case.id, unit=unit).data)
-            hashes[voxel_hash(image)] = case.id
+            hashes[stored_hash(image)] = case.id
         except MedSSLError:
             pass
         done(case.id)

@@ -26,7 +26,7 @@ GB = 1e9
 
 
 @dataclass(frozen=True)
-class Memory:
+class Resources:
     """What a dataset needs.
 
     Attributes:
@@ -50,9 +50,9 @@ class Memory:
         return {k: round(v, 3) if isinstance(v, float) else v for k, v in values.items()}
 
 
-def estimate_memory(
+def estimate_resources(
     facts: Sequence[CaseFacts], spec: DataSpec | None, cache_root: Path
-) -> Memory | None:
+) -> Resources | None:
     """Estimate from the grids of all cases; None if none could be read.
 
     Args:
@@ -77,7 +77,7 @@ def estimate_memory(
         cache += final * (2 * f.channels + (f.role == "labeled"))
     existing = next((p for p in (cache_root, *cache_root.parents) if p.exists()), Path(os.sep))
     largest = int(np.argmax(peaks))
-    return Memory(
+    return Resources(
         case=read[largest].case.id,
         ram_gb=peaks[largest] / GB,
         cache_gb=cache / GB,
@@ -87,7 +87,7 @@ def estimate_memory(
     )
 
 
-def memory_problems(memory: Memory, file: Path) -> list[Problem]:
+def resource_problems(memory: Resources, file: Path) -> list[Problem]:
     """Warn where this machine has less than is needed.
 
     Args:

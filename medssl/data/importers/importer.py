@@ -48,7 +48,7 @@ class ImportedCase:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ImportPlan:
     """What an importer found in its source before any image was read.
 
     Attributes:
@@ -140,7 +140,7 @@ class Importer:
     """Optional dependency group that the format needs (``pip install "medssl[EXTRA]"``)."""
     Settings: ClassVar[type[ImportSettings]] = ImportSettings
 
-    def plan(self, source: Path, settings: Any) -> Plan:
+    def plan(self, source: Path, settings: Any) -> ImportPlan:
         """Look at the source, without reading images, and say what there is.
 
         Args:

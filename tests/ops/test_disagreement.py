@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from medssl.ops.regions import (
+from medssl.ops.disagreement import (
     axis_kl,
     disagreement,
     error_region,
