@@ -52,7 +52,7 @@ def measure(options: Namespace, known: Mapping[str, Row]) -> Iterator[Row]:
         spatial_dims=3,
         in_channels=1,
         num_classes=options.classes,
-        options={"channels": [4, 8, 16], "strides": [2, 2], "num_res_units": 0},
+        settings={"channels": [4, 8, 16], "strides": [2, 2], "num_res_units": 0},
     )
     spec = DataSpec(
         modality="CT",

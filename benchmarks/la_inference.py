@@ -84,7 +84,7 @@ def measure(options: Namespace, known: Mapping[str, Row]) -> Iterator[Row]:
     device = device_of(options)
     patch, stride = (QUICK_PATCH, QUICK_STRIDE) if options.quick else (PATCH, STRIDE)
     torch.manual_seed(0)
-    network = build_network("vnet", spatial_dims=3, in_channels=1, num_classes=2, options={})
+    network = build_network("vnet", spatial_dims=3, in_channels=1, num_classes=2, settings={})
     network.to(device).eval()
     image, what = read_scan(options)
     clock = clock_of(device)

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from medssl.methods.settings import MethodSettings, Stage
 
 NetworkBuilder = Callable[..., nn.Module]
-"""Build a fresh network: ``build(network=None, in_channels=None, num_classes=None, **options)``.
+"""Build a fresh network: ``build(network=None, in_channels=None, num_classes=None, **settings)``.
 
-Without arguments, the network of the recipe. ``options`` override the recipe's network options;
-with another ``network`` (a registered name) they are all the options it gets.
+Without arguments, the network of the recipe. ``settings`` override the recipe's network settings;
+with another ``network`` (a registered name) they are all the settings it gets.
 """
 
 

@@ -42,12 +42,12 @@ class PublishedNetwork:
     Attributes:
         name: as registered.
         reason: why, in plain words.
-        options: of the network.
+        settings: of the network.
     """
 
     name: str
     reason: str
-    options: Choices = field(default_factory=dict)
+    settings: Choices = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

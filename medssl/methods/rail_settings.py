@@ -169,21 +169,21 @@ class RailSettings(MethodSettings):
                 f"{loaded} loaded batches in epochs of {self.turn_length} make {needed} iterations "
                 f"of both groups together, but training.iterations is {training.iterations}"
             )
-        name, options = self._partner(recipe.network)
+        name, settings = self._partner(recipe.network)
         try:
-            check_patch(name, training.patch, options)
+            check_patch(name, training.patch, settings)
         except MedSSLError as error:
             yield f"method.partner_network: {error.what} (fix: {error.fix})"
 
     def _partner(self, network: NetworkSettings) -> tuple[str, dict[str, Any]]:
-        """Return name and options of the second network, as the method builds it."""
+        """Return name and settings of the second network, as the method builds it."""
         name = network.name if self.partner_network == "auto" else self.partner_network
-        own = network.options if name == network.name else {}
+        own = network.settings if name == network.name else {}
         return name, {**own, **self.partner_options}
 
     def warn_recipe(self, recipe: Sections, overridden: Collection[str]) -> Iterator[str]:
         """Warn of settings that can do nothing, or that weaken the method."""
-        same = self._partner(recipe.network) == (recipe.network.name, recipe.network.options)
+        same = self._partner(recipe.network) == (recipe.network.name, recipe.network.settings)
         if self.consistency_weight == 0 and self.teacher_weight == 0:
             yield (
                 "method.consistency_weight and method.teacher_weight are 0: the unlabeled images "

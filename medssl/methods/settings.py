@@ -55,7 +55,7 @@ class Sections(Protocol):
 
     @property
     def network(self) -> NetworkSettings:
-        """The network by name, and its options."""
+        """The network by name, and its settings."""
         ...
 
     @property

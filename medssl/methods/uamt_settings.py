@@ -30,7 +30,7 @@ class UAMTSettings(WeightedTeacherSettings):
         yield from super().warn_recipe(recipe, overridden)
         if self.threshold_start == 1:
             yield "method.threshold_start is 1: no voxel is ever uncertain; use mean_teacher"
-        if self.noise == 0 and not recipe.network.options.get("dropout"):
+        if self.noise == 0 and not recipe.network.settings.get("dropout"):
             yield (
                 "method.noise is 0 and the recipe sets no network.dropout: if the network has none "
                 "by itself, all stochastic passes are the same"

@@ -160,7 +160,7 @@ class UMCTSettings(MethodSettings):
             return
         for orientation in orientations:
             try:
-                check_patch(network.name, axes.permuted(patch, orientation), network.options)
+                check_patch(network.name, axes.permuted(patch, orientation), network.settings)
             except MedSSLError as error:
                 yield f"in view {list(orientation)}, {error.what}"
                 return

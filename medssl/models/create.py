@@ -43,7 +43,7 @@ def create_method(
         network: str | None = None,
         in_channels: int | None = None,
         num_classes: int | None = None,
-        **options: Any,
+        **own: Any,
     ) -> nn.Module:
         same = network in (None, recipe.network.name)
         return build_network(
@@ -51,7 +51,7 @@ def create_method(
             spatial_dims=dims,
             in_channels=channels if in_channels is None else in_channels,
             num_classes=classes if num_classes is None else num_classes,
-            options={**recipe.network.options, **options} if same else options,
+            settings={**recipe.network.settings, **own} if same else own,
         )
 
     torch.manual_seed(recipe.seed)
@@ -63,7 +63,7 @@ def create_method(
         raise MedSSLError(
             problems[0],
             where=f"network {recipe.network.name}",
-            fix="change the network, or its options",
+            fix="change the network, or its settings",
         )
     if labels is not None:
         method.pieces = recipe.spec.pieces_of(labels.values)

@@ -24,23 +24,23 @@ class Blueprint:
 
     Attributes:
         name: registered name.
-        options: the network's own options, defaults filled in.
+        settings: the network's own settings, defaults filled in.
         spatial_dims, in_channels, num_classes: as given to :func:`build_network`.
     """
 
     name: str
-    options: dict[str, Any]
+    settings: dict[str, Any]
     spatial_dims: int
     in_channels: int
     num_classes: int
 
     def build(self) -> nn.Module:
         """Build a freshly initialized network like it."""
-        return build_network(self.name, **self._sizes(), options=self.options)
+        return build_network(self.name, **self._sizes(), settings=self.settings)
 
     def constructor(self) -> tuple[type[nn.Module], dict[str, Any]]:
         """Return the class and the keyword arguments that make a network like it."""
-        network, parsed = resolve_network(self.name, self.options)
+        network, parsed = resolve_network(self.name, self.settings)
         return network.load(), network.arguments(parsed, **self._sizes())
 
     def _sizes(self) -> dict[str, int]:
@@ -63,7 +63,7 @@ def build_network(
     spatial_dims: int,
     in_channels: int,
     num_classes: int,
-    options: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Build a freshly initialized network that maps an image to logits.
 
@@ -72,7 +72,7 @@ def build_network(
         spatial_dims: 2 or 3.
         in_channels: image channels.
         num_classes: classes including background.
-        options: the network's own options; those left out have defaults.
+        settings: the network's own settings; those left out have defaults.
 
     Returns:
         A module from ``(B, in_channels, *spatial)`` to ``(B, num_classes, *spatial)``.
@@ -80,7 +80,7 @@ def build_network(
     Raises:
         MedSSLError: unknown network or option, a wrong value, or wrong ``spatial_dims``.
     """
-    network, parsed = resolve_network(name, options or {})
+    network, parsed = resolve_network(name, settings or {})
     check_dims(name, network, spatial_dims)
     try:
         arguments = network.arguments(
@@ -92,13 +92,13 @@ def build_network(
         raise MedSSLError(f"network {name!r} {error.what}", fix=error.fix) from None
     except Exception as error:  # constructors raise anything at all for numbers that do not fit
         raise MedSSLError(
-            f"network {name!r} cannot be built from its options: {error}",
-            fix=f"correct the options of {name!r} under `network`",
+            f"network {name!r} cannot be built from its settings: {error}",
+            fix=f"correct the settings of {name!r} under `network`",
         ) from error
-    settings = parsed.model_dump(mode="json")
+    filled = parsed.model_dump(mode="json")
     # A plain attribute, so that it is neither weight nor buffer and goes along with copies.
     built.blueprint = Blueprint(  # type: ignore[assignment]
-        name, settings, spatial_dims, in_channels, num_classes
+        name, filled, spatial_dims, in_channels, num_classes
     )
     return built
 
@@ -111,9 +111,9 @@ def _check_size(network: Network, arguments: Mapping[str, Any]) -> None:
     """
     largest, count = _largest(arguments)
     if largest > MAX_WIDTH or count > MAX_NUMBERS:
-        what = f"has {count} numbers among its options" if count > MAX_NUMBERS else "is too wide"
+        what = f"has {count} numbers among its settings" if count > MAX_NUMBERS else "is too wide"
         raise MedSSLError(
-            f"{what} (largest {largest})", fix=f"use numbers up to {MAX_WIDTH} in its options"
+            f"{what} (largest {largest})", fix=f"use numbers up to {MAX_WIDTH} in its settings"
         )
     if largest <= USUAL_WIDTH:
         return
@@ -127,7 +127,7 @@ def _check_size(network: Network, arguments: Mapping[str, Any]) -> None:
 
 
 def _largest(value: Any) -> tuple[float, int]:
-    """Return the largest number in nested options, and how many there are."""
+    """Return the largest number in nested settings, and how many there are."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list | tuple):

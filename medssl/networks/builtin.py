@@ -16,8 +16,8 @@ Step = int | list[int]
 """A kernel size or stride: one number, or one per axis."""
 
 
-class VNetOptions(Strict):
-    """Options of ``vnet``."""
+class VNetSettings(Strict):
+    """Settings of ``vnet``."""
 
     filters: int = Field(16, ge=1, description="channels of the first level")
     norm: Norm = Field("batch", description="batch or instance (not affine)")
@@ -25,8 +25,8 @@ class VNetOptions(Strict):
     init: Literal["default", "kaiming"] = Field("default", description="initial weights")
 
 
-class UNet2DOptions(Strict):
-    """Options of ``unet2d``."""
+class UNet2DSettings(Strict):
+    """Settings of ``unet2d``."""
 
     channels: list[int] = Field([16, 32, 64, 128, 256], min_length=5, max_length=5)
     dropout: list[float] = Field([0.05, 0.1, 0.2, 0.3, 0.5], min_length=5, max_length=5)
@@ -40,8 +40,8 @@ class UNet2DOptions(Strict):
         return value
 
 
-class UNetOptions(Strict):
-    """Options of ``unet`` (MONAI's UNet)."""
+class UNetSettings(Strict):
+    """Settings of ``unet`` (MONAI's UNet)."""
 
     channels: list[int] = Field([16, 32, 64, 128], min_length=2, description="per level")
     strides: list[Step] = Field([2, 2, 2], description="between levels, one fewer than channels")
@@ -61,22 +61,22 @@ class UNetOptions(Strict):
         return self
 
 
-class AHNetR18Options(Strict):
-    """Options of ``ahnet_r18``."""
+class AHNetR18Settings(Strict):
+    """Settings of ``ahnet_r18``."""
 
     dropout: float = Field(0.2, ge=0, lt=1, description="channel dropout after each dense block")
     init: Literal["default", "kaiming"] = Field("kaiming", description="initial weights")
 
 
-class ResVNetOptions(Strict):
-    """Options of ``resvnet``."""
+class ResVNetSettings(Strict):
+    """Settings of ``resvnet``."""
 
     filters: int = Field(16, ge=1, description="channels of the first level")
     norm: Norm = Field("batch", description="of the decoder: batch or instance (not affine)")
 
 
-class DynUNetOptions(Strict):
-    """Options of ``dynunet`` (MONAI's DynUNet, the nnU-Net architecture)."""
+class DynUNetSettings(Strict):
+    """Settings of ``dynunet`` (MONAI's DynUNet, the nnU-Net architecture)."""
 
     filters: list[int] = Field([16, 32, 64, 128], min_length=3, description="per stage")
     strides: list[Step] | None = Field(None, description="per stage, the first 1; null: 1, 2, 2...")
@@ -101,8 +101,8 @@ class DynUNetOptions(Strict):
         return self.strides or [1, *[2] * (len(self.filters) - 1)]
 
 
-class SegResNetOptions(Strict):
-    """Options of ``segresnet`` (MONAI's SegResNet)."""
+class SegResNetSettings(Strict):
+    """Settings of ``segresnet`` (MONAI's SegResNet)."""
 
     init_filters: int = Field(16, ge=8, multiple_of=8, description="channels of the first level")
     blocks_down: list[int] = Field([1, 2, 2, 4], min_length=2, description="blocks per level")
@@ -132,15 +132,15 @@ def _products(steps: Sequence[Step], dims: int) -> list[int]:
 Arguments = dict[str, Any]
 
 
-def _vnet(o: VNetOptions, **sizes: Any) -> Arguments:
+def _vnet(o: VNetSettings, **sizes: Any) -> Arguments:
     return {**sizes, "filters": o.filters, "norm": o.norm, "dropout": o.dropout, "init": o.init}
 
 
-def _unet2d(o: UNet2DOptions, *, spatial_dims: int, **sizes: Any) -> Arguments:
+def _unet2d(o: UNet2DSettings, *, spatial_dims: int, **sizes: Any) -> Arguments:
     return {**sizes, "channels": o.channels, "dropout": o.dropout, "init": o.init}
 
 
-def _unet(o: UNetOptions, *, spatial_dims: int, in_channels: int, num_classes: int) -> Arguments:
+def _unet(o: UNetSettings, *, spatial_dims: int, in_channels: int, num_classes: int) -> Arguments:
     return {
         "spatial_dims": spatial_dims,
         "in_channels": in_channels,
@@ -156,16 +156,16 @@ def _unet(o: UNetOptions, *, spatial_dims: int, in_channels: int, num_classes: i
     }
 
 
-def _ahnet_r18(o: AHNetR18Options, *, spatial_dims: int, **sizes: Any) -> Arguments:
+def _ahnet_r18(o: AHNetR18Settings, *, spatial_dims: int, **sizes: Any) -> Arguments:
     return {**sizes, "dropout": o.dropout, "init": o.init}
 
 
-def _resvnet(o: ResVNetOptions, **sizes: Any) -> Arguments:
+def _resvnet(o: ResVNetSettings, **sizes: Any) -> Arguments:
     return {**sizes, "filters": o.filters, "norm": o.norm}
 
 
 def _dynunet(
-    o: DynUNetOptions, *, spatial_dims: int, in_channels: int, num_classes: int
+    o: DynUNetSettings, *, spatial_dims: int, in_channels: int, num_classes: int
 ) -> Arguments:
     return {
         "spatial_dims": spatial_dims,
@@ -182,7 +182,7 @@ def _dynunet(
 
 
 def _segresnet(
-    o: SegResNetOptions, *, spatial_dims: int, in_channels: int, num_classes: int
+    o: SegResNetSettings, *, spatial_dims: int, in_channels: int, num_classes: int
 ) -> Arguments:
     return {
         "spatial_dims": spatial_dims,
@@ -198,14 +198,14 @@ def _segresnet(
 BUILTIN = {
     "vnet": Network(
         "V-Net of the semi-supervised literature, 9.4 M parameters, 2D and 3D",
-        VNetOptions,
+        VNetSettings,
         "medssl.networks.vnet:VNet",
         _vnet,
         lambda o, dims: [16] * dims,
     ),
     "unet2d": Network(
         "2D U-Net of the semi-supervised literature (ACDC), 1.8 M parameters",
-        UNet2DOptions,
+        UNet2DSettings,
         "medssl.networks.unet2d:UNet2D",
         _unet2d,
         lambda o, dims: [16] * dims,
@@ -213,28 +213,28 @@ BUILTIN = {
     ),
     "unet": Network(
         "MONAI UNet, small by default; strides per axis for anisotropic voxels",
-        UNetOptions,
+        UNetSettings,
         "monai.networks.nets:UNet",
         _unet,
         lambda o, dims: _products(o.strides, dims),
     ),
     "dynunet": Network(
         "MONAI DynUNet, the nnU-Net architecture; kernels and strides per stage and axis",
-        DynUNetOptions,
+        DynUNetSettings,
         "monai.networks.nets:DynUNet",
         _dynunet,
         lambda o, dims: _products(o.steps, dims),
     ),
     "segresnet": Network(
         "MONAI SegResNet, residual encoder with group normalization",
-        SegResNetOptions,
+        SegResNetSettings,
         "monai.networks.nets:SegResNet",
         _segresnet,
         lambda o, dims: [2 ** (len(o.blocks_down) - 1)] * dims,
     ),
     "ahnet_r18": Network(
         "AH-Net on ResNet-18 with n x n x 1 kernels (UMCT), 11.8 M parameters, 3D",
-        AHNetR18Options,
+        AHNetR18Settings,
         "medssl.networks.ahnet_resnet18:AHNetResNet18",
         _ahnet_r18,
         lambda o, dims: [32] * dims,
@@ -242,7 +242,7 @@ BUILTIN = {
     ),
     "resvnet": Network(
         "ResNet-34 encoder with V-Net decoder, RAIL's second network, 17.9 M parameters",
-        ResVNetOptions,
+        ResVNetSettings,
         "medssl.networks.resvnet:ResVNet",
         _resvnet,
         lambda o, dims: [16] * dims,

@@ -19,17 +19,17 @@ class Network:
 
     Attributes:
         description: one line for the user.
-        options: the model of its options.
+        settings: the model of its settings.
         kind: the class of the network, or where it is: ``"package.module:Class"``, which is
             imported when a network is built and not when it is listed or checked.
-        arguments: from the options and ``spatial_dims, in_channels, num_classes`` to the keyword
+        arguments: from the settings and ``spatial_dims, in_channels, num_classes`` to the keyword
             arguments of ``kind``: numbers, strings and lists, so that they can be written down.
-        factors: what each patch axis must be a multiple of, from options and ``spatial_dims``.
+        factors: what each patch axis must be a multiple of, from settings and ``spatial_dims``.
         spatial_dims: dimensions it exists in.
     """
 
     description: str
-    options: type[Strict]
+    settings: type[Strict]
     kind: str | type[nn.Module]
     arguments: Callable[..., dict[str, Any]]
     factors: Callable[[Any, int], Sequence[int]]

@@ -1,4 +1,4 @@
-"""Networks by name, with typed options and a check of the patch; none is imported for it."""
+"""Networks by name, with typed settings and a check of the patch; none is imported for it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def list_networks() -> dict[str, str]:
 
 
 def patch_factors(
-    name: str, spatial_dims: int, options: Mapping[str, Any] | None = None
+    name: str, spatial_dims: int, settings: Mapping[str, Any] | None = None
 ) -> list[int]:
     """Return what each side of a network's patch must be a multiple of.
 
@@ -46,7 +46,7 @@ def patch_factors(
         MedSSLError: unknown network or option, or it does not exist in so many dimensions.
         ValueError: its strides are those of another number of dimensions, or below 1.
     """
-    network, parsed = resolve_network(name, options or {})
+    network, parsed = resolve_network(name, settings or {})
     check_dims(name, network, spatial_dims)
     factors = list(network.factors(parsed, spatial_dims))
     if not all(factor >= 1 for factor in factors):
@@ -54,19 +54,19 @@ def patch_factors(
     return factors
 
 
-def check_patch(name: str, patch: Sequence[int], options: Mapping[str, Any] | None = None) -> None:
+def check_patch(name: str, patch: Sequence[int], settings: Mapping[str, Any] | None = None) -> None:
     """Make sure that a network can take a patch.
 
     Args:
         name: see :func:`list_networks`.
         patch: voxels per axis; two numbers mean 2D.
-        options: the network's own options.
+        settings: the network's own settings.
 
     Raises:
         MedSSLError: naming the nearest sizes that work; or unknown network or option.
     """
     try:
-        factors = patch_factors(name, len(patch), options)
+        factors = patch_factors(name, len(patch), settings)
     except ValueError as error:
         raise MedSSLError(
             f"network {name!r} does not fit a patch of {_times(patch)}: {error}",
@@ -92,8 +92,8 @@ def check_patch(name: str, patch: Sequence[int], options: Mapping[str, Any] | No
         )
 
 
-def resolve_network(name: str, options: Mapping[str, Any]) -> tuple[Network, Any]:
-    """Look up a network and validate its options.
+def resolve_network(name: str, settings: Mapping[str, Any]) -> tuple[Network, Any]:
+    """Look up a network and validate its settings.
 
     Raises:
         MedSSLError: unknown network or option, or a wrong value.
@@ -106,9 +106,9 @@ def resolve_network(name: str, options: Mapping[str, Any]) -> tuple[Network, Any
         )
     network = NETWORKS[name]
     try:
-        return network, network.options.model_validate(dict(options))
+        return network, network.settings.model_validate(dict(settings))
     except ValidationError as error:
-        found = first_mistake(error, network.options, options)
+        found = first_mistake(error, network.settings, settings)
         raise MedSSLError(f"network {name!r}: {found.what}", fix=found.fix) from error
 
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medssl.networks.layers import CONV, NORM
-from medssl.networks.vnet import ConvBlock, Resample
+from medssl.networks.vnet import Resample, VNetBlock
 
 
 class ResVNetBlock(nn.Module):
@@ -89,8 +89,8 @@ class ResVNet(nn.Module):
         dims = spatial_dims
         c = [filters * 2**i for i in range(5)]
 
-        def block(n: int, channels: int) -> ConvBlock:
-            return ConvBlock(n, channels, channels, dims=dims, norm=norm)
+        def block(n: int, channels: int) -> VNetBlock:
+            return VNetBlock(n, channels, channels, dims=dims, norm=norm)
 
         def up(channels_in: int, channels: int) -> Resample:
             return Resample(channels_in, channels, dims=dims, norm=norm, up=True)

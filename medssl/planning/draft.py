@@ -127,7 +127,7 @@ def make_draft(
     spec = spec.model_copy(update={"pieces": {**spec.pieces, **pieces}})
     lines.add("network", None)
     lines.add("name", network.name, network.reason, indent=2)
-    for key, (value, reason) in network.options.items():
+    for key, (value, reason) in network.settings.items():
         lines.add(key, value, reason, indent=2)
     plan = choices.choose_training(
         choices.Basis(found, spec, grid, network, counts, method, order.device, batch)

@@ -118,7 +118,7 @@ def measure_footprint(
     method = create_method(recipe, settings, num_classes=num_classes, channels=channels)
     method.train()
     patch, network = recipe.training.patch, recipe.network
-    factors = patch_factors(network.name, len(patch), network.options)
+    factors = patch_factors(network.name, len(patch), network.settings)
     small, large = small_patches(patch, factors)
     peaks, seconds = [0.0, 0.0], 0.0
     fixed = 0.0

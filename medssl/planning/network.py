@@ -34,16 +34,16 @@ SMALLEST_SIDE = 16
 
 @dataclass(frozen=True)
 class NetworkPlan:
-    """A network by name with its options, the patch, and why.
+    """A network by name with its settings, the patch, and why.
 
     Attributes:
-        options: of the network, each with its reason.
+        settings: of the network, each with its reason.
     """
 
     name: str
     patch: tuple[int, ...]
     reason: str
-    options: dict[str, tuple[Any, str]] = field(default_factory=dict)
+    settings: dict[str, tuple[Any, str]] = field(default_factory=dict)
 
 
 def choose_network(
@@ -74,10 +74,10 @@ def choose_network(
         factors = _factors(published.name, dims)
         if factors is not None and min(shape) >= max(factors):
             patch = fixed_patch(shape, voxel, budget=budget, factors=factors, cube=cubes)
-            return NetworkPlan(published.name, patch, published.reason, dict(published.options))
+            return NetworkPlan(published.name, patch, published.reason, dict(published.settings))
     plan = _unet(levels, kind)
     if hints.dropout is not None:
-        plan.options["dropout"] = hints.dropout
+        plan.settings["dropout"] = hints.dropout
     return plan
 
 
@@ -97,29 +97,29 @@ def _unet(levels: Levels, device: DeviceKind) -> NetworkPlan:
         why += "; long voxels and short axes are spared"
     steps = [_step(s) for s in levels.strides]
     if device == "cpu" and levels.isotropic:
-        options = {
+        settings = {
             "channels": (FILTERS["cpu"][: count + 1], "a small network, as a CPU trains it"),
             "strides": (steps or [1], why),
             "num_res_units": (0, "plain convolutions: quick on a CPU"),
         }
         if not steps:
-            options["channels"] = (FILTERS["cpu"][:2], "a small network, as a CPU trains it")
-        return NetworkPlan("unet", levels.patch, "MONAI's UNet", options)
+            settings["channels"] = (FILTERS["cpu"][:2], "a small network, as a CPU trains it")
+        return NetworkPlan("unet", levels.patch, "MONAI's UNet", settings)
     # DynUNet has at least three levels; one that keeps the size is no harm.
     missing = max(0, 2 - count)
     filters = FILTERS[device][: count + missing + 1]
     size = "small, as a CPU trains it" if device == "cpu" else "the usual width"
-    options = {
+    settings = {
         "filters": (filters, f"channels per level: {size}"),
         "strides": ([1, *steps, *[1] * missing], why),
     }
     kernels = [*levels.kernels, *[levels.kernels[-1]] * missing]
     if any(k == 1 for kernel in levels.kernels for k in kernel):
-        options["kernel_size"] = (
+        settings["kernel_size"] = (
             [_step(k) for k in kernels],
             "1: no look along an axis while its voxels are over twice as long",
         )
-    return NetworkPlan("dynunet", levels.patch, "the architecture of nnU-Net", options)
+    return NetworkPlan("dynunet", levels.patch, "the architecture of nnU-Net", settings)
 
 
 def _remaining(levels: Levels) -> str:

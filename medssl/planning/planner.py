@@ -178,7 +178,7 @@ def make_plan(
     known: dict[Any, Footprint] = {}
 
     def footprint(draft: Draft) -> Footprint:
-        key = (str(draft.network.options), draft.network.name, draft.batch)
+        key = (str(draft.network.settings), draft.network.name, draft.batch)
         if key not in known:
             known[key] = measure(draft.loaded)
         return known[key]

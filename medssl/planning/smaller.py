@@ -164,7 +164,7 @@ def smaller_patch(loaded: LoadedRecipe, now: Footprint, *, kind: str, room: floa
     """Return the largest patch that fits, its longest sides cut first, if there is one."""
     recipe = loaded.recipe
     sides = list(recipe.training.patch)
-    factors = patch_factors(recipe.network.name, len(sides), recipe.network.options)
+    factors = patch_factors(recipe.network.name, len(sides), recipe.network.settings)
     steps = [f * math.ceil(ROUND / f) for f in factors]
     while now.bytes(sides, kind) > room:
         able = [i for i, (n, step) in enumerate(zip(sides, steps, strict=True)) if n >= 2 * step]

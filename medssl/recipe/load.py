@@ -123,7 +123,7 @@ def _check_plugins_of(recipe: Path) -> None:
 
 def plugins_of(recipe: Recipe) -> list[dict[str, Any]]:
     """Return the plugins that a recipe's method, networks and data spec come from."""
-    named = {recipe.network.name, *map(str, recipe.method.options.values())}
+    named = {recipe.network.name, *map(str, recipe.method.settings.values())}
     return record_plugins(
         {
             f"method {recipe.method.name}",
@@ -205,7 +205,7 @@ def _refuse_contradictions(recipe: Recipe, settings: MethodSettings, path: Path)
             where=path,
             fix="choose another method; `medssl methods` lists them",
         )
-    check_patch(recipe.network.name, training.patch, recipe.network.options)
+    check_patch(recipe.network.name, training.patch, recipe.network.settings)
     if recipe.data.roi is not None and recipe.spec.align_slices:
         raise MedSSLError(
             "data.roi finds its boxes in scans as they are stored, but spec.align_slices moves "

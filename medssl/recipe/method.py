@@ -104,7 +104,7 @@ def resolve_method(
     """
     section = recipe.method
     cls = get_settings(section.name)
-    given = {key: value for key, value in section.options.items() if value is not None}
+    given = {key: value for key, value in section.settings.items() if value is not None}
     kept: dict[str, Any] = {}
     names = {"name": section.name, **{k: given[k] for k in NAMES if k in given}}
     if recorded is not None and names == recorded.names:
@@ -137,6 +137,6 @@ def continued(recipe: Recipe) -> dict[str, Any]:
     What follows from the rest of the recipe may change with it.
     """
     section, cls = recipe.method, get_settings(recipe.method.name)
-    follows = {k for k in section.options if "auto" in cls.words(k)} - set(section.overridden)
-    kept = {k: v for k, v in section.options.items() if k not in follows}
+    follows = {k for k in section.settings if "auto" in cls.words(k)} - set(section.overridden)
+    kept = {k: v for k, v in section.settings.items() if k not in follows}
     return {"name": section.name, **kept}

@@ -122,8 +122,8 @@ class NetworkSettings(Strict):
     name: str = Field("unet", description="see `medssl info`")
 
     @property
-    def options(self) -> dict[str, Any]:
-        """The network's own options."""
+    def settings(self) -> dict[str, Any]:
+        """The network's own settings."""
         return dict(self.model_extra or {})
 
 
@@ -137,14 +137,14 @@ class MethodSection(Strict):
     name: str = Field("supervised", description="see `medssl methods`")
 
     @property
-    def options(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """The method's own settings."""
         return {k: v for k, v in (self.model_extra or {}).items() if k != OVERRIDDEN}
 
     @property
     def overridden(self) -> tuple[str, ...]:
         """The settings that the user set."""
-        return tuple((self.model_extra or {}).get(OVERRIDDEN, self.options))
+        return tuple((self.model_extra or {}).get(OVERRIDDEN, self.settings))
 
 
 class OptimizerSettings(Strict):

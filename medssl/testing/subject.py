@@ -35,13 +35,13 @@ def small_network(
     **overrides: Any,
 ) -> nn.Module:
     """Build a small U-Net with what couples and perturbs samples: BatchNorm and dropout."""
-    options = {"channels": [4, 8], "strides": [2], "num_res_units": 0, "norm": "batch"}
+    settings = {"channels": [4, 8], "strides": [2], "num_res_units": 0, "norm": "batch"}
     return build_network(
         network or "unet",
         spatial_dims=dims,
         in_channels=in_channels or 1,
         num_classes=num_classes or classes,
-        options=overrides if network else {**options, "dropout": 0.1, **overrides},
+        settings=overrides if network else {**settings, "dropout": 0.1, **overrides},
     )
 
 

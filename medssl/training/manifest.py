@@ -37,7 +37,7 @@ def description(loaded: LoadedRecipe, plan: CasePlan, method: Method) -> dict[st
         "status": STATUS_RUNNING,
         "protocol": loaded.recipe.protocol,
         "method": section.name,
-        "method_settings": {**section.options, OVERRIDDEN: list(section.overridden)},
+        "method_settings": {**section.settings, OVERRIDDEN: list(section.overridden)},
         "seed": loaded.recipe.seed,
         "dataset": str(dataset.root),
         "dataset_name": dataset.name,

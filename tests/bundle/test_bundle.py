@@ -385,10 +385,10 @@ def test_every_network_can_be_written_down_and_rebuilt(name: str) -> None:
 
 
 def test_views_and_ensembles_are_rebuilt_with_their_weights() -> None:
-    options = {"channels": [2, 4], "strides": [2], "num_res_units": 0}
+    small = {"channels": [2, 4], "strides": [2], "num_res_units": 0}
 
     def network() -> torch.nn.Module:
-        return build_network("unet", spatial_dims=3, in_channels=1, num_classes=2, options=options)
+        return build_network("unet", spatial_dims=3, in_channels=1, num_classes=2, settings=small)
 
     x = torch.randn(1, 1, 8, 8, 8)
     for model in (

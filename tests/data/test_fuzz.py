@@ -196,8 +196,8 @@ def test_weights_of_other_shape(area: Area, drawn: list[Any]) -> None:
 @bounded
 @given(drawn=changes)
 def test_bundle_metadata(area: Area, drawn: list[Any]) -> None:
-    options = {"channels": [2, 4], "strides": [2]}
-    network = build_network("unet", spatial_dims=3, in_channels=1, num_classes=2, options=options)
+    small = {"channels": [2, 4], "strides": [2]}
+    network = build_network("unet", spatial_dims=3, in_channels=1, num_classes=2, settings=small)
     own = {
         "format": 1,
         "model": describe(network),
@@ -246,6 +246,6 @@ def test_recipe_with_a_stride_of_zero(area: Area) -> None:
 
 @pytest.mark.parametrize("channels", [[4, 10**9], [4000, 4000], [4] * 300])
 def test_network_that_no_memory_holds(area: Area, channels: list[int]) -> None:
-    options = {"channels": channels, "strides": [2] * (len(channels) - 1), "num_res_units": 9}
+    small = {"channels": channels, "strides": [2] * (len(channels) - 1), "num_res_units": 9}
     with pytest.raises(MedSSLError, match=r"too wide|weights \(at most|numbers"):
-        build_network("unet", spatial_dims=3, in_channels=1, num_classes=2, options=options)
+        build_network("unet", spatial_dims=3, in_channels=1, num_classes=2, settings=small)

@@ -16,7 +16,7 @@ from helpers import small_recipe, write_dataset, write_recipe
 
 import medssl
 from medssl import cli, plugins
-from medssl.data.importers import base as importers
+from medssl.data.importers import importer as importers
 from medssl.errors import MedSSLError
 from medssl.methods import registry as methods
 from medssl.networks import registry as networks

@@ -270,7 +270,7 @@ def test_07_ema(checks, key, buffers):
 
 
 @pytest.mark.parametrize(
-    ("name", "dims", "classes", "options", "count"),
+    ("name", "dims", "classes", "settings", "count"),
     [
         ("unet2d", 2, 4, {}, 1_813_764),
         ("vnet", 3, 2, {}, 9_448_866),
@@ -278,8 +278,8 @@ def test_07_ema(checks, key, buffers):
         ("vnet", 3, 5, {}, 9_448_917),
     ],
 )
-def test_parameter_counts_of_the_literature(name, dims, classes, options, count):
+def test_parameter_counts_of_the_literature(name, dims, classes, settings, count):
     net = build_network(
-        name, spatial_dims=dims, in_channels=1, num_classes=classes, options=options
+        name, spatial_dims=dims, in_channels=1, num_classes=classes, settings=settings
     )
     assert sum(p.numel() for p in net.parameters()) == count

@@ -239,7 +239,7 @@ def test_measuring_leaves_a_network_that_names_a_module_twice_as_it_was() -> Non
             spatial_dims=3,
             in_channels=1,
             num_classes=3,
-            options={"filters": [2, 4, 4], "strides": [1, 1, 1]},
+            settings={"filters": [2, 4, 4], "strides": [1, 1, 1]},
         )
 
     method = PseudoSupervisor(PseudoSupervisorSettings(), build, num_classes=3, spatial_dims=3)

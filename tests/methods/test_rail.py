@@ -207,10 +207,10 @@ def test_ignored_voxels_change_nothing_in_a_later_turn(preset: str) -> None:
 # ------------------------------------------------------------------------------------ real nets
 
 
-def small(dims: int, classes: int, **options: Any) -> nn.Module:
-    options = {"channels": [4, 8], "strides": [2], "norm": "batch", "dropout": 0.2, **options}
+def small(dims: int, classes: int, **settings: Any) -> nn.Module:
+    settings = {"channels": [4, 8], "strides": [2], "norm": "batch", "dropout": 0.2, **settings}
     return build_network(
-        "unet", spatial_dims=dims, in_channels=1, num_classes=classes, options=options
+        "unet", spatial_dims=dims, in_channels=1, num_classes=classes, settings=settings
     )
 
 
@@ -218,7 +218,7 @@ def real_method(dims: int = 3, classes: int = 2, **settings: Any) -> Rail:
     torch.manual_seed(0)
     return Rail(
         RailSettings(**settings),
-        lambda **options: small(dims, classes, **options),
+        lambda **settings: small(dims, classes, **settings),
         num_classes=classes,
         spatial_dims=dims,
     ).train()
@@ -339,10 +339,10 @@ def test_one_group_is_always_active() -> None:
 
 
 def test_partner_networks() -> None:
-    def build(**options: Any) -> nn.Module:
-        name = options.pop("network", None) or "vnet"
+    def build(**settings: Any) -> nn.Module:
+        name = settings.pop("network", None) or "vnet"
         return build_network(
-            name, spatial_dims=2, in_channels=1, num_classes=3, options={"filters": 2, **options}
+            name, spatial_dims=2, in_channels=1, num_classes=3, settings={"filters": 2, **settings}
         )
 
     settings = RailSettings().filled(Recipe.model_validate({"network": {"name": "vnet"}}))

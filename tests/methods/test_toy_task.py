@@ -127,14 +127,14 @@ def strong_view(image: Tensor, rng: np.random.RandomState) -> Tensor:
 
 
 def network(name=None, *, in_channels=None, num_classes=None, **overrides: Any) -> nn.Module:
-    options = {"channels": [8, 16, 32], "strides": [2, 2], "num_res_units": 0, "dropout": 0.1}
+    settings = {"channels": [8, 16, 32], "strides": [2, 2], "num_res_units": 0, "dropout": 0.1}
     assert name is None
     return build_network(
         "unet",
         spatial_dims=2,
         in_channels=in_channels or 1,
         num_classes=num_classes or CLASSES,
-        options={**options, **overrides},
+        settings={**settings, **overrides},
     )
 
 

@@ -41,13 +41,13 @@ CO_TRAIN = Progress("co_train", 1, 10)
 
 
 def small_network(dropout=0.2, norm="batch", classes=3):
-    options = {"channels": [4, 8], "strides": [2], "num_res_units": 0, "norm": norm}
+    settings = {"channels": [4, 8], "strides": [2], "num_res_units": 0, "norm": norm}
     return build_network(
         "unet",
         spatial_dims=3,
         in_channels=1,
         num_classes=classes,
-        options={**options, "dropout": dropout},
+        settings={**settings, "dropout": dropout},
     )
 
 

@@ -1,4 +1,4 @@
-"""Networks by name: shapes, options, patch checks, and outputs of the published ones."""
+"""Networks by name: shapes, settings, patch checks, and outputs of the published ones."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ SMALL = {
 PLACES = [(n, d) for n in SMALL for d in (2, 3) if (n, d) != ("unet2d", 3)]
 
 
-def build(name, *, dims=3, channels=1, classes=2, options=None):
+def build(name, *, dims=3, channels=1, classes=2, settings=None):
     return build_network(
-        name, spatial_dims=dims, in_channels=channels, num_classes=classes, options=options or {}
+        name, spatial_dims=dims, in_channels=channels, num_classes=classes, settings=settings or {}
     )
 
 
@@ -45,7 +45,7 @@ def test_every_network_is_described_and_covered_here():
 @pytest.mark.parametrize(("name", "dims"), PLACES)
 def test_logits_have_the_image_size_and_every_parameter_learns(name, dims):
     torch.manual_seed(0)
-    net = build(name, dims=dims, channels=2, classes=5, options=SMALL[name])
+    net = build(name, dims=dims, channels=2, classes=5, settings=SMALL[name])
     shape = (32, 48, 16)[:dims]
     check_patch(name, shape, SMALL[name])
     out = net(torch.randn(2, 2, *shape))
@@ -61,14 +61,14 @@ def test_logits_have_the_image_size_and_every_parameter_learns(name, dims):
 def test_the_literatures_networks_take_any_multiple_of_16(name):
     # The published V-Net fails below 48 voxels per axis, in a feature nobody uses.
     dims = 2 if name == "unet2d" else 3
-    net = build(name, dims=dims, options=SMALL[name])
+    net = build(name, dims=dims, settings=SMALL[name])
     shape = (32, 16, 48)[:dims]
     assert net(torch.randn(2, 1, *shape)).shape == (2, 2, *shape)
 
 
 def test_initialization_options():
     torch.manual_seed(0)
-    net = build("vnet", options={"init": "kaiming"})
+    net = build("vnet", settings={"init": "kaiming"})
     weight = net.block_five.conv[3].weight
     assert weight.std().item() == pytest.approx((2 / (256 * 27)) ** 0.5, rel=0.02)
     default = build("vnet").block_five.conv[3].weight
@@ -76,7 +76,7 @@ def test_initialization_options():
 
 
 def test_vnet_dropout_acts_in_training_only():
-    net = build("vnet", options=SMALL["vnet"])
+    net = build("vnet", settings=SMALL["vnet"])
     x = torch.randn(1, 1, 32, 32, 32)
     with torch.no_grad():
         assert not torch.equal(net(x), net(x))
@@ -85,11 +85,11 @@ def test_vnet_dropout_acts_in_training_only():
 
 
 def test_anisotropic_strides():
-    options = {"channels": [4, 8, 8], "strides": [[2, 2, 1], [2, 2, 2]]}
-    check_patch("unet", [16, 16, 6], options)
-    assert build("unet", options=options)(torch.randn(1, 1, 16, 16, 6)).shape[2:] == (16, 16, 6)
+    settings = {"channels": [4, 8, 8], "strides": [[2, 2, 1], [2, 2, 2]]}
+    check_patch("unet", [16, 16, 6], settings)
+    assert build("unet", settings=settings)(torch.randn(1, 1, 16, 16, 6)).shape[2:] == (16, 16, 6)
     assert "axis 2 has 5 voxels and must be a multiple of 2" in message(
-        lambda: check_patch("unet", [16, 16, 5], options)
+        lambda: check_patch("unet", [16, 16, 5], settings)
     )
 
 
@@ -112,7 +112,7 @@ def test_dimensions_are_checked():
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "expected"),
+    ("name", "settings", "expected"),
     [
         ("vnett", {}, "did you mean 'vnet'"),
         ("vnet", {"filter": 8}, "did you mean 'filters'"),
@@ -125,9 +125,9 @@ def test_dimensions_are_checked():
         ("unet2d", {"dropout": [2, 0, 0, 0, 0]}, "at least 0 and below 1"),
     ],
 )
-def test_mistakes_are_named(name, options, expected):
+def test_mistakes_are_named(name, settings, expected):
     assert expected in message(
-        lambda: check_patch(name, [48] * (2 if name == "unet2d" else 3), options)
+        lambda: check_patch(name, [48] * (2 if name == "unet2d" else 3), settings)
     )
 
 

@@ -24,7 +24,7 @@ CASES = [(name, dims) for name in list_networks() for dims in NETWORKS[name].spa
 def build(name: str, dims: int) -> nn.Module:
     torch.manual_seed(0)
     return build_network(
-        name, spatial_dims=dims, in_channels=1, num_classes=3, options=SMALL.get(name)
+        name, spatial_dims=dims, in_channels=1, num_classes=3, settings=SMALL.get(name)
     )
 
 

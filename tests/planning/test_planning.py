@@ -409,7 +409,7 @@ def test_every_method_can_be_measured(method):
 
 def test_the_line_through_small_patches_meets_a_larger_one():
     from medssl.models.create import create_method
-    from medssl.planning import memory
+    from medssl.planning import footprint
 
     loaded = tiny("mean_teacher")
     step = measure_footprint(loaded, num_classes=3, channels=1, precision="fp32")
@@ -417,10 +417,10 @@ def test_the_line_through_small_patches_meets_a_larger_one():
     method.train()
     stage = method.stages(100)[0]
     method.start_stage(stage.name)
-    counter = LiveBytes(memory._gradients(method, stage))
+    counter = LiveBytes(footprint._gradients(method, stage))
     with counter:
-        batch = memory._batch(method, stage, loaded.recipe, (48, 48, 32), 3, 1)
-        memory._step(method, stage, batch, "fp32")
+        batch = footprint._batch(method, stage, loaded.recipe, (48, 48, 32), 3, 1)
+        footprint._step(method, stage, batch, "fp32")
     expected = step.constant + step.per_voxel * 48 * 48 * 32
     assert counter.peak == pytest.approx(expected, rel=0.05)
 
@@ -429,9 +429,9 @@ def test_weights_gradients_and_optimizer_are_counted_exactly():
     step = measure_footprint(tiny("supervised"), num_classes=3, channels=1, precision="fp32")
     from medssl.networks.build import build_network
 
-    options = {"filters": [4, 8, 8], "dropout": 0.1}
+    settings = {"filters": [4, 8, 8], "dropout": 0.1}
     network = build_network(
-        "dynunet", spatial_dims=3, in_channels=1, num_classes=3, options=options
+        "dynunet", spatial_dims=3, in_channels=1, num_classes=3, settings=settings
     )
     count = sum(p.numel() for p in network.parameters())
     assert step.fixed == 4 * 3 * count  # weights, gradients and the momentum of SGD

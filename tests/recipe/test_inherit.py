@@ -54,7 +54,7 @@ def test_what_is_not_said_is_the_bases(tmp_path: Path) -> None:
     assert recipe.name == "own"
     assert recipe.training.iterations == 70
     assert recipe.training.patch == [32, 32, 32]
-    assert recipe.network.options == {"channels": [4, 8, 8], "strides": [2, 2]}
+    assert recipe.network.settings == {"channels": [4, 8, 8], "strides": [2, 2]}
     assert recipe.data.root == "/data/a"
     assert recipe.spec.spacing == [1.0, 1.0, 2.0]
 
@@ -69,12 +69,12 @@ def test_a_key_inside_a_section_changes_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("written", ["network: vnet", "network: {name: vnet}"])
 def test_another_network_keeps_no_option_of_the_old_one(tmp_path: Path, written: str) -> None:
-    assert load(tmp_path, written + "\n").network.options == {}
+    assert load(tmp_path, written + "\n").network.settings == {}
 
 
 def test_another_method_and_optimizer_replace_the_old_ones(tmp_path: Path) -> None:
     recipe = load(tmp_path, "method: bcp\ntraining: {optimizer: {name: adam, lr: 0.01}}\n")
-    assert recipe.method.options.get("preset", "corrected") == "corrected"
+    assert recipe.method.settings.get("preset", "corrected") == "corrected"
     assert "momentum" not in recipe.training.optimizer.model_fields_set
 
 

@@ -103,7 +103,7 @@ def test_settings_of_the_recipes_method_stay_with_it(recipe: Path, tmp_path: Pat
     )
     recipes = {j.method: j.loaded.recipe for j in jobs}
     own = recipes["bcp"].method
-    assert {k: own.options[k] for k in own.overridden} == {"ema_decay": 0.9, "mask_ratio": 0.5}
+    assert {k: own.settings[k] for k in own.overridden} == {"ema_decay": 0.9, "mask_ratio": 0.5}
     assert list(recipes["bcp"].training.stages) == ["pretrain"]
     for name in ("supervised", "mean_teacher"):
         assert recipes[name].method.overridden == ()

@@ -34,7 +34,7 @@ LAYOUT = {
     "unet2d": True,
     "vnet": True,
 }
-"""Whether a network with its default options has no InstanceNorm."""
+"""Whether a network with its default settings has no InstanceNorm."""
 
 
 def test_every_network_is_listed_here() -> None:
@@ -76,7 +76,7 @@ def make(name: str, settings: dict[str, str], dims: int) -> Method:
             spatial_dims=dims,
             in_channels=in_channels,
             num_classes=num_classes,
-            options={"channels": [4, 8], "strides": [2], "norm": "batch", "dropout": 0.1},
+            settings={"channels": [4, 8], "strides": [2], "norm": "batch", "dropout": 0.1},
         )
 
     return cls(cls.Settings(**settings), build, num_classes=3, spatial_dims=dims).train()
