@@ -1,4 +1,4 @@
-"""The door for code of the user's own: methods, networks, data specs and importers.
+"""The door for own code: methods, networks, data specs, intensity rules and importers.
 
 A plugin is a Python file, named by ``--plugin FILE``, :func:`load_plugin` or ``MEDSSL_PLUGINS``, or
 a module of an installed package with an entry point of the group ``medssl.plugins``. Its code calls
@@ -19,12 +19,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from medssl.errors import MedSSLError
 from medssl.paths import AnyPath
 
-Kind = Literal["method", "network", "spec", "importer"]
+Kind = Literal["method", "network", "spec", "intensity", "importer"]
 
 PLUGINS = "MEDSSL_PLUGINS"
 """Environment variable: plugin files, divided as PATH is. Jobs and ``torchrun`` inherit it."""
@@ -254,7 +254,7 @@ def _providing(names: Sequence[str]) -> Plugin | None:
     """Return the plugin that provides all of some names."""
     for each in names:
         kind, _, name = each.partition(" ")
-        if kind in ("method", "network", "spec", "importer"):
+        if kind in get_args(Kind):
             look_up(kind, name)  # type: ignore[arg-type]
     return next((p for p in _loaded.values() if set(names) <= set(p.provides)), None)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from medssl.errors import MedSSLError, did_you_mean
 from medssl.recipe.find import find_shipped, list_recipes
-from medssl.recipe.method import open_record
+from medssl.recipe.method import is_record
 from medssl.settings.yaml_file import Lines, read_yaml
 from medssl.strict import KeyPath
 
@@ -28,7 +28,8 @@ def read_recipe(path: Path) -> tuple[dict[str, Any], Lines]:
     """Read a recipe, laid over its base if it names one; see :func:`read_yaml`.
 
     Raises:
-        MedSSLError: either file cannot be read, or the base has a base itself.
+        MedSSLError: either file cannot be read, or the base has a base itself or is the record of a
+            run.
     """
     data, lines = read_yaml(path)
     if BASE not in data:
@@ -42,7 +43,12 @@ def read_recipe(path: Path) -> tuple[dict[str, Any], Lines]:
             where=here,
             fix=f"write what is needed of {base[BASE]} into one of the two; a base stands alone",
         )
-    base, _ = open_record(base, where=base_path)  # of a run, what its user wrote
+    if is_record(base) or is_of_a_run(base_path):
+        raise MedSSLError(
+            f"its base {base_path} is the record of a run, which holds every value there was",
+            where=here,
+            fix="name the recipe that the run was trained with, or copy what is needed of it",
+        )
     if isinstance(data.get("data"), str):
         data["data"] = {WORDS["data"]: data["data"]}  # other cases of the same kind
         lines["data", WORDS["data"]] = lines["data",]
@@ -72,6 +78,11 @@ def _find_base(named: Any, path: Path, here: str) -> Path:
             f"`{BASE}: {named}` is this recipe itself", where=here, fix="name another recipe"
         )
     return found
+
+
+def is_of_a_run(recipe: Path) -> bool:
+    """Tell whether a file is the record in a run folder; one of 0.1.0 looks like any recipe."""
+    return recipe.name == "recipe.yaml" and recipe.with_name("manifest.json").is_file()
 
 
 def laid_over(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

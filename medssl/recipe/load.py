@@ -18,7 +18,7 @@ from medssl.networks.registry import check_patch
 from medssl.paths import AnyPath
 from medssl.plugins import check_plugins, record_plugins
 from medssl.recipe.find import find_recipe
-from medssl.recipe.inherit import BASE, laid_over, read_recipe
+from medssl.recipe.inherit import BASE, is_of_a_run, laid_over, read_recipe
 from medssl.recipe.method import Recorded, open_record, resolve_method
 from medssl.recipe.paths import locate, refuse_no_data
 from medssl.settings.recipe import Recipe
@@ -111,9 +111,9 @@ def load_recipe(name_or_path: AnyPath, overrides: Sequence[str] = ()) -> LoadedR
 
 def _check_plugins_of(recipe: Path) -> None:
     """Ask for the plugins of a run, if the recipe is a run's record."""
-    manifest = recipe.with_name("manifest.json")
-    if recipe.name != "recipe.yaml" or not manifest.is_file():
+    if not is_of_a_run(recipe):
         return
+    manifest = recipe.with_name("manifest.json")
     try:
         recorded = json.loads(manifest.read_text(encoding="utf-8")).get("plugins", [])
     except (OSError, ValueError, AttributeError):
@@ -128,6 +128,7 @@ def plugins_of(recipe: Recipe) -> list[dict[str, Any]]:
         {
             f"method {recipe.method.name}",
             f"spec {recipe.spec.name}",
+            f"intensity {recipe.spec.intensity.rule}",
             *(f"network {name}" for name in named),
         }
     )

@@ -56,6 +56,12 @@ class Resolved:
         return MethodSection(name=name, **first, **values, **{OVERRIDDEN: list(self.overridden)})
 
 
+def is_record(data: Mapping[str, Any]) -> bool:
+    """Tell a resolved recipe, as a run records it, from one that a user wrote."""
+    section = data.get("method")
+    return isinstance(section, Mapping) and OVERRIDDEN in section
+
+
 def open_record(
     data: Mapping[str, Any], *, where: Path | str
 ) -> tuple[dict[str, Any], Recorded | None]:
@@ -64,9 +70,9 @@ def open_record(
     Raises:
         MedSSLError: ``overridden`` does not list settings of the section.
     """
-    section = data.get("method")
-    if not isinstance(section, Mapping) or OVERRIDDEN not in section:
+    if not is_record(data):
         return dict(data), None
+    section = data["method"]
     listed = section[OVERRIDDEN]
     if not isinstance(listed, list) or not all(key in section for key in listed):
         raise MedSSLError(

@@ -8,18 +8,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from medssl.settings.intensity_rules import plugged_rule
 from medssl.strict import Strict
 
 
 class Intensity(Strict):
     """How raw intensities become network input."""
 
-    rule: Literal["zscore", "minmax", "percentile", "percentile_zscore", "window", "none"] = Field(
+    rule: str = Field(
         "zscore",
         description="zscore per volume, minmax to [0, 1], percentile or window to [0, 1]; "
-        "percentile_zscore clips between two percentiles, then zscore",
+        "percentile_zscore clips between two percentiles, then zscore; none; or a plugin's",
     )
     lower: float | None = Field(None, description="window: lower value; percentile: lower percent")
     upper: float | None = Field(None, description="window: upper value; percentile: upper percent")
@@ -29,6 +30,12 @@ class Intensity(Strict):
         description="percentile_zscore: voxels left out of the statistics, exact zeros or the one "
         "value that surrounds the scanned field",
     )
+
+    @field_validator("rule")
+    @classmethod
+    def _known(cls, rule: str) -> str:
+        plugged_rule(rule)
+        return rule
 
     @model_validator(mode="after")
     def _bounds(self) -> Intensity:

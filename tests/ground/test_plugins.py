@@ -20,7 +20,7 @@ from medssl.data.importers import importer as importers
 from medssl.errors import MedSSLError
 from medssl.methods import registry as methods
 from medssl.networks import registry as networks
-from medssl.settings import specs
+from medssl.settings import intensity_rules, specs
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "extending.md"
 SPEC = "from medssl.settings.specs import register_spec\nregister_spec({!r}, {!r})\n"
@@ -30,7 +30,7 @@ SPEC = "from medssl.settings.specs import register_spec\nregister_spec({!r}, {!r
 def untouched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Leave the tables, the environment and the modules as they were."""
     tables = (methods._METHODS, networks.NETWORKS, specs._OWN, importers.REGISTRY)
-    tables = (*tables, plugins._loaded, sys.modules)
+    tables = (*tables, intensity_rules._PLUGGED, plugins._loaded, sys.modules)
     before = [dict(table) for table in tables]
     looked_up, path = set(plugins._looked_up), list(sys.path)
     monkeypatch.setenv(plugins.PLUGINS, "")
@@ -172,6 +172,79 @@ def test_a_recipe_never_names_code(tmp_path: Path) -> None:
         medssl.load_recipe(write_recipe(tmp_path / "r.yaml", recipe))
 
 
+RULE = """
+import numpy as np
+from medssl.settings.intensity_rules import register_intensity_rule
+
+
+def halved(image, intensity):
+    return {body}
+
+
+register_intensity_rule("halved", halved)
+"""
+
+
+def own_rule(folder: Path, body: str = "image / 2 + (intensity.lower or 0)") -> Path:
+    path = folder / "own_rule.py"
+    path.write_text(RULE.format(body=body))
+    return path
+
+
+def test_an_intensity_rule_of_a_plugin_prepares_images(tmp_path: Path) -> None:
+    from medssl.bundle import transforms as bundle_transforms
+    from medssl.data.datasets.decathlon import read_dataset
+    from medssl.data.preprocessing.cache import CaseCache
+    from medssl.data.preprocessing.pipeline import preprocess_case
+    from medssl.settings.spec import DataSpec
+
+    with pytest.raises(ValueError, match=r"unknown intensity rule: use one of: zscore, .*--plugin"):
+        DataSpec(intensity={"rule": "halved"})
+    medssl.load_plugin(own_rule(tmp_path))
+    write_dataset(tmp_path / "data")
+    dataset = read_dataset(tmp_path / "data")
+    raw = DataSpec(intensity={"rule": "none"})
+    spec = DataSpec(intensity={"rule": "halved", "lower": 3.0})
+    case = dataset.training[0]
+    plain, made = (preprocess_case(case, s)[0].image.numpy() for s in (raw, spec))
+    assert made.dtype == np.float32
+    np.testing.assert_allclose(made, plain / 2 + 3, rtol=1e-6)
+    # What the cache holds belongs to this very code.
+    cache = CaseCache(tmp_path / "cache", spec, dataset.labels)
+    before = cache.key(case)
+    own_rule(tmp_path, "image / 4")
+    assert cache.key(case) != before
+    with pytest.raises(MedSSLError, match="intensity rule 'halved'"):  # MONAI alone has no such
+        bundle_transforms.intensity_transforms(spec.intensity)
+
+
+@pytest.mark.parametrize("body", ["image[:, 1:]", "image * np.nan", "image.no_such"])
+def test_a_rule_that_fails_is_an_error_of_the_case(tmp_path: Path, body: str) -> None:
+    from medssl.data.datasets.decathlon import read_dataset
+    from medssl.data.preprocessing.pipeline import preprocess_case
+    from medssl.settings.spec import DataSpec
+
+    medssl.load_plugin(own_rule(tmp_path, body))
+    write_dataset(tmp_path / "data")
+    case = read_dataset(tmp_path / "data").training[0]
+    with pytest.raises(MedSSLError, match=r"'halved' must return|no_such") as caught:
+        preprocess_case(case, DataSpec(intensity={"rule": "halved"}))
+    assert caught.value.where
+
+
+def test_a_recipe_records_the_code_of_its_rule(tmp_path: Path) -> None:
+    from medssl.recipe.load import plugins_of
+
+    medssl.load_plugin(own_rule(tmp_path))
+    write_dataset(tmp_path / "data")
+    recipe = small_recipe(tmp_path / "data", tmp_path / "cache")
+    file = write_recipe(tmp_path / "r.yaml", recipe)
+    loaded = medssl.load_recipe(file, ["spec.intensity.rule=halved"])
+    assert [e["provides"] for e in plugins_of(loaded.recipe)] == [["intensity halved"]]
+    with pytest.raises(MedSSLError, match=r"spec.intensity.rule.*did you mean 'halved'"):
+        medssl.load_recipe(file, ["spec.intensity.rule=halfed"])
+
+
 @pytest.mark.slow
 def test_the_page_of_examples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every block of the page: trained, predicted with, exported, refused where it must be."""
@@ -181,7 +254,7 @@ def test_the_page_of_examples(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     (tmp_path / "mr_knee.yaml").write_text(re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[0])
     given = [
         word
-        for name in ("my_method", "my_network", "my_spec")
+        for name in ("my_method", "my_network", "my_spec", "my_rule")
         for word in ("--plugin", str(tmp_path / f"{name}.py"))
     ]
     write_dataset(tmp_path / "data", unlabeled=2)
@@ -198,6 +271,14 @@ def test_the_page_of_examples(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         "my_network.py",
         "my_spec.py",
     ]
+    knee = "network.width=2", "training.iterations=2", "spec.intensity.rule=log_zscore"
+    changes = [word for change in knee for word in ("--set", change)]
+    other = str(tmp_path / "other")
+    assert cli.run(["train", file, "--output", other, *changes, *given]) == 0
+    manifest = json.loads((tmp_path / "other" / "manifest.json").read_text())
+    assert manifest["plugins"][-1]["provides"] == ["intensity log_zscore"]
+    assert cli.run(["export", other, str(tmp_path / "no")]) == 2
+    assert "intensity rule 'log_zscore'" in capsys.readouterr().err
     bundle = tmp_path / "bundle"
     assert cli.run(["export", run, str(bundle)]) == 0, capsys.readouterr().err
     assert (bundle / "scripts" / "my_layers.py").is_file()

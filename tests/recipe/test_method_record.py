@@ -169,9 +169,19 @@ def test_a_wrong_value_is_named_with_its_line_and_what_it_means(tmp_path: Path) 
     assert "Share of all iterations until the ramp ends" in str(error.value)
 
 
-def test_a_recipe_may_start_from_a_record(tmp_path: Path) -> None:
-    """It inherits what the user of the run had written, and no values of the old preset."""
-    record(tmp_path, {"name": "mean_teacher", "preset": "official", "noise": 0.3})
+def test_no_recipe_starts_from_a_record(tmp_path: Path) -> None:
+    """It holds every value there was: as a base it would leave nothing to its presets."""
+    _, path = record(tmp_path, {"name": "mean_teacher", "preset": "official", "noise": 0.3})
     child = tmp_path / "child.yaml"
-    child.write_text("base: recipe.yaml\nname: child\nmethod: {preset: corrected}\n")
-    assert load_recipe(child).settings == MeanTeacherSettings(noise=0.3)
+    child.write_text(f"base: {path.name}\nname: child\nmethod: {{preset: corrected}}\n")
+    with pytest.raises(MedSSLError, match="is the record of a run") as caught:
+        load_recipe(child)
+    assert "child.yaml:1" in str(caught.value)
+    # One of 0.1.0 looks like any recipe; its run does not.
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text((tmp_path / "own.yaml").read_text())
+    child.write_text("base: run/recipe.yaml\nname: child\n")
+    assert load_recipe(child).recipe.name == "child"
+    (tmp_path / "run" / "manifest.json").write_text("{}")
+    with pytest.raises(MedSSLError, match="is the record of a run"):
+        load_recipe(child)

@@ -33,6 +33,7 @@ from medssl.files import (
     write_arrays,
     write_json,
 )
+from medssl.plugins import record_plugins
 from medssl.progress import Done
 from medssl.settings.spec import DataSpec
 
@@ -98,6 +99,8 @@ class CaseCache:
             content["values"] = [self.label_map.values, self.label_map.ignore_value]
         if case.id in self.regions:
             content["region"] = self.regions[case.id].key
+        if code := record_plugins([f"intensity {self.spec.intensity.rule}"]):
+            content["rule"] = [plugin["sha256"] for plugin in code]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def prepare(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from monai.transforms import (
 from scipy import ndimage
 
 from medssl.data.preprocessing.geometry import PerImaged
+from medssl.settings.intensity_rules import Rule, plugged_rule
 from medssl.settings.spec import Intensity
 
 
@@ -109,9 +111,30 @@ def padding_value(volume: np.ndarray) -> float | None:
     return float(values[most]) if 2 * counts[most] >= counts.sum() else None
 
 
+def _apply(plugged: Rule, rule: Intensity, image: MetaTensor) -> MetaTensor:
+    """Apply the rule of a plugin.
+
+    Raises:
+        ValueError: it returns something else than a finite image of the same shape.
+    """
+    out = image.clone()
+    array = out.as_tensor().numpy()
+    made = np.asarray(plugged(array.copy(), rule))
+    if made.shape != array.shape or not np.isfinite(made).all():
+        raise ValueError(
+            f"intensity rule {rule.rule!r} must return a finite image of shape {array.shape}, "
+            f"not one of {made.shape} with {np.count_nonzero(~np.isfinite(made))} other values"
+        )
+    array[...] = made
+    return out
+
+
 def intensity_transforms(rule: Intensity) -> list[Callable[..., Any]]:
     """Return the transforms that bring the key ``image`` to a rule's intensities."""
     keys = ["image"]
+    plugged = plugged_rule(rule.rule)
+    if plugged is not None:
+        return [PerImaged(keys, partial(_apply, plugged, rule))]
     if rule.rule == "none":
         return []
     if rule.rule == "zscore":
