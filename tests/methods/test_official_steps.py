@@ -16,97 +16,23 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from literal_steps import (
+    TinyNet,
+    average,
+    clipped_noise,
+    draw,
+    exp_ramp,
+    foreground_dice,
+    make,
+    same_gradients,
+    same_state,
+    sgd,
+)
 from torch import Tensor, nn
 
-from medssl.methods.base import Batch, LabeledBatch, Method, Progress, UnlabeledBatch
-from medssl.methods.registry import get_method
+from medssl.methods.base import Batch, Progress
 from medssl.settings.recipe import ScheduleSettings
 from medssl.training.optimization import learning_rate
-
-SHAPE = (6, 5, 4)
-
-
-class TinyNet(nn.Module):
-    """Two convolutions with BatchNorm and dropout: enough to notice every mode and buffer."""
-
-    def __init__(self, classes: int, *, width: int = 5, dropout: float = 0.3) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv3d(1, width, (3, 3, 1), padding=(1, 1, 0)),
-            nn.BatchNorm3d(width),
-            nn.ReLU(),
-            nn.Dropout3d(dropout),
-            nn.Conv3d(width, classes, 1),
-        )
-        with torch.no_grad():
-            self.body[-1].weight.mul_(4)  # confident in some places, unsure in others
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.body(x)
-
-
-def make(name: str, classes: int, build: Callable[..., nn.Module], **settings: Any) -> Method:
-    torch.manual_seed(0)
-    cls = get_method(name)
-    return cls(cls.Settings(**settings), build, num_classes=classes, spatial_dims=3).train()
-
-
-def draw(
-    seed: int, classes: int, *, labeled: int = 2, unlabeled: int = 2, shape: tuple = SHAPE
-) -> Batch:
-    g = torch.Generator().manual_seed(seed)
-    label = torch.randint(0, classes, (labeled, *shape), generator=g)
-    image = torch.randn(labeled + unlabeled, 1, *shape, generator=g)
-    image[:labeled, 0] += label
-    return Batch(LabeledBatch(image[:labeled], label), UnlabeledBatch(image[labeled:]))
-
-
-def sgd(module: nn.Module, lr: float, decay: float = 1e-4) -> torch.optim.SGD:
-    return torch.optim.SGD(module.parameters(), lr=lr, momentum=0.9, weight_decay=decay)
-
-
-def same_state(ours: nn.Module, theirs: nn.Module, where: str = "") -> None:
-    for key, value in theirs.state_dict().items():
-        torch.testing.assert_close(
-            ours.state_dict()[key],
-            value,
-            rtol=1e-5,
-            atol=1e-6,
-            msg=lambda text, key=key: f"{where} {key}: {text}",
-        )
-
-
-def same_gradients(ours: nn.Module, theirs: nn.Module) -> None:
-    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
-        assert p.grad is not None
-        torch.testing.assert_close(p.grad, q.grad, rtol=1e-5, atol=1e-6)
-
-
-# ------------------------------------------------------------------ formulas, written once more
-
-
-def foreground_dice(p: Tensor, y: Tensor) -> Tensor:
-    """Mean Dice of the foreground classes: squares below, sums over the batch."""
-    scores = []
-    for c in range(1, p.shape[1]):
-        pc, yc = p[:, c], (y == c).float()
-        scores.append((2 * (pc * yc).sum() + 1e-5) / ((pc**2).sum() + (yc**2).sum() + 1e-5))
-    return sum(scores) / len(scores)
-
-
-def clipped_noise(x: Tensor) -> Tensor:
-    return torch.clamp(torch.randn_like(x) * 0.1, -0.2, 0.2)
-
-
-def exp_ramp(step: int, steps: int) -> float:
-    return math.exp(-5 * (1 - min(step, steps) / steps) ** 2)
-
-
-@torch.no_grad()
-def average(teacher: nn.Module, student: nn.Module, alpha: float) -> None:
-    for t, s in zip(teacher.parameters(), student.parameters(), strict=True):
-        t.copy_(alpha * t + (1 - alpha) * s)
-
 
 # ------------------------------------------------------------------------------------ UA-MT
 

@@ -1,0 +1,231 @@
+"""The engine's loop on two weights whose gradients are known: each is the mean of the images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import same_bits
+from torch import Tensor, nn
+from two_weights import RATE, engine, means
+
+from medssl.methods.base import Progress
+from medssl.methods.settings import Stage
+from medssl.runs.checkpoint import load_checkpoint
+from medssl.training.batches import torch_seed
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_step_descends_the_mean_of_what_is_accumulated(tmp_path: Path, accumulate: int) -> None:
+    trained = engine(tmp_path, accumulate=accumulate)
+    trained.fit()
+    moved = RATE * sum(means(4 * accumulate)) / accumulate
+    method: Any = trained.method
+    assert method.first.w.item() == pytest.approx(1 - moved, abs=1e-5)
+    assert method.second.w.item() == pytest.approx(-1 - 2 * moved, abs=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_gradient_is_clipped_over_all_optimizers_together(
+    tmp_path: Path, precision: str
+) -> None:
+    """In fp16 too, where gradients are scaled until they are clipped."""
+    largest = 0.001
+    trained = engine(tmp_path, gradient_clip=largest, precision=precision)
+    trained.fit()
+    ms = means(4)
+    assert all(abs(m) * 5**0.5 > largest for m in ms)
+    moved = RATE * largest / 5**0.5 * sum(1 if m > 0 else -1 for m in ms)
+    method: Any = trained.method
+    assert method.first.w.item() == pytest.approx(1 - moved, abs=1e-5)
+    assert method.second.w.item() == pytest.approx(-1 - 2 * moved, abs=1e-5)
+
+
+def test_the_method_follows_each_step_once_after_it(tmp_path: Path) -> None:
+    trained = engine(tmp_path, accumulate=2)
+    trained.fit()
+    ms, w, teacher = means(8), 1.0, 1.0
+    for i in range(4):
+        w -= RATE * (ms[2 * i] + ms[2 * i + 1]) / 2
+        teacher = 0.75 * teacher + 0.25 * w
+    method: Any = trained.method
+    assert method.teacher.w.item() == pytest.approx(teacher, abs=1e-5)
+
+
+def test_what_a_step_draws_is_a_function_of_seed_stage_iteration_and_batch(tmp_path: Path) -> None:
+    draws = []
+    for name, seed in (("one", 3), ("again", 3), ("other", 4)):
+        trained = engine(tmp_path / name, seed=seed, accumulate=2)
+        torch.manual_seed(len(draws))  # what was drawn before plays no part
+        trained.fit()
+        draws.append(trained.method.draws)
+    assert draws[0] == draws[1]
+    for kind in (0, 1):
+        assert len({pair[kind] for pair in draws[0] + draws[2]}) == 16
+
+
+def test_seed_and_generator_depend_on_all_that_an_address_has() -> None:
+    here = Progress("a", 0, 9)
+    others = [
+        Progress("a", 0, 9, seed=1),
+        Progress("a", 1, 9),
+        Progress("b", 0, 9),
+        Progress("a", 0, 9, micro=1),
+    ]
+    assert len({torch_seed(p) for p in (here, *others)}) == 5
+    assert len({p.rng().random_sample() for p in (here, *others)}) == 5
+    assert here.rng("x").random_sample() != here.rng("y").random_sample()
+    longer = Progress("a", 0, 99, lr=0.1)
+    assert torch_seed(longer) == torch_seed(here), "a longer run draws the same"
+    assert longer.rng().random_sample() == here.rng().random_sample()
+
+
+def test_the_predictor_is_validated_and_training_goes_on_in_train_mode(tmp_path: Path) -> None:
+    given: list[nn.Module] = []
+
+    def dice(model: nn.Module) -> float:
+        given.append(model)
+        trained.method.eval()
+        return [0.2, 0.8, 0.5, 0.4][len(given) - 1]
+
+    trained = engine(tmp_path, dice=dice, validate_every=1)
+    method: Any = trained.method
+    trained.fit()
+    assert [g is method.teacher for g in given] == [True] * 4
+    assert method.modes == [True] * 4
+    best = load_checkpoint(tmp_path / "checkpoints" / "best.pt")
+    assert best["dice"] == 0.8
+    assert (trained.state.best, trained.state.stale) == (0.8, 2)
+    short = engine(tmp_path / "short", iterations=2)
+    short.fit()
+    same_bits(dict(best["method_state"]), dict(short.method.state_dict()))
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam"])
+def test_a_run_that_was_cut_goes_on_with_momentum_and_state(tmp_path: Path, kind: str) -> None:
+    momentum = {"momentum": 0.9} if kind == "sgd" else {}
+    settings = {"optimizer": {"name": kind, "lr": 0.1, **momentum}, "checkpoint_every": 2}
+    scores = iter([0.5, 0.9, 0.3, 0.2, 0.3, 0.2])
+    settings |= {"validate_every": 1, "dice": lambda _: next(scores)}
+    whole = engine(tmp_path / "whole", **settings)
+    whole.fit()
+    scores = iter([0.5, 0.9, 0.3, 0.2, 0.3, 0.2])
+    cut = engine(tmp_path / "cut", **settings)
+    cut.method.breaks_at = 2
+    with pytest.raises(RuntimeError, match="power cut"):
+        cut.fit()
+    resumed = engine(tmp_path / "cut", **settings)
+    resumed.fit(resume=True)
+    saved = [
+        load_checkpoint(tmp_path / name / "checkpoints" / "last.pt") for name in ("whole", "cut")
+    ]
+    assert saved[0]["state"]["step"] == 4
+    assert set(saved[0]["optimizers"]) == {"first", "second"}
+    for part in ("method_state", "optimizers", "state", "scaler", "log"):
+        same_bits({part: saved[0][part]}, {part: saved[1][part]})
+
+
+def test_no_gradient_is_left_from_one_step_to_the_next(tmp_path: Path) -> None:
+    """A weight that rests in an iteration has none, so that its momentum does not move it."""
+    trained = engine(tmp_path, iterations=3, optimizer={"name": "sgd", "lr": 0.1, "momentum": 0.9})
+    method: Any = trained.method
+    losses = method.losses
+    seen: list[float] = []
+
+    def resting(mean: Tensor) -> Iterator[Tensor]:
+        seen.append(method.second.w.item())
+        return iter([method.first.w * mean]) if len(seen) == 2 else losses(mean)
+
+    method.losses = resting
+    trained.fit()
+    assert seen[0] != seen[1] == seen[2] != method.second.w.item()
+
+
+def test_the_schedules_rate_is_that_of_every_optimizer_and_told_to_the_method(
+    tmp_path: Path,
+) -> None:
+    trained = engine(tmp_path, schedule={"name": "poly", "power": 1.0})
+    trained.fit()
+    rates = [0.5, 0.375, 0.25, 0.125]
+    moved = sum(rate * mean for rate, mean in zip(rates, means(4), strict=True))
+    method: Any = trained.method
+    assert method.rates == pytest.approx(rates)
+    assert method.first.w.item() == pytest.approx(1 - moved, abs=1e-5)
+    assert method.second.w.item() == pytest.approx(-1 - 2 * moved, abs=1e-5)
+
+
+def test_the_log_holds_the_mean_of_all_losses(tmp_path: Path) -> None:
+    trained = engine(tmp_path, log_every=2, optimizer={"name": "sgd", "lr": 1e-9})
+    trained.fit()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    ms = means(4)
+    losses = [-m for m in ms]  # 1 times the mean, and 2 times -1 times the mean
+    expected = [(losses[0] + losses[1]) / 2, (losses[2] + losses[3]) / 2]
+    assert [line["loss/total"] for line in lines] == pytest.approx(expected, abs=1e-5)
+
+
+# ------------------------------------------------------------------------------------ stages
+
+
+def two(**options: Any) -> list[Stage]:
+    """Three iterations, then two."""
+    return [
+        Stage("one", 3, streams=("labeled",)),
+        Stage("two", 2, streams=("labeled",), **options),
+    ]
+
+
+@pytest.mark.parametrize("start_from_best", [False, True])
+@pytest.mark.parametrize("carry_optimizer", [False, True])
+def test_a_stage_starts_from_the_best_or_the_last_with_or_without_momentum(
+    tmp_path: Path, start_from_best: bool, carry_optimizer: bool
+) -> None:
+    """The second iteration of stage one was the best; momentum is by hand."""
+    scores = iter([0.1, 0.7, 0.3, 0.5, 0.5])
+    trained = engine(
+        tmp_path,
+        dice=lambda _: next(scores),
+        validate_every=1,
+        iterations=5,
+        plan=two(start_from_best=start_from_best, carry_optimizer=carry_optimizer),
+        optimizer={"name": "sgd", "lr": 0.1, "momentum": 0.5, "weight_decay": 0.0},
+    )
+    trained.fit()
+    method: Any = trained.method
+    ms, w, v, kept = means(3), 1.0, 0.0, (0.0, 0.0)
+    for i, m in enumerate(ms):
+        v = 0.5 * v + m
+        w -= 0.1 * v
+        kept = (w, v) if i == 1 else kept
+    if start_from_best:
+        w, v = kept
+    v = v if carry_optimizer else 0.0
+    for m in ms[:2]:  # streams of every stage begin with their first batch
+        v = 0.5 * v + m
+        w -= 0.1 * v
+    assert method.first.w.item() == pytest.approx(w, abs=1e-5)
+    assert method.started == ["one", "two"]
+    assert trained.state.bests == {"one": 0.7, "two": 0.5}
+
+
+def test_a_stage_of_its_own_optimizer_and_rate(tmp_path: Path) -> None:
+    own = {"name": "sgd", "lr": 0.125, "momentum": 0.0, "weight_decay": 0.0}
+    trained = engine(tmp_path, plan=two(), iterations=5, stages={"two": {"optimizer": own}})
+    trained.fit()
+    method: Any = trained.method
+    ms = means(3)
+    moved = 0.5 * sum(ms) + 0.125 * sum(ms[:2])
+    assert method.first.w.item() == pytest.approx(1 - moved, abs=1e-5)
+
+
+def test_early_stopping_counts_validations_that_are_no_better(tmp_path: Path) -> None:
+    scores = iter([0.5, 0.5, 0.6, 0.6, 0.4, 0.9])
+    trained = engine(
+        tmp_path, dice=lambda _: next(scores), validate_every=1, iterations=9, early_stop=2
+    )
+    trained.fit()
+    assert (trained.state.iteration, trained.state.best) == (5, 0.6)
