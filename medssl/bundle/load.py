@@ -54,6 +54,7 @@ def load_bundle(path: Path, settings: PredictSettings) -> Predictor:
     device = resolve_device(settings.device)
     precision = resolve_precision(settings.precision, device)
     predictor = Predictor(model.to(device), task, inference, device=device, precision=precision)
+    predictor.source = str(path)
     if calibration is not None:
         used = replace(
             calibration.of, tta=inference.tta, largest_component=predictor.largest_component

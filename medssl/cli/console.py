@@ -112,7 +112,9 @@ Ensemble = Annotated[
 ]
 Largest = Annotated[bool | None, typer.Option(help="keep the largest piece of each structure")]
 Mirrors = Annotated[bool | None, typer.Option(help="average over mirror images")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="predict again what is there")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="predict again what is there, whichever model made it")
+]
 
 
 def display_of(ctx: typer.Context) -> Any:

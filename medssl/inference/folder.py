@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from medssl.data.dicom.series import Series
-from medssl.data.images.names import file_names
 from medssl.data.images.volume import read_header
 from medssl.data.images.write import check_writable
 from medssl.data.preprocessing.tensors import series_image
 from medssl.errors import MedSSLError
 from medssl.files import refusals
-from medssl.inference.assessment_files import assessment_file, read_assessment, write_assessment
+from medssl.inference.assessment_files import write_assessment
+from medssl.inference.case_files import CaseFiles, files_of_case
 from medssl.inference.dicom_seg import check_dicom_seg, check_names, write_dicom_seg
-from medssl.inference.inputs import Item, Source, files_of
+from medssl.inference.inputs import Item, files_of
 from medssl.inference.prediction import Prediction
 from medssl.inference.predictor import Predictor
+from medssl.inference.record import Record
 from medssl.inference.settings import DICOM_SEG, PredictSettings
 from medssl.inference.windows import WindowProgress
 from medssl.progress import Done, PartDone
@@ -52,6 +52,7 @@ def predict_files(
     output: Path,
     settings: PredictSettings,
     *,
+    everyone: Collection[str] | None = None,
     on_progress: Done | None = None,
     on_window: PartDone | None = None,
 ) -> list[PredictionResult]:
@@ -65,8 +66,12 @@ def predict_files(
         output: folder, made if it is not there.
         settings: what is written: label maps, and beside them ``probabilities/CASE_STRUCTURE``,
             the entropy ``uncertainty/CASE`` and the assessment ``uncertainty/CASE.json``. Unless
-            they are overwritten, cases whose files are there are left out. Files are written whole
-            or not at all, so a second call finishes what the first one left.
+            they are overwritten, cases whose files are there are left out, and a folder with
+            predictions of another model, or of other images, is refused; see
+            :mod:`medssl.inference.record`. Files are written whole or not at all, so a second call
+            finishes what the first one left.
+        everyone: ids of all cases that are to be predicted into the folder, by other processes at
+            the same time too; None: these alone.
         on_progress: called after each case.
         on_window: called after each forward pass.
 
@@ -74,72 +79,32 @@ def predict_files(
         One result per case, in order.
 
     Raises:
-        MedSSLError: the folder cannot be made, predictions would overwrite images, or DICOM-SEG
-            cannot be written.
+        MedSSLError: the folder cannot be made, or holds what this model did not make of these
+            images; predictions would overwrite images; or DICOM-SEG cannot be written.
     """
     if settings.suffix == DICOM_SEG:
         check_names(predictor.label_map)
-    jobs = [_plan(predictor, item, output, settings) for item in items]
+    jobs = [files_of_case(predictor, item, output, settings) for item in items]
     _check_output(output, jobs)
-    results: list[PredictionResult] = []
-    for job in jobs:
-        if not settings.overwrite and job.is_done(predictor.temperature):
-            results.append(PredictionResult(job.case_id, job.label, None, 0.0, skipped=True))
-        else:
-            progress = None if on_window is None else partial(on_window, job.case_id)
-            results.append(_predict_one(predictor, job, progress))
-        if on_progress is not None:
-            on_progress(job.case_id)
+    everyone = {job.case_id for job in jobs} if everyone is None else everyone
+    record, results = Record(output, predictor), []
+    with record.adding(jobs, everyone, overwrite=settings.overwrite) as there:
+        for job in jobs:
+            if job.case_id in there:
+                results.append(PredictionResult(job.case_id, job.label, None, 0.0, skipped=True))
+            else:
+                record.start(job)
+                progress = None if on_window is None else partial(on_window, job.case_id)
+                results.append(_predict_one(predictor, job, progress))
+                if results[-1].error is None:
+                    record.finish(job)
+            if on_progress is not None:
+                on_progress(job.case_id)
     return results
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One case and where its results go; ``maps`` are probability maps by class index."""
-
-    case_id: str
-    source: Source
-    label: Path
-    maps: dict[int, Path]
-    entropy: Path | None = None
-    assessment: Path | None = None
-
-    @property
-    def targets(self) -> tuple[Path, ...]:
-        others = (path for path in (self.entropy, self.assessment) if path is not None)
-        return (*self.maps.values(), *others, self.label)
-
-    def is_done(self, temperature: float) -> bool:
-        """Tell whether every file is there, and the assessment is of this temperature."""
-        if not all(path.is_file() for path in self.targets):
-            return False
-        if self.assessment is None:
-            return True
-        found = read_assessment(self.assessment)
-        return found is not None and math.isclose(found.temperature, temperature, rel_tol=1e-9)
-
-
-def _plan(
-    predictor: Predictor,
-    item: Item,
-    output: Path,
-    settings: PredictSettings,
-) -> _Job:
-    (case_id, source), suffix = item, settings.map_suffix
-    labels = predictor.label_map
-    names = file_names(labels.names[1:], labels.values[1:]) if settings.probabilities else []
-    # In a folder of their own, so that the label maps can be evaluated as a folder.
-    maps = {
-        index: output / "probabilities" / f"{case_id}_{name}{suffix}"
-        for index, name in enumerate(names, start=1)
-    }
-    entropy = output / "uncertainty" / f"{case_id}{suffix}" if settings.uncertainty else None
-    facts = assessment_file(output, case_id) if settings.assess else None
-    return _Job(case_id, source, output / f"{case_id}{settings.suffix}", maps, entropy, facts)
-
-
 def _predict_one(
-    predictor: Predictor, job: _Job, progress: WindowProgress | None
+    predictor: Predictor, job: CaseFiles, progress: WindowProgress | None
 ) -> PredictionResult:
     start = time.perf_counter()
     path, message, note = None, None, ""
@@ -164,7 +129,7 @@ def _predict_one(
     return PredictionResult(job.case_id, path, message, time.perf_counter() - start, note=note)
 
 
-def _segment(predictor: Predictor, job: _Job, progress: WindowProgress | None) -> Prediction:
+def _segment(predictor: Predictor, job: CaseFiles, progress: WindowProgress | None) -> Prediction:
     wanted: dict[str, Any] = {
         "keep_probabilities": bool(job.maps),
         "entropy": job.entropy is not None,
@@ -180,7 +145,7 @@ def _segment(predictor: Predictor, job: _Job, progress: WindowProgress | None) -
     return predictor.predict_image(image, progress=progress, **wanted)
 
 
-def _check_output(output: Path, jobs: Sequence[_Job]) -> None:
+def _check_output(output: Path, jobs: Sequence[CaseFiles]) -> None:
     images = {path.resolve() for job in jobs for path in files_of(job.source)}
     for target in (path for job in jobs for path in job.targets):
         if target.resolve() in images:

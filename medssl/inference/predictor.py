@@ -46,6 +46,7 @@ class Predictor:
     Attributes:
         calibration: makes probability and entropy maps calibrated, and says how far volumes can be
             off; None: they are the network's own. Label maps do not depend on it.
+        source: the run or bundle it was loaded from, for the reader.
 
     Raises:
         MedSSLError: the inference settings contradict the patch.
@@ -66,6 +67,7 @@ class Predictor:
         self.spec, self.label_map = task.spec, task.label_map
         self.patch, self.in_channels = task.patch, task.in_channels
         self.calibration: Calibration | None = None
+        self.source = ""
         if inference.tta:
             model = mirrored(model, task.spec, task.label_map, spatial_dims=len(self.patch))
         self.model = model.to(self.device)

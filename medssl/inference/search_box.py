@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from medssl.data.images.geometry import spacing_of
 from medssl.data.preprocessing.region import Region
 from medssl.errors import MedSSLError
 from medssl.files import write_json
+from medssl.inference.identity import fingerprint
 from medssl.inference.prediction import Prediction
 from medssl.inference.predictor import Predictor
 from medssl.ops.roi import roi_box
@@ -67,8 +69,14 @@ class RegionFinder:
                 where=folder,
                 fix=f"choose among {list(known)}",
             )
-        self._fingerprint = None if cache is None else _fingerprint(coarse)
         self._found: dict[tuple[Path, ...], Region] = {}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of everything that decides the region of a scan."""
+        settings = self.settings.model_dump(mode="json", exclude={"run"})
+        content = [fingerprint(self.coarse), settings, self.labels]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def find(self, files: Sequence[Path], image: MetaTensor | None = None) -> Region:
         """Return the region of a scan.
@@ -116,24 +124,8 @@ class RegionFinder:
         if self.cache is None:
             return None
         images = [KnownFiles.below(self.cache.parent).digest(p) for p in files]
-        settings = self.settings.model_dump(mode="json", exclude={"run"})
-        content = [self._fingerprint, settings, self.labels, images]
+        content = [self.fingerprint, images]
         return self.cache / f"{hashlib.sha256(json.dumps(content).encode()).hexdigest()}.json"
-
-
-def _fingerprint(predictor: Predictor) -> str:
-    """Return a hash of everything that decides a coarse prediction."""
-    settings = [
-        predictor.spec.model_dump(mode="json"),
-        predictor.inference.model_dump(mode="json"),
-        predictor.patch,
-        predictor.label_map.values,
-    ]
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for name, tensor in predictor.model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _read(path: Path | None, least: tuple[int, ...]) -> Region | None:

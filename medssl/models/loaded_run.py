@@ -8,13 +8,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import torch
-from torch import nn
-
 from medssl.data.datasets.case import LabelMap
 from medssl.device import resolve_device, resolve_precision
 from medssl.errors import MedSSLError
 from medssl.inference.calibration import Calibrated, read_calibration
+from medssl.inference.identity import weights_sha256
 from medssl.inference.predictor import Predictor
 from medssl.inference.search_box import RegionFinder
 from medssl.inference.settings import PredictSettings
@@ -132,6 +130,7 @@ def _load(path: Path, settings: PredictSettings) -> LoadedRun:
         precision=precision,
         regions=regions,
     )
+    predictor.source = str(path)
     return LoadedRun(folder, recipe, label_map, predictor, chosen, channels, regions, (file,))
 
 
@@ -189,6 +188,7 @@ def load_ensemble(path: Path, settings: PredictSettings) -> LoadedRun:
                 )
     _check_unlike(runs)
     # Each predictor's model already mirrors, where that is asked for.
+    first.predictor.source = ", ".join(run.predictor.source for run in runs)
     first.predictor.model = Ensemble([run.predictor.model for run in runs])
     return replace(first, weights=tuple(path for run in runs for path in run.weights))
 
@@ -197,7 +197,7 @@ def _check_unlike(runs: Sequence[LoadedRun]) -> None:
     """Refuse members that are one model: they agree with each other and look certain."""
     seen: dict[str, LoadedRun] = {}
     for run in runs:
-        other = seen.setdefault(_weights_sha256(run.predictor.model), run)
+        other = seen.setdefault(weights_sha256(run.predictor.model), run)
         if other is not run:
             itself = other.folder.path.resolve() == run.folder.path.resolve()
             named = "is named twice" if itself else f"has the same weights as {other.folder.path}"
@@ -206,15 +206,6 @@ def _check_unlike(runs: Sequence[LoadedRun]) -> None:
                 where=run.folder.path,
                 fix="leave it out, or name runs with other seeds, folds or methods (--ensemble)",
             )
-
-
-def _weights_sha256(model: nn.Module) -> str:
-    """Return a hash of all weights and buffers of a model, whatever file they came from."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _choose(folder: RunFolder, checkpoint: str) -> str:

@@ -50,7 +50,9 @@ def predict(
         uncertainty: also write the normalized entropy (0 is sure, 1 a mere guess), ``volumes.csv``
             and ``quality.csv``.
         calibrated: make them with the temperature of `calibrate`, where there is one.
-        overwrite: predict again what is already there.
+        overwrite: predict again what is already there, whichever model made it. Without it, what
+            this model has predicted of these images is kept, and a folder with anything else that
+            would be mixed up with it is refused: ``predictions.json`` there says what is what.
         shard: ``I/N``, to predict every N-th case from the I-th on, counted from 1. The shards may
             run at the same time and share their output folder; tables are about all that is there.
 
@@ -100,6 +102,7 @@ def _predict(
         _check_stays_the_same(images, output)
     predictor, other = open_predictor(source, settings)
     items = found.cases(predictor.in_channels)
+    everyone = {case_id for case_id, _ in items}
     if shard is not None:
         everything, items = len(items), shard.of(items)
         display.say(f"shard {shard}: {len(items)} of {everything} cases")
@@ -107,7 +110,13 @@ def _predict(
         display.say(f"note: calibration.json is left out: it is for {other}")
     with display.counting_parts("predicting", len(items)) as (done, window):
         results = predict_files(
-            predictor, items, output, settings, on_progress=done, on_window=window
+            predictor,
+            items,
+            output,
+            settings,
+            everyone=everyone,
+            on_progress=done,
+            on_window=window,
         )
     noted = [r for r in results if r.note]
     if noted:

@@ -202,7 +202,7 @@ def test_series_that_cannot_carry_a_segmentation_is_named(tmp_path: Path) -> Non
     assert "no DICOM-SEG can be made of series 1 'series a'" in bad.error
     assert "'X'" in bad.error
     assert good.path.name == "ct_s2.dcm"
-    assert os.listdir(tmp_path / "out") == ["ct_s2.dcm"]
+    assert sorted(os.listdir(tmp_path / "out")) == ["ct_s2.dcm", "predictions.json"]
 
 
 def test_a_series_is_predicted_inside_its_region_of_interest(tmp_path: Path) -> None:
@@ -234,6 +234,7 @@ def test_maps_beside_a_segmentation_are_nifti(tmp_path: Path) -> None:
     segment(tmp_path / "ct", out, ".dcm", probabilities=True, uncertainty=True)
     assert sorted(str(p.relative_to(out)) for p in out.rglob("*.*")) == [
         "ct_s1.dcm",
+        "predictions.json",
         "probabilities/ct_s1_Liver.nii.gz",
         "probabilities/ct_s1_odd-thing.nii.gz",
         "uncertainty/ct_s1.nii.gz",

@@ -42,7 +42,7 @@ def test_ten_images_two_of_them_bad(
 ) -> None:
     out = tmp_path / "out"
     command = ["predict", str(run), str(ten), "--output", str(out), "--device", "cpu"]
-    good = [f"c{n}.nii.gz" for n in range(10) if n not in (3, 6)]
+    good = [f"c{n}.nii.gz" for n in range(10) if n not in (3, 6)] + ["predictions.json"]
 
     assert cli.run(command) == 1
     assert sorted(p.name for p in out.iterdir()) == good
@@ -56,7 +56,7 @@ def test_ten_images_two_of_them_bad(
     assert first.count("fix: ") == second.count("fix: ") == 1
 
     (out / "c5.nii.gz").unlink()
-    stamps = {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
+    stamps = {p.name: p.stat().st_mtime_ns for p in out.glob("*.nii.gz")}
     image, _ = blob_case(3)
     nib.save(nib.Nifti1Image(image, np.eye(4)), ten / "c3.nii.gz")
     assert cli.run(command) == 1
@@ -148,7 +148,13 @@ def test_a_dicom_study_as_typed(
     assert "2 predictions" in capsys.readouterr().out
     assert cli.run([*command, "--device", "cpu"]) == 0
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        *("study_a_s1.dcm", "study_a_s1.nii.gz", "study_b_s1.dcm", "study_b_s1.nii.gz")
+        *(
+            "predictions.json",
+            "study_a_s1.dcm",
+            "study_a_s1.nii.gz",
+            "study_b_s1.dcm",
+            "study_b_s1.nii.gz",
+        )
     ]
 
 

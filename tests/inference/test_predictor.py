@@ -390,7 +390,7 @@ def test_bad_files_do_not_stop_the_others(folder: Path, tmp_path: Path) -> None:
     assert "b.nii.gz" in results[1].error
     assert "this image has 2" in results[3].error
     assert str(folder / "d.nii.gz") in results[3].error
-    assert sorted(os.listdir(tmp_path / "out")) == ["a.nii.gz", "c.nii.gz"]
+    assert sorted(os.listdir(tmp_path / "out")) == ["a.nii.gz", "c.nii.gz", "predictions.json"]
     _, truth = scene(np.eye(4))
     assert np.array_equal(nib.load(results[2].path).get_fdata(), truth)
 

@@ -62,6 +62,10 @@ class Region:
 class Regions(Protocol):
     """Finds the region of interest of a scan, as a coarse run can."""
 
+    @property
+    def fingerprint(self) -> str:
+        """A hash of everything that decides the region of a scan."""
+
     def find(self, files: Sequence[Path], image: MetaTensor | None = None) -> Region:
         """Return the region of a scan: its files, and its voxels if the files are no images."""
 
