@@ -8,10 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from medssl.comparison.experiments import EvaluatedRun, Experiment, is_finished
+from medssl.data.datasets.decathlon_header import read_json
 from medssl.data.datasets.patient_table import is_table
 from medssl.data.datasets.split import load_splits
 from medssl.errors import MedSSLError
 from medssl.evaluation.summary_table import lineage_lines
+from medssl.runs.changes import CHANGES, FILES, notes_of
 
 
 def shared_cases(
@@ -140,6 +142,9 @@ def warnings_about(experiments: Sequence[Experiment], split: str) -> list[str]:
                 run.manifest.get("iterations_done"),
             )
             found.append(f"{run.path.name} is not finished: status {status}, {done} iterations")
+        changes = notes_of(run.manifest.get(CHANGES, ()))
+        found += [f"{run.path.name} was changed while it was trained: {c}" for c in changes]
+    found += _other_labels(runs)
     if split.startswith("validation") and any(r.summary.get("checkpoint") == "best" for r in runs):
         found.append("the validation cases also chose the checkpoints: expect less on new cases")
     for run in runs:
@@ -166,3 +171,27 @@ def warnings_about(experiments: Sequence[Experiment], split: str) -> list[str]:
         if len(values) > 1:
             found.append(f"times are not comparable: {key} differs ({', '.join(values)})")
     return found
+
+
+def _other_labels(runs: Sequence[EvaluatedRun]) -> list[str]:
+    """Say which labels of the first run another was trained with in another version."""
+    first, found = _labels_of(runs[0]), []
+    for run in runs[1:]:
+        other = _labels_of(run)
+        edited = sorted(case for case in first.keys() & other.keys() if first[case] != other[case])
+        if edited:
+            found.append(
+                f"{runs[0].path.name} and {run.path.name} were trained with different labels of "
+                f"{len(edited)} of their cases: {', '.join(edited[:3])}"
+            )
+    return found
+
+
+def _labels_of(run: EvaluatedRun) -> dict[str, str]:
+    """Return the hash of each label that a run was trained with; empty if it does not say."""
+    files = run.manifest.get(FILES, {}).get("labeled", ())
+    try:
+        ids, _ = read_json(run.path / "splits.json")
+    except MedSSLError:
+        return {}
+    return {name: f["label"] for name, f in zip(ids.get("labeled", ()), files, strict=False)}

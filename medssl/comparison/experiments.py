@@ -19,6 +19,7 @@ import numpy as np
 from medssl.errors import MedSSLError
 from medssl.evaluation.summary import read_cases_csv
 from medssl.recipe.load import LoadedRecipe, load_recipe
+from medssl.runs.changes import CHANGES, flatten
 from medssl.runs.folder import STATUS_FINISHED, RunFolder, open_run
 from medssl.settings.recipe import Recipe, RoiSettings
 
@@ -137,16 +138,39 @@ def read_run(path: Path, split: str) -> EvaluatedRun:
             where=folder / "cases.csv",
             fix=f"run `medssl evaluate {path} --split {split}` again to write it",
         )
-    loaded = load_recipe(run.recipe)
+    loaded, manifest = load_recipe(run.recipe), run.read_manifest()
     summary = _read_json(folder / "summary.json")
+    definition = define_experiment(loaded, summary, _read_json(run.splits))
     return EvaluatedRun(
         path=path,
         recipe=loaded.recipe,
-        manifest=run.read_manifest(),
+        manifest=manifest,
         summary=summary,
         rows=rows,
-        definition=define_experiment(loaded, summary, _read_json(run.splits)),
+        definition=_with_changes(definition, manifest.get(CHANGES, ())),
     )
+
+
+def _with_changes(
+    definition: Mapping[str, Any], changes: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return what defines an experiment that was changed while it was trained."""
+    histories: dict[str, list[Mapping[str, Any]]] = {}
+    edited = []
+    for entry in changes:
+        what = entry["what"]
+        key = "training.stages" if what.startswith("training.stages.") else what
+        if key in definition and not key.startswith("data."):  # cases are the same, or refused
+            histories.setdefault(key, []).append(entry)
+        elif " " in what:
+            edited.append(f"{what} from iteration {entry['step']}")
+    out = dict(definition)
+    for key, entries in histories.items():
+        later = [f"{entry['to']} from iteration {entry['step']}" for entry in entries]
+        out[key] = ", then ".join([str(entries[0]["from"]), *later])
+    if edited:
+        out["data.files"] = f"edited: {', '.join(edited)}"
+    return out
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -204,18 +228,6 @@ def _stages(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         for name, changes in stages.items()
     }
     return {name: changes for name, changes in kept.items() if changes}
-
-
-def flatten(data: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Return nested mappings as one, with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        name = f"{prefix}.{key}" if prefix else key
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, name)
-        else:
-            flat[name] = value
-    return flat
 
 
 def differences(run: EvaluatedRun, another: EvaluatedRun) -> dict[str, tuple[Any, Any]]:

@@ -291,10 +291,15 @@ def _idle_settings(recipe: Recipe, settings: MethodSettings) -> list[str]:
     return found
 
 
-def save_recipe(recipe: Recipe, path: Path) -> None:
-    """Write the resolved recipe so that it can be run again; atomic."""
+def save_recipe(recipe: Recipe, path: Path, *, notes: Sequence[str] = ()) -> None:
+    """Write the resolved recipe so that it can be run again; atomic.
+
+    Args:
+        notes: lines of comment at its head.
+    """
     text = (
         f"# {recipe.name}: resolved recipe. Run it again: medssl train THIS_FILE\n"
+        + "".join(f"# {note}\n" for note in notes)
         + yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     )
     write_text(path, text)

@@ -7,6 +7,7 @@ from typing import Any
 
 from medssl.evaluation.failures import failure_sentence
 from medssl.evaluation.summary_table import lineage_lines
+from medssl.runs.changes import CHANGES, notes_of
 from medssl.settings.recipe import Recipe
 
 FEW_PATIENTS = 20
@@ -44,6 +45,10 @@ def caveats_of(
         "It is one training. Training again with another seed moves the mean by up to a few "
         "points; only runs with several seeds show how much (`medssl sweep`)."
     )
+    out += [
+        f"It was changed while it was trained: {note}."
+        for note in notes_of(manifest.get(CHANGES, ()))
+    ]
     missed = summary["overall"].get("n_missed", 0)
     if missed:
         out.append(

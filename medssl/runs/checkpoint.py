@@ -126,6 +126,15 @@ def load_checkpoint(
     return state
 
 
+def is_whole(path: Path) -> bool:
+    """Tell whether there is a checkpoint that is as it was written."""
+    try:
+        load_checkpoint(path)
+    except MedSSLError:
+        return False
+    return True
+
+
 def load_newest(
     paths: Sequence[Path], *, map_location: torch.device | str = "cpu", method: str | None = None
 ) -> tuple[dict[str, Any], Path, DamagedCheckpoint | None]:

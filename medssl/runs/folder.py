@@ -39,7 +39,7 @@ STATUS_RUNNING, STATUS_FINISHED, STATUS_STOPPED, STATUS_FAILED = (
 
 
 WRITABLE = "choose a writable folder with --output"
-TELLING = ("dataset", "command", "error")
+TELLING = ("dataset", "command", "error", "sessions", "changes")
 """Keys of the manifest whose text may name a patient."""
 
 

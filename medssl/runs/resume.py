@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from medssl.errors import MedSSLError
 from medssl.recipe.load import LoadedRecipe, load_recipe
 from medssl.recipe.method import continued
-from medssl.runs.folder import RunFolder
+from medssl.runs.changes import changed_settings, flatten
+from medssl.runs.folder import STATUS_FINISHED, RunFolder
+from medssl.settings.recipe import Recipe
 
 
 def check_same_experiment(loaded: LoadedRecipe, run: RunFolder) -> None:
@@ -16,27 +20,18 @@ def check_same_experiment(loaded: LoadedRecipe, run: RunFolder) -> None:
         run: whose own recipe says what was started.
 
     Raises:
-        MedSSLError: method, network, seed, data spec, patch or region of interest differ, or the
-            budget is smaller.
+        MedSSLError: method, network, seed, data spec, patch, optimizer (but for its learning rate),
+            region of interest or patients differ, or the budget is smaller.
     """
     before = load_recipe(run.recipe).recipe
     now = loaded.recipe
-    for key, old, new in (
-        ("method", continued(before), continued(now)),
-        ("network", before.network.model_dump(), now.network.model_dump()),
-        ("seed", before.seed, now.seed),
-        ("spec", before.spec.model_dump(), now.spec.model_dump()),
-        ("training.patch", before.training.patch, now.training.patch),
-        ("data.roi", before.data.model_dump()["roi"], now.data.model_dump()["roi"]),
-    ):
-        if old != new:
-            if isinstance(old, dict) and isinstance(new, dict):
-                changed = next(k for k in {**old, **new} if old.get(k) != new.get(k))
-                key, old, new = f"{key}.{changed}", old.get(changed), new.get(changed)
+    old, new = (flatten(_fixed(recipe, loaded)) for recipe in (before, now))
+    for key in {**old, **new}:
+        if old.get(key) != new.get(key):
             raise MedSSLError(
-                f"the run was started with {key} = {old!r}, not {new!r}",
+                f"the run was started with {key} = {old.get(key)!r}, not {new.get(key)!r}",
                 where=run.recipe,
-                fix=f"resume with {key}={old!r}, or train into another --output",
+                fix=f"resume with {key}={old.get(key)!r}, or train into another --output",
             )
     if now.training.iterations < before.training.iterations:
         raise MedSSLError(
@@ -65,3 +60,53 @@ def check_same_cases(run: RunFolder, splits: str) -> None:
             where=run.splits,
             fix="restore the dataset and data.labeled, or train into another --output",
         )
+
+
+def _fixed(recipe: Recipe, loaded: LoadedRecipe) -> dict[str, Any]:
+    """Return what must stay the same: weights and the optimizer's state are made for it."""
+    training, data = recipe.training, recipe.data.model_dump()
+    stages = [stage.name for stage in loaded.settings.stages(training.iterations)]
+    return {
+        "method": continued(recipe),
+        "network": recipe.network.model_dump(),
+        "seed": recipe.seed,
+        "spec": recipe.spec.model_dump(),
+        "training": {
+            "patch": training.patch,
+            "optimizer": training.optimizer.model_dump(exclude={"lr"}),
+            "stages": {
+                name: {"optimizer": training.optimizer_of(name).model_dump(exclude={"lr"})}
+                for name in stages
+            },
+        },
+        "data": {"roi": data["roi"], "patients": data["patients"]},
+    }
+
+
+def is_finished(run: RunFolder, loaded: LoadedRecipe) -> bool:
+    """Tell whether a run has nothing left to train, so that its record stays as it is.
+
+    Args:
+        run: which is asked to go on.
+        loaded: the recipe it is to go on with.
+
+    Raises:
+        MedSSLError: it has nothing left to train, but something is to be changed.
+    """
+    if run.read_manifest().get("status") != STATUS_FINISHED:
+        return False
+    before, now = load_recipe(run.recipe).recipe, loaded.recipe
+    if now.training.iterations > before.training.iterations:
+        return False
+    for key, (old, new) in changed_settings(before, now).items():
+        more = f"training.iterations (more than {before.training.iterations})"
+        raise MedSSLError(
+            f"the run is finished: it was trained with {key} = {old!r}, and {new!r} would change "
+            "nothing but its record",
+            where=run.recipe,
+            fix=f"correct {key} in this file, if the data have moved"
+            if key.startswith("data.")
+            else f"leave it out; or let the run go on with --set {more}; or train into another "
+            "--output",
+        )
+    return True

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medssl.comparison.experiments import UNLABELED_KEYS, flatten, is_finished
+from medssl.comparison.experiments import UNLABELED_KEYS, is_finished
 from medssl.errors import MedSSLError
 from medssl.methods.registry import get_settings
 from medssl.paths import AnyPath
 from medssl.progress import Display
 from medssl.recipe.load import LoadedRecipe, load_recipe
+from medssl.runs.changes import flatten
 from medssl.runs.folder import RunFolder
 from medssl.training.cases import plan_cases
 

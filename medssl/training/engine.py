@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -98,14 +99,20 @@ class Engine:
 
     # ------------------------------------------------------------------ the loop
 
-    def fit(self, *, resume: bool = False) -> State:
+    def fit(self, *, resume: bool = False, on_resume: Callable[[int], None] | None = None) -> State:
         """Train all stages from where the run stands.
+
+        Args:
+            resume: go on from the last checkpoint.
+            on_resume: called with the iteration the run goes on from.
 
         Raises:
             Stopped: SIGINT, SIGTERM or SIGUSR1 arrived; a checkpoint was written first.
             MedSSLError: the loss is not finite, or the disk is full.
         """
         saved = self._resume() if resume else None
+        if resume and on_resume is not None:
+            on_resume(self.state.step)
         try:
             with self.signals:
                 for index in range(self.state.stage, len(self.stages)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -13,7 +13,7 @@ import psutil
 import torch
 
 from medssl.data.datasets.case import LabelMap
-from medssl.data.datasets.split import split_hash
+from medssl.data.datasets.split import ROLES, split_hash
 from medssl.errors import Stopped
 from medssl.methods.base import Method
 from medssl.recipe.load import LoadedRecipe, plugins_of
@@ -27,12 +27,14 @@ from medssl.runs.folder import (
 from medssl.settings.recipe import OVERRIDDEN
 from medssl.training.cases import CasePlan
 
+SESSION = ("started", "command", "medssl", "git", "device_name", "threads", "precision")
+"""What of the surroundings may differ between the sessions of a run."""
+
 
 def description(loaded: LoadedRecipe, plan: CasePlan, method: Method) -> dict[str, Any]:
     """Return what the manifest says about what is trained."""
     dataset, splits = plan.dataset, plan.splits
     section = loaded.recipe.method
-    roles = ("labeled", "unlabeled", "validation", "test")
     return {
         "status": STATUS_RUNNING,
         "protocol": loaded.recipe.protocol,
@@ -42,13 +44,49 @@ def description(loaded: LoadedRecipe, plan: CasePlan, method: Method) -> dict[st
         "dataset": str(dataset.root),
         "dataset_name": dataset.name,
         "splits_sha256": split_hash(splits),
-        "cases": {k: len(getattr(splits, k)) for k in roles},
         "left_out": [asdict(found) for found in splits.left_out],
+        "cases": {k: len(getattr(splits, k)) for k in ROLES},
         "labels": _labels(dataset.labels),
         "channels": len(dataset.modality),
         "plugins": plugins_of(loaded.recipe),
         "parameters": sum(p.numel() for p in method.predictor().parameters()),
     }
+
+
+def file_hashes(plan: CasePlan) -> dict[str, list[dict[str, Any]]]:
+    """Return the SHA-256 of the files of each case by role, in the order of ``splits.json``.
+
+    Raises:
+        MedSSLError: a file cannot be read.
+    """
+    files = plan.files
+    return {
+        role: [
+            {
+                "images": [files.digest(path) for path in case.images],
+                "label": None if case.label is None else files.whole(case.label),
+            }
+            for case in getattr(plan.splits, role)
+        ]
+        for role in ROLES
+    }
+
+
+def sessions(manifest: Mapping[str, Any], surroundings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return where, when and by which command a run was trained, up to the session that begins.
+
+    Args:
+        manifest: as the sessions before have left it; empty if there was none.
+        surroundings: of this one, see :func:`medssl.runs.folder.environment`.
+    """
+    known = list(manifest.get("sessions", ()))
+    if not known and manifest:  # a run of 0.1.0
+        known = [_session(manifest, 0)]
+    return [*known, _session(surroundings, manifest.get("iterations_done", 0))]
+
+
+def _session(surroundings: Mapping[str, Any], step: int) -> dict[str, Any]:
+    return {"step": step, **{k: surroundings[k] for k in SESSION if k in surroundings}}
 
 
 def _labels(labels: LabelMap) -> dict[str, Any]:

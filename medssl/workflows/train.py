@@ -15,6 +15,7 @@ from medssl.ranks import place
 from medssl.recipe.load import LoadedRecipe, load_recipe
 from medssl.runs.folder import RunFolder, free_run_path
 from medssl.runs.lineage import lineage_of, refuse_seen, sources_of, who_was_seen
+from medssl.runs.resume import is_finished
 from medssl.training.cases import CasePlan, plan_cases
 
 
@@ -101,12 +102,14 @@ class TrainingOrder:
         loaded: the recipe.
         path: of the run folder, which may not be there yet.
         resume: whether it is there, and is gone on with.
+        finished: whether it has nothing left to train.
         plan: which case is used as what.
     """
 
     loaded: LoadedRecipe
     path: Path
     resume: bool
+    finished: bool
     plan: CasePlan
 
 
@@ -114,20 +117,23 @@ def order_of(asked: Asked, display: Display) -> TrainingOrder:
     """Resolve the recipe and decide which case is used as what; no voxel is read.
 
     Raises:
-        MedSSLError: a recipe that cannot work, or a dataset that it does not suit.
+        MedSSLError: a recipe that cannot work, or a dataset that it does not suit; or a run that is
+            finished, with another recipe.
     """
     loaded = load_recipe(asked.recipe, asked.overrides)
     for warning in loaded.warnings:
         display.say(f"warning: {warning}")
     path = _run_path(asked, loaded.recipe.name)
-    there = RunFolder(path).recipe.is_file()
+    run = RunFolder(path)
+    there = run.recipe.is_file()
     if asked.resume and not there:
         raise MedSSLError("there is no run to resume", where=path, fix="start it without --resume")
     resume = asked.resume or (asked.resume_or_start and there)
+    finished = resume and is_finished(run, loaded)
     plan = plan_cases(loaded, display, verify_cache=asked.verify_cache)
     if not resume:
         _refuse_seen(loaded, plan)
-    return TrainingOrder(loaded, path, resume, plan)
+    return TrainingOrder(loaded, path, resume, finished, plan)
 
 
 def _refuse_seen(loaded: LoadedRecipe, plan: CasePlan) -> None:

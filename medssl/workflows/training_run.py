@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from medssl.data.datasets.copies import recorded_copies, without
-from medssl.data.datasets.split import save_splits, split_hash
+from medssl.data.datasets.split import ROLES, save_splits, split_hash
 from medssl.device import resolve_device, resolve_precision
 from medssl.methods.base import Method
 from medssl.models.coarse import keep_regions
@@ -17,8 +17,10 @@ from medssl.models.create import create_method
 from medssl.planning.footprint import step_bytes
 from medssl.planning.smaller import memory_explained
 from medssl.progress import Display
-from medssl.recipe.load import LoadedRecipe, load_recipe, save_recipe
+from medssl.recipe.load import LoadedRecipe, save_recipe
 from medssl.reports.preview import write_previews
+from medssl.runs.changes import FILES, Continuation
+from medssl.runs.checkpoint import is_whole
 from medssl.runs.folder import STATUS_FINISHED, RunFolder, environment
 from medssl.runs.lineage import lineage_of, write_lineage
 from medssl.runs.lock import only_writer
@@ -29,7 +31,7 @@ from medssl.training.cases import CasePlan
 from medssl.training.compute import Compute
 from medssl.training.distributed import joined, own_device, this_world
 from medssl.training.engine import Engine
-from medssl.training.manifest import description, peak_memory, recorded
+from medssl.training.manifest import description, file_hashes, peak_memory, recorded, sessions
 from medssl.training.prepare import TrainingData, prepare_cases
 from medssl.training.regions import open_regions
 from medssl.training.setup import make_feed
@@ -48,6 +50,7 @@ class _Resolved:
         compute: what trains it.
         run: its folder, which may not be there yet.
         resume: whether it is there, and is gone on with.
+        finished: whether it has nothing left to train.
         display: silent in all processes but the first.
     """
 
@@ -56,6 +59,7 @@ class _Resolved:
     compute: Compute
     run: RunFolder
     resume: bool
+    finished: bool
     display: Display
 
 
@@ -73,6 +77,10 @@ def train_run(
     started = time.monotonic()
     this = _resolve(asked, order, display, held)
     run, compute, loaded, plan = this.run, this.compute, this.loaded, this.plan
+    if this.finished and is_whole(run.last):
+        this.display.say("the run is finished: it is evaluated again, its record stays as it is")
+        summaries = _evaluate_splits(this) if run.writes else {}
+        return TrainResult(run.path, summaries, time.monotonic() - started)
     regions = open_regions(loaded, run if this.resume else None, plan, compute, this.display)
     # Before a scan is read: what is wrong with the networks is said first.
     labels = plan.dataset.labels
@@ -92,7 +100,7 @@ def train_run(
         if loaded.recipe.data.roi is not None and run.writes:
             keep_regions(run, loaded.recipe.data.roi, data.regions)
         _announce(this)
-        _set_up(this, data, method).fit(resume=this.resume)
+        _set_up(this, data, method).fit(resume=this.resume, on_resume=partial(_gone_on, this))
         if not run.writes:
             return TrainResult(run.path, {}, time.monotonic() - started)
         run.write_manifest(peak_memory_bytes=peak_memory(compute.device))
@@ -123,7 +131,7 @@ def _resolve(
             known = without(order.plan.splits, recorded_copies(run.splits))
             check_same_cases(run, split_hash(known))
     compute = Compute(device, precision, world)
-    return _Resolved(order.loaded, order.plan, compute, run, order.resume, display)
+    return _Resolved(order.loaded, order.plan, compute, run, order.resume, order.finished, display)
 
 
 def _begin(this: _Resolved, method: Method, held: ExitStack) -> None:
@@ -136,17 +144,27 @@ def _begin(this: _Resolved, method: Method, held: ExitStack) -> None:
             run.create(resume=this.resume)
             if not this.resume:
                 held.enter_context(only_writer(run.path, this.display.say))
-            # The record of a run that goes on unchanged stays as it is, whoever wrote it.
-            if not this.resume or load_recipe(run.recipe).recipe != recipe:
                 save_recipe(recipe, run.recipe)
-            save_splits(plan.splits, run.splits)
+            if not this.resume or not run.splits.is_file():  # killed in between
+                save_splits(plan.splits, run.splits)
+                run.write_manifest(**{FILES: file_hashes(plan)})
             if not run.lineage.is_file():
                 write_lineage(lineage_of(recipe, plan.dataset, plan.splits, plan.files), run)
+    surroundings = environment(this.compute.device, this.compute.precision)
     run.write_manifest(
-        **environment(this.compute.device, this.compute.precision),
+        **surroundings,
         **description(this.loaded, plan, method),
+        sessions=sessions(run.read_manifest() if this.resume else {}, surroundings),
         processes=world.size,
     )
+
+
+def _gone_on(this: _Resolved, step: int) -> None:
+    """Write down what was changed of a run that goes on from an iteration."""
+    if this.run.writes:
+        ids = {role: [c.id for c in getattr(this.plan.splits, role)] for role in ROLES}
+        files = file_hashes(this.plan)
+        Continuation(this.run, this.loaded.recipe, files, ids).record(step, this.display.say)
 
 
 def _set_up(this: _Resolved, data: TrainingData, method: Method) -> Engine:
