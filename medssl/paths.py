@@ -1,8 +1,9 @@
-"""Paths as callers write them: as text or as path objects, one or several."""
+"""Paths as callers write them: as text or as path objects, one or several; and in a command."""
 
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,3 +21,13 @@ def as_paths(given: AnyPath | Iterable[AnyPath]) -> list[Path]:
     if isinstance(given, str | os.PathLike):
         return [Path(given)]
     return [Path(path) for path in given]
+
+
+def command(*words: AnyPath) -> str:
+    """Return a command line to be copied: each word is quoted where a shell would divide it.
+
+    Example:
+        >>> command("train", "runs/my first", "--resume")
+        "medssl train 'runs/my first' --resume"
+    """
+    return shlex.join(["medssl", *map(os.fspath, words)])

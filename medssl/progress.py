@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import timedelta
 from pathlib import Path
 
 from rich.console import Console, Group
@@ -15,7 +16,9 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
@@ -35,6 +38,23 @@ PartDone = Callable[[str, int, int], None]
 """Told the name of the item at work, how many of its parts are done, and of how many."""
 
 
+class _Left(ProgressColumn):
+    """The time that is left of the bar and of ``later`` steps after it, at the bar's speed."""
+
+    max_refresh = 0.5
+
+    def __init__(self, later: int) -> None:
+        super().__init__()
+        self.later = later
+
+    def render(self, task: Task) -> Text:
+        """Return hours, minutes and seconds; dashes until there is a speed."""
+        if not task.speed or task.remaining is None:
+            return Text("-:--:--", style="progress.remaining")
+        left = timedelta(seconds=round((task.remaining + self.later) / task.speed))
+        return Text(str(left), style="progress.remaining")
+
+
 class Display:
     """Show progress on ``console``; everything shown is also in log.txt and metrics.jsonl."""
 
@@ -45,6 +65,7 @@ class Display:
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._last_line = 0.0
+        self._later = 0
         self._dice: float | None = None
         self._text = Text()
 
@@ -55,9 +76,16 @@ class Display:
             self.console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
-    def stage(self, name: str, total: int, done: int) -> Iterator[None]:
-        """Show the bar of a training stage."""
-        self._dice = None
+    def stage(self, name: str, total: int, done: int, *, later: int = 0) -> Iterator[None]:
+        """Show the bar of a training stage.
+
+        Args:
+            name: of the stage.
+            total: its iterations.
+            done: how many of them are.
+            later: iterations of the stages that follow; the time that is left counts them.
+        """
+        self._dice, self._later = None, later
         if not self.live:
             self._last_line = time.monotonic()
             yield
@@ -69,7 +97,7 @@ class Display:
             TextColumn("{task.fields[speed]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
-            TimeRemainingColumn(),
+            _Left(later),
         )
         self._progress = Progress(*columns, console=self.console)
         self._task = self._progress.add_task(name, total=total, completed=done, speed="")
@@ -95,7 +123,7 @@ class Display:
             self._text.plain = text
         elif time.monotonic() - self._last_line > QUIET_SECONDS:
             self._last_line = time.monotonic()
-            left = (total - iteration) / max(speed, 1e-9)
+            left = (total - iteration + self._later) / max(speed, 1e-9)
             self.say(
                 f"{stage} {iteration}/{total}  {speed:.2f} it/s  {left / 60:.1f} min left  {text}"
             )

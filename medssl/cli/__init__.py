@@ -28,6 +28,7 @@ from medssl.cli import (
 from medssl.cli.console import app, err, out
 from medssl.cli.plugins import take_plugins
 from medssl.errors import MedSSLError, ToldElsewhere
+from medssl.paths import command
 from medssl.ranks import place
 
 GROUPS = (
@@ -127,10 +128,8 @@ def run(arguments: Sequence[str]) -> int:
             )
             return 1
         if place()[0] == 0:  # all processes of a run stop together, and one says so
-            err.print(
-                f"{error}; the state is saved. Go on with: medssl train {error.run} --resume",
-                highlight=False,
-            )
+            going_on = command("train", error.run, "--resume")
+            err.print(f"{error}; the state is saved. Go on with: {going_on}")
         return 128 + error.signum
     if debug:
         raise problem

@@ -56,10 +56,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out = Console()
+
+
+class _Console(Console):
+    """Prints text as it is: no line is broken, so that a command or path can be copied."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print texts, unbroken and with brackets and numbers left alone, or tables."""
+        if all(isinstance(item, str) for item in objects):
+            options = {"highlight": False, "markup": False, "soft_wrap": True, **options}
+        super().print(*objects, **options)
+
+
+out = _Console()
 if not out.is_terminal:
-    out = Console(width=120)  # tables in files and pipes are not cut at 80 columns
-err = Console(stderr=True)
+    out = _Console(width=120)  # tables in files and pipes are not cut at 80 columns
+err = _Console(stderr=True)
 if place()[0] > 0:  # one of several processes of a run: the first one speaks
     out.quiet = True
 
@@ -126,16 +138,7 @@ def display_of(ctx: typer.Context) -> Any:
 
 def show_summary(summary: dict[str, Any]) -> None:
     """Print the table of an evaluation and the policy behind it."""
-    from medssl.evaluation.summary_table import format_table
+    from medssl.evaluation.summary_table import format_summary
 
-    title = None
-    if "split" in summary:
-        title = f"{summary['run']}: {summary['split']} cases, {summary['checkpoint']} checkpoint"
-    table = format_table(summary, title=title)
-    table.caption, caption = None, table.caption
-    out.print(table)
-    out.print(caption, style="dim", highlight=False, markup=False)
-    if "boundaries" in summary:
-        from medssl.evaluation.boundaries import format_boundaries
-
-        out.print(format_boundaries(summary))
+    for part in format_summary(summary):
+        out.print(part)

@@ -9,6 +9,7 @@ import typer
 
 from medssl.cli.console import AllowOutside, Device, Patients, app, display_of, out
 from medssl.errors import MedSSLError
+from medssl.paths import command
 
 
 @app.command()
@@ -65,4 +66,4 @@ def plan(
         )
     for warning in result.loaded.warnings:
         out.print(f"warning: {warning}", highlight=False, markup=False)
-    out.print(f"next: read it, then  medssl train {output}", highlight=False)
+    out.print(f"next: read it, then  {command('train', output)}")

@@ -63,10 +63,8 @@ def train(
     )
     for summary in result.summaries.values():
         show_summary(summary)
-    out.print(f"finished in {result.seconds / 60:.1f} minutes: {result.path}", highlight=False)
-    pictures = sorted((result.path / "preview").glob("*.png"))
-    if pictures:
-        out.print(f"pictures: {pictures[0].parent} ({len(pictures)} files)", highlight=False)
+    for line in result.last_words:
+        out.print(line)
 
 
 @app.command()

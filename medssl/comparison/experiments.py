@@ -18,6 +18,7 @@ import numpy as np
 
 from medssl.errors import MedSSLError
 from medssl.evaluation.summary import read_cases_csv
+from medssl.paths import command
 from medssl.recipe.load import LoadedRecipe, load_recipe
 from medssl.runs.changes import CHANGES, flatten
 from medssl.runs.folder import STATUS_FINISHED, RunFolder, open_run
@@ -116,7 +117,7 @@ def read_run(path: Path, split: str) -> EvaluatedRun:
     folder = run.evaluation(split)
     if not (folder / "cases.csv").is_file():
         others = sorted(p.parent.name for p in run.path.glob("evaluation/*/cases.csv"))
-        fix = f"run `medssl evaluate {path} --split {split}`, which measures it"
+        fix = f"run `{command('evaluate', path, '--split', split)}`, which measures it"
         if split not in ("test", "validation"):
             fix = f"name an evaluation that there is: {', '.join(others) or 'none yet'}"
         status = run.read_manifest().get("status", "unknown")
@@ -136,7 +137,7 @@ def read_run(path: Path, split: str) -> EvaluatedRun:
         raise MedSSLError(
             f"the table does not hold each of {len(structures)} structures once in every case",
             where=folder / "cases.csv",
-            fix=f"run `medssl evaluate {path} --split {split}` again to write it",
+            fix=f"run `{command('evaluate', path, '--split', split)}` again to write it",
         )
     loaded, manifest = load_recipe(run.recipe), run.read_manifest()
     summary = _read_json(folder / "summary.json")
@@ -159,6 +160,8 @@ def _with_changes(
     edited = []
     for entry in changes:
         what = entry["what"]
+        if what == "training.iterations":
+            continue  # an extended run is one of so many iterations, and warned of
         key = "training.stages" if what.startswith("training.stages.") else what
         if key in definition and not key.startswith("data."):  # cases are the same, or refused
             histories.setdefault(key, []).append(entry)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from rich import box
+from rich.console import Console, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from medssl.evaluation.failures import failure_cell, failure_sentence
 from medssl.evaluation.summary import SHARES, VOXEL_METRICS
@@ -19,6 +22,34 @@ _COUNTS = {
     "n_false_positive": "false\npos.",
     "n_absent": "absent",
 }
+
+
+def format_summary(summary: Mapping[str, Any]) -> list[RenderableType]:
+    """Lay out all of an evaluation: its table, the policy behind it, and boundaries if it has any.
+
+    Args:
+        summary: as :func:`medssl.workflows.evaluate.evaluate_run` returns it.
+    """
+    title = None
+    if "split" in summary:
+        title = f"{summary['run']}: {summary['split']} cases, {summary['checkpoint']} checkpoint"
+    table = format_table(summary, title=title)
+    table.caption, caption = None, table.caption
+    parts: list[RenderableType] = [table, Text(str(caption), style="dim")]
+    if "boundaries" in summary:
+        from medssl.evaluation.boundaries import format_boundaries
+
+        parts.append(format_boundaries(summary))
+    return parts
+
+
+def summary_text(summary: Mapping[str, Any]) -> str:
+    """Return what :func:`format_summary` lays out as plain text of at most 120 columns."""
+    text = io.StringIO()
+    console = Console(file=text, width=120)
+    for part in format_summary(summary):
+        console.print(part)
+    return text.getvalue()
 
 
 def format_table(summary: Mapping[str, Any], *, title: str | None = None) -> Table:

@@ -39,6 +39,7 @@ class PlanOrder:
         allow_outside: whether dataset.json may name files outside of its folder.
         patients: what says whose scan each case is; None: the dataset and the ids.
         patients_reason: for the comment.
+        name: of the recipe; empty: made of the dataset's and the method's.
     """
 
     root: str
@@ -50,6 +51,7 @@ class PlanOrder:
     allow_outside: bool = False
     patients: str | None = None
     patients_reason: str = ""
+    name: str = ""
 
 
 class Lines:
@@ -152,7 +154,9 @@ def make_draft(
 
 
 def recipe_name(found: Fingerprint, order: PlanOrder) -> str:
-    """Return a name for recipe and run folder: the dataset's and the method's."""
+    """Return a name for recipe and run folder: the file's, or the dataset's and the method's."""
+    if order.name:
+        return order.name
     words = "".join(c if c.isalnum() else "_" for c in found.name.lower()).strip("_")
     return f"{words or 'dataset'}_{order.method}"
 

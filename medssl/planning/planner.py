@@ -120,7 +120,8 @@ def plan(
     whose = None if patients is None else os.fspath(patients)
     order = replace(order, allow_outside=allow_outside, patients=whose, patients_reason=ASKED)
     order, data = _with_patients(order, _open(order, display), display)
-    order = _written_for(order, output)
+    # `train mine.yaml` makes runs/mine.
+    order = replace(_written_for(order, output), name=output.stem)
     counts = _patient_counts(data, order, labeled)
     settings = DataSettings(labeled=labeled, validation=counts.validation, test=counts.test)
     with located(data.root / "dataset.json"):

@@ -20,7 +20,7 @@ from medssl.evaluation.failures import percent_up
 from medssl.evaluation.summary import read_cases_csv
 from medssl.files import write_text
 from medssl.models.loaded_run import load_run
-from medssl.paths import AnyPath, as_paths
+from medssl.paths import AnyPath, as_paths, command
 from medssl.progress import Display
 from medssl.recipe.load import load_recipe
 from medssl.reports.caveats import caveats_of
@@ -121,7 +121,8 @@ def _evaluation(folder: RunFolder, split: str) -> tuple[dict[str, Any], list[dic
         raise MedSSLError(
             f"the run was not evaluated on its {split} cases",
             where=where,
-            fix=f"run `medssl evaluate {folder.path} --split {split}`, or name another --split",
+            fix=f"run `{command('evaluate', folder.path, '--split', split)}`, or name another "
+            "--split",
         ) from None
     return summary, read_cases_csv(where / "cases.csv")
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
 import platform
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -233,38 +231,3 @@ def _git_hash() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() or None
-
-
-class _Log(logging.FileHandler):
-    """A log that a full disk leaves short: what ends the run then says so, and says it better."""
-
-    def handleError(self, _: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
-        """Print no traceback."""
-
-    def close(self) -> None:
-        """Close the file, whatever of it cannot be written."""
-        with suppress(OSError):
-            super().close()
-
-
-class _Redacting(logging.Formatter):
-    """Format a record, tracebacks included, and take patients out of it."""
-
-    def __init__(self, layout: str, redactor: Redactor) -> None:
-        super().__init__(layout)
-        self.redactor = redactor
-
-    def format(self, record: logging.LogRecord) -> str:
-        return self.redactor.text(super().format(record))
-
-
-def log_to_file(path: Path, redactor: Redactor | None = None) -> logging.Handler:
-    """Send medssl's log to ``path`` as well; the caller removes the handler."""
-    handler = _Log(path, encoding="utf-8", delay=True)
-    layout = "%(asctime)s %(levelname)s %(message)s"
-    formatter = _Redacting(layout, redactor) if redactor else logging.Formatter(layout)
-    handler.setFormatter(formatter)
-    handler.setLevel(logging.INFO)
-    logging.getLogger("medssl").addHandler(handler)
-    logging.getLogger("medssl").setLevel(logging.INFO)
-    return handler

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from typing import Any
 
 from medssl.errors import MedSSLError
@@ -31,7 +33,8 @@ def check_same_experiment(loaded: LoadedRecipe, run: RunFolder) -> None:
             raise MedSSLError(
                 f"the run was started with {key} = {old.get(key)!r}, not {new.get(key)!r}",
                 where=run.recipe,
-                fix=f"resume with {key}={old.get(key)!r}, or train into another --output",
+                fix=f"resume with --set {_assignment(key, old.get(key))}, or train into another "
+                "--output",
             )
     if now.training.iterations < before.training.iterations:
         raise MedSSLError(
@@ -60,6 +63,10 @@ def check_same_cases(run: RunFolder, splits: str) -> None:
             where=run.splits,
             fix="restore the dataset and data.labeled, or train into another --output",
         )
+
+
+def _assignment(key: str, value: Any) -> str:
+    return shlex.quote(f"{key}={json.dumps(value)}")
 
 
 def _fixed(recipe: Recipe, loaded: LoadedRecipe) -> dict[str, Any]:
@@ -96,8 +103,8 @@ def is_finished(run: RunFolder, loaded: LoadedRecipe) -> bool:
     if run.read_manifest().get("status") != STATUS_FINISHED:
         return False
     before, now = load_recipe(run.recipe).recipe, loaded.recipe
-    if now.training.iterations > before.training.iterations:
-        return False
+    if now.training.iterations != before.training.iterations:
+        return False  # it is extended, or that is refused
     for key, (old, new) in changed_settings(before, now).items():
         more = f"training.iterations (more than {before.training.iterations})"
         raise MedSSLError(

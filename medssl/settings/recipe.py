@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from medssl.settings.spec import DataSpec
 from medssl.strict import Strict
@@ -57,7 +57,11 @@ class DataSettings(Strict):
         "", description="Decathlon folder, or `phantom` for the built-in data; has to be named"
     )
     phantom: dict[str, Any] = Field(default_factory=dict, description="options of the phantom")
-    labeled: Selection = Field(None, description="labeled cases for training; none: all there are")
+    labeled: Selection = Field(
+        None,
+        description="labeled cases for training: a number of patients, `all`, a list of ids, or a "
+        "file of them; null: all there are",
+    )
     unlabeled: list[str] = Field(default_factory=list, description="more images: folders or globs")
     unlabeled_limit: int | None = Field(None, ge=0, description="at most so many unlabeled cases")
     test_as_unlabeled: bool = Field(False, description="also use imagesTs as unlabeled images")
@@ -106,6 +110,24 @@ class DataSettings(Strict):
     @classmethod
     def _run_alone(cls, value: Any) -> Any:
         return {"run": value} if isinstance(value, str) else value
+
+    @field_validator("labeled", "validation", "test", mode="before")
+    @classmethod
+    def _number_or_ids(cls, value: Any, info: ValidationInfo) -> Any:
+        """Say in plain words what is no number of patients, such as a share of them."""
+        every = ", `all`" if info.field_name == "labeled" else ""
+        if isinstance(value, str) and value.strip().lower() == "all" and every:
+            return None
+        number = (
+            value.isdecimal() if isinstance(value, str) else not isinstance(value, bool | float)
+        )
+        if not number:
+            raise ValueError(
+                f"must be a number of patients such as 8{every}, a list of ids, or {{file: "
+                "splits.json, key: NAME}; a share of them such as 10% or 0.1 is not read: `medssl "
+                "check DATASET` tells how many patients there are"
+            )
+        return value
 
     @field_validator("labeled", "validation", "test")
     @classmethod

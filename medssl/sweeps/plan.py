@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medssl.comparison.experiments import UNLABELED_KEYS, is_finished
+from medssl.data.datasets.split import NothingUnlabeled
 from medssl.errors import MedSSLError
 from medssl.methods.registry import get_settings
 from medssl.paths import AnyPath
@@ -81,8 +82,6 @@ def plan_sweep(
     for seed in range(seeds):
         for point in points:
             for name in names:
-                if point == ALL and name != BASELINE:
-                    continue
                 path = folder / f"{name}-{point}-{seed}"
                 changes = _overrides(name, own.method.name, point, seed, overrides)
                 loaded = load_recipe(recipe, changes)
@@ -160,20 +159,44 @@ def check_folders(plan: Sequence[PlannedRun]) -> None:
                 )
 
 
-def check_cases(plan: Sequence[PlannedRun], display: Display) -> None:
-    """Make sure that every point has its labeled, unlabeled and test cases. Opens no image."""
+def check_cases(plan: Sequence[PlannedRun], display: Display) -> tuple[list[PlannedRun], list[str]]:
+    """Make sure that every point has its labeled, unlabeled and test cases. Opens no image.
+
+    Returns:
+        The plan without the points at which a method has no unlabeled image to learn from, and a
+        line about each of these.
+
+    Raises:
+        MedSSLError: a point lacks other cases, or no method but the baseline is left.
+    """
     seen: set[tuple[str, int | str]] = set()
+    idle: dict[tuple[str, int | str], NothingUnlabeled] = {}
     for planned in plan:
-        if (planned.method, planned.labeled) in seen:
+        point = (planned.method, planned.labeled)
+        if point in seen or point in idle:
             continue
-        cases = plan_cases(planned.loaded, Display(quiet=True) if seen else display)
-        seen.add((planned.method, planned.labeled))
+        try:
+            cases = plan_cases(planned.loaded, Display(quiet=True) if seen else display)
+        except NothingUnlabeled as error:
+            idle[point] = error
+            continue
+        seen.add(point)
         if not cases.splits.test or "test" not in planned.loaded.recipe.evaluation.splits:
             raise MedSSLError(
                 "the recipe measures no test cases, so there is nothing to draw",
                 where=planned.loaded.source,
                 fix="set data.test to a number of patients, and evaluation.splits to [test]",
             )
+    if idle and not any(method != BASELINE for method, _ in seen):
+        raise next(iter(idle.values()))
+    left_out = [
+        f"{method} has no run at {labeled} labels: {error.what}"
+        for (method, labeled), error in idle.items()
+    ]
+    for line in left_out:
+        display.say(f"note: {line}")
+    plan = [planned for planned in plan if (planned.method, planned.labeled) in seen]
     # Every warning once, whichever runs it belongs to.
     for warning in dict.fromkeys(w for planned in plan for w in planned.loaded.warnings):
         display.say(f"warning: {warning}")
+    return plan, left_out

@@ -69,7 +69,8 @@ def sweep(
 
     Args:
         recipe: a recipe file, or the name of a shipped one.
-        labeled: numbers of labeled patients; ``all`` is every label there is, for the baseline.
+        labeled: numbers of labeled patients; ``all`` is every label there is. Where no image is
+            left unlabeled, a method that learns from such has no run, which is said.
         seeds: seeds 0, 1, ... of each point.
         methods: by default the recipe's. The baseline is always added. Settings under ``method``
             and ``training.stages`` belong to the recipe's own method; others run on their defaults.
@@ -98,25 +99,33 @@ def sweep(
     plan = plan_sweep(
         recipe, labeled=labeled, seeds=seeds, methods=methods, overrides=overrides, output=output
     )
+    plan, left_out = check_cases(plan, display)
     check_folders(plan)
-    check_cases(plan, display)
     todo = []
     for planned in plan:
         if not planned.finished:
             call = TrainCall(str(recipe), planned.overrides, str(planned.path), device, precision)
             todo.append(train_job(planned.name, call, elsewhere=where.elsewhere))
-    return _run(plan, todo, where, str(recipe), display)
+    return _run(_Sweep(str(recipe), plan, left_out), todo, where, display)
 
 
-def _run(
-    plan: Sequence[PlannedRun], todo: Sequence[Job], where: Launcher, recipe: str, display: Display
-) -> SweepResult:
+@dataclass(frozen=True)
+class _Sweep:
+    """What is trained, and what cannot be: a line each."""
+
+    recipe: str
+    plan: Sequence[PlannedRun]
+    left_out: Sequence[str]
+
+
+def _run(sweep: _Sweep, todo: Sequence[Job], where: Launcher, display: Display) -> SweepResult:
     """Train what is left to do of a plan, and summarize all."""
+    plan = sweep.plan
     folder = plan[0].path.parent
     display.say(f"sweep: {len(plan)} runs in {folder}, {len(plan) - len(todo)} of them finished")
     with _only_one(folder):
         outcome = launch(todo, where, folder=folder, display=display)
-        summary = _summarize(plan, folder, recipe, outcome)
+        summary = _summarize(sweep, folder, outcome)
     return SweepResult(
         path=folder,
         summary=summary,
@@ -128,14 +137,13 @@ def _run(
     )
 
 
-def _summarize(
-    plan: Sequence[PlannedRun], folder: Path, recipe: str, outcome: Outcome
-) -> dict[str, Any]:
+def _summarize(sweep: _Sweep, folder: Path, outcome: Outcome) -> dict[str, Any]:
     from medssl.sweeps.summary import summarize_sweep, write_sweep
 
-    if not any(planned.finished for planned in plan):
+    if not any(planned.finished for planned in sweep.plan):
         return {}
-    summary = summarize_sweep(plan, recipe=recipe, failures=outcome.failures)
+    summary = summarize_sweep(sweep.plan, recipe=sweep.recipe, failures=outcome.failures)
+    summary["warnings"] += sweep.left_out
     write_sweep(summary, folder)
     return summary
 

@@ -130,7 +130,10 @@ class Engine:
         describe = partial(batch_addresses, self.method, samplers, stage.name, training.accumulate)
         self.watch.start(stage.name, describe, state)
         self._log.restart_clock()
-        with loader, self.display.stage(stage.name, stage.iterations, state.iteration):
+        bar = self.display.stage(
+            stage.name, stage.iterations, state.iteration, later=self._iterations_after(stage)
+        )
+        with loader, bar:
             batches = iter(loader)
             while state.iteration < stage.iterations and not state.ended:
                 started = time.perf_counter()
@@ -269,6 +272,14 @@ class Engine:
             self.checkpoints.write(content, path, step=self.state.step)
             logger.info("stage %s finished after %d iterations", stage.name, self.state.iteration)
         self.world.wait()  # the next stage may read what the first process has written
+
+    def _iterations_after(self, stage: Stage) -> int:
+        """Return the iterations of the stages that follow; one that is taken over has none."""
+        following = self.stages[self.stages.index(stage) + 1 :]
+        overrides = self.training.stages
+        return sum(
+            s.iterations for s in following if not (s.name in overrides and overrides[s.name].reuse)
+        )
 
     def _loader(self, stage: Stage, samplers: dict[str, PatchSampler]) -> StreamLoader:
         accumulate = self.training.accumulate

@@ -22,10 +22,12 @@ from medssl.runs.folder import (
     STATUS_RUNNING,
     STATUS_STOPPED,
     RunFolder,
-    log_to_file,
 )
+from medssl.runs.log import log_to_file
 from medssl.settings.recipe import OVERRIDDEN
 from medssl.training.cases import CasePlan
+
+logger = logging.getLogger(__name__)
 
 SESSION = ("started", "command", "medssl", "git", "device_name", "threads", "precision")
 """What of the surroundings may differ between the sessions of a run."""
@@ -99,17 +101,19 @@ def _labels(labels: LabelMap) -> dict[str, Any]:
 
 @contextmanager
 def recorded(run: RunFolder, device: torch.device) -> Iterator[None]:
-    """Keep log.txt, and write into the manifest how the run ended."""
+    """Keep log.txt, from the first line said on, and write into the manifest how the run ended."""
     if not run.writes:
         yield
         return
     handler = log_to_file(run.log, run.redactor)
     try:
         yield
-    except Stopped:
+    except Stopped as stopped:
+        logger.info("%s", stopped)
         run.write_manifest(status=STATUS_STOPPED, peak_memory_bytes=peak_memory(device))
         raise
     except BaseException as error:
+        logger.info("error: %s", error or type(error).__name__)
         run.write_manifest(status=STATUS_FAILED, error=str(error)[:500])
         raise
     finally:

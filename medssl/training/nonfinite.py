@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from medssl.errors import MedSSLError
+from medssl.paths import command
 from medssl.runs.folder import RunFolder
 from medssl.settings.recipe import TrainingSettings
 from medssl.training.state import State
@@ -197,7 +198,7 @@ class Watch:
             raise MedSSLError(
                 happened if row == 1 else f"{happened}, the {row}th in a row",
                 where=self.run.nonfinite,
-                fix=f"see its batch with `medssl replay {self.run.path}`; {NOT_FINITE_FIX}",
+                fix=f"see its batch with `{command('replay', self.run.path)}`; {NOT_FINITE_FIX}",
             )
         if state.skipped <= SAID:
             self.say(f"warning: {happened} and was skipped; its batch is in {self.run.nonfinite}")

@@ -15,6 +15,7 @@ from medssl.ranks import place
 from medssl.recipe.load import LoadedRecipe, load_recipe
 from medssl.runs.folder import RunFolder, free_run_path
 from medssl.runs.lineage import lineage_of, refuse_seen, sources_of, who_was_seen
+from medssl.runs.log import remembered
 from medssl.runs.resume import is_finished
 from medssl.training.cases import CasePlan, plan_cases
 
@@ -26,6 +27,15 @@ class TrainResult:
     path: Path
     summaries: dict[str, dict[str, Any]]
     seconds: float
+
+    @property
+    def last_words(self) -> list[str]:
+        """What is said at the end: how long it took, and where everything lies."""
+        said = [f"finished in {self.seconds / 60:.1f} minutes: {self.path}"]
+        pictures = sorted(RunFolder(self.path).preview.glob("*.png"))
+        if pictures:
+            said.append(f"pictures: {pictures[0].parent} ({len(pictures)} files)")
+        return said
 
 
 def train(
@@ -71,12 +81,13 @@ def train(
         verify_cache,
     )
     rank, processes, _ = place()
-    display = display if display is not None and rank == 0 else Display(quiet=True)
-    # Several processes refuse together, once they have met: one of them says why.
-    order = order_of(asked, display) if processes == 1 else None
-    from medssl.workflows.training_run import train_run  # loads PyTorch and MONAI: seconds
-
     with ExitStack() as held:
+        held.enter_context(remembered())
+        display = display if display is not None and rank == 0 else Display(quiet=True)
+        # Several processes refuse together, once they have met: one of them says why.
+        order = order_of(asked, display) if processes == 1 else None
+        from medssl.workflows.training_run import train_run  # loads PyTorch and MONAI: seconds
+
         return train_run(asked, order, display, held)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from typing import Any
 from medssl.data.datasets.copies import recorded_copies, without
 from medssl.data.datasets.split import ROLES, save_splits, split_hash
 from medssl.device import resolve_device, resolve_precision
+from medssl.evaluation.summary_table import summary_text
 from medssl.methods.base import Method
 from medssl.models.coarse import keep_regions
 from medssl.models.create import create_method
@@ -38,6 +40,8 @@ from medssl.training.setup import make_feed
 from medssl.training.validation import make_validation
 from medssl.workflows.evaluate import evaluate_run
 from medssl.workflows.train import Asked, TrainingOrder, TrainResult, order_of
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -105,9 +109,13 @@ def train_run(
             return TrainResult(run.path, {}, time.monotonic() - started)
         run.write_manifest(peak_memory_bytes=peak_memory(compute.device))
         summaries = _evaluate_splits(this)
-        seconds = time.monotonic() - started
-        run.write_manifest(status=STATUS_FINISHED, wall_seconds=seconds)
-    return TrainResult(run.path, summaries, seconds)
+        result = TrainResult(run.path, summaries, time.monotonic() - started)
+        for summary in summaries.values():
+            logger.info("\n%s", summary_text(summary).rstrip())
+        for line in result.last_words:
+            logger.info("%s", line)
+        run.write_manifest(status=STATUS_FINISHED, wall_seconds=result.seconds)
+    return result
 
 
 def _resolve(

@@ -27,7 +27,7 @@ from medssl.errors import MedSSLError, Stopped
 from medssl.files import locked
 from medssl.progress import Display
 from medssl.recipe.load import load_recipe
-from medssl.sweeps.plan import PlannedRun, parse_labeled, plan_sweep
+from medssl.sweeps.plan import PlannedRun, check_cases, parse_labeled, plan_sweep
 from medssl.sweeps.summary import format_sweep, summarize_sweep, write_sweep
 from medssl.training.cases import plan_cases
 
@@ -84,7 +84,8 @@ def test_the_plan_holds_a_baseline_at_every_point(recipe: Path, tmp_path: Path) 
         recipe, labeled=[2, 4, "all"], seeds=2, methods=["bcp", "mean_teacher"], output=tmp_path
     )
     first = ["supervised-2", "bcp-2", "mean_teacher-2"]
-    first += ["supervised-4", "bcp-4", "mean_teacher-4", "supervised-all"]
+    first += ["supervised-4", "bcp-4", "mean_teacher-4"]
+    first += ["supervised-all", "bcp-all", "mean_teacher-all"]
     assert [j.name for j in jobs] == [f"{n}-{seed}" for seed in (0, 1) for n in first]
     for job in jobs:
         assert job.loaded.recipe.seed == job.seed
@@ -114,11 +115,29 @@ def test_settings_of_the_recipes_method_stay_with_it(recipe: Path, tmp_path: Pat
 
 def test_labeled_sets_are_nested_and_test_cases_fixed(recipe: Path, tmp_path: Path) -> None:
     jobs = plan_sweep(recipe, labeled=[2, 4, 6, "all"], seeds=2, output=tmp_path)
+    jobs, _ = check_cases(jobs, Display(quiet=True))
     splits = [plan_cases(j.loaded, Display(quiet=True)).splits for j in jobs]
     assert len({tuple(c.id for c in s.test) for s in splits}) == 1
     sets = {str(j.labeled): {c.id for c in s.labeled} for j, s in zip(jobs, splits, strict=True)}
     assert [len(s) for s in sets.values()] == [2, 4, 6, 7]
     assert sets["2"] < sets["4"] < sets["6"] < sets["all"]
+
+
+@pytest.mark.parametrize("unlabeled", [0, 2])
+def test_a_method_has_a_run_at_all_labels_where_images_are_left(
+    unlabeled: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="medssl")
+    data = write_dataset(tmp_path / "data", cases=6, unlabeled=unlabeled)
+    recipe = write_recipe(tmp_path / "r.yaml", small_recipe(data, tmp_path / "cache"))
+    everything = plan_sweep(recipe, labeled=[3, "all"], seeds=2, output=tmp_path / "out")
+    plan, left_out = check_cases(everything, Display(quiet=True))
+    names = {planned.name for planned in plan}
+    assert {"supervised-3-0", "bcp-3-0", "supervised-all-1"} < names
+    assert ("bcp-all-0" in names) == ("bcp-all-1" in names) == bool(unlabeled)
+    said = "bcp has no run at all labels: the method learns from unlabeled images but there are"
+    assert [line.startswith(said) for line in left_out] == ([] if unlabeled else [True])
+    assert (said in caplog.text) == (not unlabeled)
 
 
 def test_what_cannot_work_is_said_before_anything_is_trained(
@@ -127,7 +146,7 @@ def test_what_cannot_work_is_said_before_anything_is_trained(
     out = tmp_path / "out"
     for options, message in (
         ({"labeled": [2, 9]}, "9 labeled patients are asked for but only 7"),
-        ({"labeled": [2, 7]}, "there are none"),  # nothing is left unlabeled for bcp
+        ({"labeled": [7, "all"]}, "there are none"),  # nothing is left unlabeled for bcp
         ({"labeled": [2], "methods": ["bpc"]}, "bpc"),
         ({"labeled": [2], "overrides": ["data.test=0"]}, "no test cases"),
         ({"labeled": [2], "overrides": ["method.ema_decay=7"]}, "ema_decay"),

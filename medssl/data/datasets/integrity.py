@@ -26,6 +26,7 @@ from medssl.data.images.geometry import (
 from medssl.data.images.labels import count_values
 from medssl.data.images.volume import AGAIN, Volume, image_fault, read_volume
 from medssl.errors import MedSSLError
+from medssl.paths import command
 from medssl.progress import Done
 
 
@@ -291,6 +292,6 @@ def summarize_problems(errors: Sequence[Problem], dataset: Dataset) -> MedSSLErr
         files = len({p.file for p in others})
         more = (
             f"\n  and {len(others)} more problem{'s' if len(others) > 1 else ''} in "
-            f"{files} file{'s' if files > 1 else ''} (run `medssl check {dataset.root}`)"
+            f"{files} file{'s' if files > 1 else ''} (run `{command('check', dataset.root)}`)"
         )
     return MedSSLError(f"{first.file.name}: {first.what}{more}", where=first.file, fix=first.fix)

@@ -20,6 +20,10 @@ from medssl.settings.recipe import DataSettings
 ROLES = ("labeled", "unlabeled", "validation", "test")
 
 
+class NothingUnlabeled(MedSSLError):  # noqa: N818 - what is said
+    """A method learns from unlabeled images, but there are none."""
+
+
 @dataclass(frozen=True)
 class LeftOut:
     """A case that is left out of a training.
@@ -237,7 +241,7 @@ def _unlabeled(
         unlabeled = _limit(unlabeled, data.unlabeled_limit, data.split_seed)
     # What of a labeled image is not annotated is unlabeled too, which its label alone can tell.
     if not unlabeled and dataset.labels.ignore_value is None:
-        raise MedSSLError(
+        raise NothingUnlabeled(
             "the method learns from unlabeled images but there are none"
             + (
                 f" ({len(left_out)} are left out as validation or test patients)"
