@@ -106,7 +106,7 @@ def is_finished(run: RunFolder, loaded: LoadedRecipe) -> bool:
     if now.training.iterations != before.training.iterations:
         return False  # it is extended, or that is refused
     for key, (old, new) in changed_settings(before, now).items():
-        more = f"training.iterations (more than {before.training.iterations})"
+        more = f"training.iterations=N, N above {before.training.iterations}"
         raise MedSSLError(
             f"the run is finished: it was trained with {key} = {old!r}, and {new!r} would change "
             "nothing but its record",
