@@ -30,4 +30,4 @@ def command(*words: AnyPath) -> str:
         >>> command("train", "runs/my first", "--resume")
         "medssl train 'runs/my first' --resume"
     """
-    return shlex.join(["medssl", *map(os.fspath, words)])
+    return shlex.join(["medssl", *(os.fspath(word) for word in words)])
