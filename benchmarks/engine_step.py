@@ -25,6 +25,7 @@ from measuring import NEVER, by_name, clock_of, train
 from medssl.device import resolve_device
 from medssl.methods.registry import list_methods
 from medssl.training.engine import Engine
+from medssl.training.step import Stepper
 
 
 class Stopwatch:
@@ -65,7 +66,7 @@ def steps_of(
     """Train; return of each step its stage, and seconds of all, passes, updates, method's step."""
     clock = clock_of(device)
     watch, updates, own, steps = Stopwatch(clock), Stopwatch(clock), Stopwatch(clock), []
-    backward, gradients, losses = torch.Tensor.backward, torch.autograd.grad, Engine._losses
+    backward, gradients, losses = torch.Tensor.backward, torch.autograd.grad, Stepper.back_propagate
     seen: dict[int, Any] = {}  # and kept, so that no number is given away twice
 
     def timed_backward(self: torch.Tensor, *args: object, **kwargs: object) -> None:
@@ -79,7 +80,7 @@ def steps_of(
         watch.seconds += clock() - started
         return out
 
-    def timed_losses(self: Engine, *args: Any) -> Any:
+    def timed_losses(self: Stepper, *args: Any) -> Any:
         own.enter()
         out = losses(self, *args)
         own.leave()
@@ -112,12 +113,12 @@ def steps_of(
     recipe["data"]["test"] = 0
     path = write_recipe(folder / f"{method}.yaml", recipe)
     torch.Tensor.backward = timed_backward  # type: ignore[method-assign]
-    torch.autograd.grad, Engine._losses = timed_gradients, timed_losses  # type: ignore[assignment]
+    torch.autograd.grad, Stepper.back_propagate = timed_gradients, timed_losses  # type: ignore[assignment]
     try:
         train(path, changes, folder=folder, device=str(device), around=around)
     finally:
         torch.Tensor.backward = backward  # type: ignore[method-assign]
-        torch.autograd.grad, Engine._losses = gradients, losses  # type: ignore[method-assign]
+        torch.autograd.grad, Stepper.back_propagate = gradients, losses  # type: ignore[method-assign]
     return steps
 
 

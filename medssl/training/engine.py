@@ -9,42 +9,37 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from medssl.data.patches.loader import StreamLoader
 from medssl.data.patches.sampling import PatchSampler
-from medssl.device import autocast, make_scaler
 from medssl.errors import Stopped
-from medssl.methods.base import Batch, Method, Progress
+from medssl.methods.base import Method, Progress
 from medssl.methods.settings import Stage
 from medssl.progress import Display
 from medssl.runs.budget import LENGTHS, lengths
 from medssl.runs.checkpoint import load_weights
 from medssl.runs.folder import RunFolder
 from medssl.settings.recipe import Recipe
-from medssl.training.batches import batch_addresses, to_batch, torch_seed, whole_batch
+from medssl.training.batches import batch_addresses, torch_seed
 from medssl.training.compute import Compute
-from medssl.training.nonfinite import Guard, Watch, check_terms, check_weights, gradient_norm
+from medssl.training.nonfinite import Watch, check_terms, check_weights
 from medssl.training.optimization import (
     build_optimizers,
     learning_rate,
-    parameters_of,
     set_learning_rate,
     state_dicts,
-    with_gradients,
 )
-from medssl.training.own_rows import SharedBatches
 from medssl.training.records import Records
 from medssl.training.run_checkpoints import RunCheckpoints
 from medssl.training.setup import Feed
 from medssl.training.state import SignalCatcher, State
+from medssl.training.step import Stepper
 from medssl.training.step_log import StepLog
 from medssl.training.validation import Validation
 
@@ -78,24 +73,24 @@ class Engine:
         compute: Compute,
         display: Display,
     ) -> None:
-        device, precision, world = compute.device, compute.precision, compute.world
-        self.method = method.to(device)
-        self.world, self.sharing = world, SharedBatches(self.method, world)
+        device, world = compute.device, compute.world
+        self.method, self.world = method.to(device), world
         self.recipe, self.training = recipe, recipe.training
         self.feed, self.validation = feed, validation
         self.run, self.display = run, display
-        self.device, self.precision = device, precision
+        self.device = device
         self.stages = method.stages(self.training.iterations)
         self.state = State()
-        self.scaler = make_scaler(device, precision)
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.records = Records(run, display)
         self.signals = SignalCatcher()
         self._log = StepLog()
         self.checkpoints = RunCheckpoints(run, recipe, device=device, world=world, say=display.say)
         deferred = device.type == "cuda"
-        self.guard = Guard(method, self.scaler, deferred=deferred)
         self.watch = Watch(run, self.training, deferred=deferred, say=display.say)
+        self.stepper = Stepper(
+            self.method, self.training, feed, compute, watch=self.watch, log=self._log
+        )
 
     # ------------------------------------------------------------------ the loop
 
@@ -163,63 +158,13 @@ class Engine:
                     self._save(stage)
         self._end_stage(stage)
 
-    def _step(self, stage: Stage, batches: Any) -> None:
-        """Take one optimizer step: accumulate gradients, clip, step, let the method follow.
-
-        If the loss or the gradient is not finite, weights and buffers stay as they are.
-        """
-        method, training, state = self.method, self.training, self.state
+    def _step(self, stage: Stage, batches: Iterator[Any]) -> None:
+        """Take one optimizer step, at the learning rate of its iteration."""
         self._set_learning_rates(stage)
         progress = Progress(
-            stage.name, state.iteration, stage.iterations, self.recipe.seed, lr=self._lr
+            stage.name, self.state.iteration, stage.iterations, self.recipe.seed, lr=self._lr
         )
-        for optimizer in self.optimizers.values():
-            optimizer.zero_grad(set_to_none=True)
-        self.guard.hold()
-        losses_of_step: list[Tensor] = []
-        for micro in range(training.accumulate):
-            progress = replace(progress, micro=micro)
-            torch.manual_seed(torch_seed(progress))
-            _, arrays = next(batches)
-            rows = to_batch(arrays, self.device, self.feed.resident)
-            batch = whole_batch(rows, self.batch_sizes, self.world)
-            with self.sharing.active():
-                total, terms = self._losses(batch, progress)
-            self._log.add(total, terms)
-            losses_of_step.append(total.float())
-        # Networks that rest in this iteration have no gradient; their momentum must not move them.
-        active = with_gradients(self.optimizers.values())
-        parameters = [p for optimizer in active for p in parameters_of(optimizer)]
-        self.world.sum_gradients(parameters)
-        if training.gradient_clip:
-            for optimizer in active:
-                self.scaler.unscale_(optimizer)
-            norm = torch.nn.utils.clip_grad_norm_(parameters, training.gradient_clip)
-        else:
-            norm = gradient_norm(parameters)
-        loss = torch.stack(losses_of_step).mean()
-        finite = self.guard.judge(loss, norm)
-        self.guard.step(active, finite)
-        self.watch.see(loss, finite)
-        self.scaler.update()
-        method.after_step(progress)
-
-    def _losses(self, batch: Batch, progress: Progress) -> tuple[Tensor, dict[str, Tensor]]:
-        """Back-propagate the losses of a batch, one after another; return their sum, and terms."""
-        with autocast(self.device, self.precision):
-            output = self.method.training_step(batch, progress)
-            losses = iter(output.losses())
-        total: Tensor | None = None
-        while True:
-            with autocast(self.device, self.precision):
-                loss = next(losses, None)
-            if loss is None:
-                break
-            self.scaler.scale(loss / self.training.accumulate).backward()
-            total = loss.detach() if total is None else total + loss.detach()
-        if total is None:
-            raise RuntimeError(f"{type(self.method).__name__}.training_step gave no loss")
-        return total, output.terms
+        self.stepper.take(batches, self.batch_sizes, progress, self.optimizers.values())
 
     # ------------------------------------------------------------------ stages
 
@@ -352,14 +297,14 @@ class Engine:
             "state": self.state.to_dict(),
             "method_state": self.method.state_dict(),
             "optimizers": state_dicts(self.optimizers),
-            "scaler": self.scaler.state_dict(),
+            "scaler": self.stepper.scaler.state_dict(),
             "log": self._log.state_dict(),
         }
         self.checkpoints.write_last(content, self.state)
 
     def _resume(self) -> dict[str, Any] | None:
         """Go back to the last good checkpoint; ``_start_stage`` takes weights and optimizers."""
-        found = self.checkpoints.resume(self.stages, self.scaler)
+        found = self.checkpoints.resume(self.stages, self.stepper.scaler)
         if found is None:
             return None
         self.state, self.stages = found.state, found.stages

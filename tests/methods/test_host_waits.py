@@ -86,9 +86,10 @@ def _engine_steps(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         compute=Compute(META),
         display=Display(quiet=True),
     )
-    engine.guard = Guard(method, engine.scaler, deferred=True)
+    stepper = engine.stepper
+    stepper.guard = Guard(method, stepper.scaler, deferred=True)
     engine.watch.deferred = True
-    monkeypatch.setattr(engine.scaler, "step", lambda _: None)
+    monkeypatch.setattr(stepper.scaler, "step", lambda _: None)
     for index, stage in enumerate(engine.stages):
         engine._start_stage(index, None)
         chosen = engine.feed.samplers(stage)

@@ -6,10 +6,8 @@ worker processes, several devices or a skipped iteration do not change any patch
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -21,13 +19,15 @@ from medssl.data.patches.augment import Augmenter, Geometry, move
 from medssl.data.patches.augment_batch import finish
 from medssl.data.patches.crop_position import draw_center, draw_start
 from medssl.data.patches.device_cases import describe_place, overlap
+from medssl.data.patches.items import Items, generator
 from medssl.data.preprocessing.mapped_cases import pack, unpack
 from medssl.errors import MedSSLError
 
 Deliver = Literal["finished", "plain", "places"]
 
-_DRAW, _ORDER = 0, 1
-_VIEWS = 1  # plus the number of a view, from 1 on
+_DRAW, _VIEWS = 0, 1
+"""What an address is of: a patch, or further views of it (plus the number of the view, from 1 on;
+1 itself is the order of an epoch)."""
 _HOST = torch.device("cpu")
 
 
@@ -122,24 +122,14 @@ class PatchSampler:
             size.insert(self.slice_axis, 1)
         self.size = tuple(size)
         self.sparse = settings.sparse and self.labeled
-        in_slices = self.sparse and self.slice_axis is not None
-        self._slices = self._annotated_slices() if in_slices else None
-        counts = [1 if self.slice_axis is None else case.shape[self.slice_axis] for case in cases]
-        if self._slices is not None:
-            counts = [len(slices) for slices in self._slices]
-        self._ends = np.cumsum(counts)
-        if not self._ends[-1]:
-            raise MedSSLError(
-                f"no slice of the {len(cases)} labeled cases holds an annotated voxel",
-                fix="choose other labeled cases, or check the ignore value of dataset.json",
-            )
+        self.items = Items(self.cases, self.slice_axis, annotated=self.sparse)
         self._pad_values: dict[int, float] = {}
         self._partly: dict[int, bool] = {}
 
     @property
     def num_items(self) -> int:
         """Items of an epoch: cases, or slices of all cases."""
-        return int(self._ends[-1])
+        return len(self.items)
 
     def batch(self, iteration: int, rows: range | None = None) -> dict[str, Tensor]:
         """Return batch number ``iteration``, or some of its rows.
@@ -181,7 +171,7 @@ class PatchSampler:
         self, number: int
     ) -> tuple[int, tuple[int, ...], tuple[int, ...], Geometry, np.random.Generator]:
         """Return case, first voxel, size and geometry of a patch, and the generator after them."""
-        rng = _generator(self.stream.seed, self.stream.name, _DRAW, number)
+        rng = generator(self.stream.seed, self.stream.name, _DRAW, number)
         index, slice_index = self.item(number)
         geometry = Geometry() if self.augment is None else self.augment.draw_geometry(rng)
         size = geometry.source_size(self.size)
@@ -254,23 +244,13 @@ class PatchSampler:
         if not self.stream.labels_only:
             rows["weak"] = self.augment.draw_weak(rng)
         for k, _ in enumerate(self.stream.views):
-            own = _generator(self.stream.seed, self.stream.name, _VIEWS + k, number) if k else rng
+            own = generator(self.stream.seed, self.stream.name, _VIEWS + k, number) if k else rng
             rows[f"changes_{k}"] = self.augment.draw_strong(own)
         return {name: torch.from_numpy(row) for name, row in rows.items()}
 
     def item(self, number: int) -> tuple[int, int]:
         """Return the case index and slice (0 for volumes) of patch ``number``."""
-        epoch, position = divmod(number, self.num_items)
-        item = int(_order(self.stream.seed, self.stream.name, epoch, self.num_items)[position])
-        case = int(np.searchsorted(self._ends, item, side="right"))
-        position = item - int(self._ends[case - 1] if case else 0)
-        return case, position if self._slices is None else int(self._slices[case][position])
-
-    def _annotated_slices(self) -> list[np.ndarray]:
-        """Return the indices of the slices that hold an annotated voxel, for each case."""
-        others = tuple(a for a in range(3) if a != self.slice_axis)
-        labels = [np.asarray(case.label) for case in self.cases]
-        return [np.flatnonzero((label != IGNORE_INDEX).any(axis=others)) for label in labels]
+        return self.items.at(number, seed=self.stream.seed, stream=self.stream.name)
 
     def _is_partly_annotated(self, index: int) -> bool:
         if index not in self._partly:
@@ -293,17 +273,6 @@ class PatchSampler:
         """Open the memory maps again."""
         self.__dict__.update(state)
         self.cases = tuple(unpack(case) for case in state["cases"])
-
-
-def _generator(seed: int, stream: str, purpose: int, number: int) -> np.random.Generator:
-    """Return the generator of one address."""
-    key = [seed, zlib.crc32(stream.encode()), purpose, number]
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
-
-
-@lru_cache(maxsize=16)
-def _order(seed: int, stream: str, epoch: int, num_items: int) -> np.ndarray:
-    return _generator(seed, stream, _ORDER, epoch).permutation(num_items)
 
 
 def _crop(
