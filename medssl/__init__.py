@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from medssl.sweeps.sweep import sweep
     from medssl.workflows.calibrate import calibrate
     from medssl.workflows.check import check
-    from medssl.workflows.evaluate import evaluate, evaluate_run
+    from medssl.workflows.evaluate import evaluate_run
+    from medssl.workflows.evaluate_folders import evaluate
     from medssl.workflows.predict import predict
     from medssl.workflows.preprocess import preprocess
     from medssl.workflows.replay import replay
@@ -72,7 +73,7 @@ _PLACES = {
     "calibrate": "workflows.calibrate:calibrate",
     "check": "workflows.check:check",
     "compare": "comparison.compare:compare",
-    "evaluate": "workflows.evaluate:evaluate",
+    "evaluate": "workflows.evaluate_folders:evaluate",
     "evaluate_run": "workflows.evaluate:evaluate_run",
     "export": "bundle.export:export",
     "import_dataset": "data.importers.dataset:import_dataset",

@@ -7,7 +7,6 @@ from pathlib import Path
 from medssl.data.datasets.case import Dataset
 from medssl.data.datasets.decathlon import read_dataset
 from medssl.data.datasets.known_files import KnownFiles
-from medssl.data.phantoms.dataset import ensure_phantom, phantom_options
 from medssl.errors import MedSSLError
 from medssl.files import default_cache_root
 from medssl.progress import Display
@@ -46,6 +45,8 @@ def open_dataset(data: DataSettings, spec: DataSpec, display: Display | None = N
             "(that of a run is its recipe.yaml)",
         )
     if data.root == "phantom":
+        from medssl.data.phantoms.dataset import ensure_phantom, phantom_options  # loads SciPy
+
         options = dict(data.phantom)
         sizes = phantom_options(options)
         total = sizes.labeled + sizes.validation + sizes.unlabeled + sizes.test

@@ -1,4 +1,4 @@
-"""Measure predictions: of a run on a split of its dataset, or of one folder against another."""
+"""Measure the predictions of a run on a split of its dataset."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from medssl.data.datasets.case import Case
-from medssl.data.datasets.decathlon import read_dataset
 from medssl.data.datasets.split import load_splits
 from medssl.data.opened import known_files, open_dataset
 from medssl.data.preprocessing.align import deeper, depth_and_slices
@@ -21,7 +20,7 @@ from medssl.evaluation.boundaries import (
     write_boundaries_csv,
 )
 from medssl.evaluation.case_metrics import Measures, evaluate_case
-from medssl.evaluation.folders import evaluate_folders, read_label
+from medssl.evaluation.folders import read_label
 from medssl.evaluation.summary import summarize, write_cases_csv
 from medssl.files import write_json
 from medssl.inference.folder import predict_files
@@ -31,62 +30,7 @@ from medssl.models.loaded_run import LoadedRun, load_run
 from medssl.paths import AnyPath
 from medssl.progress import Display
 from medssl.runs.lineage import read_lineage, refuse_seen, who_was_seen
-from medssl.settings.recipe import FAILURE_DICE, Recipe
-
-
-def evaluate(
-    predictions: AnyPath,
-    reference: AnyPath,
-    output: AnyPath,
-    *,
-    dataset_json: AnyPath | None = None,
-    nsd_tolerance: float = 2.0,
-    voxel_metrics: bool = False,
-    failure_dice: float = FAILURE_DICE,
-    display: Display | None = None,
-) -> dict[str, Any]:
-    """Measure a folder of predictions against a folder of references of the same names.
-
-    Args:
-        predictions: the folder of label maps.
-        reference: the folder of references; only cases that are predicted may lie there.
-        output: folder for ``cases.csv`` and ``summary.json``.
-        dataset_json: a ``dataset.json`` that names the labels and the unit of distances; else
-            every value found is a label, and distances are in mm.
-        nsd_tolerance: surface tolerance, in that unit.
-        failure_dice: patients whose Dice is lower are counted as failures; choose it before you see
-            the figures.
-
-    Returns:
-        What ``summary.json`` holds.
-
-    Raises:
-        MedSSLError: missing predictions, mismatched grids, unreadable files.
-
-    Example:
-        >>> results = medssl.predict("runs/mine", "data/imagesTs", "predictions")
-        >>> summary = medssl.evaluate("predictions", "data/labelsTs", "measured")
-        >>> 0 <= summary["overall"]["metrics"]["dice"]["mean"] <= 1
-        True
-    """
-    display = display or Display(quiet=True)
-    reference, output = Path(reference), Path(output)
-    # Its images are not opened, so they may lie anywhere.
-    dataset = None
-    if dataset_json is not None:
-        dataset = read_dataset(Path(dataset_json).parent, allow_outside=True)
-    with display.counting("measuring", sum(1 for _ in reference.glob("*"))) as done:
-        rows = evaluate_folders(
-            Path(predictions),
-            reference,
-            Measures(nsd_tolerance, dataset.spatial_unit if dataset else "mm", voxel_metrics),
-            label_map=dataset.labels if dataset else None,
-            on_progress=done,
-        )
-    summary = summarize(rows, nsd_tolerance=nsd_tolerance, failure_dice=failure_dice)
-    write_cases_csv(rows, output / "cases.csv")
-    write_json(output / "summary.json", summary)
-    return summary
+from medssl.settings.recipe import Recipe
 
 
 def evaluate_run(

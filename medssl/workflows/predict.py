@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medssl.data.datasets.shard import Shard, parse_shard
 from medssl.errors import MedSSLError
-from medssl.inference.folder import PredictionResult, predict_files
 from medssl.inference.inputs import find_inputs
 from medssl.inference.settings import DICOM_SEG, PredictSettings
 from medssl.optional import optional_module
 from medssl.paths import AnyPath, as_paths
 from medssl.progress import Display, shown_on
-from medssl.uncertainty.volumes_csv import write_tables
-from medssl.workflows.open_predictor import open_predictor
+
+if TYPE_CHECKING:
+    from medssl.inference.folder import PredictionResult
 
 
 def predict(
@@ -100,6 +101,11 @@ def _predict(
         display.say(note)
     if shard is not None:
         _check_stays_the_same(images, output)
+    # PyTorch and MONAI take seconds to load: what is wrong with the images was said before.
+    from medssl.inference.folder import PredictionResult, predict_files
+    from medssl.uncertainty.volumes_csv import write_tables
+    from medssl.workflows.open_predictor import open_predictor
+
     predictor, other = open_predictor(source, settings)
     items = found.cases(predictor.in_channels)
     everyone = {case_id for case_id, _ in items}

@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medssl.data.datasets.case import Case
 from medssl.data.datasets.integrity import check_training_set
 from medssl.data.datasets.shard import Shard, parse_shard
 from medssl.data.datasets.split import ROLES
 from medssl.data.opened import cache_root
-from medssl.data.preprocessing.cache import CaseCache
-from medssl.device import resolve_device, resolve_precision
 from medssl.files import remove_abandoned
 from medssl.paths import AnyPath
 from medssl.progress import Display
 from medssl.recipe.load import LoadedRecipe, load_recipe
 from medssl.runs.folder import RunFolder
 from medssl.training.cases import CasePlan, plan_cases
-from medssl.training.compute import Compute
-from medssl.training.regions import find_regions, open_regions
+
+if TYPE_CHECKING:
+    from medssl.training.compute import Compute
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,14 @@ def preprocess(
     loaded = load_recipe(recipe, overrides)
     for warning in loaded.warnings:
         display.say(f"warning: {warning}")
+    plan = plan_cases(loaded, display, verify_cache=verify_cache)
+    # PyTorch and MONAI take seconds to load: what recipe and data are refused for was said before.
+    from medssl.device import resolve_device, resolve_precision
+    from medssl.training.compute import Compute
+
     where = resolve_device(device)
     how = resolve_precision(precision or loaded.recipe.training.precision, where)
     run = RunFolder(Path(recipe)) if Path(recipe).is_dir() else None
-    plan = plan_cases(loaded, display, verify_cache=verify_cache)
     return _fill(loaded, plan, run, Compute(where, how), part, display)
 
 
@@ -95,6 +99,9 @@ def _fill(
     display: Display,
 ) -> Preprocessed:
     """Put the cases of a recipe, or a part of them, into the cache."""
+    from medssl.data.preprocessing.cache import CaseCache
+    from medssl.training.regions import find_regions, open_regions
+
     everything = plan.cached
     wanted = sorted(everything, key=lambda case: case.id)
     if part is not None:

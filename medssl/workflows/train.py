@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medssl.errors import MedSSLError
 from medssl.paths import AnyPath
@@ -17,7 +17,9 @@ from medssl.runs.folder import RunFolder, free_run_path
 from medssl.runs.lineage import lineage_of, refuse_seen, sources_of, who_was_seen
 from medssl.runs.log import remembered
 from medssl.runs.resume import is_finished
-from medssl.training.cases import CasePlan, plan_cases
+
+if TYPE_CHECKING:
+    from medssl.training.cases import CasePlan
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,8 @@ def order_of(asked: Asked, display: Display) -> TrainingOrder:
         raise MedSSLError("there is no run to resume", where=path, fix="start it without --resume")
     resume = asked.resume or (asked.resume_or_start and there)
     finished = resume and is_finished(run, loaded)
+    from medssl.training.cases import plan_cases  # the readers of images: the recipe first
+
     plan = plan_cases(loaded, display, verify_cache=asked.verify_cache)
     if not resume:
         _refuse_seen(loaded, plan)

@@ -21,7 +21,7 @@ from medssl.data.preprocessing.pipeline import preprocess_image
 from medssl.evaluation.case_metrics import Measures
 from medssl.evaluation.folders import evaluate_folders
 from medssl.settings.specs import load_spec
-from medssl.workflows.evaluate import evaluate
+from medssl.workflows.evaluate_folders import evaluate
 from medssl.workflows.train import train
 
 SHAPE = (8, 5, 20)

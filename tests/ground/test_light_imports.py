@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from loaded import run_code, run_command
 
+from medssl.data.images.write import write_nifti
 from medssl.data.importers.dataset import list_formats
 from medssl.data.phantoms.dataset import write_phantom
 
@@ -25,6 +27,9 @@ LIGHT_MODULES = [
     "medssl.settings.specs",
     "medssl.sweeps.sweep",
     "medssl.workflows.check",
+    "medssl.workflows.evaluate_folders",
+    "medssl.workflows.predict",
+    "medssl.workflows.preprocess",
     "medssl.workflows.train",
 ]
 
@@ -84,9 +89,12 @@ def test_formats_are_listed_in_a_fresh_process():
         ("train quickstart --set method=bpc", "unknown method 'bpc'"),
         ("train quickstart --set data.root=nowhere", "there is no such folder"),
         ("train quickstart --resume --output nowhere", "there is no run to resume"),
+        ("preprocess typo", "there is no such recipe"),
+        ("preprocess quickstart --set data.root=nowhere", "there is no such folder"),
         ("sweep typo --labeled 4", "there is no such recipe"),
         ("predict nowhere nowhere --output out", "not a run folder"),
         ("evaluate nowhere --split test", "not a run folder"),
+        ("evaluate nowhere there --output out", "this folder does not exist"),
         ("compare nowhere there", "not a run folder"),
         ("report nowhere", "not a run folder"),
         ("calibrate nowhere", "not a run folder"),
@@ -105,3 +113,32 @@ def test_a_mistake_is_told_before_anything_heavy_is_loaded(command, words, tmp_p
     assert words in loaded.output
     assert loaded.heavy == []
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("predict run missing.nii.gz --output out", "there is no such file or folder"),
+        ("predict run scan.txt --output out", "not an image medssl reads"),
+        ("evaluate masks labels --output out", "have no prediction: b"),
+        ("evaluate masks nowhere --output out", "this folder does not exist"),
+        ("preprocess recipe.yaml", "unknown key `training.iteration`"),
+        ("train recipe.yaml", "unknown key `training.iteration`"),
+    ],
+)
+def test_a_mistake_in_files_is_told_as_early(command, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.yaml").write_text("data: phantom\ntraining: {iteration: 5}\n")
+    (tmp_path / "scan.txt").write_text("no image")
+    for folder in ("run", "masks", "labels"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text("data: phantom\n")
+    (tmp_path / "run" / "manifest.json").write_text("{}")
+    mask = np.zeros((4, 4, 4), np.uint8)
+    for path in ("masks/a.nii.gz", "labels/a.nii.gz", "labels/b.nii.gz"):
+        write_nifti(tmp_path / path, mask, np.eye(4), "mm")
+    code, loaded = run_command(*command.split())
+    assert code == 2
+    assert words in loaded.output
+    assert loaded.heavy == []
+    assert not (tmp_path / "out").exists()

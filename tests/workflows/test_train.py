@@ -10,6 +10,7 @@ from helpers import small_recipe, write_dataset, write_recipe
 
 import medssl
 from medssl.errors import MedSSLError
+from medssl.training import cases
 from medssl.training.engine import Engine
 from medssl.workflows import train, training_run
 
@@ -58,8 +59,8 @@ def test_each_part_is_entered_once_and_in_order(
         monkeypatch.setattr(owner, name, noted)
 
     first, then = ["load_recipe", "plan_cases"], ["create_method", "prepare_cases", "make_feed"]
-    for name in first:
-        note(train, name)
+    note(train, "load_recipe")
+    note(cases, "plan_cases")
     for name in then:
         note(training_run, name)
     note(Engine, "fit")

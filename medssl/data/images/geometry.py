@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from nibabel import orientations
 
 from medssl.errors import MedSSLError
 
@@ -172,6 +171,8 @@ def turn_onto(grid: Grid, reference: Grid) -> np.ndarray | None:
     Returns:
         nibabel's orientation ``(3, 2)``.
     """
+    from nibabel import orientations  # not quick to import, and few grids are turned
+
     (shape, affine), (onto_shape, onto) = grid, reference
     try:
         turn = orientations.io_orientation(np.linalg.solve(onto, affine))
@@ -187,6 +188,8 @@ def turn_onto(grid: Grid, reference: Grid) -> np.ndarray | None:
 
 def turn_to_ras(data: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """Turn the axes of a volume to the closest RAS axes; a view."""
+    from nibabel import orientations
+
     try:
         return orientations.apply_orientation(data, orientations.io_orientation(affine))
     except (np.linalg.LinAlgError, ValueError, orientations.OrientationError):

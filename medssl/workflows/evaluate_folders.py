@@ -1,0 +1,70 @@
+"""Measure one folder of label maps against another; loads neither PyTorch nor MONAI."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from medssl.data.datasets.decathlon import read_dataset
+from medssl.evaluation.case_metrics import Measures
+from medssl.evaluation.folders import evaluate_folders
+from medssl.evaluation.summary import summarize, write_cases_csv
+from medssl.files import write_json
+from medssl.paths import AnyPath
+from medssl.progress import Display
+from medssl.settings.recipe import FAILURE_DICE
+
+
+def evaluate(
+    predictions: AnyPath,
+    reference: AnyPath,
+    output: AnyPath,
+    *,
+    dataset_json: AnyPath | None = None,
+    nsd_tolerance: float = 2.0,
+    voxel_metrics: bool = False,
+    failure_dice: float = FAILURE_DICE,
+    display: Display | None = None,
+) -> dict[str, Any]:
+    """Measure a folder of predictions against a folder of references of the same names.
+
+    Args:
+        predictions: the folder of label maps.
+        reference: the folder of references; only cases that are predicted may lie there.
+        output: folder for ``cases.csv`` and ``summary.json``.
+        dataset_json: a ``dataset.json`` that names the labels and the unit of distances; else
+            every value found is a label, and distances are in mm.
+        nsd_tolerance: surface tolerance, in that unit.
+        failure_dice: patients whose Dice is lower are counted as failures; choose it before you see
+            the figures.
+
+    Returns:
+        What ``summary.json`` holds.
+
+    Raises:
+        MedSSLError: missing predictions, mismatched grids, unreadable files.
+
+    Example:
+        >>> results = medssl.predict("runs/mine", "data/imagesTs", "predictions")
+        >>> summary = medssl.evaluate("predictions", "data/labelsTs", "measured")
+        >>> 0 <= summary["overall"]["metrics"]["dice"]["mean"] <= 1
+        True
+    """
+    display = display or Display(quiet=True)
+    reference, output = Path(reference), Path(output)
+    # Its images are not opened, so they may lie anywhere.
+    dataset = None
+    if dataset_json is not None:
+        dataset = read_dataset(Path(dataset_json).parent, allow_outside=True)
+    with display.counting("measuring", sum(1 for _ in reference.glob("*"))) as done:
+        rows = evaluate_folders(
+            Path(predictions),
+            reference,
+            Measures(nsd_tolerance, dataset.spatial_unit if dataset else "mm", voxel_metrics),
+            label_map=dataset.labels if dataset else None,
+            on_progress=done,
+        )
+    summary = summarize(rows, nsd_tolerance=nsd_tolerance, failure_dice=failure_dice)
+    write_cases_csv(rows, output / "cases.csv")
+    write_json(output / "summary.json", summary)
+    return summary
