@@ -165,6 +165,31 @@ def test_anatomical_autoencoder() -> None:
     assert min(seen) > 0
 
 
+def test_the_official_code_is_noisy_where_it_guides_alone() -> None:
+    """Noise of 0.1, cut at 0.2, on the code; none in its own training, none in `corrected`."""
+    codes: list[Tensor] = []
+    probs = torch.rand(2, 3, 8, 8, 8).softmax(1)
+    masks = draw(0, 3, labeled=2, shape=(8, 8, 8)).labeled.label
+    for preset in ("official", "corrected"):
+        method = anatomical(preset=preset)
+        method.autoencoder.fc_rec.register_forward_pre_hook(lambda _, given: codes.append(*given))
+        method.start_stage("autoencoder")
+        method.training_step(Batch(None, None, masks), Progress("autoencoder", 0, 9))
+        method.start_stage("guided")
+        for seed in (0, 0, 1):
+            torch.manual_seed(seed)
+            method.plausible(probs)
+    noisy, plain = codes[1:4], codes[5:8]
+    assert torch.equal(plain[0], plain[1])
+    assert torch.equal(plain[0], plain[2])
+    assert torch.equal(noisy[0], noisy[1])
+    difference = noisy[0] - noisy[2]
+    torch.manual_seed(0)
+    first = clipped_noise(noisy[0])
+    torch.manual_seed(1)
+    torch.testing.assert_close(difference, first - clipped_noise(noisy[0]))
+
+
 def test_corruption_is_a_function_of_seed_and_iteration() -> None:
     method = anatomical()
     masks = torch.zeros(1, 24, 24, 24, dtype=torch.long)
@@ -238,7 +263,16 @@ def test_pseudo_supervisor(selection: str) -> None:
     method: Any = make("pseudo_supervisor", 3, tiny(3), selection=selection, buffer=8)
     chosen: list[Tensor] = []
     choose = method.choose
-    method.choose = lambda *given: chosen.append(choose(*given)) or chosen[-1]
+
+    def noted(*given: Any) -> Tensor:
+        """Take what is chosen; the policy is made to drop one class of each patch."""
+        actions = choose(*given)
+        if selection == "learned":
+            actions.copy_(torch.tensor([[4, 0, 0], [0, 0, 4]]))
+        chosen.append(actions)
+        return actions
+
+    method.choose = noted
 
     def literal(twin: Any, batch: Batch, progress: Progress) -> Tensor:
         x_l, y, x_u = batch.labeled.image, batch.labeled.label, batch.unlabeled.image
@@ -249,6 +283,7 @@ def test_pseudo_supervisor(selection: str) -> None:
         actions = chosen.pop()
         target = keep_confident(p, thresholds[actions])
         dropped = (actions == 4).gather(1, logits.argmax(1).flatten(1)).view_as(target)
+        assert selection != "learned" or (dropped & (target != 255)).any()
         target = target.masked_fill(dropped, 255)
         kept = (target != 255).float()
         dice = []

@@ -9,6 +9,7 @@ import torch
 from literal_steps import make, tiny
 from torch import Tensor
 
+from medssl.methods.base import Progress
 from medssl.ops import policy as ops
 
 
@@ -60,3 +61,37 @@ def test_the_entropy_bonus_spreads_the_actions() -> None:
         spread.append(float(ops.entropy(logits).mean()))
         method.update_policy()
     assert spread[0] < spread[1] < spread[2] < spread[3]
+
+
+def loaded(**settings: Any) -> Any:
+    """A policy whose buffer holds rewards that are far apart."""
+    method = policy(**settings)
+    with torch.no_grad():
+        method.policy.layers[-1].weight.normal_(std=3.0, generator=torch.Generator().manual_seed(0))
+    method.rewards.copy_(torch.tensor([0.1, -0.3, 0.2, 0.5]))
+    method.descriptions.copy_(5 * torch.rand(4, 2, method.policy.features))
+    method.shares.fill_(0.5)
+    return method
+
+
+def test_the_policys_gradient_has_a_largest_norm() -> None:
+    """With a first beta of 0, Adam's first moment is the gradient."""
+    torch.manual_seed(0)
+    free, bound = loaded(policy_betas=(0.0, 0.5), policy_clip="off"), loaded(policy_clip=0.01)
+    bound.load_state_dict(free.state_dict())
+    for method in (free, bound):
+        method.update_policy()
+    assert free.moments[0].norm() > 0.01
+    share = 1 - 0.9  # of the default betas
+    assert bound.moments[0].norm().item() == pytest.approx(0.01 * share, rel=1e-4)
+    direction = bound.moments[0] / bound.moments[0].norm()
+    torch.testing.assert_close(direction, free.moments[0] / free.moments[0].norm())
+
+
+def test_the_policy_learns_once_its_buffer_is_full() -> None:
+    method = loaded()
+    steps = []
+    for iteration in range(9):
+        method.after_step(Progress("train", iteration, 100))
+        steps.append(int(method.steps))
+    assert steps == [0, 0, 0, 1, 1, 1, 1, 2, 2]

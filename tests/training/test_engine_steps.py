@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from torch import Tensor, nn
 from two_weights import RATE, engine, means
 
 from medssl.methods.base import Progress
-from medssl.methods.settings import Stage
 from medssl.runs.checkpoint import load_checkpoint
 from medssl.training.batches import torch_seed
 
@@ -168,64 +168,39 @@ def test_the_log_holds_the_mean_of_all_losses(tmp_path: Path) -> None:
     assert [line["loss/total"] for line in lines] == pytest.approx(expected, abs=1e-5)
 
 
-# ------------------------------------------------------------------------------------ stages
+def spoil_second(method: Any, spoil: Callable[[Tensor], Tensor]) -> None:
+    """Change the losses of the second iteration."""
+    losses, seen = method.losses, []
+
+    def spoiled(mean: Tensor) -> Iterator[Tensor]:
+        seen.append(1)
+        return map(spoil, losses(mean)) if len(seen) == 2 else losses(mean)
+
+    method.losses = spoiled
 
 
-def two(**options: Any) -> list[Stage]:
-    """Three iterations, then two."""
-    return [
-        Stage("one", 3, streams=("labeled",)),
-        Stage("two", 2, streams=("labeled",), **options),
-    ]
-
-
-@pytest.mark.parametrize("start_from_best", [False, True])
-@pytest.mark.parametrize("carry_optimizer", [False, True])
-def test_a_stage_starts_from_the_best_or_the_last_with_or_without_momentum(
-    tmp_path: Path, start_from_best: bool, carry_optimizer: bool
-) -> None:
-    """The second iteration of stage one was the best; momentum is by hand."""
-    scores = iter([0.1, 0.7, 0.3, 0.5, 0.5])
-    trained = engine(
-        tmp_path,
-        dice=lambda _: next(scores),
-        validate_every=1,
-        iterations=5,
-        plan=two(start_from_best=start_from_best, carry_optimizer=carry_optimizer),
-        optimizer={"name": "sgd", "lr": 0.1, "momentum": 0.5, "weight_decay": 0.0},
-    )
-    trained.fit()
+@pytest.mark.parametrize(
+    "spoil",
+    [lambda x: x * math.nan, lambda x: x * math.inf, lambda x: x + math.inf],
+    ids=["nan", "inf", "a loss alone"],
+)
+def test_a_step_that_is_not_finite_moves_nothing(tmp_path: Path, spoil: Any) -> None:
+    """Be it the gradient, or the loss alone."""
+    trained = engine(tmp_path)
     method: Any = trained.method
-    ms, w, v, kept = means(3), 1.0, 0.0, (0.0, 0.0)
-    for i, m in enumerate(ms):
-        v = 0.5 * v + m
-        w -= 0.1 * v
-        kept = (w, v) if i == 1 else kept
-    if start_from_best:
-        w, v = kept
-    v = v if carry_optimizer else 0.0
-    for m in ms[:2]:  # streams of every stage begin with their first batch
-        v = 0.5 * v + m
-        w -= 0.1 * v
-    assert method.first.w.item() == pytest.approx(w, abs=1e-5)
-    assert method.started == ["one", "two"]
-    assert trained.state.bests == {"one": 0.7, "two": 0.5}
-
-
-def test_a_stage_of_its_own_optimizer_and_rate(tmp_path: Path) -> None:
-    own = {"name": "sgd", "lr": 0.125, "momentum": 0.0, "weight_decay": 0.0}
-    trained = engine(tmp_path, plan=two(), iterations=5, stages={"two": {"optimizer": own}})
+    spoil_second(method, spoil)
     trained.fit()
-    method: Any = trained.method
-    ms = means(3)
-    moved = 0.5 * sum(ms) + 0.125 * sum(ms[:2])
-    assert method.first.w.item() == pytest.approx(1 - moved, abs=1e-5)
+    ms = means(4)
+    assert method.first.w.item() == pytest.approx(1 - RATE * (ms[0] + ms[2] + ms[3]), abs=1e-5)
+    assert trained.state.skipped == 1
 
 
-def test_early_stopping_counts_validations_that_are_no_better(tmp_path: Path) -> None:
-    scores = iter([0.5, 0.5, 0.6, 0.6, 0.4, 0.9])
-    trained = engine(
-        tmp_path, dice=lambda _: next(scores), validate_every=1, iterations=9, early_stop=2
-    )
-    trained.fit()
-    assert (trained.state.iteration, trained.state.best) == (5, 0.6)
+def test_a_run_that_was_cut_goes_on_with_what_it_had_not_logged(tmp_path: Path) -> None:
+    settings = {"log_every": 4, "checkpoint_every": 2, "optimizer": {"name": "sgd", "lr": 1e-9}}
+    cut = engine(tmp_path, **settings)
+    cut.method.breaks_at = 2
+    with pytest.raises(RuntimeError, match="power cut"):
+        cut.fit()
+    engine(tmp_path, **settings).fit(resume=True)
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line)["loss/total"] == pytest.approx(-sum(means(4)) / 4, abs=1e-5)
