@@ -68,7 +68,7 @@ def _data(contents: Contents) -> str:
     spec = contents.spec
     spacing = (
         "each image's own voxels"
-        if spec.spacing == "native"
+        if isinstance(spec.spacing, str)
         else " x ".join("as stored" if v is None else f"{v:g}" for v in spec.spacing)
         + f" {spec.spatial_unit}"
     )

@@ -99,14 +99,15 @@ def spatial_transforms(spec: DataSpec, keys: Sequence[str]) -> list[Config]:
         out.append(
             {"_target_": "Orientationd", "keys": names, "axcodes": spec.orientation, "labels": None}
         )
-    if spec.spacing != "native":
-        if any(v is None or v < 0.1 for v in spec.spacing):
+    if isinstance(spec.spacing, list):
+        if any(v is not None and v < 0.1 for v in spec.spacing):
             raise _inexpressible(f"a spacing of {spec.spacing}")
         out.append(
             {
                 "_target_": "Spacingd",
                 "keys": names,
-                "pixdim": list(spec.spacing),
+                # A spacing that is not positive keeps the image's own.
+                "pixdim": [-1.0 if v is None else v for v in spec.spacing],
                 "mode": ["bilinear", "nearest"][: len(names)],
                 "dtype": "$np.float32",
             }
@@ -178,7 +179,7 @@ def decide_transforms(spec: DataSpec, labels: LabelMap, *, largest_component: bo
     ]
     # medssl looks for pieces without the padding, which is gone only after the inversion. Pieces
     # stay the same then unless the image was resampled.
-    same_voxels = spec.spacing == "native" and spec.resize is None
+    same_voxels = isinstance(spec.spacing, str) and spec.resize is None
     return [decide, invert, *keep] if same_voxels else [decide, *keep, invert]
 
 

@@ -29,6 +29,9 @@ def plan(
     kind: Annotated[str, typer.Option(help="of the phantom: mr, ct, cbct or oct")] = "mr",
     allow_outside: AllowOutside = False,
     patients: Patients = None,
+    native: Annotated[
+        bool, typer.Option("--native", help="let each scan keep its own voxels (else: the median)")
+    ] = False,
 ) -> None:
     """Look at a dataset and write a recipe for it that explains every choice."""
     import medssl
@@ -48,6 +51,7 @@ def plan(
         kind=kind,
         allow_outside=allow_outside,
         patients=patients,
+        native=native,
         display=display_of(ctx),
     )
     out.print(f"written: {output}", highlight=False)

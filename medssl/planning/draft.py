@@ -40,6 +40,7 @@ class PlanOrder:
         patients: what says whose scan each case is; None: the dataset and the ids.
         patients_reason: for the comment.
         name: of the recipe; empty: made of the dataset's and the method's.
+        native: each scan is to keep its own voxels.
     """
 
     root: str
@@ -52,6 +53,7 @@ class PlanOrder:
     patients: str | None = None
     patients_reason: str = ""
     name: str = ""
+    native: bool = False
 
 
 class Lines:
@@ -117,7 +119,7 @@ def make_draft(
     spec = load_spec(guess.name)
     method = get_settings(order.method)
     hints = method.plan_hints
-    grid = choose_grid(found, spec, cubes=hints.turns_volumes)
+    grid = choose_grid(found, spec, cubes=hints.turns_volumes, native=order.native)
     network = choose_network(grid, hints, order.device, shrink=shrink)
     batch = batch or choose_batch(network.patch, order.device)
     lines = Lines()

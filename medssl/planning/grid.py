@@ -80,7 +80,9 @@ def oriented(scan: ScanGrid, target: str | None) -> ScanGrid:
     )
 
 
-def choose_grid(found: Fingerprint, spec: DataSpec, *, cubes: bool = False) -> PlannedGrid:
+def choose_grid(
+    found: Fingerprint, spec: DataSpec, *, cubes: bool = False, native: bool = False
+) -> PlannedGrid:
     """Choose the voxel size, and whether slices or volumes are trained.
 
     Args:
@@ -88,14 +90,17 @@ def choose_grid(found: Fingerprint, spec: DataSpec, *, cubes: bool = False) -> P
         spec: its data spec.
         cubes: the method looks at volumes from several sides, and needs voxels about as long as
             wide. Strong anisotropy is left as it is, for the method to refuse.
+        native: the user wants each scan's own voxels.
     """
     scans = [oriented(s, spec.orientation) for s in found.scans]
     sizes = np.array([s.spacing for s in scans])
     shapes = np.array([s.shape for s in scans], dtype=float)
     spacing, reason = _spacing(sizes, shapes, spec, cubes=cubes)
+    if native:
+        spacing, reason = "native", "as you asked: each scan keeps its own voxels"
     target = spec.spacing if spacing is None else spacing
     voxels = sizes.copy()
-    if target != "native":
+    if not isinstance(target, str):
         for axis, size in enumerate(target):
             voxels[:, axis] = sizes[:, axis] if size is None else size
     shape = np.median(shapes * sizes / voxels, axis=0)
@@ -119,28 +124,53 @@ def _spacing(
 ) -> tuple[Spacing | None, str]:
     """Return ``spec.spacing`` (None: the spec's own) and the reason."""
     unit, median = spec.spatial_unit, np.median(sizes, axis=0)
-    coarse, ratio = _coarse(median, spec)
+    _, ratio = _coarse(median, spec)
     if cubes and COMPARABLE < ratio <= CUBE_SPACING_LIMIT:
         side = float(f"{np.prod(median) ** (1 / 3):.2g}")
         return [side] * 3, f"{unit}; cubes, as the method looks at the scan from several sides"
-    if (sizes.max(axis=0) / sizes.min(axis=0)).max() <= SAME_SPACING:
-        return "native", f"all scans have voxels of {size_text(median)} {unit}: none is resampled"
-    if isinstance(spec.spacing, list):
+    if isinstance(spec.spacing, list) and not _is_same(sizes):
         own = [v if t is None else t for v, t in zip(median, spec.spacing, strict=True)]
         if np.maximum(median / own, own / median).max() <= NEAR_SPEC:
             return None, f"{unit}; usual for this kind of scan, and near yours"
-    chosen: list[float | None] = [float(f"{v:.3g}") for v in median]
+    return median_spacing(sizes, shapes, spec)
+
+
+def median_spacing(
+    sizes: np.ndarray, shapes: np.ndarray, spec: DataSpec
+) -> tuple[list[float | None], str]:
+    """Return the voxel size that all scans are brought to, new ones included, and the reason.
+
+    The median of each axis; across thick slices the distance of the finer scans, and across slices
+    that lie too far apart none (None): nothing was scanned in between.
+
+    Args:
+        sizes: ``(scans, 3)``, voxel edges in the axis order of the spec.
+        shapes: ``(scans, 3)``, voxels.
+        spec: the data spec.
+    """
+    unit, median = spec.spatial_unit, np.median(sizes, axis=0)
+    coarse, ratio = _coarse(median, spec)
+    same = _is_same(sizes)
+    # Scans of one size are left alone: theirs is not rounded.
+    chosen: list[float | None] = [float(f"{v:{'.6g' if same else '.3g'}}") for v in median]
     slices = float(np.median(shapes, axis=0)[coarse])
     apart = ratio >= ANISOTROPIC and (slices < FEW_SLICES or ratio > APART)
     if apart or spec.modality == "OCT":
         chosen[coarse] = None
         what = "B-scans" if spec.modality == "OCT" else "slices"
-        return chosen, f"{unit}; pixels: the median; {what} stay, nothing was scanned in between"
+        pixels = "as in all scans" if same else "the median"
+        return chosen, f"{unit}; pixels: {pixels}; {what} stay, nothing was scanned in between"
+    if same:
+        return chosen, f"{unit}; as in all your scans: others will be resampled to it"
     reason = f"{unit}; voxels differ between scans: the median"
     if ratio >= ANISOTROPIC:
         chosen[coarse] = float(f"{np.percentile(sizes[:, coarse], 10):.3g}")
         reason += ", and the slice distance of the finer scans"
     return chosen, reason
+
+
+def _is_same(sizes: np.ndarray) -> bool:
+    return bool((sizes.max(axis=0) / sizes.min(axis=0)).max() <= SAME_SPACING)
 
 
 def _coarse(voxel: np.ndarray, spec: DataSpec) -> tuple[int, float]:

@@ -80,6 +80,7 @@ def plan(
     kind: str = "mr",
     allow_outside: bool = False,
     patients: AnyPath | None = None,
+    native: bool = False,
     display: Display | None = None,
 ) -> Plan:
     """Look at a dataset and write a recipe for it in which every choice is explained.
@@ -97,6 +98,8 @@ def plan(
         allow_outside: let dataset.json name files outside of its folder; the recipe will, too.
         patients: whose scan each case is, a table or a pattern; None: as the dataset and the ids
             say. Where ids only look like several scans of one patient, the recipe holds the guess.
+        native: let each scan keep its own voxels; by default all are resampled to the median size,
+            so that scans of another size can be predicted, too.
 
     Raises:
         MedSSLError: no such dataset or method, ``output`` exists, the method does not suit the
@@ -118,7 +121,9 @@ def plan(
         load_spec(spec)  # says at once if there is none
     order = _order(str(dataset), method, memory, device, kind)
     whose = None if patients is None else os.fspath(patients)
-    order = replace(order, allow_outside=allow_outside, patients=whose, patients_reason=ASKED)
+    order = replace(
+        order, allow_outside=allow_outside, patients=whose, patients_reason=ASKED, native=native
+    )
     order, data = _with_patients(order, _open(order, display), display)
     # `train mine.yaml` makes runs/mine.
     order = replace(_written_for(order, output), name=output.stem)

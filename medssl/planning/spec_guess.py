@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medssl.data.datasets.fingerprint import Fingerprint
+from medssl.data.datasets.modality import stated_kind
 from medssl.planning.grid import ANISOTROPIC
 
 FDI_CODES = frozenset(10 * q + t for q in (1, 2, 3, 4) for t in range(1, 9))
@@ -91,16 +92,11 @@ _FALLBACKS = {
 def modality_of(found: Fingerprint) -> tuple[str, str]:
     """Return MR, CT, CBCT or OCT, and what speaks for it."""
     stated = " ".join(found.modality).strip()
-    words = stated.lower()
-    if found.spatial_unit == "um" or re.search(r"\boct\b", words):
+    kind = "OCT" if found.spatial_unit == "um" else stated_kind(found.modality)
+    if kind == "OCT":
         return "OCT", f"modality {stated or 'not stated'}, unit {found.spatial_unit}"
-    for kind, pattern in (
-        ("CBCT", r"cbct|cone.?beam"),
-        ("CT", r"\bcta?\b|computed|tomogra"),
-        ("MR", r"mr|t1|t2|flair|dwi|adc\b|swi\b|cine|lge|magnet"),
-    ):
-        if re.search(pattern, words):
-            return kind, f"modality {stated}"
+    if kind in _FALLBACKS:
+        return kind, f"modality {stated}"
     unstated = f"modality '{stated}' is not known" if stated else "no modality is stated"
     if found.outside and found.outside[0] < -500:
         return "CT", f"{unstated}, but values far below 0 look like Hounsfield units"

@@ -58,9 +58,10 @@ class DataSpec(Strict):
     modality: str = Field("MR", description="MR, CT, CBCT or OCT")
     spatial_unit: Literal["mm", "um"] = Field("mm", description="unit of spacing and distances")
     orientation: str | None = Field("RAS", description="axis codes images are turned to, or null")
-    spacing: Literal["native"] | list[float | None] = Field(
+    spacing: Literal["native", "median"] | list[float | None] = Field(
         "native",
-        description="target spacing in the spatial unit (null keeps an axis as it is), or native",
+        description="target spacing in the spatial unit (null keeps an axis as it is), median (of "
+        "the dataset's labeled scans) or native",
     )
     resize: list[int | None] | None = Field(
         None, description="resize to so many voxels per axis (null keeps an axis)"

@@ -154,13 +154,13 @@ def check_spec(spec: DataSpec, *, where: Path | str) -> None:
         pairs = [next((pair for pair in _AXIS_LETTERS if c in pair), None) for c in code]
         if len(code) != 3 or None in pairs or len(set(pairs)) != 3:
             refuse("orientation", "three letters such as RAS (one each of R/L, A/P, S/I), or null")
-    if spec.spacing != "native" and (
+    if isinstance(spec.spacing, list) and (
         len(spec.spacing) != 3 or any(v is not None and v <= 0 for v in spec.spacing)
     ):
         refuse(
             "spacing",
-            f"native or three positive numbers in {spec.spatial_unit}, null for an axis that is "
-            "kept",
+            f"median, native or three positive numbers in {spec.spatial_unit}, null for an axis "
+            "that is kept",
         )
     if spec.resize is not None and (
         len(spec.resize) != 3 or any(n is not None and n < 1 for n in spec.resize)

@@ -91,7 +91,7 @@ def _check_native_spacing(loaded: LoadedRecipe, splits: Splits) -> None:
     A recipe alone cannot say whether native voxels suit a method that turns volumes around.
     """
     recipe, spec = loaded.recipe, loaded.recipe.spec
-    if not splits.labeled or (spec.spacing != "native" and None not in spec.spacing):
+    if not splits.labeled or (isinstance(spec.spacing, list) and None not in spec.spacing):
         return
     image = splits.labeled[0].images[0]
     try:
@@ -101,7 +101,7 @@ def _check_native_spacing(loaded: LoadedRecipe, splits: Splits) -> None:
     if spec.orientation:
         affine = affine[:, [*np.argsort(io_orientation(affine)[:, 0]).astype(int), 3]]
     spacing = [round(float(v), 4) for v in np.linalg.norm(affine[:3, :3], axis=0)]
-    if spec.spacing != "native":
+    if isinstance(spec.spacing, list):
         wanted = zip(spec.spacing, spacing, strict=True)
         spacing = [own if target is None else target for target, own in wanted]
     known = recipe.model_copy(update={"spec": spec.model_copy(update={"spacing": spacing})})

@@ -14,6 +14,7 @@ from medssl.data.datasets.split import ROLES
 from medssl.data.opened import cache_root
 from medssl.files import remove_abandoned
 from medssl.paths import AnyPath
+from medssl.planning.median import with_spacing
 from medssl.progress import Display
 from medssl.recipe.load import LoadedRecipe, load_recipe
 from medssl.runs.folder import RunFolder
@@ -79,6 +80,7 @@ def preprocess(
     loaded = load_recipe(recipe, overrides)
     for warning in loaded.warnings:
         display.say(f"warning: {warning}")
+    loaded = with_spacing(loaded, display)
     plan = plan_cases(loaded, display, verify_cache=verify_cache)
     # PyTorch and MONAI take seconds to load: what recipe and data are refused for was said before.
     from medssl.device import resolve_device, resolve_precision

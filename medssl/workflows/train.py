@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medssl.errors import MedSSLError
 from medssl.paths import AnyPath
+from medssl.planning.median import with_spacing
 from medssl.progress import Display
 from medssl.ranks import place
 from medssl.recipe.load import LoadedRecipe, load_recipe
@@ -142,6 +143,8 @@ def order_of(asked: Asked, display: Display) -> TrainingOrder:
     if asked.resume and not there:
         raise MedSSLError("there is no run to resume", where=path, fix="start it without --resume")
     resume = asked.resume or (asked.resume_or_start and there)
+    # The dataset may have grown since a run began.
+    loaded = _spaced_as(loaded, run) if resume else with_spacing(loaded, display)
     finished = resume and is_finished(run, loaded)
     from medssl.training.cases import plan_cases  # the readers of images: the recipe first
 
@@ -166,6 +169,16 @@ def _refuse_seen(loaded: LoadedRecipe, plan: CasePlan) -> None:
             chosen=split == "validation",
         )
         refuse_seen(seen, split, where=loaded.source)
+
+
+def _spaced_as(loaded: LoadedRecipe, run: RunFolder) -> LoadedRecipe:
+    """Return the recipe with the voxel size that a run found, where it asks for the median."""
+    recipe = loaded.recipe
+    if recipe.spec.spacing != "median":
+        return loaded
+    spacing = load_recipe(run.recipe).recipe.spec.spacing
+    spec = recipe.spec.model_copy(update={"spacing": spacing})
+    return replace(loaded, recipe=recipe.model_copy(update={"spec": spec}))
 
 
 def _run_path(asked: Asked, name: str) -> Path:

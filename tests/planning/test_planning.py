@@ -78,11 +78,23 @@ def order(method="bcp", device="cpu", gib=12.0) -> PlanOrder:
 # ------------------------------------------------------------------ grid
 
 
-def test_equal_spacing_is_kept_even_where_the_spec_has_its_own():
-    grid = choose_grid(found((64, 64, 32), (2, 2, 3), modality="CT"), load_spec("ct_abdomen"))
-    assert grid.spacing == "native"
+def test_equal_spacing_is_the_target_even_where_the_spec_has_its_own():
+    scans = found((64, 64, 32), (2, 2, 3), modality="CT")
+    grid = choose_grid(scans, load_spec("ct_abdomen"))
+    assert grid.spacing == [2, 2, 3]
+    assert "others will be resampled" in grid.spacing_reason
     assert grid.voxel == (2, 2, 3)
     assert grid.slice_axis is None
+    # Not rounded: what is resampled to its own size, would be blurred.
+    fine = found((64, 64, 32), (0.976562, 0.976562, 1.5))
+    assert choose_grid(fine, load_spec("mr")).spacing == [0.976562, 0.976562, 1.5]
+
+
+def test_native_voxels_only_on_request():
+    grid = choose_grid(found((64, 64, 32), (2, 2, 3)), load_spec("mr"), native=True)
+    assert grid.spacing == "native"
+    assert grid.spacing_reason == "as you asked: each scan keeps its own voxels"
+    assert grid.voxel == (2, 2, 3)
 
 
 def test_different_spacings_become_their_median_and_the_shape_follows():
@@ -111,7 +123,8 @@ def test_thick_slices_that_differ_take_the_finer_distance_if_volumes_are_trained
 
 def test_few_thick_slices_are_trained_one_by_one_and_never_resampled_across():
     grid = choose_grid(CINE, load_spec("mr_cardiac"))
-    assert (grid.spacing, grid.slice_axis, grid.axes) == ("native", 2, [0, 1])
+    assert (grid.spacing, grid.slice_axis, grid.axes) == ([1.5, 1.5, None], 2, [0, 1])
+    assert "slices stay, nothing was scanned in between" in grid.spacing_reason
     scans = [ScanGrid((216, 256, 10), (s, s, d)) for s, d in ((1.3, 8), (1.5, 10), (1.7, 10))]
     grid = choose_grid(found(scans=scans), load_spec("mr_cardiac"))
     assert grid.spacing == [1.5, 1.5, None]
@@ -136,7 +149,7 @@ def test_a_method_of_several_views_gets_cubes_unless_anisotropy_is_too_strong():
     data = found((200, 200, 80), (0.8, 0.8, 2.5), modality="CT")
     grid = choose_grid(data, load_spec("ct"), cubes=True)
     assert grid.spacing == [1.2, 1.2, 1.2]
-    assert choose_grid(CINE, load_spec("mr_cardiac"), cubes=True).spacing == "native"
+    assert choose_grid(CINE, load_spec("mr_cardiac"), cubes=True).spacing == [1.5, 1.5, None]
 
 
 # ------------------------------------------------------------------ network

@@ -135,7 +135,7 @@ def test_overrides() -> None:
     # Another rule does not inherit bounds in Hounsfield units.
     other = load_spec("ct", {"intensity": {"rule": "percentile"}}).intensity
     assert (other.rule, other.lower, other.upper) == ("percentile", None, None)
-    assert load_spec("ct").spacing == "native"
+    assert load_spec("ct").spacing == "median"
 
 
 def test_unknown_spec_and_keys(tmp_path: Path) -> None:

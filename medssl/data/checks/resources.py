@@ -66,7 +66,7 @@ def estimate_resources(
     for f in read:
         stored = float(np.prod(f.shape))
         final = stored
-        if spec is not None and spec.spacing != "native":
+        if spec is not None and isinstance(spec.spacing, list):
             target = [
                 own if wanted is None else wanted
                 for own, wanted in zip(f.spacing, spec.spacing, strict=True)

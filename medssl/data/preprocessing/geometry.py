@@ -99,6 +99,8 @@ def spacing_transforms(spec: DataSpec, keys: list[str]) -> list[Callable[..., An
     steps: list[Callable[..., Any]] = []
     if spec.orientation is not None:
         steps.append(Orientationd(keys, axcodes=spec.orientation, labels=None))
+    if spec.spacing == "median":
+        raise ValueError("the median spacing of a dataset is found before a scan is prepared")
     if spec.spacing != "native":
         mode = ["bilinear", "nearest"][: len(keys)]
         fine = any(v is not None and v < FINE_SPACING for v in spec.spacing)
