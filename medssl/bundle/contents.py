@@ -10,6 +10,7 @@ from medssl.bundle.model_tree import Tree, describe
 from medssl.data.datasets.case import LabelMap
 from medssl.errors import MedSSLError
 from medssl.inference.calibration import portable
+from medssl.inference.training_fingerprint import TrainingFingerprint
 from medssl.models.loaded_run import LoadedRun
 from medssl.settings.recipe import InferenceSettings
 from medssl.settings.spec import DataSpec
@@ -29,6 +30,7 @@ class Contents:
         iterations: of the training.
         summary: figures of the test or validation cases, None if it was not evaluated.
         calibration: what of calibration.json may leave, None if there is none for these weights.
+        fingerprint: numbers over all training scans, None in runs of older versions.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Contents:
     iterations: int
     summary: dict[str, Any] | None
     calibration: dict[str, Any] | None = None
+    fingerprint: TrainingFingerprint | None = None
 
     @property
     def largest_component(self) -> bool:
@@ -81,6 +84,7 @@ def contents_of(run: LoadedRun, summary: dict[str, Any] | None) -> Contents:
         iterations=recipe.training.iterations,
         summary=summary,
         calibration=_calibration(run),
+        fingerprint=run.predictor.task.fingerprint,
     )
 
 

@@ -15,6 +15,7 @@ from medssl.inference.calibration import Calibration
 from medssl.inference.predictor import Predictor
 from medssl.inference.settings import PredictSettings
 from medssl.inference.task import Task
+from medssl.inference.training_fingerprint import FINGERPRINT, read_fingerprint
 from medssl.plugins import check_plugins
 from medssl.runs.checkpoint import load_tensors, load_weights
 
@@ -36,7 +37,13 @@ def load_bundle(path: Path, settings: PredictSettings) -> Predictor:
     check_plugins(entry.get("plugins", []), where=where)
     try:
         spec, inference, labels = read_own(entry)
-        task = Task(spec, labels, tuple(int(n) for n in entry["patch"]), int(entry["channels"]))
+        task = Task(
+            spec,
+            labels,
+            tuple(int(n) for n in entry["patch"]),
+            int(entry["channels"]),
+            read_fingerprint(entry.get(FINGERPRINT)),
+        )
         model = rebuild(entry["model"])
         own = entry.get("calibration")
         calibration = None if own is None else Calibration.from_dict(own)

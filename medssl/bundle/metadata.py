@@ -12,6 +12,7 @@ from medssl._version import __version__
 from medssl.bundle.contents import Contents
 from medssl.bundle.model_tree import needed_modules, network_names
 from medssl.data.datasets.case import LabelMap
+from medssl.inference.training_fingerprint import FINGERPRINT
 from medssl.methods.registry import get_settings
 from medssl.plugins import record_plugins
 from medssl.settings.recipe import InferenceSettings
@@ -93,6 +94,11 @@ def make_metadata(contents: Contents, *, authors: str, copyright_notice: str) ->
             "plugins": record_plugins(f"network {name}" for name in network_names(contents.model)),
             "scripts": bool(needed_modules(contents.model)),
             **({} if contents.calibration is None else {"calibration": contents.calibration}),
+            **(
+                {}
+                if contents.fingerprint is None
+                else {FINGERPRINT: contents.fingerprint.as_dict()}
+            ),
         },
     }
 

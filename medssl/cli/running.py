@@ -91,6 +91,9 @@ def predict(
         str, typer.Option(help="nii.gz, nii, nrrd, mha, or dicom-seg for DICOM series")
     ] = "nii.gz",
     overwrite: Overwrite = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="predict scans of another modality, too")
+    ] = False,
     shard: Shard = None,
     device: Device = "auto",
     precision: Precision = None,
@@ -113,6 +116,7 @@ def predict(
         calibrated=calibration,
         format=format,
         overwrite=overwrite,
+        force=force,
         shard=shard,
         display=display_of(ctx),
     )

@@ -51,12 +51,14 @@ class Assessment:
         temperature: with which the probabilities were calibrated; 1 if they were not.
         structures: in the order of the classes.
         features: see :mod:`medssl.inference.features`.
+        unusual: what of the image is unlike the training scans, one line each.
     """
 
     unit: str
     temperature: float
     structures: tuple[StructureFindings, ...]
     features: Mapping[str, float] = field(default_factory=dict)
+    unusual: tuple[str, ...] = ()
 
     @property
     def quality(self) -> float | None:
@@ -80,7 +82,13 @@ class Assessment:
             for s in content["structures"]
         )
         features = {str(k): float(v) for k, v in content["features"].items()}
-        return cls(str(content["unit"]), float(content["temperature"]), structures, features)
+        return cls(
+            str(content["unit"]),
+            float(content["temperature"]),
+            structures,
+            features,
+            tuple(map(str, content.get("unusual", ()))),  # older ones do not say
+        )
 
 
 @dataclass(frozen=True)

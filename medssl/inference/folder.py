@@ -35,7 +35,8 @@ class PredictionResult:
     """What became of one case: either ``path`` or ``error`` is set.
 
     ``seconds`` is the time it took; ``skipped`` means its prediction was there already. ``note``
-    says what of the image's header ITK reads in another way than other programs.
+    says what of the image's header ITK reads in another way than other programs, ``unusual`` what
+    of the image is unlike the training scans.
     """
 
     case_id: str
@@ -44,6 +45,7 @@ class PredictionResult:
     seconds: float
     skipped: bool = False
     note: str = ""
+    unusual: tuple[str, ...] = ()
 
 
 def predict_files(
@@ -95,22 +97,23 @@ def predict_files(
             else:
                 record.start(job)
                 progress = None if on_window is None else partial(on_window, job.case_id)
-                results.append(_predict_one(predictor, job, progress))
+                results.append(_predict_one(predictor, job, progress, force=settings.force))
                 if results[-1].error is None:
-                    record.finish(job)
+                    record.finish(job, results[-1].unusual)
             if on_progress is not None:
                 on_progress(job.case_id)
     return results
 
 
 def _predict_one(
-    predictor: Predictor, job: CaseFiles, progress: WindowProgress | None
+    predictor: Predictor, job: CaseFiles, progress: WindowProgress | None, *, force: bool
 ) -> PredictionResult:
     start = time.perf_counter()
     path, message, note = None, None, ""
+    unusual: tuple[str, ...] = ()
     try:
-        prediction = _segment(predictor, job, progress)
-        note = prediction.note
+        prediction = _segment(predictor, job, progress, force=force)
+        note, unusual = prediction.note, prediction.unusual
         prediction.save_probabilities(job.maps)
         if job.entropy is not None:
             prediction.save_entropy(job.entropy)
@@ -126,11 +129,15 @@ def _predict_one(
     except Exception as error:
         logger.debug("prediction of %s failed", job.case_id, exc_info=True)
         message = f"{type(error).__name__}: {error}\n  where: {files_of(job.source)[0]}"
-    return PredictionResult(job.case_id, path, message, time.perf_counter() - start, note=note)
+    seconds = time.perf_counter() - start
+    return PredictionResult(job.case_id, path, message, seconds, note=note, unusual=unusual)
 
 
-def _segment(predictor: Predictor, job: CaseFiles, progress: WindowProgress | None) -> Prediction:
+def _segment(
+    predictor: Predictor, job: CaseFiles, progress: WindowProgress | None, *, force: bool
+) -> Prediction:
     wanted: dict[str, Any] = {
+        "force": force,
         "keep_probabilities": bool(job.maps),
         "entropy": job.entropy is not None,
         "assess": job.assessment is not None,

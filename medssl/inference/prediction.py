@@ -28,6 +28,7 @@ class Prediction:
         entropy: ``(X', Y', Z')`` on the preprocessed grid, if it was asked for.
         assessment: volumes, expected Dice and features, if they were asked for.
         note: what of the image's header ITK reads in another way than other programs.
+        unusual: what of the image is unlike the training scans, one line each.
     """
 
     values: np.ndarray
@@ -38,6 +39,7 @@ class Prediction:
     entropy: np.ndarray | None = field(default=None, repr=False)
     assessment: Assessment | None = field(default=None, repr=False)
     note: str = ""
+    unusual: tuple[str, ...] = ()
 
     def save(self, path: Path) -> Path:
         """Write the label map; see :func:`medssl.data.images.write.write_label`."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from medssl.errors import MedSSLError
 from medssl.inference.assessment import Assessment, assess_prediction
 from medssl.inference.blocks import Block
 from medssl.inference.calibration import Calibration
+from medssl.inference.compared import compared
 from medssl.inference.decision import Deciding, Decision, decide
 from medssl.inference.in_memory import Image, image_in_memory
 from medssl.inference.mirror import mirrored
@@ -28,6 +31,8 @@ from medssl.inference.windowed import Windowed
 from medssl.inference.windows import WindowProgress
 from medssl.recipe.load import check_stride
 from medssl.settings.recipe import InferenceSettings
+
+logger = logging.getLogger(__name__)
 
 
 class Predictor:
@@ -175,6 +180,7 @@ class Predictor:
         entropy: bool = False,
         assess: bool = False,
         progress: WindowProgress | None = None,
+        force: bool = False,
     ) -> Prediction:
         """Segment one image on disk, on its own grid.
 
@@ -184,9 +190,12 @@ class Predictor:
             entropy: return the entropy too.
             assess: return volumes, expected Dice and features too.
             progress: called with the windows done and their total.
+            force: predict what the model cannot be meant for, too: another modality, impossible
+                values.
 
         Raises:
-            MedSSLError: the image cannot be read or predicted; names the file.
+            MedSSLError: the image cannot be read or predicted, or the model cannot be meant for it;
+                names the file.
         """
         files = (Path(paths),) if isinstance(paths, str | Path) else tuple(map(Path, paths))
         image = read_images(files, spatial_unit=self.spec.spatial_unit)
@@ -197,6 +206,7 @@ class Predictor:
             entropy=entropy,
             assess=assess,
             progress=progress,
+            force=force,
         )
 
     def predict(
@@ -207,8 +217,12 @@ class Predictor:
         spacing_mm: Sequence[float] | None = None,
         orientation: str | None = None,
         keep_probabilities: bool = False,
+        force: bool = False,
     ) -> Prediction:
         """Segment an image in memory: what :meth:`predict_file` says of it as a file.
+
+        What of it is unlike the training scans is logged as a warning, and ``unusual`` of the
+        result.
 
         Args:
             image: a SimpleITK or nibabel image as it is; or an array or tensor ``(X, Y, Z)`` or
@@ -217,9 +231,11 @@ class Predictor:
             spacing_mm: voxel edge lengths along the array's axes.
             orientation: where these axes lead, such as ``LPS``.
             keep_probabilities: return the class probabilities too.
+            force: see :meth:`predict_file`.
 
         Raises:
-            MedSSLError: the image is none, or nothing says where it lies.
+            MedSSLError: the image is none, nothing says where it lies, or the model cannot be meant
+                for it.
 
         Example:
             >>> predictor = medssl.load_run("runs/mine").predictor  # doctest: +SKIP
@@ -234,7 +250,10 @@ class Predictor:
             orientation=orientation,
             spatial_unit=unit,
         )
-        return self.predict_image(found, keep_probabilities=keep_probabilities)
+        prediction = self.predict_image(found, keep_probabilities=keep_probabilities, force=force)
+        for line in prediction.unusual:
+            logger.warning("the image is unlike the training scans: %s", line)
+        return prediction
 
     def predict_image(
         self,
@@ -245,6 +264,7 @@ class Predictor:
         entropy: bool = False,
         assess: bool = False,
         progress: WindowProgress | None = None,
+        force: bool = False,
     ) -> Prediction:
         """Segment one image in memory, on its own grid.
 
@@ -252,13 +272,15 @@ class Predictor:
             image: as from :func:`medssl.data.preprocessing.tensors.read_images` or ``make_image``.
             reference: the file whose header tells the geometry of what is written, where there
                 is one; otherwise the image's affine does.
-            keep_probabilities, entropy, assess, progress: see :meth:`predict_file`.
+            keep_probabilities, entropy, assess, progress, force: see :meth:`predict_file`.
 
         Raises:
-            MedSSLError: the image cannot be predicted; names its source.
+            MedSSLError: the image cannot be predicted, or the model cannot be meant for it; names
+                its source.
         """
         try:
-            prepared = preprocess_image(image, self.spec)
+            spec, unusual = compared(image, self.task, force=force)
+            prepared = preprocess_image(image, spec)
             if self.regions is not None:
                 files = tuple(map(Path, image.meta["files"]))
                 region = self.regions.find(files, image if reference is None else None)
@@ -283,14 +305,21 @@ class Predictor:
             prepared=prepared,
             probabilities=decision.probabilities,
             entropy=decision.entropy,
-            assessment=self._assess(prepared, decision, classes) if assess else None,
+            assessment=self._assess(prepared, decision, classes, unusual) if assess else None,
             note=str(image.meta.get("note", "")),
+            unusual=unusual,
         )
 
-    def _assess(self, prepared: Prepared, decision: Decision, native: np.ndarray) -> Assessment:
+    def _assess(
+        self,
+        prepared: Prepared,
+        decision: Decision,
+        native: np.ndarray,
+        unusual: tuple[str, ...],
+    ) -> Assessment:
         """Describe a prediction: ``native`` is its label map, in classes, on the file's grid."""
         assert decision.findings is not None
-        return assess_prediction(
+        assessment = assess_prediction(
             prepared,
             decision.classes,
             decision.findings,
@@ -299,3 +328,4 @@ class Predictor:
             unit=self.spec.spatial_unit,
             temperature=self.temperature,
         )
+        return replace(assessment, unusual=unusual)

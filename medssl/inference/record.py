@@ -6,8 +6,9 @@ A folder holds the predictions of one model. ``predictions.json`` says so::
     models       by key: model (the run or bundle), weights_sha256, and the options that change
                  voxels, see :func:`medssl.inference.identity.options_of`
     predictions  by case: model (a key), images (file and sha256 each; of a DICOM series its folder
-                 and a hash of the sorted hashes), files (what was written), and temperature, where
-                 there are maps that depend on it; images is null until the files are whole
+                 and a hash of the sorted hashes), files (what was written), temperature, where
+                 there are maps that depend on it, and unusual, what of the images is unlike the
+                 training scans; images is null until the files are whole
 
 Several processes may predict into one folder: each adds what it has done.
 """
@@ -115,11 +116,13 @@ class Record:
             self._before[case.case_id] = None
         self._started[case.case_id] = case
 
-    def finish(self, case: CaseFiles) -> None:
-        """Record a case whose files are whole."""
+    def finish(self, case: CaseFiles, unusual: Sequence[str] = ()) -> None:
+        """Record a case whose files are whole, and what is unlike the training scans."""
         entry = {**self._pending(case), "images": self._images(case)}
         if case.depend_on_temperature:
             entry["temperature"] = self.temperature
+        if unusual:
+            entry["unusual"] = list(unusual)
         entry["files"] = [name for name in entry["files"] if (self.folder / name).exists()]
         self._changes[case.case_id] = entry
         del self._started[case.case_id], self._before[case.case_id]

@@ -93,8 +93,12 @@ class RegionFinder:
             stored = self._entry(key)
             region = _read(stored, self.least)
             if region is None:
-                coarse = self.coarse
-                found = coarse.predict_file(key) if image is None else coarse.predict_image(image)
+                # What is unlike the training scans is told, or refused, by the run itself.
+                found = (
+                    self.coarse.predict_file(key, force=True)
+                    if image is None
+                    else self.coarse.predict_image(image, force=True)
+                )
                 region = self.region_of(found)
                 _write(stored, region)
             if not region.found:

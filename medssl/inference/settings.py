@@ -35,6 +35,7 @@ class PredictSettings:
             :class:`medssl.inference.assessment.Assessment`.
         format: of the label maps: a key of ``FORMATS``.
         overwrite: predict again what is already there.
+        force: predict what the model cannot be meant for, too.
 
     Raises:
         MedSSLError: there is no such format.
@@ -52,6 +53,7 @@ class PredictSettings:
     assess: bool = False
     format: str = "nii.gz"
     overwrite: bool = False
+    force: bool = False
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:

@@ -17,6 +17,7 @@ from medssl.inference.predictor import Predictor
 from medssl.inference.search_box import RegionFinder
 from medssl.inference.settings import PredictSettings
 from medssl.inference.task import Task
+from medssl.inference.training_fingerprint import FINGERPRINT, read_fingerprint
 from medssl.models.coarse import open_finder
 from medssl.models.create import create_method
 from medssl.networks.ensemble import Ensemble
@@ -124,7 +125,13 @@ def _load(path: Path, settings: PredictSettings) -> LoadedRun:
     regions = open_finder(recipe, folder, load_coarse)
     predictor = Predictor(
         method.predictor(),
-        Task(recipe.spec, label_map, tuple(recipe.training.patch), channels),
+        Task(
+            recipe.spec,
+            label_map,
+            tuple(recipe.training.patch),
+            channels,
+            read_fingerprint(folder.read_manifest().get(FINGERPRINT)),
+        ),
         inference,
         device=device,
         precision=precision,

@@ -78,7 +78,7 @@ def picture_case(
 
 
 def _picture_entropy(case: Case, predictor: Predictor) -> Picture:
-    prediction = predictor.predict_file(case.images, entropy=True)
+    prediction = predictor.predict_file(case.images, entropy=True, force=True)
     entropy = prediction.entropy_map()
     volume = read_image(case.images[0])
     figure = draw_heat(volume.channels_first()[0], entropy, volume.affine)

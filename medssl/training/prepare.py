@@ -8,11 +8,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from medssl.data.datasets.case import IGNORE_INDEX, CachedCase, Dataset
+from medssl.data.datasets.modality import stated_kind
 from medssl.data.opened import cache_root
 from medssl.data.preprocessing.cache import CaseCache
 from medssl.data.preprocessing.region import Region
 from medssl.errors import MedSSLError, located
 from medssl.inference.search_box import RegionFinder
+from medssl.inference.training_fingerprint import TrainingFingerprint, learn_fingerprint
 from medssl.models.coarse import describe_regions
 from medssl.progress import Display
 from medssl.recipe.load import LoadedRecipe
@@ -23,19 +25,25 @@ from medssl.training.checked import checked_plan
 from medssl.training.distributed import ALONE, World
 from medssl.training.regions import find_regions
 
+MOST_SCANS = 500
+"""Scans that a fingerprint is made of at most."""
 MAX_PADDED_SHARE = 2.0
 """A patch more than this many times as long as the median volume is refused, not padded."""
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The cases of a run, preprocessed, and their regions of interest if it has any."""
+    """The cases of a run, preprocessed, and their regions of interest if it has any.
+
+    ``fingerprint`` is that of the scans it trains on, known to the first of several processes.
+    """
 
     plan: CasePlan
     labeled: tuple[CachedCase, ...]
     unlabeled: tuple[CachedCase, ...]
     validation: tuple[CachedCase, ...]
     regions: Mapping[str, Region] = field(default_factory=dict)
+    fingerprint: TrainingFingerprint | None = None
 
     @property
     def streams(self) -> dict[str, tuple[CachedCase, ...]]:
@@ -84,14 +92,34 @@ def prepare_cases(
                 "or set method to supervised",
             )
     validation = tuple(cached[c.id] for c in splits.validation)
-    data = TrainingData(plan, labeled, unlabeled, validation, regions)
     with world.together():
+        fingerprint = _fingerprint(plan, cache, recipe.spec, display) if world.first else None
+        data = TrainingData(plan, labeled, unlabeled, validation, regions, fingerprint)
         _check_patch(recipe.training, recipe.spec, data)
     if finder is not None:
         with located(loaded.source):
             for line in describe_regions(regions, labeled, plan.dataset.labels.names):
                 display.say(line)
     return data
+
+
+def _fingerprint(
+    plan: CasePlan, cache: CaseCache, spec: DataSpec, display: Display
+) -> TrainingFingerprint:
+    """Describe the scans that are trained on, at most ``MOST_SCANS`` of them, evenly spread."""
+    cases = [*plan.splits.labeled, *plan.splits.unlabeled]
+    if len(cases) > MOST_SCANS:
+        cases = [cases[int(i)] for i in np.linspace(0, len(cases) - 1, MOST_SCANS).round()]
+    facts = []
+    with display.counting("describing the scans", len(cases)) as done:
+        for case in cases:
+            facts.append(cache.facts(case))
+            done(case.id)
+    return learn_fingerprint(
+        facts,
+        patients=len({case.patient for case in cases}),
+        modality=stated_kind(plan.dataset.modality) or spec.modality.upper(),
+    )
 
 
 def _partly_annotated(

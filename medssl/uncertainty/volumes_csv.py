@@ -15,10 +15,10 @@ from medssl.inference.calibration import Calibration
 def write_tables(folder: Path, calibration: Calibration | None) -> None:
     """Write ``volumes.csv`` and ``quality.csv`` about all assessments in a folder of predictions.
 
-    ``volumes.csv``: case, label, name, volume, low and high (the unit is in their names), and how
-    the interval was made. ``quality.csv``: case, quality (mean expected Dice over structures), the
-    expected Dice of each structure and, with a calibration, unusual (see
-    :class:`medssl.inference.unusual.Reference`), flag and why.
+    ``volumes.csv``: case, label, name, volume, low and high (the unit is in their names), how the
+    interval was made, and what of the image is unlike the training scans. ``quality.csv``: case,
+    quality (mean expected Dice over structures), the expected Dice of each structure and, with a
+    calibration, unusual (see :class:`medssl.inference.unusual.Reference`), flag and why.
 
     Several processes may predict into one folder: the last one to write holds what all have found.
 
@@ -59,6 +59,7 @@ def volume_rows(
                 f"low_{unit}": low,
                 f"high_{unit}": high,
                 "how": how,
+                "unusual": "; ".join(assessment.unusual),
             }
         )
     return rows

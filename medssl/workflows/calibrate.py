@@ -206,6 +206,7 @@ def _judge(loaded: LoadedRun, cases: Sequence[Case], display: Display) -> list[J
                 case.images,
                 assess=True,
                 progress=partial(window, case.id),
+                force=True,  # of the run's own dataset
             )
             assert prediction.assessment is not None
             values, _ = read_label(case.label)

@@ -23,6 +23,7 @@ from medssl.evaluation.case_metrics import Measures, evaluate_case
 from medssl.evaluation.folders import read_label
 from medssl.evaluation.summary import summarize, write_cases_csv
 from medssl.files import write_json
+from medssl.inference.compared import say_unusual
 from medssl.inference.folder import predict_files
 from medssl.inference.settings import PredictSettings
 from medssl.models.coarse import record_regions
@@ -129,11 +130,12 @@ def _predict(
         MedSSLError: a prediction failed.
     """
     items = [(c.id, c.images) for c in cases]
-    anew = PredictSettings(overwrite=True)
+    anew = PredictSettings(overwrite=True, force=True)  # the run's own dataset
     with display.counting_parts(f"predicting {split}", len(cases)) as (done, window):
         results = predict_files(
             run.predictor, items, output, anew, on_progress=done, on_window=window
         )
+    say_unusual({r.case_id: r.unusual for r in results}, display)
     failed = [r for r in results if r.error]
     if failed:
         raise MedSSLError(

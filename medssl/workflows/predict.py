@@ -34,6 +34,7 @@ def predict(
     calibrated: bool = True,
     format: str = "nii.gz",  # noqa: A002 - what the option is called
     overwrite: bool = False,
+    force: bool = False,
     shard: str | None = None,
     display: Display | None = None,
 ) -> list[PredictionResult]:
@@ -54,6 +55,8 @@ def predict(
         overwrite: predict again what is already there, whichever model made it. Without it, what
             this model has predicted of these images is kept, and a folder with anything else that
             would be mixed up with it is refused: ``predictions.json`` there says what is what.
+        force: predict what the model cannot be meant for, too: another modality than it was trained
+            on, as DICOM or the dataset states it, or values that no such scan has.
         shard: ``I/N``, to predict every N-th case from the I-th on, counted from 1. The shards may
             run at the same time and share their output folder; tables are about all that is there.
 
@@ -79,6 +82,7 @@ def predict(
         assess=uncertainty,
         format=format,
         overwrite=overwrite,
+        force=force,
     )
     part, display = parse_shard(shard), display or Display(quiet=True)
     return _predict(Path(source), as_paths(images), Path(output), settings, part, display)
@@ -102,6 +106,7 @@ def _predict(
     if shard is not None:
         _check_stays_the_same(images, output)
     # PyTorch and MONAI take seconds to load: what is wrong with the images was said before.
+    from medssl.inference.compared import say_unusual
     from medssl.inference.folder import PredictionResult, predict_files
     from medssl.uncertainty.volumes_csv import write_tables
     from medssl.workflows.open_predictor import open_predictor
@@ -128,6 +133,7 @@ def _predict(
     if noted:
         more = f" ({len(noted)} such images)" if len(noted) > 1 else ""
         display.say(f"note: {noted[0].case_id}: {noted[0].note}{more}")
+    say_unusual({r.case_id: r.unusual for r in results}, display)
     if settings.uncertainty:
         write_tables(output, predictor.calibration)
     return results + [PredictionResult(name, None, str(e), 0.0) for name, e in found.failed]

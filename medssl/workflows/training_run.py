@@ -13,6 +13,7 @@ from medssl.data.datasets.copies import recorded_copies, without
 from medssl.data.datasets.split import ROLES, save_splits, split_hash
 from medssl.device import resolve_device, resolve_precision
 from medssl.evaluation.summary_table import summary_text
+from medssl.inference.training_fingerprint import FINGERPRINT
 from medssl.methods.base import Method
 from medssl.models.coarse import keep_regions
 from medssl.models.create import create_method
@@ -96,7 +97,7 @@ def train_run(
     with compute.world.together():
         if this.resume:
             check_same_cases(run, split_hash(data.plan.splits))
-    _begin(this, method, held)
+    _begin(this, data, method, held)
     with (
         recorded(run, compute.device),
         memory_explained(loaded, compute.device, compute.precision, **plan.sizes),
@@ -142,7 +143,7 @@ def _resolve(
     return _Resolved(order.loaded, order.plan, compute, run, order.resume, order.finished, display)
 
 
-def _begin(this: _Resolved, method: Method, held: ExitStack) -> None:
+def _begin(this: _Resolved, data: TrainingData, method: Method, held: ExitStack) -> None:
     """Make the run folder, lock it, and write down what is trained."""
     run, recipe, world, plan = this.run, this.loaded.recipe, this.compute.world, this.plan
     if recipe.privacy == "strict":
@@ -163,6 +164,7 @@ def _begin(this: _Resolved, method: Method, held: ExitStack) -> None:
         **surroundings,
         **description(this.loaded, plan, method),
         sessions=sessions(run.read_manifest() if this.resume else {}, surroundings),
+        **({} if data.fingerprint is None else {FINGERPRINT: data.fingerprint.as_dict()}),
         processes=world.size,
     )
 

@@ -83,6 +83,7 @@ def triage(
         tta=tta,
         assess=True,
         overwrite=overwrite,
+        force=True,  # the strangest come first
     )
     source, images = Path(source), as_paths(inputs)
     table = _table(source, images, None if output is None else Path(output))

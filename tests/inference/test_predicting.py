@@ -142,7 +142,9 @@ def test_a_dicom_study_as_typed(
 
     for seed, name in ((1, "a"), (2, "b")):
         stored = (blob_case(seed)[0].T + 1024).clip(0).astype(np.uint16)
-        write_series(tmp_path / "study" / name, stored, series=name, spacing=(1.0, 1.0))
+        write_series(
+            tmp_path / "study" / name, stored, series=name, spacing=(1.0, 1.0), Modality="MR"
+        )
     command = ["predict", str(run), str(tmp_path / "study"), "--output", str(tmp_path / "out")]
     assert cli.run([*command, "--device", "cpu", "--format", "dicom-seg"]) == 0
     assert "2 predictions" in capsys.readouterr().out

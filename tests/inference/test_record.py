@@ -245,12 +245,12 @@ def test_a_model_that_began_meanwhile_is_seen(
     out, seen = tmp_path / "out", []
     predict_one = predicting._predict_one
 
-    def meanwhile(*arguments: Any) -> Any:
+    def meanwhile(*arguments: Any, **named: Any) -> Any:
         if not seen:
             seen.append(1)
             with pytest.raises(MedSSLError, match="made by another model"):
                 medssl.predict(runs[1], images, out)
-        return predict_one(*arguments)
+        return predict_one(*arguments, **named)
 
     monkeypatch.setattr(predicting, "_predict_one", meanwhile)
     assert not any(result.error for result in medssl.predict(runs[0], images, out))

@@ -52,6 +52,7 @@ def test_every_keyword_of_predict_arrives(
     seen: list[PredictSettings], scan: Path, tmp_path: Path
 ) -> None:
     written = {"probabilities": True, "uncertainty": True, "format": "nrrd", "overwrite": True}
+    written["force"] = True
     with pytest.raises(Enough):
         medssl.predict("run", scan, tmp_path / "out", calibrated=True, **OPENED, **written)
     ensemble = (Path("other"), Path("third"))
@@ -78,7 +79,7 @@ def test_triage_and_calibrate_open_what_predict_does(
         medssl.calibrate("run", **OPENED)
     opened = {**OPENED, "ensemble": (Path("other"), Path("third"))}
     assert seen == [
-        PredictSettings(**opened, assess=True, overwrite=True),
+        PredictSettings(**opened, assess=True, overwrite=True, force=True),
         PredictSettings(**opened),
     ]
 

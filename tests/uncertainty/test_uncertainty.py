@@ -334,7 +334,8 @@ def test_predict_uses_it_and_says_so_in_tables(
         for name in ("with", "without")
     }
     assert list(rows["with"][0]) == [
-        *("case", "label", "name", "volume_mm3", "low_mm3", "high_mm3", "how")
+        *("case", "label", "name", "volume_mm3", "low_mm3", "high_mm3", "how"),
+        "unusual",
     ]
     assert len(rows["with"]) == 4
     row = rows["with"][0]

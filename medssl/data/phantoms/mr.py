@@ -39,14 +39,19 @@ class _Contrast:
         return self.tissue[name] * (1 + self.jitter * float(self.rng.uniform(-1, 1)))
 
 
-def make_mr(rng: np.random.Generator, shape: tuple[int, int, int]) -> Scan:
+def make_mr(
+    rng: np.random.Generator,
+    shape: tuple[int, int, int],
+    spacing_mm: tuple[float, float, float] = SPACING_MM,
+) -> Scan:
     """Draw one MR-like scan.
 
     Args:
         rng: the case's own generator.
         shape: voxels; the anatomy is scaled to the smallest edge of the field of view.
+        spacing_mm: size of a voxel.
     """
-    grid = parts.draw_grid(rng, shape, SPACING_MM)
+    grid = parts.draw_grid(rng, shape, spacing_mm)
     world = grid.points()
     pose = parts.rotation(rng.uniform(-14, 14, 3))
     size = float(rng.uniform(0.88, 1.1))

@@ -24,6 +24,8 @@ from medssl.data.datasets.case import IGNORE_INDEX, CachedCase, Case, LabelMap
 from medssl.data.datasets.known_files import KnownFiles
 from medssl.data.preprocessing.pipeline import preprocess_case
 from medssl.data.preprocessing.region import Region
+from medssl.data.preprocessing.scan_facts import ScanFacts, scan_facts
+from medssl.data.preprocessing.tensors import read_images
 from medssl.errors import MedSSLError
 from medssl.files import (
     all_or_nothing,
@@ -46,6 +48,8 @@ SPEC_FIELDS = {"spatial_unit", "orientation", "spacing", "resize", "resize_mode"
 """Fields of the data spec that change the arrays; the others concern training and evaluation."""
 ALIGN_FIELDS = {"align_slices", "depth_direction", "slice_axis"}
 """Fields that change them too, where slices are aligned."""
+FACTS = "scan.json"
+"""File of an entry that describes the scan before preprocessing."""
 FLOAT16_MAX = 65504.0
 DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 """What reading a damaged entry raises."""
@@ -77,6 +81,7 @@ class CaseCache:
         self.spec = spec
         self.label_map = label_map
         self.regions = regions or {}
+        self._entries: dict[str, Path] = {}
 
     def key(self, case: Case, *, fresh: bool = False) -> str:
         """Return the name of a case's entry.
@@ -128,6 +133,27 @@ class CaseCache:
                 on_progress(case.id)
         return out
 
+    def facts(self, case: Case) -> ScanFacts:
+        """Return what a prepared case's scan is like before preprocessing.
+
+        Args:
+            case: one that was given to :meth:`prepare`.
+
+        Raises:
+            MedSSLError: an entry of an older version does not say, and the scan cannot be read.
+        """
+        file = self._entries[case.id] / FACTS
+        try:
+            return ScanFacts.from_dict(json.loads(file.read_text(encoding="utf-8")))
+        except (*DAMAGED, TypeError):
+            image = read_images(case.images, spatial_unit=self.spec.spatial_unit)
+            found = scan_facts(image, self.spec)
+        try:
+            write_json(file, found.as_dict())
+        except MedSSLError as error:  # then it is read again the next time
+            logger.debug("%s cannot be kept: %s", file, error)
+        return found
+
     def holds(self, case: Case) -> bool:
         """Say whether a case has an entry that is whole.
 
@@ -153,24 +179,29 @@ class CaseCache:
             folder = self.root / self.key(case, fresh=fresh)
             if folder.is_dir():
                 try:
-                    return _open(folder, case)
+                    return self._opened(folder, case)
                 except DAMAGED as error:
                     logger.warning("cache entry %s is damaged (%s) and made again", folder, error)
                     self._discard(folder)
-        arrays = self._preprocess(case)
+        arrays, facts = self._preprocess(case)
         if self.key(case) != folder.name:
             raise MedSSLError(
                 "a file of the case was changed while it was read",
                 where=case.images[0],
                 fix="let the other program finish, then start again",
             )
-        self._store(folder, case, arrays)
+        self._store(folder, case, arrays, facts)
         try:
-            return _open(folder, case)
+            return self._opened(folder, case)
         except OSError as error:
             raise self._refusal(error) from error
 
-    def _preprocess(self, case: Case) -> dict[str, np.ndarray]:
+    def _opened(self, folder: Path, case: Case) -> CachedCase:
+        found = _open(folder, case)
+        self._entries[case.id] = folder
+        return found
+
+    def _preprocess(self, case: Case) -> tuple[dict[str, np.ndarray], ScanFacts | None]:
         prepared, values = preprocess_case(case, self.spec)
         region = self.regions.get(case.id)
         if region is not None:
@@ -199,9 +230,11 @@ class CaseCache:
                 inside = label[tuple(slice(a, b) for a, b in prepared.box)].copy()
                 whole, kept = (_count(x, self.label_map.num_classes) for x in (label, inside))
                 arrays["label"], arrays["outside"] = inside, whole - kept
-        return arrays
+        return arrays, prepared.facts
 
-    def _store(self, folder: Path, case: Case, arrays: dict[str, np.ndarray]) -> None:
+    def _store(
+        self, folder: Path, case: Case, arrays: dict[str, np.ndarray], facts: ScanFacts | None
+    ) -> None:
         """Write an entry; it is there whole or not at all."""
         meta: dict[str, Any] = {"case": case.id, "files": [str(p) for p in case.images]}
         try:
@@ -213,6 +246,8 @@ class CaseCache:
                     seed = int(folder.name[:16], 16)
                     indices = class_indices(arrays["label"], seed=seed)
                     write_arrays(building / "indices.npz", {str(c): v for c, v in indices.items()})
+                if facts is not None:
+                    write_json(building / FACTS, facts.as_dict())
                 write_json(building / "meta.json", meta)
         except MedSSLError as error:
             if not (folder / "meta.json").is_file():  # else another process was faster

@@ -28,6 +28,7 @@ from medssl.data.preprocessing.geometry import (
     spacing_transforms,
 )
 from medssl.data.preprocessing.intensity import intensity_transforms
+from medssl.data.preprocessing.scan_facts import ScanFacts, scan_facts
 from medssl.data.preprocessing.tensors import read_images, with_affine
 from medssl.errors import MedSSLError
 from medssl.ops.boxes import Box
@@ -53,6 +54,7 @@ class Prepared:
         grid: how the prepared voxels lie in the file.
         box: what part of the prepared volume ``image`` is; None: all of it.
         shifts: how the slices were moved before, if the spec aligns them.
+        facts: the scan before preprocessing, of a case for training.
     """
 
     image: torch.Tensor
@@ -63,6 +65,7 @@ class Prepared:
     grid: Grid
     box: Box | None = None
     shifts: SliceShifts | None = None
+    facts: ScanFacts | None = None
 
     def crop(self, box: Box) -> Prepared:
         """Return this image cropped to a box; what is restored is background outside of it."""
@@ -125,7 +128,10 @@ def preprocess_case(case: Case, spec: DataSpec) -> tuple[Prepared, np.ndarray | 
     Raises:
         MedSSLError: a file cannot be read or used; the message names it.
     """
-    return _preprocess(_read(case.images, spec), case.label, spec)
+    image = _read(case.images, spec)
+    facts = scan_facts(image, spec)
+    prepared, values = _preprocess(image, case.label, spec)
+    return replace(prepared, facts=facts), values
 
 
 def _read(paths: Sequence[str | Path], spec: DataSpec) -> MetaTensor:

@@ -61,12 +61,16 @@ def make_image(
 def series_image(series: Series, *, spatial_unit: Unit = "mm") -> MetaTensor:
     """Return a DICOM series as :func:`read_images` returns an image file.
 
+    ``meta["modality"]`` is DICOM's Modality, such as MR.
+
     Raises:
         MedSSLError: a file is damaged or its compression is not supported.
     """
     voxels = np.ascontiguousarray(read_series(series), dtype=np.float32)
     files = [header.path for header in series.headers]
-    return make_image(voxels[None], series.affine, files=files, spatial_unit=spatial_unit)
+    image = make_image(voxels[None], series.affine, files=files, spatial_unit=spatial_unit)
+    image.meta["modality"] = series.text("Modality")
+    return image
 
 
 def _image(
