@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import re
-import sys
 from collections.abc import Iterator
 from typing import Literal, cast
 
 import torch
 
 from medssl.errors import MedSSLError
+from medssl.freed_memory import keep_freed_memory
 
 Precision = Literal["fp32", "bf16", "fp16"]
 """Of forward passes; see :func:`autocast`."""
@@ -100,27 +99,7 @@ def speed_up(device: torch.device) -> None:
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
     elif device.type == "cpu":
-        _keep_freed_memory()
-
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-
-
-def _keep_freed_memory() -> None:
-    """Let the C library keep freed blocks for the next step instead of giving them back.
-
-    Each step allocates the same large blocks; given back, they have to be mapped and cleared again,
-    page by page: 59 of the 933 ms of a V-Net step (4 patches of 48 x 48 x 32), and 3 of 904 so. The
-    peak of memory stays the same. Where there is no glibc, nothing happens.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # another C library
-        return
-    mallopt(_M_MMAP_THRESHOLD, 2**30)
-    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        keep_freed_memory()
 
 
 _WORDS = re.compile(

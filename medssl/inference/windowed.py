@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from medssl.device import Precision
 from medssl.errors import MedSSLError
+from medssl.freed_memory import freed_memory_kept
 from medssl.inference.blocks import Block, probability_blocks
 from medssl.inference.forward import forward_logits, wrong_channels
 from medssl.inference.task import Task
@@ -22,6 +24,7 @@ from medssl.inference.windows import (
     as_slices,
     column_size,
     stride_from_overlap,
+    windows_at_a_time,
 )
 from medssl.networks.ensemble import HasMembers, SideBySide
 from medssl.ops.modes import eval_mode
@@ -88,7 +91,8 @@ class Windowed:
         settings, lowest = self.inference, float(image.min())
         predict, windows = self._windows(model, classes, pad_value=lowest)
         budget = settings.memory_gb * 2**30
-        with eval_mode(self.model):
+        on_host = self.device.type == "cpu"
+        with eval_mode(self.model), freed_memory_kept() if on_host else nullcontext():
             for where, block in probability_blocks(
                 image,
                 predict,
@@ -119,7 +123,7 @@ class Windowed:
         windows = Windows(
             patch,
             tuple(settings.stride or stride_from_overlap(patch, settings.overlap)),
-            batch=settings.window_batch,
+            batch=windows_at_a_time(settings.window_batch, patch, self.device),
             blend=settings.blend,
             pad_value=pad_value,  # as training pads volumes smaller than the patch
             device=self.device,

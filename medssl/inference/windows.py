@@ -22,6 +22,8 @@ Predict = Callable[[Tensor], Tensor]
 """Windows ``(N, C, *patch)`` in, logits ``(N, K, *patch)`` out."""
 WindowProgress = Callable[[int, int], None]
 """Called with the number of windows done and their total."""
+VOXELS_AT_A_TIME = 2**19
+"""Of small windows that go through the network together on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,23 @@ def stride_from_overlap(patch: Sequence[int], overlap: float) -> tuple[int, ...]
     Rounded down, but safe from floating point: 96 voxels at overlap ``1 - 16/96`` give 16.
     """
     return tuple(max(1, math.floor(size * (1 - overlap) + 1e-6)) for size in patch)
+
+
+def windows_at_a_time(most: int, patch: Sequence[int], device: torch.device) -> int:
+    """Return how many windows go through the network together.
+
+    On a CPU large windows go one by one: several together are no faster there, and their memory is
+    what a prediction needs most. Small ones go together as far as they make one large one, for of
+    single small volumes PyTorch uses a slow convolution.
+
+    Args:
+        most: on a card, and of small windows.
+        patch: of a window.
+        device: where the network runs.
+    """
+    if device.type != "cpu":
+        return most
+    return max(1, min(most, VOXELS_AT_A_TIME // math.prod(patch)))
 
 
 def window_origins(

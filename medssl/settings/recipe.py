@@ -314,7 +314,9 @@ class InferenceSettings(Strict):
     overlap: float = Field(0.5, ge=0, lt=1, description="share of a window its neighbor repeats")
     stride: list[int] | None = Field(None, description="voxels between windows; overrides overlap")
     blend: Literal["gaussian", "constant"] = Field("gaussian")
-    window_batch: int = Field(4, ge=1, description="windows per forward pass")
+    window_batch: int = Field(
+        4, ge=1, description="windows per forward pass; on a CPU large ones go one by one"
+    )
     tta: bool = Field(
         False, description="average over mirror images along the axes the data spec allows"
     )

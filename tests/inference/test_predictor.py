@@ -14,6 +14,7 @@ import torch
 from helpers import write_itk
 from torch import Tensor, nn
 
+from medssl import freed_memory
 from medssl.data.datasets.case import LabelMap
 from medssl.errors import MedSSLError
 from medssl.inference.decision import normalized_entropy
@@ -24,7 +25,7 @@ from medssl.inference.postprocess import keep_largest_components
 from medssl.inference.predictor import Predictor
 from medssl.inference.settings import PredictSettings
 from medssl.inference.task import Task
-from medssl.inference.windows import column_size
+from medssl.inference.windows import column_size, windows_at_a_time
 from medssl.settings.recipe import InferenceSettings
 from medssl.settings.spec import DataSpec
 
@@ -665,3 +666,36 @@ def test_two_images_of_one_id_are_refused(tmp_path: Path, names: tuple[str, str]
         touch(tmp_path / Path(name).parent, Path(name).name)
     with pytest.raises(MedSSLError, match="two images have the id 'a'"):
         find_images([tmp_path / name for name in names])
+
+
+@pytest.mark.parametrize(
+    ("patch", "device", "expected"),
+    [
+        ((112, 112, 80), "cpu", 1),
+        ((64, 64, 64), "cpu", 2),
+        ((40, 56, 40), "cpu", 4),
+        ((256, 256), "cpu", 4),
+        ((112, 112, 80), "cuda", 4),
+    ],
+)
+def test_large_windows_go_one_by_one_on_a_cpu(
+    patch: tuple[int, ...], device: str, expected: int
+) -> None:
+    assert windows_at_a_time(4, patch, torch.device(device)) == expected
+    assert windows_at_a_time(1, patch, torch.device(device)) == 1
+
+
+def test_freed_memory_is_kept_while_windows_are_predicted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wanted: list[int] = []
+
+    class Looking(Noisy):
+        def forward(self, x: Tensor) -> Tensor:
+            wanted.append(freed_memory._wanted)
+            return super().forward(x)
+
+    monkeypatch.setattr(freed_memory, "_wanted", 0)
+    make_predictor(Looking(classes=3)).classes(torch.zeros(1, *SHAPE))
+    assert set(wanted) == {1}
+    assert freed_memory._wanted == 0

@@ -1,0 +1,87 @@
+"""Freed memory is kept while something wants it, and given back afterwards."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medssl import freed_memory
+from medssl.freed_memory import freed_memory_kept
+
+LARGE = 200 * 2**20
+
+
+def resident() -> int:
+    """Return the resident memory of this process in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(x.split()[1]) for x in lines if x.startswith("VmRSS:"))
+
+
+def touch_and_free() -> int:
+    """Use a large block and free it; return by how much the resident memory has grown."""
+    before = resident()
+    block = np.ones(LARGE, dtype=np.uint8)
+    del block
+    return resident() - before
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Return what is asked of the C library, in order, from nothing wanted on."""
+    calls: list[tuple[str, int]] = []
+    monkeypatch.setattr(freed_memory, "_wanted", 0)
+    monkeypatch.setattr(
+        freed_memory,
+        "_of_glibc",
+        lambda name: lambda *values: calls.append((name, values[-1])) or 1,
+    )
+    return calls
+
+
+def test_only_the_first_switches_on_and_only_the_last_off(asked: list[tuple[str, int]]) -> None:
+    with freed_memory_kept():
+        on = list(asked)
+        with freed_memory_kept():
+            pass
+        assert asked == on  # the outer one still wants it
+    assert on == [("mallopt", 2**30), ("mallopt", 2**31 - 1)]
+    assert asked[2:] == [("mallopt", 2**25), ("mallopt", 2**26), ("malloc_trim", 0)]
+
+
+def test_a_training_keeps_it_after_its_validations(asked: list[tuple[str, int]]) -> None:
+    freed_memory.keep_freed_memory()
+    with freed_memory_kept():
+        pass
+    assert ("malloc_trim", 0) not in asked
+
+
+def test_it_is_given_back_after_an_error(asked: list[tuple[str, int]]) -> None:
+    with pytest.raises(ZeroDivisionError), freed_memory_kept():
+        1 / 0  # noqa: B018 - raises
+    assert asked[-1] == ("malloc_trim", 0)
+
+
+def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(freed_memory, "_wanted", 0)
+    monkeypatch.setattr(freed_memory.sys, "platform", "darwin")
+    with freed_memory_kept():
+        assert touch_and_free() is not None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and glibc")
+def test_freed_memory_stays_resident_inside_and_leaves_afterwards(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(freed_memory, "_wanted", 0)
+    if freed_memory._of_glibc("mallopt") is None:
+        pytest.skip("needs glibc")
+    start = resident()
+    with freed_memory_kept():
+        touch_and_free()
+        kept = resident() - start
+    assert kept > LARGE / 2
+    assert resident() - start < LARGE / 2
+    assert touch_and_free() < LARGE / 2
