@@ -117,7 +117,7 @@ class Witness:
         if not self.how:
             kinds = {kind.__name__ for kind in call.excinfo.type.__mro__}
             failed = kinds & {"AssertionError", "Failed"} and getattr(report, "when", "") == "call"
-            self.words = str(call.excinfo.value).strip().splitlines()[0][:100]
+            self.words = f"{str(call.excinfo.value).strip()}\n".splitlines()[0][:100]
             late = self.words.startswith("Timeout")
             self.how = "assertion" if failed and not late else call.excinfo.type.__name__
             self.test = node.nodeid
@@ -142,6 +142,8 @@ def be_pytest(mutation: Mutation, folder: Path) -> None:
     where = ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)]
     options = ["-x", "-n", "0", "-q", "-p", "no:cacheprovider", f"--basetemp={folder / 'tmp'}"]
     code = pytest.main([*where, *options, *tests], plugins=[witness])
+    if code not in (0, 1) and witness.how in ("", "assertion"):
+        witness.how = f"pytest ended with {int(code)}"
     loaded = sys.modules.get("medssl")
     if loaded is None or not Path(str(loaded.__file__)).is_relative_to(folder):
         witness.how = "tests of another medssl"

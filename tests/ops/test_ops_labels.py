@@ -213,6 +213,8 @@ def test_copies_are_equal_and_independent():
     for other in (teacher, twin):
         assert other[0].weight.abs().sum() > 0
         assert torch.equal(other[1].running_var, student[1].running_var)
+    assert not any(p.requires_grad for p in twin.parameters())
+    assert all(p.requires_grad for p in student.parameters())
 
 
 def test_decay_without_warmup_is_constant():

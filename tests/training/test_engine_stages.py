@@ -58,6 +58,7 @@ def test_a_stages_end_is_kept_for_other_runs(tmp_path: Path) -> None:
     trained = engine(tmp_path, plan=two(), iterations=5)
     trained.fit()
     kept = load_checkpoint(tmp_path / "checkpoints" / "one.pt")["method_state"]
+    assert kept.keys() == trained.method.state_dict().keys()
     assert kept["first.w"].item() == pytest.approx(1 - RATE * sum(means(3)), abs=1e-5)
     other = engine(
         tmp_path / "other",
@@ -82,7 +83,7 @@ def test_a_stage_of_its_own_optimizer_and_rate(tmp_path: Path) -> None:
 
 
 def test_early_stopping_counts_validations_that_are_no_better(tmp_path: Path) -> None:
-    scores = iter([0.5, 0.5, 0.6, 0.6, 0.4, 0.9])
+    scores = iter([0.5, 0.5, 0.6, 0.6, 0.4, 0.9, 0.0, 0.0, 0.0])
     trained = engine(
         tmp_path, dice=lambda _: next(scores), validate_every=1, iterations=9, early_stop=2
     )

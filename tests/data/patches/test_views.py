@@ -47,8 +47,9 @@ def crop() -> dict[str, torch.Tensor]:
 def test_the_label_is_warped_with_its_image() -> None:
     out = finish({k: v for k, v in crop().items() if k in ("image", "label", "matrix")}, HOST)
     turned = {k: [torch.rot90(crop()[k], n, (-3, -2)) for n in (1, 3)] for k in ("image", "label")}
-    (way,) = [n for n in (0, 1) if torch.equal(out["label"], turned["label"][n])]
-    torch.testing.assert_close(out["image"], turned["image"][way], atol=1e-5, rtol=0)
+    ways = [n for n in (0, 1) if torch.equal(out["label"], turned["label"][n])]
+    assert len(ways) == 1, "clockwise, or the other way"
+    torch.testing.assert_close(out["image"], turned["image"][ways[0]], atol=1e-5, rtol=0)
     assert not torch.equal(out["label"], crop()["label"])
 
 
