@@ -33,8 +33,9 @@ from medssl.inference.case_files import CaseFiles
 from medssl.inference.identity import options_of, weights_sha256
 from medssl.inference.inputs import files_of
 from medssl.inference.predictor import Predictor
+from medssl.runs.lineage import PREDICTIONS
 
-FILE = "predictions.json"
+FILE = PREDICTIONS
 FORMAT = 1
 SHARE_OF_TIME = 0.05
 """Writing the record takes at most about this share of the time."""

@@ -6,7 +6,7 @@ patient any more, however clean the last split is. So each run records the patie
 those of its ancestors, in ``lineage.json``; nothing scores a patient whose label one of them saw,
 and a score is marked transductive where they saw the image alone.
 
-A patient is recognized by its name within one dataset, and by the bytes of its images anywhere. The
+A patient is recognized by its name within one dataset, and by the voxels of its scans anywhere. The
 file names patients as ``splits.json`` does, and belongs to the run like it: nothing of it goes into
 log, manifest, report or bundle.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from medssl.data.datasets.case import Case, Dataset
-from medssl.data.datasets.known_files import KnownFiles
+from medssl.data.datasets.contents import Contents
 from medssl.data.datasets.split import Splits
 from medssl.errors import MedSSLError
 from medssl.files import write_json
@@ -29,11 +29,11 @@ from medssl.runs.folder import RunFolder
 from medssl.settings.recipe import Recipe
 
 FORMAT = 1
-DIGEST = 32
-"""Hexadecimal digits of an image's SHA-256 that are kept: more than enough to tell scans apart."""
 CROSSVAL = "crossval.json"
 """Marks the folder of a cross-validation, whose folds together saw all its labels."""
 ANCESTORS = "data.ancestors"
+PREDICTIONS = "predictions.json"
+"""The record beside predictions, which names the run that made them."""
 _NAMED = 5
 _DEEPEST = 20
 
@@ -46,7 +46,7 @@ class Lineage:
         dataset: name of its dataset.
         labels: patients whose labels it was trained on.
         selection: patients whose labels chose its checkpoint.
-        images: digests of the images it was trained on, by patient.
+        images: hashes of the voxels of the scans it was trained on, by patient.
         ancestors: what it started from.
         how: the key of the descendant's recipe that names this one; empty for the run itself.
         source: folder or file of an ancestor.
@@ -102,14 +102,14 @@ class Seen:
 
 
 def lineage_of(
-    recipe: Recipe, dataset: Dataset, splits: Splits, files: KnownFiles | None
+    recipe: Recipe, dataset: Dataset, splits: Splits, contents: Contents | None
 ) -> Lineage:
     """Return the lineage of a run that is to be trained.
 
     Args:
         recipe: says what it starts from.
         dataset, splits: what it learns from.
-        files: knows the digests of images; None leaves them out.
+        contents: knows the voxels of images; None leaves them out.
 
     Raises:
         MedSSLError: an image cannot be read, or the record of an ancestor is damaged.
@@ -117,15 +117,32 @@ def lineage_of(
     trained = (*splits.labeled, *splits.unlabeled)
     images: dict[str, tuple[str, ...]] = {}
     for case in sorted(trained, key=lambda c: c.id):
-        own = () if files is None else _digests(case, files)
+        own = () if contents is None else _hashes(case, contents)
         images[case.patient] = (*images.get(case.patient, ()), *own)
     return Lineage(
         dataset=dataset.name,
         labels=_patients(splits.labeled),
         selection=_patients(splits.validation),
         images=images,
-        ancestors=tuple(read_ancestor(how, Path(path)) for how, path in sources_of(recipe)),
+        ancestors=tuple(
+            read_ancestor(how, Path(path))
+            for how, path in (*sources_of(recipe), *predicted_by(c.label for c in splits.labeled))
+        ),
     )
+
+
+def predicted_by(labels: Iterable[Path | None]) -> list[tuple[str, str]]:
+    """Return what predicted some label maps, where a record of predictions lies beside them.
+
+    Labels that a run predicted (pseudo-labels) carry what it learned from the labels that it saw.
+    """
+    found: dict[tuple[str, str], None] = {}
+    for folder in dict.fromkeys(label.parent for label in labels if label is not None):
+        models = _content(folder / PREDICTIONS).get("models")
+        for model in models.values() if isinstance(models, dict) else ():
+            named = str(model.get("model", "")) if isinstance(model, dict) else ""
+            found |= {(PREDICTIONS, source): None for source in named.split(", ") if source}
+    return list(found)
 
 
 def sources_of(recipe: Recipe) -> list[tuple[str, str]]:
@@ -199,9 +216,9 @@ def write_lineage(lineage: Lineage, run: RunFolder) -> None:
 def who_was_seen(
     lineage: Lineage,
     cases: Sequence[Case],
-    dataset: str,
+    dataset: str | None,
     *,
-    files: KnownFiles | None = None,
+    contents: Contents | None = None,
     chosen: bool = False,
 ) -> Seen:
     """Say of which patients a run or an ancestor saw label or image.
@@ -209,8 +226,8 @@ def who_was_seen(
     Args:
         lineage: of the run.
         cases: of the patients.
-        dataset: name of their dataset.
-        files: knows the digests of their images; None recognizes patients by name alone.
+        dataset: name of their dataset; None where it is not known, so that names count anyway.
+        contents: knows the voxels of their images; None recognizes patients by name alone.
         chosen: whether the cases may have chosen the checkpoint, as validation cases do.
 
     Raises:
@@ -219,10 +236,10 @@ def who_was_seen(
     labels: dict[str, str] = {}
     images: set[str] = set()
     for case in cases:
-        digests = set() if files is None else set(_digests(case, files))
+        hashes = set() if contents is None else set(_hashes(case, contents))
         for node in lineage.everyone():
-            names = {p for p, own in node.images.items() if digests & set(own)}
-            if node.dataset == dataset:
+            names = {p for p, own in node.images.items() if hashes & set(own)}
+            if dataset is None or node.dataset == dataset:
                 names |= {case.patient, case.id}
             if names & ({*node.labels} if chosen else {*node.labels, *node.selection}):
                 labels.setdefault(case.patient, _named(node))
@@ -266,8 +283,9 @@ def _patients(cases: Iterable[Case]) -> tuple[str, ...]:
     return tuple(sorted({c.patient for c in cases}))
 
 
-def _digests(case: Case, files: KnownFiles) -> tuple[str, ...]:
-    return tuple(files.digest(path)[:DIGEST] for path in case.images)
+def _hashes(case: Case, contents: Contents) -> tuple[str, ...]:
+    found = contents.of(case)
+    return (found,) if found else ()  # a constant image says nothing
 
 
 def _content(path: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medssl.data.datasets.case import Case, Dataset
+from medssl.data.datasets.contents import Contents
 from medssl.data.datasets.selection import Pool, named_cases
 from medssl.data.datasets.split import Splits, load_splits
 from medssl.data.opened import known_files, open_dataset
@@ -77,13 +78,13 @@ def _refuse_seen(
     loaded: LoadedRun, dataset: Dataset, chosen: Sequence[Case], held_out: Sequence[Case]
 ) -> None:
     """Refuse patients whose label one of the runs that predict, or an ancestor, saw."""
-    files = known_files(loaded.recipe.data)
+    contents = Contents(known_files(loaded.recipe.data), dataset.spatial_unit)
     for weights in loaded.weights:
         run = RunFolder(weights.parent.parent)  # RUN/checkpoints/last.pt
         lineage = read_lineage(run)
         for what, cases in (("calibration", chosen), ("held-out", held_out)):
             seen = who_was_seen(
-                lineage, cases, dataset.name, files=files, chosen=what == "calibration"
+                lineage, cases, dataset.name, contents=contents, chosen=what == "calibration"
             )
             refuse_seen(seen, what, where=run.path)
 

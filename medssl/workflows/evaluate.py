@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from medssl.data.datasets.case import Case
+from medssl.data.datasets.contents import Contents
 from medssl.data.datasets.split import load_splits
 from medssl.data.opened import known_files, open_dataset
 from medssl.data.preprocessing.align import deeper, depth_and_slices
@@ -77,7 +78,7 @@ def evaluate_run(
         read_lineage(run.folder),
         cases,
         dataset.name,
-        files=known_files(run.recipe.data),
+        contents=Contents(known_files(run.recipe.data), dataset.spatial_unit),
         chosen=split == "validation",
     )
     refuse_seen(seen, split, where=run.folder.path)

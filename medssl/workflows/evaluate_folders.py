@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from medssl.data.datasets.case import Case
 from medssl.data.datasets.decathlon import read_dataset
+from medssl.data.images.names import list_images, split_extension
 from medssl.evaluation.case_metrics import Measures
 from medssl.evaluation.folders import evaluate_folders
 from medssl.evaluation.summary import summarize, write_cases_csv
 from medssl.files import write_json
 from medssl.paths import AnyPath
 from medssl.progress import Display
+from medssl.runs.lineage import predicted_by, read_ancestor, refuse_seen, who_was_seen
 from medssl.settings.recipe import FAILURE_DICE
 
 
@@ -42,7 +45,8 @@ def evaluate(
         What ``summary.json`` holds.
 
     Raises:
-        MedSSLError: missing predictions, mismatched grids, unreadable files.
+        MedSSLError: missing predictions, mismatched grids, unreadable files; or the record beside
+            the predictions names a run that saw the label of one of these cases.
 
     Example:
         >>> results = medssl.predict("runs/mine", "data/imagesTs", "predictions")
@@ -56,6 +60,7 @@ def evaluate(
     dataset = None
     if dataset_json is not None:
         dataset = read_dataset(Path(dataset_json).parent, allow_outside=True)
+    _refuse_seen_files(Path(predictions), reference, dataset.name if dataset else None)
     with display.counting("measuring", sum(1 for _ in reference.glob("*"))) as done:
         rows = evaluate_folders(
             Path(predictions),
@@ -68,3 +73,19 @@ def evaluate(
     write_cases_csv(rows, output / "cases.csv")
     write_json(output / "summary.json", summary)
     return summary
+
+
+def _refuse_seen_files(predictions: Path, reference: Path, dataset: str | None) -> None:
+    """Refuse to score predictions of patients whose labels the run that made them saw.
+
+    Raises:
+        MedSSLError: the record beside the predictions names such a run.
+    """
+    cases = [
+        Case(case_id, (path,), path, case_id)
+        for path in (list_images(reference) if reference.is_dir() else [])
+        for case_id in (split_extension(path.name)[0],)
+    ]
+    for how, source in predicted_by([predictions / "any"]):
+        lineage = read_ancestor(how, Path(source))
+        refuse_seen(who_was_seen(lineage, cases, dataset), "predicted", where=predictions)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from medssl.data.datasets.contents import Contents
 from medssl.data.datasets.copies import recorded_copies, without
 from medssl.data.datasets.split import ROLES, save_splits, split_hash
 from medssl.device import resolve_device, resolve_precision
@@ -158,7 +159,8 @@ def _begin(this: _Resolved, data: TrainingData, method: Method, held: ExitStack)
                 save_splits(plan.splits, run.splits)
                 run.write_manifest(**{FILES: file_hashes(plan)})
             if not run.lineage.is_file():
-                write_lineage(lineage_of(recipe, plan.dataset, plan.splits, plan.files), run)
+                contents = Contents(plan.files, plan.dataset.spatial_unit)
+                write_lineage(lineage_of(recipe, plan.dataset, plan.splits, contents), run)
     surroundings = environment(this.compute.device, this.compute.precision)
     run.write_manifest(
         **surroundings,

@@ -7,13 +7,18 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
-from helpers import small_recipe, write_dataset, write_recipe
+from helpers import small_recipe, write_dataset, write_itk, write_recipe
 
 import medssl
 from medssl.data.datasets.case import Case
+from medssl.data.datasets.contents import Contents
 from medssl.data.datasets.known_files import KnownFiles
 from medssl.errors import MedSSLError
+from medssl.progress import Display
+from medssl.recipe.load import load_recipe
 from medssl.runs.folder import RunFolder
 from medssl.runs.lineage import (
     Lineage,
@@ -24,10 +29,17 @@ from medssl.runs.lineage import (
     who_was_seen,
     write_lineage,
 )
+from medssl.training.cases import plan_cases
+from medssl.workflows.train import refuse_seen_patients
 
 
 def case(patient: str, image: Path = Path("none.nii")) -> Case:
     return Case(f"{patient}_scan", (image,), None, patient)
+
+
+def nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    image = nib.load(path)
+    return np.asarray(image.dataobj), image.affine
 
 
 COARSE = Lineage(
@@ -54,16 +66,16 @@ def test_labels_of_an_ancestor_are_found_however_deep() -> None:
 
 
 def test_a_name_counts_within_its_dataset_and_an_image_everywhere(tmp_path: Path) -> None:
-    image = tmp_path / "scan.nii"
-    image.write_bytes(b"voxels")
-    files = KnownFiles(None)
-    digest = files.digest(image)[:32]
+    image = write_dataset(tmp_path, cases=1) / "imagesTr" / "case_00.nii.gz"
+    contents = Contents(KnownFiles(None))
+    digest = contents.of(case("a", image))
+    copy = write_itk(tmp_path / "renamed.nrrd", *nifti(image))
     run = Lineage(dataset="heart", labels=("a",), images={"a": (digest,), "b": ("0",)})
     assert who_was_seen(run, [case("a")], "liver").labels == {}
-    renamed = who_was_seen(run, [case("other", image)], "liver", files=files)
+    renamed = who_was_seen(run, [case("other", copy)], "liver", contents=contents)
     assert renamed.labels == {"other": "the run itself"}
     unlabeled = Lineage(dataset="heart", images={"u": (digest,)})
-    assert who_was_seen(unlabeled, [case("z", image)], "liver", files=files).images == ("z",)
+    assert who_was_seen(unlabeled, [case("z", image)], "liver", contents=contents).images == ("z",)
 
 
 def test_scores_of_seen_patients_are_refused_by_name() -> None:
@@ -118,6 +130,52 @@ def test_folds_of_a_cross_validation_together_saw_all_labels(tmp_path: Path) -> 
         write_lineage(Lineage("heart", (label,)), run)
     seen = who_was_seen(read_ancestor("init", tmp_path), [case("a"), case("b")], "heart")
     assert set(seen.labels) == {"a", "b"}
+
+
+def predicted(folder: Path, run: Path) -> None:
+    """Write the record that lies beside predictions of a run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model = {"model": str(run), "weights_sha256": "", "options": {}}
+    content = {"format": 1, "models": {"k": model}, "predictions": {}}
+    (folder / "predictions.json").write_text(json.dumps(content))
+
+
+def test_pseudo_labels_carry_what_the_run_that_predicted_them_saw(tmp_path: Path) -> None:
+    root = write_dataset(tmp_path / "data", cases=5)
+    first = RunFolder(tmp_path / "first")
+    first.path.mkdir()
+    write_recipe(first.recipe, small_recipe(root, tmp_path))
+    write_lineage(Lineage("blobs", ("case_03",), (), {"case_03": ()}), first)
+    recipe = write_recipe(tmp_path / "small.yaml", small_recipe(root, tmp_path / "cache"))
+    split = ["data.labeled=[case_00, case_01]", "data.test=[case_02, case_03]"]
+    plan_of(recipe, split)
+    predicted(root / "labelsTr", first.path)
+    with pytest.raises(MedSSLError, match=r"case_03 \(by predictions.json: .*first\)"):
+        plan_of(recipe, split)
+
+
+def plan_of(recipe: Path, overrides: list[str]) -> None:
+    """Do what comes before a training: plan it, and refuse what could not be scored."""
+    loaded = load_recipe(recipe, overrides)
+    refuse_seen_patients(loaded, plan_cases(loaded, Display(quiet=True)))
+
+
+def test_predictions_of_patients_whose_labels_their_run_saw_are_not_scored(tmp_path: Path) -> None:
+    root = write_dataset(tmp_path / "data", cases=2)
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    write_recipe(run.recipe, small_recipe(root, tmp_path))
+    shutil.copytree(root / "labelsTr", tmp_path / "maps")
+    predicted(tmp_path / "maps", run.path)
+    for labels, scored in ((("case_01",), False), (("case_07",), True)):
+        write_lineage(Lineage("blobs", labels), run)
+        arguments = (tmp_path / "maps", root / "labelsTr", tmp_path / "out")
+        if scored:
+            assert medssl.evaluate(*arguments)["n_cases"] == 2
+        else:
+            with pytest.raises(MedSSLError, match=r"predicted patients cannot be scored.*case_01"):
+                medssl.evaluate(*arguments)
+            assert not (tmp_path / "out").exists()
 
 
 # ---------------------------------------------------------------------- whole runs
