@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from medssl.bundle.export import export
     from medssl.bundle.verify import verify_bundle
     from medssl.comparison.compare import compare
+    from medssl.cross_validation.crossval import crossval
     from medssl.data.importers.dataset import import_dataset, list_formats
     from medssl.data.phantoms.dataset import write_phantom as phantom
     from medssl.errors import MedSSLError
@@ -44,6 +45,7 @@ __all__ = [
     "calibrate",
     "check",
     "compare",
+    "crossval",
     "evaluate",
     "evaluate_run",
     "export",
@@ -73,6 +75,7 @@ _PLACES = {
     "calibrate": "workflows.calibrate:calibrate",
     "check": "workflows.check:check",
     "compare": "comparison.compare:compare",
+    "crossval": "cross_validation.crossval:crossval",
     "evaluate": "workflows.evaluate_folders:evaluate",
     "evaluate_run": "workflows.evaluate:evaluate_run",
     "export": "bundle.export:export",

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medssl.cli.console import Device, Overrides, Precision, app, display_of, err, out
+from medssl.cli.console import Device, Overrides, Precision, Shard, app, display_of, err, out
+
+if TYPE_CHECKING:
+    from medssl.workflows.planned_runs import RunsResult
+
+
+Jobs = Annotated[
+    int | None, typer.Option(help="runs at a time; default: 1, or what the queue lets")
+]
+LauncherName = Annotated[str, typer.Option(help="local, or submitit to queue the runs on SLURM")]
+Slurm = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="for the queue: time=12:00:00, partition=gpu, ..."),
+]
+Wait = Annotated[bool, typer.Option(help="for the queued runs, and summarize them")]
 
 
 @app.command()
@@ -39,19 +53,15 @@ def sweep(
     labeled: Annotated[str, typer.Option(help="numbers of labeled patients: 4,8,16 or all")],
     seeds: Annotated[int, typer.Option(help="runs per point, with seeds 0, 1, ...")] = 3,
     methods: Annotated[str | None, typer.Option(help="bcp,uamt,...; default: the recipe's")] = None,
+    folds: Annotated[
+        str | None, typer.Option(metavar="K|all", help="measure every labeled patient out of fold")
+    ] = None,
     overrides: Overrides = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="folder to write")] = None,
-    jobs: Annotated[
-        int | None, typer.Option(help="runs at a time; default: 1, or what the queue lets")
-    ] = None,
-    launcher: Annotated[
-        str, typer.Option(help="local, or submitit to queue the runs on SLURM")
-    ] = "local",
-    slurm: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="for the queue: time=12:00:00, partition=gpu, ..."),
-    ] = None,
-    wait: Annotated[bool, typer.Option(help="for the queued runs, and summarize them")] = True,
+    jobs: Jobs = None,
+    launcher: LauncherName = "local",
+    slurm: Slurm = None,
+    wait: Wait = True,
     device: Device = "auto",
     precision: Precision = None,
 ) -> None:
@@ -59,13 +69,13 @@ def sweep(
     import medssl
     from medssl.sweeps.plan import parse_labeled
     from medssl.sweeps.summary import format_sweep
-    from medssl.sweeps.sweep import queued_message, stopped_message
 
     result = medssl.sweep(
         recipe,
         labeled=parse_labeled(labeled),
         seeds=seeds,
         methods=[m for m in (methods or "").replace(" ", "").split(",") if m],
+        folds=_number_or_word(folds),
         overrides=overrides or (),
         output=output,
         jobs=jobs,
@@ -79,6 +89,73 @@ def sweep(
     if result.summary:
         out.print(format_sweep(result.summary))
         out.print(f"written: {result.path}/summary.json, sweep.csv, sweep.png", highlight=False)
+    end_of_runs(result)
+
+
+@app.command()
+def crossval(
+    ctx: typer.Context,
+    recipe: Annotated[str, typer.Argument(help="recipe file or name")],
+    folds: Annotated[
+        str | None, typer.Option(metavar="K|all", help="default: what suits the patients")
+    ] = None,
+    baseline: Annotated[
+        str, typer.Option(help="supervised, or none: no verdict, half the time")
+    ] = "supervised",
+    repeats: Annotated[int, typer.Option(help="deal and train so often")] = 1,
+    transductive: Annotated[
+        bool, typer.Option("--transductive", help="let images of held-out patients be unlabeled")
+    ] = False,
+    overrides: Overrides = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="folder to write")] = None,
+    jobs: Jobs = None,
+    launcher: LauncherName = "local",
+    slurm: Slurm = None,
+    wait: Wait = True,
+    shard: Shard = None,
+    device: Device = "auto",
+    precision: Precision = None,
+    pictures: Annotated[bool, typer.Option(help="draw cases in the report")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="print what crossval.json holds")] = False,
+) -> None:
+    """Train and judge with every label: folds, the labeled-only twin, a verdict; resumes itself."""
+    import medssl
+    from medssl.cross_validation.show import format_crossval
+
+    result = medssl.crossval(
+        recipe,
+        folds=_number_or_word(folds),
+        baseline=baseline,
+        repeats=repeats,
+        transductive=transductive,
+        overrides=overrides or (),
+        output=output,
+        jobs=jobs,
+        launcher=launcher,
+        slurm=slurm or (),
+        wait=wait,
+        shard=shard,
+        device=device,
+        precision=precision,
+        pictures=pictures,
+        display=display_of(ctx),
+    )
+    if result.summary and as_json:
+        out.print_json((result.path / "crossval.json").read_text(encoding="utf-8"))
+    elif result.summary:
+        out.print(format_crossval(result.summary))
+        out.print(f"written: {result.path}/crossval.json, report.html", highlight=False)
+    end_of_runs(result)
+
+
+def _number_or_word(text: str | None) -> int | str | None:
+    return int(text) if text is not None and text.isdecimal() else text
+
+
+def end_of_runs(result: RunsResult) -> None:
+    """Say what became of many runs, and end with the code that says it, too."""
+    from medssl.workflows.planned_runs import queued_message, stopped_message
+
     for name, reason in result.failures.items():
         err.print(f"failed: {name}: {reason}", highlight=False, markup=False)
     if result.stopped is not None:

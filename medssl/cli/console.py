@@ -15,6 +15,7 @@ ORDER = (
     *(
         "train",
         "predict",
+        "crossval",
         "evaluate",
         "compare",
         "sweep",
@@ -84,14 +85,24 @@ def a_run(path: Path) -> Path:
 
 
 def a_model(path: Path) -> Path:
-    """Refuse what is neither a run folder nor a bundle."""
+    """Refuse what is neither a run folder, nor a finished cross-validation, nor a bundle."""
     from medssl.bundle.recognize import is_bundle
 
-    return path if is_bundle(path) else a_run(path)
+    return path if is_bundle(path) else a_result(path)
+
+
+def a_result(path: Path) -> Path:
+    """Refuse what is neither a run folder nor a finished cross-validation."""
+    from medssl.runs.members import is_crossval, members_of
+
+    return path if is_crossval(path) and members_of(path) else a_run(path)
 
 
 Run = Annotated[Path, typer.Argument(help="run folder", callback=a_run)]
-Model = Annotated[Path, typer.Argument(help="run folder or bundle", callback=a_model)]
+Model = Annotated[
+    Path, typer.Argument(help="run folder, cross-validation or bundle", callback=a_model)
+]
+Result = Annotated[Path, typer.Argument(help="run folder or cross-validation", callback=a_result)]
 Patients = Annotated[
     str | None,
     typer.Option(

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from medssl.cli.console import Device, Run, app, display_of, out
+from medssl.cli.console import Device, Result, app, display_of, out
 
 
 @app.command()
 def report(
     ctx: typer.Context,
-    run: Run,
+    run: Result,
     baseline: Annotated[
         list[Path] | None, typer.Option(help="run of the labeled-only baseline; may be repeated")
     ] = None,

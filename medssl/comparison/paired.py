@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 
 from medssl.comparison.experiments import Experiment, describe_difference, differences
-from medssl.comparison.verdict import PairedScores, Verdict, verdict_over_patients
+from medssl.comparison.verdict import DICE_GAINS, PairedScores, Verdict, verdict_over_patients
 from medssl.evaluation.failures import count_failures
 from medssl.evaluation.sign_flip import sign_flip_p
-from medssl.evaluation.statistics import LEVEL, nanmean, paired_interval, patient_means
+from medssl.evaluation.statistics import LEVEL, Interval, nanmean, paired_interval, patient_means
 from medssl.evaluation.summary import SHARES
 
 TIE = 0.005
@@ -24,6 +25,16 @@ INTERVAL = (
     "cut off where a difference ends"
 )
 """How the intervals of a comparison are made."""
+
+
+class PairedInterval(Protocol):
+    """Makes the interval of a mean gain of a method over its baseline."""
+
+    def __call__(
+        self, ours: np.ndarray, baseline: np.ndarray, *, bounds: tuple[float, float]
+    ) -> Interval:
+        """Return it; both arrays are ``(runs, patients)``."""
+        ...
 
 
 def describe_experiment(
@@ -84,10 +95,21 @@ def compare_pair(
     cases: Sequence[str],
     groups: Sequence[str],
     metrics: Sequence[str],
+    *,
+    interval: PairedInterval = paired_interval,
+    trained: str = "",
 ) -> dict[str, Any]:
     """Return the paired differences to a baseline per structure and over all, and the verdict.
 
     A patient's value is the mean over its cases, and over all structures the mean of those.
+
+    Args:
+        experiment, baseline: measured on the same cases.
+        cases: ids.
+        groups: the patient of each case.
+        metrics: to be compared.
+        interval: makes the intervals, as :func:`medssl.evaluation.statistics.paired_interval` does.
+        trained: see :class:`medssl.comparison.verdict.PairedScores`.
     """
     structures = list(experiment.runs[0].structures)
     entries: dict[str, dict[str, Any]] = {s: {"metrics": {}} for s in (*structures, MEAN)}
@@ -98,7 +120,7 @@ def compare_pair(
         a, b = (np.concatenate((x, nanmean(x, 2)[..., None]), 2) for x in scores[metric])
         for index, name in enumerate(entries):
             seen = np.isfinite(np.concatenate(both)[..., index]).all(0)
-            entry = _describe(a[..., index], b[..., index], metric)
+            entry = _describe(a[..., index], b[..., index], metric, interval)
             entries[name]["metrics"][metric] = entry | {"n_cases": int(seen.sum())}
             if metric == "dice":
                 entries[name] |= count_outcomes((both[0].mean(0) - both[1].mean(0))[..., index])
@@ -111,14 +133,23 @@ def compare_pair(
         "differs_in": list(found),
         "differences": [describe_difference(k, v) for k, v in found.items()],
         "structures": entries,
-        "verdict": _verdict(experiment, baseline, groups, scores["dice"]),
+        "verdict": _verdict(experiment, baseline, groups, scores["dice"], (interval, trained)),
     }
 
 
 def _verdict(
-    experiment: Experiment, baseline: Experiment, groups: Sequence[str], dice: Sequence[np.ndarray]
+    experiment: Experiment,
+    baseline: Experiment,
+    groups: Sequence[str],
+    dice: Sequence[np.ndarray],
+    how: tuple[PairedInterval, str],
 ) -> dict[str, Any]:
-    """Judge an experiment by the Dice of its patients, ``(runs, patients, structures)`` of both."""
+    """Judge an experiment by the Dice of its patients, ``(runs, patients, structures)`` of both.
+
+    Args:
+        how: what makes the intervals, and how both were trained.
+    """
+    interval, trained = how
     seconds = [
         cost_of([r.manifest for r in x.runs])["training_seconds"] for x in (experiment, baseline)
     ]
@@ -130,7 +161,9 @@ def _verdict(
             ours=dice[0],
             baseline=dice[1],
             cost=seconds[0] / seconds[1] if seconds[1] > 0 else float("nan"),
-        )
+            trained=trained,
+        ),
+        interval_of=partial(interval, bounds=DICE_GAINS),
     )
     return verdict_entry(verdict, experiment.name, baseline.name)
 
@@ -179,10 +212,12 @@ def paired_values(
     return both[: len(experiment.runs)], both[len(experiment.runs) :]
 
 
-def _describe(ours: np.ndarray, baseline: np.ndarray, metric: str) -> dict[str, Any]:
+def _describe(
+    ours: np.ndarray, baseline: np.ndarray, metric: str, interval: PairedInterval
+) -> dict[str, Any]:
     """Return a difference with its interval, why it has none, and the two-sided sign-flip p."""
     most = 1.0 if metric in SHARES else float("inf")
-    found = paired_interval(ours, baseline, bounds=(-most, most))
+    found = interval(ours, baseline, bounds=(-most, most))
     return {
         "difference": found.mean,
         "low": found.low,

@@ -8,7 +8,7 @@ say less than it seems to is a caution (:mod:`medssl.comparison.cautions`).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,6 +37,7 @@ class PairedScores:
             patient; for a structure and patient either all runs of both have a value or none. The
             numbers of runs may differ.
         cost: training time of the method over that of the baseline; NaN where it is not known.
+        trained: how both were trained, for the sentence; by default by how many runs.
     """
 
     names: tuple[str, str]
@@ -45,6 +46,16 @@ class PairedScores:
     ours: np.ndarray
     baseline: np.ndarray
     cost: float = math.nan
+    trained: str = ""
+
+
+IntervalOf = Callable[[np.ndarray, np.ndarray], Interval]
+"""Makes the interval of a mean gain of ``(runs, patients)`` values of a method and its baseline."""
+
+
+def over_patients(ours: np.ndarray, baseline: np.ndarray) -> Interval:
+    """Return Student's t interval of the mean gain in Dice over runs and patients."""
+    return paired_interval(ours, baseline, bounds=DICE_GAINS)
 
 
 @dataclass(frozen=True)
@@ -91,20 +102,21 @@ def code_of(gain: Interval, p: float) -> str:
     return judge(gain.low, gain.high) if gain.n >= FEWEST else NONE
 
 
-def verdict_over_patients(scores: PairedScores, *, interval: Interval | None = None) -> Verdict:
+def verdict_over_patients(
+    scores: PairedScores, *, interval_of: IntervalOf = over_patients
+) -> Verdict:
     """Judge whether a method is better than its baseline.
 
     Args:
         scores: of the test patients, or of all labeled patients out of fold.
-        interval: of the mean gain, where it is not that of
-            :func:`medssl.evaluation.statistics.paired_interval` over runs and patients; for
+        interval_of: makes the intervals, where they are not those over runs and patients; for
             instance of repeated cross-validation.
 
     Raises:
         ValueError: no patient has a score.
     """
     means = [nanmean(x, axis=2) for x in (scores.ours, scores.baseline)]
-    gain = interval or paired_interval(*means, bounds=DICE_GAINS)
+    gain = interval_of(means[0], means[1])
     own = means[0].mean(0) - means[1].mean(0)
     known = np.flatnonzero(np.isfinite(own))
     if not known.size:
@@ -112,7 +124,7 @@ def verdict_over_patients(scores: PairedScores, *, interval: Interval | None = N
     p = sign_flip_p(own)
     lowest = int(known[own[known].argmin()])
     structures = {
-        name: paired_interval(scores.ours[..., i], scores.baseline[..., i], bounds=DICE_GAINS)
+        name: interval_of(scores.ours[..., i], scores.baseline[..., i])
         for i, name in enumerate(scores.structures)
         if np.isfinite(scores.ours[..., i]).any()
     }
@@ -128,11 +140,12 @@ def verdict_over_patients(scores: PairedScores, *, interval: Interval | None = N
         sentence="",
     )
     runs = (len(scores.ours), len(scores.baseline))
-    return replace(verdict, sentence=sentence_of(verdict, scores.names, runs))
+    trained = "one run each" if runs == (1, 1) else f"{runs[0]} and {runs[1]} runs"
+    return replace(verdict, sentence=sentence_of(verdict, scores.names, scores.trained or trained))
 
 
-def sentence_of(verdict: Verdict, names: tuple[str, str], runs: tuple[int, int]) -> str:
-    """Say a verdict in one sentence; ``runs`` are those of the method and of the baseline."""
+def sentence_of(verdict: Verdict, names: tuple[str, str], trained: str) -> str:
+    """Say a verdict in one sentence; ``trained`` says by how many runs, or how else."""
     ours, baseline = names
     claim = {
         GAIN: f"Evidence of gain: {ours} has a higher mean Dice than {baseline}",
@@ -140,7 +153,6 @@ def sentence_of(verdict: Verdict, names: tuple[str, str], runs: tuple[int, int])
         NONE: f"No evidence of a difference between {ours} and {baseline} in mean Dice",
     }[verdict.code]
     gain, n = verdict.gain, verdict.gain.n
-    trained = "one run each" if runs == (1, 1) else f"{runs[0]} and {runs[1]} runs"
     base = f"{counted(n, 'patient')}, {trained}"
     if math.isnan(gain.low):
         interval = f"no interval from {base} ({gain.none})"

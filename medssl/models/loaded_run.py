@@ -25,6 +25,7 @@ from medssl.paths import AnyPath
 from medssl.recipe.load import load_recipe
 from medssl.runs.checkpoint import load_checkpoint, load_weights
 from medssl.runs.folder import RunFolder, open_run
+from medssl.runs.members import members_of
 from medssl.settings.recipe import Recipe
 
 
@@ -171,12 +172,13 @@ def load_ensemble(path: Path, settings: PredictSettings) -> LoadedRun:
     """Load a run and those it is averaged with as one whose probabilities are the mean of theirs.
 
     The first run says how images are prepared and windows laid; see :func:`load_run` for the rest.
+    The folder of a cross-validation stands for the runs of its folds.
 
     Raises:
         MedSSLError: a run sees other images, windows or labels than the first, or two have the
             same weights.
     """
-    runs = [_load(one, settings) for one in (path, *settings.ensemble)]
+    runs = [_load(one, settings) for one in (*members_of(path), *settings.ensemble)]
     first = runs[0]
     if len(runs) == 1:
         return first

@@ -15,7 +15,7 @@ from medssl.data.images.volume import read_image
 from medssl.errors import MedSSLError
 from medssl.inference.predictor import Predictor
 from medssl.reports.figures import Picture, data_uri
-from medssl.reports.preview import PLANES, draw_case, to_ras
+from medssl.reports.preview import PLANES, draw_case, mark_sides, to_ras
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,7 @@ def draw_heat(image: np.ndarray, heat: np.ndarray, affine: np.ndarray) -> Any:
         )
         axes.set_title(f"{plane}, slice {index}", fontsize=9)
         axes.axis("off")
+        mark_sides(axes, plane)
     assert shown is not None  # a picture has planes
     figure.colorbar(shown, ax=figure.axes, fraction=0.02, label="normalized entropy")
     return figure

@@ -28,6 +28,7 @@ from medssl.reports.figures import Picture, box_plots, read_metrics, reliability
 from medssl.reports.figures import training_curves as draw_training_curves
 from medssl.reports.overlays import CasePictures, case_scores, chosen_cases, picture_case
 from medssl.runs.folder import RunFolder, open_run
+from medssl.runs.members import is_crossval
 
 TEMPLATE = "report.html.j2"
 MANIFEST_KEYS = (
@@ -50,7 +51,8 @@ def report(
     """Write a report of a run.
 
     Args:
-        run: a run folder that was evaluated on ``split``.
+        run: a run folder that was evaluated on ``split``, or the folder of a cross-validation,
+            which has its own verdict.
         output: the HTML file; by default ``RUN/report.html``.
         split: ``test`` or ``validation``, or another folder under ``evaluation/``.
         baseline: runs of the labeled-only baseline, for the verdict.
@@ -71,6 +73,10 @@ def report(
         'report.html'
     """
     display = display or Display(quiet=True)
+    if is_crossval(Path(run)):
+        from medssl.reports.crossval_page import crossval_report
+
+        return crossval_report(Path(run), output=output, pictures=pictures, display=display)
     others = as_paths(baseline)
     folder = open_run(run)
     summary, rows = _evaluation(folder, split)
@@ -82,7 +88,8 @@ def report(
     unit = str(summary.get("unit") or "mm")
     other = read_cases_csv(others[0] / "evaluation" / split / "cases.csv") if others else []
     metrics = ("dice", distance_columns(unit)[0])
-    html = _render(
+    html = render(
+        TEMPLATE,
         run=folder.path.name,
         recipe=loaded.recipe,
         recipe_text=folder.recipe.read_text(encoding="utf-8"),
@@ -197,7 +204,8 @@ def _calibration(folder: RunFolder) -> dict[str, Any] | None:
     return found | {"picture": Picture("Calibration", caption, uri, "Reliability curve")}
 
 
-def _render(**values: Any) -> str:
+def render(template: str, **values: Any) -> str:
+    """Return a page from a template and its values."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -211,7 +219,7 @@ def _render(**values: Any) -> str:
     environment.filters["heading"] = _heading
     environment.filters["interval"] = _interval
     environment.filters["percent_up"] = percent_up
-    return environment.get_template(TEMPLATE).render(**values)
+    return environment.get_template(template).render(**values)
 
 
 def _number(value: Any, digits: int = 3) -> str:

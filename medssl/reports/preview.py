@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import nibabel as nib
 import numpy as np
@@ -98,6 +98,7 @@ def draw_case(
                     axes.contour(mask, levels=[0.5], colors=[color], linestyles=style, linewidths=1)
         axes.set_title(f"{plane}, slice {index}", fontsize=9)
         axes.axis("off")
+        mark_sides(axes, plane)
     handles = [
         Line2D([], [], color=COLORS[i % len(COLORS)], label=names[v]) for i, v in enumerate(present)
     ]
@@ -109,6 +110,25 @@ def draw_case(
     figure.suptitle(title, fontsize=11)
     figure.tight_layout(rect=(0, 0.07, 1, 0.98))
     figure.savefig(target, format="png")
+
+
+def mark_sides(axes: Any, plane: str) -> None:
+    """Write which side of the patient is where, at the edges of a plane in RAS order."""
+    left, right = ("P", "A") if plane == "sagittal" else ("L", "R")
+    lower, upper = ("P", "A") if plane == "axial" else ("I", "S")
+    places = ((left, 0.02, 0.5), (right, 0.98, 0.5), (lower, 0.5, 0.02), (upper, 0.5, 0.98))
+    for letter, x, y in places:
+        axes.text(
+            x,
+            y,
+            letter,
+            transform=axes.transAxes,
+            color="white",
+            fontsize=9,
+            ha={0.02: "left", 0.98: "right"}.get(x, "center"),
+            va={0.02: "bottom", 0.98: "top"}.get(y, "center"),
+            bbox={"facecolor": "black", "alpha": 0.5, "pad": 1, "linewidth": 0},
+        )
 
 
 class _Turn:

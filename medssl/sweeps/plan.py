@@ -2,54 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from medssl.comparison.experiments import UNLABELED_KEYS, is_finished
+from medssl.comparison.experiments import EvaluatedRun, read_run
+from medssl.cross_validation.deal import Dealt, deal
+from medssl.cross_validation.pool import SPLIT, pool_folds
+from medssl.data.datasets.case import Case
 from medssl.data.datasets.split import NothingUnlabeled
 from medssl.errors import MedSSLError
 from medssl.methods.registry import get_settings
 from medssl.paths import AnyPath
 from medssl.progress import Display
-from medssl.recipe.load import LoadedRecipe, load_recipe
-from medssl.runs.changes import flatten
-from medssl.runs.folder import RunFolder
+from medssl.recipe.load import load_recipe
 from medssl.training.cases import plan_cases
+from medssl.workflows.planned_runs import BASELINE, PlannedRun, overrides_for
 
-BASELINE = "supervised"
 ALL = "all"
-_FREE_KEYS = (
-    "name",
-    "data.cache",
-    "method.overridden",
-    "training.workers",
-    "training.log_every",
-    "training.checkpoint_every",
-)
-"""What may change between two starts of a sweep: it does not change the result."""
 
 
 @dataclass(frozen=True)
-class PlannedRun:
-    """One combination: its overrides of the recipe, its checked recipe and its run folder."""
+class PlannedPoint(PlannedRun):
+    """One combination of a sweep.
+
+    Attributes:
+        method, labeled, seed: which one.
+        folds: its runs, where patients are dealt into folds; the recipe is then that of the first.
+        cases: of all folds, by id.
+    """
 
     method: str
     labeled: int | str
     seed: int
-    path: Path
-    overrides: tuple[str, ...]
-    loaded: LoadedRecipe
+    folds: tuple[PlannedRun, ...] = ()
+    cases: Mapping[str, Case] = field(default_factory=dict)
 
     @property
-    def name(self) -> str:
-        """The name of the run folder."""
-        return self.path.name
+    def runs(self) -> dict[str, PlannedRun]:
+        """The runs by name: one, or one a fold."""
+        if not self.folds:
+            return {self.name: self}
+        return {f"{self.name}/{run.name}": run for run in self.folds}
 
     @property
     def finished(self) -> bool:
-        """Whether the run is complete."""
-        return is_finished(RunFolder(self.path))
+        """Whether all runs are complete."""
+        return all(run.finished for run in self.folds) if self.folds else super().finished
+
+    def read(self) -> EvaluatedRun:
+        """Return what was measured: on the test patients, or on every patient out of fold.
+
+        Raises:
+            MedSSLError: a run was not measured.
+        """
+        if not self.folds:
+            return read_run(self.path, SPLIT)
+        labeled = self.loaded.recipe.data.labeled
+        named = labeled if isinstance(labeled, list) else None
+        return pool_folds(self.folds, self.cases, self.path, labeled=named)
 
 
 def plan_sweep(
@@ -60,8 +71,14 @@ def plan_sweep(
     methods: Sequence[str] = (),
     overrides: Sequence[str] = (),
     output: AnyPath | None = None,
-) -> list[PlannedRun]:
+    folds: int | str | None = None,
+    display: Display | None = None,
+) -> list[PlannedPoint]:
     """Return all combinations, each with its checked recipe; a whole curve of each seed in turn.
+
+    Args:
+        recipe, labeled, seeds, methods, overrides, output, folds: as for `sweep`.
+        display: shows progress.
 
     Raises:
         MedSSLError: no points, no seeds, an unknown method, or a recipe that cannot work.
@@ -77,16 +94,45 @@ def plan_sweep(
         )
     names = list(dict.fromkeys([BASELINE, *(methods or [own.method.name])]))
     for name in names:
-        get_settings(name)
+        get_settings(name)  # all of them before the first is looked at
+    dealt = None
+    if folds is not None:
+        every_label = load_recipe(recipe, [*overrides, "data.labeled=null", "data.validation=0"])
+        dealt = deal(every_label, folds, display=display or Display(quiet=True))
     plan = []
     for seed in range(seeds):
         for point in points:
             for name in names:
                 path = folder / f"{name}-{point}-{seed}"
-                changes = _overrides(name, own.method.name, point, seed, overrides)
+                given = [*overrides_for(name, own.method.name, overrides), f"seed={seed}"]
+                if dealt is not None:
+                    runs = _runs_of_folds(recipe, path, dealt, (name, point), given)
+                    first, every = runs[0], dealt.cases
+                    plan.append(
+                        PlannedPoint(path, (), first.loaded, name, point, seed, runs, every)
+                    )
+                    continue
+                changes = (*given, f"data.labeled={'null' if point == ALL else point}")
                 loaded = load_recipe(recipe, changes)
-                plan.append(PlannedRun(name, point, seed, path, changes, loaded))
+                plan.append(PlannedPoint(path, changes, loaded, name, point, seed))
     return plan
+
+
+def _runs_of_folds(
+    recipe: AnyPath,
+    folder: Path,
+    dealt: Dealt,
+    point: tuple[str, int | str],
+    given: Sequence[str],
+) -> tuple[PlannedRun, ...]:
+    """Plan a run a fold, of a method and number of labels."""
+    method, labeled = point
+    number = labeled if isinstance(labeled, int) else None
+    runs = []
+    for fold in range(len(dealt.divisions[0])):
+        changes = (*given, *dealt.overrides(method, 0, fold, labeled=number))
+        runs.append(PlannedRun(folder / f"fold_{fold}", changes, load_recipe(recipe, changes)))
+    return tuple(runs)
 
 
 def parse_labeled(text: str) -> list[int | str]:
@@ -110,56 +156,9 @@ def parse_labeled(text: str) -> list[int | str]:
     return points
 
 
-def _overrides(
-    method: str, own: str, labeled: int | str, seed: int, given: Sequence[str]
-) -> tuple[str, ...]:
-    """Return the overrides of one combination; what belongs to the recipe's method stays there."""
-    kept = list(given)
-    if method != own:
-        keys = [f"{a.partition('=')[0].strip()}." for a in given]
-        kept = [
-            a
-            for a, key in zip(given, keys, strict=True)
-            if not key.startswith(("method.", "training.stages."))
-        ]
-        kept += [f"method={method}", "training.stages={}"]
-    number = "null" if labeled == ALL else labeled
-    return (*kept, f"data.labeled={number}", f"seed={seed}")
-
-
-def check_folders(plan: Sequence[PlannedRun]) -> None:
-    """Refuse run folders that hold another experiment, or none.
-
-    Raises:
-        MedSSLError: names the first key that differs.
-    """
-    for planned in plan:
-        run = RunFolder(planned.path)
-        if not run.recipe.is_file():
-            if run.holds_something():
-                raise MedSSLError(
-                    "the folder of a run holds something that is not a run",
-                    where=planned.path,
-                    fix="remove it, or choose another --output",
-                )
-            continue
-        before, now = (
-            flatten(r.model_dump(mode="json"), "")
-            for r in (load_recipe(run.recipe).recipe, planned.loaded.recipe)
-        )
-        free: tuple[str, ...] = _FREE_KEYS
-        if not get_settings(planned.method).uses_unlabeled:
-            free = (*free, *UNLABELED_KEYS)
-        for key in {**before, **now}:
-            if key not in free and before.get(key) != now.get(key):
-                raise MedSSLError(
-                    f"the run was made with {key} = {before.get(key)!r}, not {now.get(key)!r}",
-                    where=run.recipe,
-                    fix="choose another --output for the changed sweep, or remove these runs",
-                )
-
-
-def check_cases(plan: Sequence[PlannedRun], display: Display) -> tuple[list[PlannedRun], list[str]]:
+def check_cases(
+    plan: Sequence[PlannedPoint], display: Display
+) -> tuple[list[PlannedPoint], list[str]]:
     """Make sure that every point has its labeled, unlabeled and test cases. Opens no image.
 
     Returns:

@@ -43,7 +43,8 @@ def draw_sweep(summary: Mapping[str, Any], path: Path) -> None:
         if right is not None and own:
             bounds = [(p["gain"]["difference"], p["gain"]["low"], p["gain"]["high"]) for p in own]
             _bars(right, [position(p) * shift for p in own], bounds, color, method)
-    left.set_ylabel(f"mean test Dice, {summary['n_cases']} cases")
+    what = "test" if summary["split"] == "test" else "out-of-fold"
+    left.set_ylabel(f"mean {what} Dice, {summary['n_cases']} cases")
     if right is not None:
         right.axhline(0, color="black", linewidth=0.8)
         right.set_ylabel("gain in Dice over labels alone, paired")

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from medssl.comparison.cautions import cautions_of
 from medssl.comparison.comparable import patients_of, shared_cases, shared_metrics, warnings_about
-from medssl.comparison.experiments import Experiment, read_run
+from medssl.comparison.experiments import Experiment
 from medssl.comparison.output import number
 from medssl.comparison.paired import (
     INTERVAL,
@@ -23,21 +23,24 @@ from medssl.comparison.paired import (
     cost_of,
     describe_experiment,
 )
+from medssl.cross_validation.pool import OUT_OF_FOLD, SPLIT, total_cost
 from medssl.evaluation.coverage import coverage_sentence
 from medssl.evaluation.failures import failure_cell
 from medssl.evaluation.statistics import nanmean, paired_interval, patient_means
 from medssl.files import write_csv, write_json
-from medssl.runs.folder import RunFolder
+from medssl.runs.folder import STATUS_FAILED, STATUS_FINISHED, RunFolder
 
 if TYPE_CHECKING:
-    from medssl.sweeps.plan import PlannedRun
+    from medssl.sweeps.plan import PlannedPoint
 
-SPLIT = "test"
+NOT_STARTED = "not started"
+SPLIT_WORDS = {SPLIT: "test", OUT_OF_FOLD: "out-of-fold"}
+"""What the curve calls the patients that it is drawn from."""
 _BASELINE = "supervised"
 
 
 def summarize_sweep(
-    plan: Sequence[PlannedRun],
+    plan: Sequence[PlannedPoint],
     *,
     recipe: str,
     failures: Mapping[str, str] | None = None,
@@ -50,17 +53,19 @@ def summarize_sweep(
     Raises:
         MedSSLError: the finished runs were measured on different cases.
     """
-    finished = [(planned, read_run(planned.path, SPLIT)) for planned in plan if planned.finished]
+    finished = [(planned, planned.read()) for planned in plan if planned.finished]
+    split = OUT_OF_FOLD if plan[0].folds else SPLIT
     everyone = [run for _, run in finished]
-    cases, warnings = shared_cases(everyone, SPLIT, common=False)
-    groups = patients_of(everyone, cases, warnings)
+    cases, warnings = shared_cases(everyone, split, common=False)
+    known = plan[0].cases  # of folds, with copies of a scan as one patient
+    groups = [known[c].patient for c in cases] if known else patients_of(everyone, cases, warnings)
     metrics = shared_metrics(everyone, warnings)
     experiments: dict[tuple[str, int | str], Experiment] = {}
     for key in dict.fromkeys((planned.method, planned.labeled) for planned in plan):
         own = tuple(run for planned, run in finished if (planned.method, planned.labeled) == key)
         if own:
             experiments[key] = Experiment(f"{key[0]} ({key[1]} labels)", own)
-    warnings += warnings_about(list(experiments.values()), SPLIT)
+    warnings += warnings_about(list(experiments.values()), split)
     order = list(dict.fromkeys(planned.labeled for planned in plan))
     points = [
         _point(experiments, key, cases, groups, metrics)
@@ -74,7 +79,7 @@ def summarize_sweep(
         )
     return {
         "recipe": recipe,
-        "split": SPLIT,
+        "split": split,
         "metrics": metrics,
         "n_cases": len(cases),
         "n_patients": len(set(groups)),
@@ -127,14 +132,16 @@ def _point(
 
 
 def _run_row(
-    planned: PlannedRun,
+    planned: PlannedPoint,
     failures: Mapping[str, str],
     metrics: Sequence[str],
     patients: Mapping[str, str],
 ) -> dict[str, Any]:
     """Return the row of ``sweep.csv`` of a run, finished or not."""
-    manifest = RunFolder(planned.path).read_manifest()
-    status = "failed" if planned.name in failures else manifest.get("status", "not started")
+    manifests = [RunFolder(run.path).read_manifest() for run in planned.runs.values()]
+    unfinished = [m.get("status", NOT_STARTED) for m in manifests]
+    status = next((s for s in unfinished if s != STATUS_FINISHED), STATUS_FINISHED)
+    status = STATUS_FAILED if failures.keys() & planned.runs.keys() else status
     row = {
         "run": planned.name,
         "method": planned.method,
@@ -144,11 +151,11 @@ def _run_row(
     row |= {"status": status}
     means = dict.fromkeys(metrics, math.nan)
     if planned.finished:
-        run = read_run(planned.path, SPLIT)
+        run = planned.read()
         experiment = Experiment(planned.name, (run,))
         groups = [patients[case] for case in run.cases]
         means = describe_experiment(experiment, run.cases, groups, metrics)["metrics"]
-    return row | means | cost_of([manifest])
+    return row | means | cost_of([total_cost(manifests) if planned.folds else manifests[0]])
 
 
 def write_sweep(summary: Mapping[str, Any], folder: Path) -> None:
@@ -168,7 +175,8 @@ def format_sweep(summary: Mapping[str, Any]) -> RenderableType:
     """Lay the sweep out for the terminal: a line per point, the verdicts, failures last."""
     counts = summary["n_runs"]
     table = Table(
-        title=f"{summary['recipe']}: mean test Dice of {summary['n_cases']} cases, "
+        title=f"{summary['recipe']}: mean {SPLIT_WORDS[summary['split']]} Dice of "
+        f"{summary['n_cases']} cases, "
         f"{counts['finished']} of {counts['planned']} runs",
         box=box.SIMPLE_HEAD,
         title_justify="left",

@@ -9,44 +9,17 @@ resumed, so the same command continues a sweep, and one with more seeds extends 
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medssl.errors import MedSSLError
-from medssl.files import locked, refusals
 from medssl.jobs.job import Job, Outcome
 from medssl.jobs.launch import Launcher, choose_launcher, launch
 from medssl.paths import AnyPath
 from medssl.progress import Display
-from medssl.sweeps.plan import PlannedRun, check_cases, check_folders, plan_sweep
-from medssl.workflows.train_job import TrainCall, train_job
-
-
-@dataclass(frozen=True)
-class SweepResult:
-    """What a sweep leaves.
-
-    Attributes:
-        path: the folder.
-        summary: what ``summary.json`` holds; empty before the first run is finished.
-        failures: run -> reason.
-        stopped: the signal that ended it early, or None.
-        finished: number of finished runs.
-        total: number of all runs.
-        queued: number of runs that are still in the queue.
-    """
-
-    path: Path
-    summary: dict[str, Any]
-    failures: dict[str, str] = field(default_factory=dict)
-    stopped: int | None = None
-    finished: int = 0
-    total: int = 0
-    queued: int = 0
+from medssl.sweeps.plan import PlannedPoint, check_cases, plan_sweep
+from medssl.workflows.planned_runs import RunsResult, jobs_of, only_one
 
 
 def sweep(
@@ -55,6 +28,7 @@ def sweep(
     labeled: Sequence[int | str],
     seeds: int = 3,
     methods: Sequence[str] = (),
+    folds: int | str | None = None,
     overrides: Sequence[str] = (),
     output: AnyPath | None = None,
     jobs: int | None = None,
@@ -64,7 +38,7 @@ def sweep(
     device: str = "auto",
     precision: str | None = None,
     display: Display | None = None,
-) -> SweepResult:
+) -> RunsResult:
     """Train every combination that is not finished, and summarize all.
 
     Args:
@@ -74,6 +48,9 @@ def sweep(
         seeds: seeds 0, 1, ... of each point.
         methods: by default the recipe's. The baseline is always added. Settings under ``method``
             and ``training.stages`` belong to the recipe's own method; others run on their defaults.
+        folds: deal the labeled patients into so many folds (``all``: one patient each) and draw the
+            curve from every one of them, each predicted by runs that never saw it; of the others so
+            many as the point says are labeled. By default the recipe's test patients are measured.
         overrides: ``section.key=value`` assignments for all.
         output: folder of the runs and the summary; by default ``runs/NAME-sweep``.
         jobs: how many runs to train at a time, in processes of their own if more than one; by
@@ -97,15 +74,22 @@ def sweep(
     display = display or Display(quiet=True)
     where = choose_launcher(launcher, at_once=jobs, slurm=slurm, wait=wait)
     plan = plan_sweep(
-        recipe, labeled=labeled, seeds=seeds, methods=methods, overrides=overrides, output=output
+        recipe,
+        labeled=labeled,
+        seeds=seeds,
+        methods=methods,
+        overrides=overrides,
+        output=output,
+        folds=folds,
+        display=display,
     )
     plan, left_out = check_cases(plan, display)
-    check_folders(plan)
-    todo = []
-    for planned in plan:
-        if not planned.finished:
-            call = TrainCall(str(recipe), planned.overrides, str(planned.path), device, precision)
-            todo.append(train_job(planned.name, call, elsewhere=where.elsewhere))
+    runs = {name: run for planned in plan for name, run in planned.runs.items()}
+    for run in runs.values():
+        run.check_folder()
+    todo = jobs_of(
+        list(runs.values()), recipe, where, names=list(runs), device=device, precision=precision
+    )
     return _run(_Sweep(str(recipe), plan, left_out), todo, where, display)
 
 
@@ -114,25 +98,26 @@ class _Sweep:
     """What is trained, and what cannot be: a line each."""
 
     recipe: str
-    plan: Sequence[PlannedRun]
+    plan: Sequence[PlannedPoint]
     left_out: Sequence[str]
 
 
-def _run(sweep: _Sweep, todo: Sequence[Job], where: Launcher, display: Display) -> SweepResult:
+def _run(sweep: _Sweep, todo: Sequence[Job], where: Launcher, display: Display) -> RunsResult:
     """Train what is left to do of a plan, and summarize all."""
     plan = sweep.plan
     folder = plan[0].path.parent
-    display.say(f"sweep: {len(plan)} runs in {folder}, {len(plan) - len(todo)} of them finished")
-    with _only_one(folder):
+    runs = [run for planned in plan for run in planned.runs.values()]
+    display.say(f"sweep: {len(runs)} runs in {folder}, {len(runs) - len(todo)} of them finished")
+    with only_one(folder, "sweep"):
         outcome = launch(todo, where, folder=folder, display=display)
         summary = _summarize(sweep, folder, outcome)
-    return SweepResult(
+    return RunsResult(
         path=folder,
         summary=summary,
         failures=outcome.failures,
         stopped=outcome.stopped,
-        finished=sum(planned.finished for planned in plan),
-        total=len(plan),
+        finished=sum(run.finished for run in runs),
+        total=len(runs),
         queued=outcome.queued,
     )
 
@@ -146,43 +131,3 @@ def _summarize(sweep: _Sweep, folder: Path, outcome: Outcome) -> dict[str, Any]:
     summary["warnings"] += sweep.left_out
     write_sweep(summary, folder)
     return summary
-
-
-@contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Keep a second sweep out of the folder while one runs; the lock dies with its process.
-
-    Raises:
-        MedSSLError: another sweep runs there, or the folder cannot be written.
-    """
-
-    def busy(_: int | None) -> MedSSLError:
-        return MedSSLError(
-            "another sweep is running in this folder",
-            where=folder,
-            fix="wait for it or stop it, or choose another --output",
-        )
-
-    with refusals(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / ".lock", busy=busy):
-        yield
-
-
-def stopped_message(result: SweepResult) -> str:
-    """Say how to go on after a signal."""
-    name = signal.Signals(result.stopped or signal.SIGINT).name
-    if result.queued:
-        return f"stopped by {name}: {queued_message(result)}"
-    return (
-        f"stopped by {name}: {result.finished} of {result.total} runs are finished, the state of "
-        "the others is saved. Go on with the same command"
-    )
-
-
-def queued_message(result: SweepResult) -> str:
-    """Say how to come back to runs in a queue."""
-    return (
-        f"{result.queued} runs go on in the queue, {result.finished} of {result.total} are "
-        "finished. The same command waits for them and summarizes"
-    )

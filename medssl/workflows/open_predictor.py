@@ -15,7 +15,7 @@ def open_predictor(source: Path, settings: PredictSettings) -> tuple[Predictor, 
     """Load a predictor.
 
     Args:
-        source: a run folder, or a bundle that medssl exported.
+        source: a run folder, a bundle that medssl exported, or the folder of a cross-validation.
         settings: with what else it predicts.
 
     Returns:

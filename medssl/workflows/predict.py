@@ -41,7 +41,8 @@ def predict(
     """Segment images with a run or a bundle; each result lies on its image's own grid.
 
     Args:
-        source: a run folder, or a bundle that medssl exported.
+        source: a run folder, a bundle that medssl exported, or the folder of a cross-validation,
+            whose folds predict together.
         images: image files, folders of them, and folders of DICOM series: one or several.
         output: folder of the results, one ``CASE.nii.gz`` each.
         format: one of ``nii.gz nii nrrd mha dicom-seg``, the last for DICOM series only.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medssl.data.datasets.contents import Contents
 from medssl.errors import MedSSLError
 from medssl.paths import AnyPath
 from medssl.planning.median import with_spacing
@@ -15,7 +16,7 @@ from medssl.progress import Display
 from medssl.ranks import place
 from medssl.recipe.load import LoadedRecipe, load_recipe
 from medssl.runs.folder import RunFolder, free_run_path
-from medssl.runs.lineage import lineage_of, refuse_seen, sources_of, who_was_seen
+from medssl.runs.lineage import lineage_of, refuse_seen, who_was_seen
 from medssl.runs.log import remembered
 from medssl.runs.resume import is_finished
 
@@ -144,34 +145,38 @@ def order_of(asked: Asked, display: Display) -> TrainingOrder:
         raise MedSSLError("there is no run to resume", where=path, fix="start it without --resume")
     resume = asked.resume or (asked.resume_or_start and there)
     # The dataset may have grown since a run began.
-    loaded = _spaced_as(loaded, run) if resume else with_spacing(loaded, display)
+    loaded = spaced_as(loaded, run) if resume else with_spacing(loaded, display)
     finished = resume and is_finished(run, loaded)
     from medssl.training.cases import plan_cases  # the readers of images: the recipe first
 
     plan = plan_cases(loaded, display, verify_cache=asked.verify_cache)
     if not resume:
-        _refuse_seen(loaded, plan)
+        refuse_seen_patients(loaded, plan)
     return TrainingOrder(loaded, path, resume, finished, plan)
 
 
-def _refuse_seen(loaded: LoadedRecipe, plan: CasePlan) -> None:
-    """Refuse to train what could not be scored: an ancestor saw the labels of its test patients."""
+def refuse_seen_patients(loaded: LoadedRecipe, plan: CasePlan) -> None:
+    """Refuse to train what could not be scored: an ancestor saw the labels of its test patients.
+
+    Raises:
+        MedSSLError: names the patients, and what saw their labels.
+    """
     recipe = loaded.recipe
-    if not sources_of(recipe):
-        return
     lineage = lineage_of(recipe, plan.dataset, plan.splits, None)
+    if not lineage.ancestors:
+        return
     for split in recipe.evaluation.splits:
         seen = who_was_seen(
             lineage,
             getattr(plan.splits, split),
             plan.dataset.name,
-            files=plan.files,
+            contents=Contents(plan.files, plan.dataset.spatial_unit),
             chosen=split == "validation",
         )
         refuse_seen(seen, split, where=loaded.source)
 
 
-def _spaced_as(loaded: LoadedRecipe, run: RunFolder) -> LoadedRecipe:
+def spaced_as(loaded: LoadedRecipe, run: RunFolder) -> LoadedRecipe:
     """Return the recipe with the voxel size that a run found, where it asks for the median."""
     recipe = loaded.recipe
     if recipe.spec.spacing != "median":

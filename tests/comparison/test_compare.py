@@ -319,7 +319,7 @@ def test_the_interval_alone_decides() -> None:
     assert "training time" not in found.sentence
     # An interval of another kind, as of repeated cross-validation, takes its place.
     wide = mean_interval([-1.0, 1.0, 0.09])
-    other = verdict_over_patients(scores_of([0.02, 0.04, 0.03]), interval=wide)
+    other = verdict_over_patients(scores_of([0.02, 0.04, 0.03]), interval_of=lambda *_: wide)
     assert (other.code, other.gain) == (NONE, wide)
 
 

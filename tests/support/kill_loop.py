@@ -17,7 +17,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,11 +112,12 @@ def arm(place: str, times: int) -> None:
 
 
 def start(
-    recipe: str, run: Path, prepare: Callable[[], object], *, allowed: float | None = None
+    command: Sequence[str], prepare: Callable[[], object], *, allowed: float | None = None
 ) -> int:
-    """Train in a child; return the signal that ended it, or minus its exit code.
+    """Run a command of medssl in a child; return the signal that ended it, or minus its exit code.
 
     Args:
+        command: its words.
         prepare: called in the child.
         allowed: seconds of the child's processor time after which it is killed.
     """
@@ -126,7 +127,7 @@ def start(
         try:
             torch.set_num_threads(1)
             prepare()
-            code = cli.run(["train", recipe, "--output", str(run), "--resume-or-start"])
+            code = cli.run(list(command))
         finally:
             os._exit(code)
     if allowed is not None:
@@ -155,21 +156,23 @@ def report(run: Path, place: str | None, amount: float, ended: int) -> None:
 
 def main(recipe: str, runs: Path, seed: int, kills: int) -> None:
     """Train one run whole and one in pieces."""
-    report(runs / "whole", None, 0, start(recipe, runs / "whole", lambda: None))
+    words = ["train", recipe, "--resume-or-start", "--output"]
+    report(runs / "whole", None, 0, start([*words, str(runs / "whole")], lambda: None))
     whole, run = seconds(), runs / "pieces"
+    pieces = [*words, str(run)]
     rng = np.random.default_rng(seed)
     places = list(PLACES)
     plan = [places[i % len(places)] for i in range(kills - TIMED)] + ["timer"] * TIMED
     for place in rng.permutation(plan).tolist():
         if place == "timer":
             amount = round(whole * float(rng.uniform(*SHARES)), 3)
-            ended = start(recipe, run, lambda: None, allowed=amount)
+            ended = start(pieces, lambda: None, allowed=amount)
         else:
             amount = int(rng.integers(1, PLACES[place] + 1))
-            ended = start(recipe, run, lambda p=place, n=amount: arm(p, n))
+            ended = start(pieces, lambda p=place, n=amount: arm(p, n))
         report(run, place, amount, ended)
-    report(run, "figures", 1, start(recipe, run, lambda: arm("figures", 1)))
-    report(run, None, 0, start(recipe, run, lambda: None))
+    report(run, "figures", 1, start(pieces, lambda: arm("figures", 1)))
+    report(run, None, 0, start(pieces, lambda: None))
 
 
 if __name__ == "__main__":

@@ -27,9 +27,10 @@ from medssl.errors import MedSSLError, Stopped
 from medssl.files import locked
 from medssl.progress import Display
 from medssl.recipe.load import load_recipe
-from medssl.sweeps.plan import PlannedRun, check_cases, parse_labeled, plan_sweep
+from medssl.sweeps.plan import PlannedPoint, check_cases, parse_labeled, plan_sweep
 from medssl.sweeps.summary import format_sweep, summarize_sweep, write_sweep
 from medssl.training.cases import plan_cases
+from medssl.workflows.planned_runs import RunsResult
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def done(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> medssl.SweepResult:
+def done(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> RunsResult:
     """A finished sweep of three runs."""
     folder = tmp_path_factory.mktemp("done") / "sweep"
     return medssl.sweep(recipe, labeled=[2, "all"], seeds=1, output=folder)
@@ -163,7 +164,7 @@ def test_what_cannot_work_is_said_before_anything_is_trained(
 # ---------------------------------------------------------------------- the runs
 
 
-def test_a_sweep_leaves_runs_and_a_summary(done: medssl.SweepResult) -> None:
+def test_a_sweep_leaves_runs_and_a_summary(done: RunsResult) -> None:
     assert (done.finished, done.total, done.failures, done.stopped) == (3, 3, {}, None)
     for name in ("supervised-2-0", "bcp-2-0", "supervised-all-0"):
         assert json.loads((done.path / name / "manifest.json").read_text())["status"] == "finished"
@@ -189,7 +190,7 @@ def test_a_sweep_leaves_runs_and_a_summary(done: medssl.SweepResult) -> None:
 
 
 def test_finished_runs_are_not_repeated(
-    recipe: Path, done: medssl.SweepResult, tmp_path: Path, trained: list[str]
+    recipe: Path, done: RunsResult, tmp_path: Path, trained: list[str]
 ) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(done.path, folder)
@@ -205,7 +206,7 @@ def test_finished_runs_are_not_repeated(
 
 
 def test_another_experiment_in_the_folder_is_refused(
-    recipe: Path, done: medssl.SweepResult, tmp_path: Path, trained: list[str]
+    recipe: Path, done: RunsResult, tmp_path: Path, trained: list[str]
 ) -> None:
     with pytest.raises(MedSSLError, match=r"made with training.iterations = 4, not 6"):
         medssl.sweep(
@@ -358,9 +359,7 @@ def test_processes_report_failures(recipe: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_processes_do_the_same_as_one(
-    recipe: Path, done: medssl.SweepResult, tmp_path: Path
-) -> None:
+def test_processes_do_the_same_as_one(recipe: Path, done: RunsResult, tmp_path: Path) -> None:
     result = medssl.sweep(recipe, labeled=[2], seeds=1, jobs=2, output=tmp_path / "out")
     assert result.finished == 2
     for name in ("supervised-2-0", "bcp-2-0"):
@@ -373,7 +372,7 @@ def test_processes_do_the_same_as_one(
 # ---------------------------------------------------------------------- the summary
 
 
-def planned(folder: Path, recipe: Path) -> list[PlannedRun]:
+def planned(folder: Path, recipe: Path) -> list[PlannedPoint]:
     """A plan over runs written by hand: bcp gains 0.04 with 2 labels and nothing with 4."""
     jobs = plan_sweep(recipe, labeled=[2, 4], seeds=2, output=folder)
     base = np.linspace(0.5, 0.7, 12)
@@ -441,10 +440,47 @@ def test_the_summary_is_written_and_shown(recipe: Path, tmp_path: Path) -> None:
     assert "Evidence of gain: bcp (2 labels)" in text
 
 
-def test_the_runs_recipe_is_the_planned_one(recipe: Path, done: medssl.SweepResult) -> None:
+def test_the_runs_recipe_is_the_planned_one(recipe: Path, done: RunsResult) -> None:
     (job,) = [
         j
         for j in plan_sweep(recipe, labeled=[2], seeds=1, output=done.path)
         if j.method == "supervised"
     ]
     assert load_recipe(job.path / "recipe.yaml").recipe == job.loaded.recipe
+
+
+# ---------------------------------------------------------------------- folds
+
+
+def test_a_curve_from_every_labeled_patient(recipe: Path, tmp_path: Path) -> None:
+    """Seven patients in two folds: two of the others keep their labels, three stay locked."""
+    out = tmp_path / "curve"
+    options: dict[str, Any] = {"labeled": [2, "all"], "seeds": 1, "folds": 2, "output": out}
+    found = medssl.sweep(recipe, **options)
+    assert (found.finished, found.total, found.failures) == (6, 6, {})
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["split"], summary["n_cases"], summary["n_patients"]) == ("out_of_fold", 7, 7)
+    assert [(p["method"], p["labeled"], p["labeled_cases"]) for p in summary["points"]][:2] == [
+        ("supervised", 2, 2),
+        ("bcp", 2, 2),
+    ]
+    tested: list[str] = []
+    locked = {c.id for c in plan_cases(load_recipe(recipe), Display(quiet=True)).splits.test}
+    for fold in (0, 1):
+        splits = json.loads((out / "bcp-2-0" / f"fold_{fold}" / "splits.json").read_text())
+        tested += splits["test"]
+        used = {*splits["labeled"], *splits["unlabeled"], *splits["test"]}
+        assert len(splits["labeled"]) == 2
+        assert len(used) == 7
+        assert not used & locked
+        base = json.loads((out / "supervised-2-0" / f"fold_{fold}" / "splits.json").read_text())
+        assert base["labeled"] == splits["labeled"]
+    assert len(tested) == len(set(tested)) == 7
+    with (out / "sweep.csv").open() as file:
+        rows = {row["run"]: row for row in csv.DictReader(file)}
+    assert rows["bcp-2-0"]["status"] == "finished"
+    whole = out / "bcp-2-0" / "evaluation" / "out_of_fold" / "summary.json"
+    dice = json.loads(whole.read_text())["overall"]["metrics"]["dice"]["mean"]
+    assert float(rows["bcp-2-0"]["dice"]) == pytest.approx(dice, abs=1e-5)
+    with pytest.raises(MedSSLError, match="5 labeled patients are asked for but a fold trains on"):
+        medssl.sweep(recipe, **(options | {"labeled": [5]}))

@@ -1,0 +1,1 @@
+"""Cross-validation: every patient with a label trains and judges, and one verdict says what for."""
