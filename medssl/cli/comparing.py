@@ -68,7 +68,6 @@ def sweep(
     """Train methods on more and more labels beside the labeled-only baseline; resumes itself."""
     import medssl
     from medssl.sweeps.plan import parse_labeled
-    from medssl.sweeps.summary import format_sweep
 
     result = medssl.sweep(
         recipe,
@@ -87,6 +86,8 @@ def sweep(
         display=display_of(ctx),
     )
     if result.summary:
+        from medssl.sweeps.summary import format_sweep
+
         out.print(format_sweep(result.summary))
         out.print(f"written: {result.path}/summary.json, sweep.csv, sweep.png", highlight=False)
     end_of_runs(result)
@@ -120,7 +121,6 @@ def crossval(
 ) -> None:
     """Train and judge with every label: folds, the labeled-only twin, a verdict; resumes itself."""
     import medssl
-    from medssl.cross_validation.show import format_crossval
 
     result = medssl.crossval(
         recipe,
@@ -143,6 +143,8 @@ def crossval(
     if result.summary and as_json:
         out.print_json((result.path / "crossval.json").read_text(encoding="utf-8"))
     elif result.summary:
+        from medssl.cross_validation.show import format_crossval
+
         out.print(format_crossval(result.summary))
         out.print(f"written: {result.path}/crossval.json, report.html", highlight=False)
     end_of_runs(result)

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from medssl.comparison.experiments import EvaluatedRun, Experiment, is_finished
+from medssl.comparison.experiments import EvaluatedRun, Experiment
 from medssl.data.datasets.decathlon_header import read_json
 from medssl.data.datasets.patient_table import is_table
 from medssl.data.datasets.split import load_splits
 from medssl.errors import MedSSLError
 from medssl.evaluation.summary_table import lineage_lines
 from medssl.runs.changes import CHANGES, FILES, notes_of
+from medssl.runs.folder import STATUS_FINISHED
 
 
 def shared_cases(
@@ -136,7 +137,7 @@ def warnings_about(experiments: Sequence[Experiment], split: str) -> list[str]:
     found = []
     runs = [run for experiment in experiments for run in experiment.runs]
     for run in runs:
-        if not is_finished(run):
+        if run.manifest.get("status") != STATUS_FINISHED:
             status, done = (
                 run.manifest.get("status", "unknown"),
                 run.manifest.get("iterations_done"),

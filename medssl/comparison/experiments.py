@@ -21,7 +21,7 @@ from medssl.evaluation.summary import read_cases_csv
 from medssl.paths import command
 from medssl.recipe.load import LoadedRecipe, load_recipe
 from medssl.runs.changes import CHANGES, flatten
-from medssl.runs.folder import STATUS_FINISHED, RunFolder, open_run
+from medssl.runs.folder import open_run
 from medssl.settings.recipe import Recipe, RoiSettings
 
 VOXEL_METRICS = ("hd95_medpy_vox", "asd_medpy_vox")
@@ -297,9 +297,3 @@ def _name(run: EvaluatedRun, everyone: Sequence[EvaluatedRun]) -> str:
         for k, v in values
     ]
     return f"{method} ({', '.join(parts)})"
-
-
-def is_finished(run: EvaluatedRun | RunFolder) -> bool:
-    """Say whether a run trained to its end."""
-    manifest = run.manifest if isinstance(run, EvaluatedRun) else run.read_manifest()
-    return manifest.get("status") == STATUS_FINISHED

@@ -15,6 +15,7 @@ from medssl.files import write_json
 from medssl.jobs.job import Job, Outcome
 from medssl.jobs.launch import Launcher, choose_launcher, launch
 from medssl.progress import Display
+from medssl.recipe.load import load_recipe
 from medssl.runs.lineage import CROSSVAL
 from medssl.workflows.planned_runs import BASELINE, RunsResult, jobs_of, only_one
 
@@ -80,6 +81,7 @@ def crossval(
         >>> found.summary["verdict"]["code"] in ("gain", "none", "harm")
         True
     """
+    load_recipe(recipe, overrides)  # the recipe first: readers of images take a second to load
     from medssl.cross_validation.deal import CrossvalSettings
     from medssl.cross_validation.plan import plan_crossval
 

@@ -136,6 +136,10 @@ class RunFolder:
             return {}
         return found if isinstance(found, dict) else {}
 
+    def is_finished(self) -> bool:
+        """Say whether the run trained to its end, its evaluation included."""
+        return self.read_manifest().get("status") == STATUS_FINISHED
+
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
         self._append(self.metrics, record)

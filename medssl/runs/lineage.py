@@ -17,16 +17,18 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from medssl.data.datasets.case import Case, Dataset
-from medssl.data.datasets.contents import Contents
-from medssl.data.datasets.split import Splits
 from medssl.errors import MedSSLError
 from medssl.files import write_json
 from medssl.recipe.load import load_recipe
 from medssl.runs.folder import RunFolder
 from medssl.settings.recipe import Recipe
+
+if TYPE_CHECKING:  # the readers of images: whoever has scans has loaded them
+    from medssl.data.datasets.case import Case, Dataset
+    from medssl.data.datasets.contents import Contents
+    from medssl.data.datasets.split import Splits
 
 FORMAT = 1
 CROSSVAL = "crossval.json"

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medssl.comparison.experiments import UNLABELED_KEYS, is_finished
 from medssl.errors import MedSSLError
 from medssl.files import locked, refusals
 from medssl.jobs.job import Job
@@ -51,7 +50,7 @@ class PlannedRun:
     @property
     def finished(self) -> bool:
         """Whether the run is complete."""
-        return is_finished(RunFolder(self.path))
+        return RunFolder(self.path).is_finished()
 
     def check_folder(self) -> None:
         """Refuse a folder that holds another experiment, or none.
@@ -59,6 +58,8 @@ class PlannedRun:
         Raises:
             MedSSLError: names the first key that differs.
         """
+        from medssl.comparison.experiments import UNLABELED_KEYS  # loads SciPy: the recipe first
+
         run = RunFolder(self.path)
         if not run.recipe.is_file():
             if run.holds_something():

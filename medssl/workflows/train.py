@@ -8,10 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medssl.data.datasets.contents import Contents
 from medssl.errors import MedSSLError
 from medssl.paths import AnyPath
-from medssl.planning.median import with_spacing
 from medssl.progress import Display
 from medssl.ranks import place
 from medssl.recipe.load import LoadedRecipe, load_recipe
@@ -144,11 +142,12 @@ def order_of(asked: Asked, display: Display) -> TrainingOrder:
     if asked.resume and not there:
         raise MedSSLError("there is no run to resume", where=path, fix="start it without --resume")
     resume = asked.resume or (asked.resume_or_start and there)
+    from medssl.planning.median import with_spacing  # the readers of images: the recipe first
+    from medssl.training.cases import plan_cases
+
     # The dataset may have grown since a run began.
     loaded = spaced_as(loaded, run) if resume else with_spacing(loaded, display)
     finished = resume and is_finished(run, loaded)
-    from medssl.training.cases import plan_cases  # the readers of images: the recipe first
-
     plan = plan_cases(loaded, display, verify_cache=asked.verify_cache)
     if not resume:
         refuse_seen_patients(loaded, plan)
@@ -161,6 +160,8 @@ def refuse_seen_patients(loaded: LoadedRecipe, plan: CasePlan) -> None:
     Raises:
         MedSSLError: names the patients, and what saw their labels.
     """
+    from medssl.data.datasets.contents import Contents
+
     recipe = loaded.recipe
     lineage = lineage_of(recipe, plan.dataset, plan.splits, None)
     if not lineage.ancestors:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
-from medssl.comparison.experiments import is_finished
 from medssl.jobs.job import Job
 from medssl.progress import Display
 from medssl.runs.folder import RunFolder
@@ -62,6 +60,6 @@ def train_job(name: str, call: TrainCall, *, elsewhere: bool = False) -> Job:
         call: trains it.
         elsewhere: it may start in another folder than this one.
     """
-    done = partial(is_finished, RunFolder(Path(call.output)))
+    done = RunFolder(Path(call.output)).is_finished
     call = call.from_everywhere() if elsewhere else call
     return Job(name, call, call.arguments, done)

@@ -92,6 +92,8 @@ def test_formats_are_listed_in_a_fresh_process():
         ("preprocess typo", "there is no such recipe"),
         ("preprocess quickstart --set data.root=nowhere", "there is no such folder"),
         ("sweep typo --labeled 4", "there is no such recipe"),
+        ("crossval typo", "there is no such recipe"),
+        ("crossval quickstart --set method=bpc", "unknown method 'bpc'"),
         ("predict nowhere nowhere --output out", "not a run folder"),
         ("evaluate nowhere --split test", "not a run folder"),
         ("evaluate nowhere there --output out", "this folder does not exist"),
