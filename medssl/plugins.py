@@ -230,12 +230,16 @@ def check_plugins(recorded: Sequence[Mapping[str, Any]], *, where: Path) -> None
             ) from None
         now = _providing(provides)
         if now is None:
-            give = "install the package again" if "version" in entry else f"add --plugin {name}"
+            give = (
+                "install the package again"
+                if "version" in entry
+                else f"add --plugin {name} (anywhere on the command line; MEDSSL_PLUGINS and "
+                "medssl.load_plugin do the same)"
+            )
             raise MedSSLError(
                 f"it was made with the plugin {name!r} ({', '.join(provides)}), which is not here",
                 where=where,
-                fix=f"{give} (anywhere on the command line; MEDSSL_PLUGINS and "
-                "medssl.load_plugin do the same)",
+                fix=give,
             )
         after = now.hashes()
         # A sibling may be imported later than here; what both have must be the same.
@@ -257,11 +261,6 @@ def _providing(names: Sequence[str]) -> Plugin | None:
         if kind in get_args(Kind):
             look_up(kind, name)  # type: ignore[arg-type]
     return next((p for p in _loaded.values() if set(names) <= set(p.provides)), None)
-
-
-def module_of(kind: type) -> Plugin | None:
-    """Return the plugin whose own file a class stands in."""
-    return next((p for p in _loaded.values() if p.module == kind.__module__), None)
 
 
 def _loaded_from(folder: Path) -> Iterator[Path]:

@@ -81,10 +81,10 @@ def test_every_labeled_volume_patch_shows_an_annotation(foreground: bool) -> Non
 
 def test_slices_without_annotation_are_no_labeled_items() -> None:
     patches = sampler(sparse_case((5, 30)), (8, 8))
-    assert patches.num_items == 2
+    assert len(patches.items) == 2
     assert {patches.item(n)[1] for n in range(10)} == {5, 30}
     assert all((patches.draw(n)["label"] != IGNORE_INDEX).any() for n in range(10))
-    assert sampler(sparse_case((5, 30)), (8, 8), sparse=False).num_items == 40
+    assert len(sampler(sparse_case((5, 30)), (8, 8), sparse=False).items) == 40
     with pytest.raises(MedSSLError, match="no slice of the 1 labeled cases"):
         sampler(sparse_case(()), (8, 8))
 

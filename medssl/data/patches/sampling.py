@@ -126,11 +126,6 @@ class PatchSampler:
         self._pad_values: dict[int, float] = {}
         self._partly: dict[int, bool] = {}
 
-    @property
-    def num_items(self) -> int:
-        """Items of an epoch: cases, or slices of all cases."""
-        return len(self.items)
-
     def batch(self, iteration: int, rows: range | None = None) -> dict[str, Tensor]:
         """Return batch number ``iteration``, or some of its rows.
 

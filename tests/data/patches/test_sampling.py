@@ -143,7 +143,7 @@ def test_every_epoch_visits_each_slice_once(axis: int) -> None:
     cases = [make_case("a"), make_case("bb", (10, 11, 9))]
     sampler = make_sampler(cases, patch=(8, 6), slice_axis=axis, augment=None)
     total = cases[0].shape[axis] + cases[1].shape[axis]
-    assert sampler.num_items == total
+    assert len(sampler.items) == total
     seen = Counter(sampler.item(number) for number in range(total, 2 * total))
     assert set(seen.values()) == {1}
     assert set(seen) == {(c, z) for c, case in enumerate(cases) for z in range(case.shape[axis])}
