@@ -132,19 +132,28 @@ def _products(steps: Sequence[Step], dims: int) -> list[int]:
 Arguments = dict[str, Any]
 
 
-def _vnet(o: VNetSettings, **sizes: Any) -> Arguments:
-    return {**sizes, "filters": o.filters, "norm": o.norm, "dropout": o.dropout, "init": o.init}
+def _own(o: Strict, **sizes: Any) -> Arguments:
+    """Of the package's own networks: settings and arguments bear the same names."""
+    return {**sizes, **o.model_dump()}
 
 
-def _unet2d(o: UNet2DSettings, *, spatial_dims: int, **sizes: Any) -> Arguments:
-    return {**sizes, "channels": o.channels, "dropout": o.dropout, "init": o.init}
+def _own_of_one_dimension(o: Strict, *, spatial_dims: int, **sizes: Any) -> Arguments:
+    """Of those that exist in one number of dimensions."""
+    return _own(o, **sizes)
 
 
-def _unet(o: UNetSettings, *, spatial_dims: int, in_channels: int, num_classes: int) -> Arguments:
+def _of_monai(spatial_dims: int, in_channels: int, num_classes: int) -> Arguments:
+    """Of MONAI's networks: what they call their sizes."""
     return {
         "spatial_dims": spatial_dims,
         "in_channels": in_channels,
         "out_channels": num_classes,
+    }
+
+
+def _unet(o: UNetSettings, **sizes: int) -> Arguments:
+    return {
+        **_of_monai(**sizes),
         "channels": o.channels,
         "strides": o.strides,
         "kernel_size": o.kernel_size,
@@ -156,21 +165,9 @@ def _unet(o: UNetSettings, *, spatial_dims: int, in_channels: int, num_classes: 
     }
 
 
-def _ahnet_r18(o: AHNetR18Settings, *, spatial_dims: int, **sizes: Any) -> Arguments:
-    return {**sizes, "dropout": o.dropout, "init": o.init}
-
-
-def _resvnet(o: ResVNetSettings, **sizes: Any) -> Arguments:
-    return {**sizes, "filters": o.filters, "norm": o.norm}
-
-
-def _dynunet(
-    o: DynUNetSettings, *, spatial_dims: int, in_channels: int, num_classes: int
-) -> Arguments:
+def _dynunet(o: DynUNetSettings, **sizes: int) -> Arguments:
     return {
-        "spatial_dims": spatial_dims,
-        "in_channels": in_channels,
-        "out_channels": num_classes,
+        **_of_monai(**sizes),
         "kernel_size": o.kernel_size or [3] * len(o.filters),
         "strides": o.steps,
         "upsample_kernel_size": o.steps[1:],
@@ -181,14 +178,10 @@ def _dynunet(
     }
 
 
-def _segresnet(
-    o: SegResNetSettings, *, spatial_dims: int, in_channels: int, num_classes: int
-) -> Arguments:
+def _segresnet(o: SegResNetSettings, **sizes: int) -> Arguments:
     return {
-        "spatial_dims": spatial_dims,
+        **_of_monai(**sizes),
         "init_filters": o.init_filters,
-        "in_channels": in_channels,
-        "out_channels": num_classes,
         "dropout_prob": o.dropout or None,
         "blocks_down": o.blocks_down,
         "blocks_up": o.blocks_up,
@@ -200,14 +193,14 @@ BUILTIN = {
         "V-Net of the semi-supervised literature, 9.4 M parameters, 2D and 3D",
         VNetSettings,
         "medssl.networks.vnet:VNet",
-        _vnet,
+        _own,
         lambda o, dims: [16] * dims,
     ),
     "unet2d": Network(
         "2D U-Net of the semi-supervised literature (ACDC), 1.8 M parameters",
         UNet2DSettings,
         "medssl.networks.unet2d:UNet2D",
-        _unet2d,
+        _own_of_one_dimension,
         lambda o, dims: [16] * dims,
         spatial_dims=(2,),
     ),
@@ -236,7 +229,7 @@ BUILTIN = {
         "AH-Net on ResNet-18 with n x n x 1 kernels (UMCT), 11.8 M parameters, 3D",
         AHNetR18Settings,
         "medssl.networks.ahnet_resnet18:AHNetResNet18",
-        _ahnet_r18,
+        _own_of_one_dimension,
         lambda o, dims: [32] * dims,
         spatial_dims=(3,),
     ),
@@ -244,7 +237,7 @@ BUILTIN = {
         "ResNet-34 encoder with V-Net decoder, RAIL's second network, 17.9 M parameters",
         ResVNetSettings,
         "medssl.networks.resvnet:ResVNet",
-        _resvnet,
+        _own,
         lambda o, dims: [16] * dims,
     ),
 }
