@@ -29,7 +29,7 @@ from medssl.inference.prediction import Prediction
 from medssl.inference.task import Task
 from medssl.inference.windowed import Windowed
 from medssl.inference.windows import WindowProgress
-from medssl.recipe.load import check_stride
+from medssl.recipe.contradictions import check_stride
 from medssl.settings.recipe import InferenceSettings
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,127 @@
+"""Settings of a recipe that cannot work together, and settings that do nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from medssl.errors import MedSSLError, did_you_mean
+from medssl.methods.settings import MethodSettings
+from medssl.networks.registry import check_patch
+from medssl.settings.recipe import Recipe
+
+
+def refuse_contradictions(recipe: Recipe, settings: MethodSettings, path: Path) -> None:
+    """Refuse settings that cannot work together.
+
+    Raises:
+        MedSSLError: the first combination that is found.
+    """
+    training = recipe.training
+    if recipe.method.name in recipe.spec.refuse:
+        raise MedSSLError(
+            f"method {recipe.method.name!r} makes no sense on {recipe.spec.name!r} data: "
+            f"{recipe.spec.refuse[recipe.method.name]}",
+            where=path,
+            fix="choose another method; `medssl methods` lists them",
+        )
+    check_patch(recipe.network.name, training.patch, recipe.network.settings)
+    if recipe.data.roi is not None and recipe.spec.align_slices:
+        raise MedSSLError(
+            "data.roi finds its boxes in scans as they are stored, but spec.align_slices moves "
+            "their slices",
+            where=path,
+            fix="set spec.align_slices to false, or leave data.roi out",
+        )
+    check_stride(recipe.inference.stride, training.patch)
+    if training.cache_on_device is True and training.augment.place == "loader":
+        raise MedSSLError(
+            "training.cache_on_device holds the cases on the device, where no loader can "
+            "augment them, but training.augment.place is 'loader'",
+            where=path,
+            fix="set training.augment.place to auto, or training.cache_on_device to false",
+        )
+    if settings.uses_unlabeled and training.unlabeled_batch == 0:
+        raise MedSSLError(
+            f"method {recipe.method.name!r} learns from unlabeled patches but "
+            "training.unlabeled_batch is 0",
+            where=path,
+            fix="set training.unlabeled_batch to 1 or more, or method to supervised",
+        )
+    stages = {s.name: s for s in settings.stages(training.iterations)}
+    for name in training.stages:
+        if name not in stages:
+            raise MedSSLError(
+                f"training.stages names a stage {name!r} that {recipe.method.name!r} has not",
+                where=path,
+                fix=did_you_mean(name, list(stages)),
+            )
+    for name, stage in stages.items():
+        schedule = training.schedule_of(name)
+        if schedule.warmup >= stage.iterations:
+            raise MedSSLError(
+                f"the learning-rate warm-up ({schedule.warmup} iterations) is not shorter than "
+                f"stage {name!r} ({stage.iterations} iterations)",
+                where=path,
+                fix="lower training.schedule.warmup or raise training.iterations",
+            )
+    problems = list(settings.check_recipe(recipe))
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise MedSSLError(problems[0] + more, where=path, fix="change one of the two settings")
+
+
+def spec_warnings(recipe: Recipe) -> list[str]:
+    """Return what the data spec warns of the recipe's method."""
+    reason = recipe.spec.warn.get(recipe.method.name)
+    if reason is None:
+        return []
+    return [f"method {recipe.method.name!r} on {recipe.spec.name!r} data: {reason}"]
+
+
+def idle_settings(recipe: Recipe, settings: MethodSettings) -> list[str]:
+    """Describe settings that can do nothing."""
+    training, found = recipe.training, []
+    has_validation = recipe.data.validation not in (0, None, [])
+    if training.early_stop and not has_validation:
+        found.append("training.early_stop does nothing: there are no validation cases")
+    if recipe.evaluation.checkpoint == "best" and not has_validation:
+        found.append("evaluation.checkpoint 'best' means 'last': there are no validation cases")
+    if has_validation and training.validate_every > training.iterations:
+        found.append(
+            f"validation never runs: training.validate_every ({training.validate_every}) is more "
+            f"than training.iterations ({training.iterations})"
+        )
+    schedule = training.schedule
+    if schedule.name == "step" and schedule.step_size >= training.iterations:
+        found.append(
+            f"the learning rate never drops: training.schedule.step_size ({schedule.step_size}) "
+            f"is not below training.iterations ({training.iterations})"
+        )
+    optimizer = training.optimizer
+    if optimizer.name != "sgd" and {"momentum", "nesterov"} & optimizer.model_fields_set:
+        found.append(f"training.optimizer.momentum and nesterov do nothing with {optimizer.name}")
+    unlabeled = recipe.data.unlabeled or recipe.data.test_as_unlabeled
+    if unlabeled and not settings.uses_unlabeled:
+        found.append(f"data.unlabeled is not read: {recipe.method.name!r} uses labels alone")
+    asked = training.augment.flip and "flip" in training.augment.model_fields_set
+    if asked and not recipe.spec.flip_axes:
+        found.append("training.augment.flip does nothing: the data spec allows no flip_axes")
+    return found
+
+
+def check_stride(stride: Sequence[int] | None, patch: Sequence[int]) -> None:
+    """Refuse a stride of a recipe that would leave voxels out; None is the overlap's own.
+
+    Raises:
+        MedSSLError: it has other axes than the patch, or is not from 1 to the patch's side.
+    """
+    if stride is None:
+        return
+    if len(stride) != len(patch) or any(
+        not 1 <= s <= p for s, p in zip(stride, patch, strict=True)
+    ):
+        raise MedSSLError(
+            f"inference.stride {list(stride)} does not fit training.patch {list(patch)}",
+            fix="give one stride per axis of the patch, from 1 to the patch size",
+        )
