@@ -14,6 +14,7 @@ from medssl.files.atomic import (
     reason_of,
     refusals,
     replacing,
+    write_private,
 )
 from medssl.files.folders import (
     all_or_nothing,
@@ -58,5 +59,6 @@ __all__ = [
     "write_bytes",
     "write_csv",
     "write_json",
+    "write_private",
     "write_text",
 ]

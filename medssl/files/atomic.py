@@ -112,6 +112,34 @@ def new_file(
         _sync_folder(path.parent)
 
 
+def write_private(path: Path, content: bytes, *, what: str = WHAT, fix: str = FIX) -> None:
+    """Write a file that its owner alone may read, unless one is there, which stays.
+
+    Of several processes, one writes it.
+
+    Raises:
+        MedSSLError: the disk refuses.
+    """
+    temporary = name_beside(path)
+    try:
+        with refusals(path, what=what, fix=fix):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                os.link(temporary, path)  # unlike a rename, never over a file that is there
+            except FileExistsError:
+                return
+            except OSError:  # a file system without hard links
+                if not path.exists():
+                    os.replace(temporary, path)
+    finally:
+        remove(temporary)
+
+
 def name_beside(path: Path, suffix: str = ".tmp") -> Path:
     """Return a name in the same folder that no other process uses; hosts share process ids."""
     return path.with_name(f".{os.getpid()}-{secrets.token_hex(8)}{suffix}")

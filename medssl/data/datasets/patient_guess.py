@@ -20,7 +20,9 @@ EACH_ITS_OWN = "(.+)"
 MOST_WORDS, MOST_STARTS = 24, 4
 """A pattern of more words is none that a person could check."""
 
+_MONTH = "(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]{0,6}"
 _WEAK = (
+    rf"(?:\d{{1,2}}[-_. ]?)?{_MONTH}[-_. ]?(?:19|20)\d\d|"
     r"(?:scan|exam|study|series|run|rep|acq|rec|week|wk|day|month|mo|year|yr|mr|ct|tp|m|d|w|y|t|v|s)"
     r"[-_]?\d{1,3}|before|after|bl|fu|first|second|third|new|old"
 )
@@ -95,6 +97,9 @@ def _patterns(patients: Mapping[str, str]) -> Iterator[str]:
     yield rf"^(.*\d.*?){SEPARATOR}[a-zA-Z]$"
     yield r"^(.*\d)[a-eA-E]$"
     yield r"^(.*\d)[lrLR]$"
+    yield r"(?i)^(.*\d)(?:od|os|ou)$"
+    yield rf"^\d{{4}}[-_.]?\d\d[-_.]?\d\d{SEPARATOR}(.*\d.*)$"
+    yield rf"^\d\d[-_.]\d\d[-_.]\d{{4}}{SEPARATOR}(.*\d.*)$"
     for start, before in sorted(_words_before(patients).items()):
         yield rf"(?i)^{re.escape(start)}(?:{before}){SEPARATOR}(.*\d.*)$"
 

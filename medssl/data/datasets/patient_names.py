@@ -33,10 +33,10 @@ DATE = (
     rf"{_TIME}"
 )
 MARKERS: Mapping[str, str] = {
-    "session": r"ses-[a-z0-9]+|(?:session|sess|ses)[-_]?\d+",
-    "visit": r"(?:visit|timepoint|time|tp)[-_]?\d+|baseline|(?:follow[-_]?up)[-_]?\d*|fu[-_]?\d+"
-    r"|(?:pre|post)(?:[-_]?op)?",
-    "frame": r"(?:frame|phase)[-_]?\d+|ed|es|(?:end[-_]?)?(?:dia|sy)stole",
+    "session": r"ses-[a-z0-9]+|(?:session|sess|ses)[-_. ]?\d+",
+    "visit": r"(?:visit|time[-_. ]?point|time|tp)[-_. ]?\d+|baseline|(?:follow[-_. ]?up)[-_. ]?\d*"
+    r"|fu[-_. ]?\d+|(?:pre|post)(?:[-_]?op)?",
+    "frame": r"(?:frame|phase)[-_. ]?\d+|ed|es|(?:end[-_]?)?(?:dia|sy)stole",
     "eye": r"od|os|ou",
     "side": r"l|r|left|right|lt|rt|lh|rh|le|re",
     "date": DATE,

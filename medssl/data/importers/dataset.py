@@ -20,6 +20,7 @@ from medssl.data.importers import (  # noqa: F401 - each registers its format
 from medssl.data.importers.case_writer import ImportResult
 from medssl.data.importers.importer import REGISTRY, Importer
 from medssl.data.importers.plain_images import ImagesSettings, join_dataset
+from medssl.data.importers.pseudonyms import PatientSettings
 from medssl.data.importers.write import write_dataset
 from medssl.errors import MedSSLError, did_you_mean
 from medssl.paths import AnyPath
@@ -80,7 +81,10 @@ def import_dataset(
         )
     given = _parse(options)
     settings = validate_settings(importer.Settings, given, where="--option")
-    origin = {"format": format, "options": {k: str(v) for k, v in given.items()}}
+    if isinstance(settings, PatientSettings):
+        settings = settings.beside(dataset)
+    said = {k: str(v) for k, v in given.items() if k != "patient_key"}  # its place is private
+    origin = {"format": format, "options": said}
     display = display or Display(quiet=True)
     if isinstance(settings, ImagesSettings) and (dataset / "dataset.json").is_file():
         return join_dataset(source, dataset, settings, origin=origin, display=display)

@@ -23,7 +23,7 @@ from medssl.data.dicom.series import (
     find_series,
     read_series,
 )
-from medssl.data.images.names import safe_id, same_name
+from medssl.data.images.names import same_name
 from medssl.data.importers.dicom_labels import (
     fits,
     label_files,
@@ -37,12 +37,11 @@ from medssl.data.importers.importer import (
     ImportedCase,
     Importer,
     ImportPlan,
-    ImportSettings,
     LabelNames,
-    known_patient,
     register,
 )
 from medssl.data.importers.partners import LABEL_WORDS
+from medssl.data.importers.pseudonyms import PatientSettings
 from medssl.errors import MedSSLError
 
 MODALITIES = {"MR": "MRI", "PT": "PET"}
@@ -51,7 +50,7 @@ MODALITIES = {"MR": "MRI", "PT": "PET"}
 _LABEL_NAME = re.compile("|".join(LABEL_WORDS), re.IGNORECASE)
 
 
-class DicomSettings(ImportSettings):
+class DicomSettings(PatientSettings):
     """Options of the format ``dicom``."""
 
     series: str | None = Field(
@@ -65,9 +64,6 @@ class DicomSettings(ImportSettings):
         None,
         description="VALUE:NAME pairs: values of the named segments of DICOM-SEG objects (the "
         "later wins where two overlap), or names of the values in label files",
-    )
-    keep_patient_id: bool = Field(
-        False, description="keep PatientID and file names instead of pseudonyms"
     )
 
 
@@ -100,7 +96,7 @@ class DicomImporter(Importer):
         notes += _repeated_names(labels)
         if len(series) > 1:
             notes.append(f"{len(series)} series, each a case of its own")
-        ids = _case_ids(series, keep=settings.keep_patient_id)
+        ids = _case_ids(series, settings)
         cases = [
             _reader(one, origin, values, case_id, patient, settings)
             for one, origin, (case_id, patient) in zip(series, labels, ids, strict=True)
@@ -166,16 +162,13 @@ def _one_modality(series: Sequence[Series], source: Path) -> str:
     return next(iter(counts))
 
 
-def _case_ids(series: Sequence[Series], *, keep: bool) -> list[tuple[str, str]]:
+def _case_ids(series: Sequence[Series], settings: DicomSettings) -> list[tuple[str, str]]:
     """Return the case id and the patient of each series."""
-    patients: dict[str, str] = {}
     numbers: Counter[str] = Counter()
     out = []
     for one in series:
         study = one.text("StudyInstanceUID") or str(one.folder)
-        own = known_patient(one.text("PatientID"), otherwise=study)
-        pseudonym = f"p{len(patients) + 1:03d}" if not keep or own == study else safe_id(own)
-        patient = patients.setdefault(own, pseudonym)
+        patient = settings.patient(one.text("PatientID"), otherwise=study)
         numbers[patient] += 1
         out.append((f"{patient}_s{numbers[patient]:02d}", patient))
     return out

@@ -169,12 +169,3 @@ def register(name: str) -> Callable[[type[Importer]], type[Importer]]:
         return importer
 
     return add
-
-
-def known_patient(text: str, otherwise: str) -> str:
-    """Return a file's patient id, or ``otherwise`` where it is missing or made anonymous.
-
-    Files that all say "anonymous" are not of one patient.
-    """
-    nobody = ("", "unknown", "anonymous", "anonymized", "anonymised", "anon", "none")
-    return otherwise if text.strip().lower() in nobody else text.strip()

@@ -25,10 +25,8 @@ from medssl.data.importers.importer import (
     ImportedCase,
     Importer,
     ImportPlan,
-    ImportSettings,
     Names,
     Positive,
-    known_patient,
     register,
 )
 from medssl.data.importers.oct_dicom import is_opt, read_opt
@@ -56,6 +54,7 @@ from medssl.data.importers.oct_sets import (
     read_retouch,
 )
 from medssl.data.importers.oct_topcon import read_fda
+from medssl.data.importers.pseudonyms import PatientSettings, known_patient
 from medssl.errors import MedSSLError
 from medssl.progress import looking_at
 
@@ -67,7 +66,7 @@ def _split_sizes(value: Any) -> Any:
     return value.replace("x", ",").split(",") if isinstance(value, str) else value
 
 
-class OctSettings(ImportSettings):
+class OctSettings(PatientSettings):
     """Options of the format ``oct``."""
 
     lateral_um: Positive | None = Field(None, description="distance of A-scans; none: the file's")
@@ -84,9 +83,6 @@ class OctSettings(ImportSettings):
     )
     target: Literal["fluid", "layers"] = Field("fluid", description="Duke: which annotation")
     grader: Literal[1, 2] = Field(1, description="Duke: whose annotation")
-    keep_patient_id: bool = Field(
-        False, description="keep the files' names and patient ids instead of pseudonyms"
-    )
 
 
 @dataclass(frozen=True)
@@ -103,19 +99,17 @@ class _Task:
 class _Names:
     """Gives ids to scans in the order they are read."""
 
-    keep: bool
-    patients: dict[str, str] = field(default_factory=dict)
+    settings: OctSettings
     numbers: Counter[str] = field(default_factory=Counter)
 
     def of(self, scan: OctScan, path: Path) -> tuple[str, str]:
         """Return the case id and the patient."""
         if scan.group:
             return safe_id(scan.group), safe_id(scan.group)
-        own = known_patient(scan.patient, otherwise=path.stem)
-        if self.keep:
-            patient = safe_id(own)
+        if self.settings.keep_patient_id:
+            patient = safe_id(known_patient(scan.patient, otherwise=path.stem))
         else:
-            patient = self.patients.setdefault(own, f"p{len(self.patients) + 1:03d}")
+            patient = self.settings.patient(scan.patient, otherwise=path.stem)
         stem = f"{patient}_{scan.laterality.lower()}" if scan.laterality else patient
         self.numbers[stem] += 1
         return f"{stem}_{self.numbers[stem]:02d}", patient
@@ -142,7 +136,7 @@ class OctImporter(Importer):
             )
         labels, ignore = _labels(kinds, settings)
         notes += _assumptions(kinds, settings)
-        names = _Names(settings.keep_patient_id)
+        names = _Names(settings)
         return ImportPlan(
             {"retouch": "RETOUCH", "duke": "Duke DME"}.get(next(iter(kinds), ""), "OCT"),
             ("OCT",),

@@ -34,6 +34,7 @@ TOGETHER = {
     "dates": ("P1_20200131", "P1_2020-02-28_CT", "P1_28.02.2021", "P1_2022_12_01_T1w"),
     "dates and times": ("P1_20200131T101112", "P1_20200131_1011", "P1_1998.08.23"),
     "several": ("P1_OD_20200131", "P1_OS_20200131", "P1_visit2_OS"),
+    "spaced": ("P1 visit 1", "P1_visit 2", "P1.session.3", "P1_time_point_4", "P1 frame 5"),
     "long names": ("Glioma-Post_Patient_0003_Timepoint_1_t1c", "Glioma-Post_Patient_0003_tp2"),
 }
 
@@ -111,6 +112,9 @@ LOOKS = {
     "dates of names": {"lee_20200101": "lee", "lee_20210101": "lee", "kim_20200101": "kim"},
     "one session name": {"lee_ses1": "lee", "lee_ses2": "lee", "kim": "kim"},
     "eye, then number": {"P1_OD_1": "P1", "P1_OS_1": "P1", "P2_OD_1": "P2", "P2_OD_2": "P2"},
+    "eyes glued on": {"101OD": "101", "101OS": "101", "102OD": "102"},
+    "months by name": {"P1_Jan2020": "P1", "P1_3-feb-2021": "P1", "P2_Jan2020": "P2"},
+    "day first": {"20200102_P1": "P1", "2021-05-06_P1": "P1", "20200102_P2": "P2"},
     "side first": {"left_001": "001", "right_001": "001", "left_002": "002"},
     "side between": {"hip_L_01": "01", "hip_R_01": "01", "hip_L_02": "02"},
     "visit first": {"s_visit1_P01": "P01", "s_visit2_P01": "P01", "s_visit1_P02": "P02"},

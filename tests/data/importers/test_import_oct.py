@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -111,7 +112,8 @@ def test_heidelberg_vol(folder: Path, tmp_path: Path) -> None:
     )
     assert np.abs(np.asarray(image.dataobj).transpose(1, 2, 0) - shown).max() <= 0.5
     entry = info["unlabeled"][0]
-    assert (entry["image"], entry["patient"]) == ("./imagesUn/p001_os_01.nii.gz", "p001")
+    assert re.fullmatch("p[0-9a-f]{12}", entry["patient"])
+    assert entry["image"] == f"./imagesUn/{entry['patient']}_os_01.nii.gz"
     assert (entry["laterality"], entry["device"]) == ("OS", "Heidelberg Spectralis")
     side = np.load(tmp_path / "out" / entry["sidecar"])
     assert side["boundary_names"].tolist() == ["ILM", "BM", "RNFL"]
@@ -389,6 +391,7 @@ def test_several_eyes_of_one_patient(folder: Path, tmp_path: Path) -> None:
         write_vol(folder / f"{number}.vol", raw, side=side)
     info, _, _ = run(tmp_path)
     ids = [Path(e["image"]).name.removesuffix(".nii.gz") for e in info["unlabeled"]]
-    assert ids == ["p001_od_01", "p001_os_01", "p001_os_02"]
+    [patient] = {e["patient"] for e in info["unlabeled"]}
+    assert ids == [f"{patient}_{name}" for name in ("od_01", "os_01", "os_02")]
     info, _, _ = run(tmp_path, keep_patient_id=True)
     assert info["unlabeled"][0]["patient"] == "Secret_Name"

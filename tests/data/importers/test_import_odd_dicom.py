@@ -159,7 +159,7 @@ def test_patients_of_one_set_of_uids_stay_two(tmp_path: Path) -> None:
     for patient, seed in (("PH-A", 1), ("PH-B", 2)):
         write_series(tmp_path / "in" / patient, voxels(seed), PatientID=patient)
     info, images, _ = imported(tmp_path / "in")
-    assert [i["patient"] for i in info["unlabeled"]] == ["p001", "p002"]
+    assert len({i["patient"] for i in info["unlabeled"]}) == len(info["unlabeled"]) == 2
     for image, seed in zip(images, (1, 2), strict=True):
         np.testing.assert_array_equal(image, voxels(seed).astype(int) - 1024)
     assert "8 files have the SOPInstanceUID of another image or patient" in info["notes"]
