@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import nibabel as nib
 import numpy as np
@@ -18,6 +18,9 @@ from medssl.files import new_file
 from medssl.recipe.load import load_recipe
 from medssl.reports.thumbnails import COLORS
 from medssl.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 PLANES = ("sagittal", "coronal", "axial")
 
@@ -60,6 +63,21 @@ def _mean_dice(path: Path) -> dict[str, float]:
     return {case: float(np.mean(values)) for case, values in scores.items()}
 
 
+def _outline(axes: Axes, mask: np.ndarray, color: str, style: str) -> None:
+    """Draw the border of a mask ``(rows, columns)``; also where it is one voxel thin."""
+    pads = [int(n < 2) for n in mask.shape]  # a contour runs between voxels
+    rows, columns = (np.arange(-pad, n + pad) for n, pad in zip(mask.shape, pads, strict=True))
+    axes.contour(
+        columns,
+        rows,
+        np.pad(mask, [(pad, pad) for pad in pads]),
+        levels=[0.5],
+        colors=[color],
+        linestyles=style,
+        linewidths=1,
+    )
+
+
 def draw_case(
     image: Path,
     reference: Path,
@@ -95,7 +113,7 @@ def draw_case(
             color = COLORS[(present.index(value)) % len(COLORS)]
             for mask, style in ((cut[1] == value, "--"), (cut[2] == value, "-")):
                 if mask.any():
-                    axes.contour(mask, levels=[0.5], colors=[color], linestyles=style, linewidths=1)
+                    _outline(axes, mask, color, style)
         axes.set_title(f"{plane}, slice {index}", fontsize=9)
         axes.axis("off")
         mark_sides(axes, plane)

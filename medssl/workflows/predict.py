@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medssl.data.datasets.shard import Shard, parse_shard
+from medssl.data.images.notes import told_once
 from medssl.errors import MedSSLError
 from medssl.inference.inputs import find_inputs
 from medssl.inference.settings import DICOM_SEG, PredictSettings
@@ -130,10 +131,9 @@ def _predict(
             on_progress=done,
             on_window=window,
         )
-    noted = [r for r in results if r.note]
-    if noted:
-        more = f" ({len(noted)} such images)" if len(noted) > 1 else ""
-        display.say(f"note: {noted[0].case_id}: {noted[0].note}{more}")
+    for first, count in told_once([r.note for r in results]):
+        more = f" ({count} such images)" if count > 1 else ""
+        display.say(f"note: {results[first].case_id}: {results[first].note}{more}")
     say_unusual({r.case_id: r.unusual for r in results}, display)
     if settings.uncertainty:
         write_tables(output, predictor.calibration)

@@ -24,6 +24,7 @@ from medssl.data.images.geometry import (
     is_sheared,
 )
 from medssl.data.images.labels import count_values
+from medssl.data.images.notes import told_once
 from medssl.data.images.volume import AGAIN, Volume, image_fault, read_volume
 from medssl.errors import MedSSLError
 from medssl.paths import command
@@ -85,13 +86,14 @@ def _check_header(path: Path, volume: Volume) -> Iterator[Problem]:
 
 
 def merge_headers(problems: Sequence[Problem]) -> list[Problem]:
-    """Tell once per dataset that its headers contradict themselves."""
-    first = next((p for p in problems if p.check == "header"), None)
-    if first is None:
-        return list(problems)
-    files = len({p.file for p in problems if p.check == "header"})
-    what = first.what if files == 1 else f"{first.what} ({files} such files)"
-    return [replace(first, what=what), *(p for p in problems if p.check != "header")]
+    """Tell once per dataset, and kind, that its headers contradict themselves."""
+    found = list({p.file: p for p in problems if p.check == "header"}.values())
+    merged = []
+    for index, count in told_once([p.what for p in found]):
+        first = found[index]
+        what = first.what if count == 1 else f"{first.what} ({count} such files)"
+        merged.append(replace(first, what=what))
+    return [*merged, *(p for p in problems if p.check != "header")]
 
 
 def _check_image(path: Path, volume: Volume) -> Iterator[Problem]:

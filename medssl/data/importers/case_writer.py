@@ -12,6 +12,7 @@ from typing import Any
 from medssl._version import __version__
 from medssl.data.datasets.case import Case, LabelMap
 from medssl.data.datasets.integrity import check_case
+from medssl.data.images.notes import told_once
 from medssl.data.images.write import write_nifti
 from medssl.data.importers.checked import CheckedCase, check_imported
 from medssl.data.importers.importer import ImportedCase, ImportPlan, ImportSettings
@@ -204,8 +205,11 @@ class CaseWriter:
         }
 
     def _notes(self) -> list[str]:
-        more = f" ({len(self.noted)} such cases)" if len(self.noted) > 1 else ""
-        return [f"{self.noted[0]}{more}"] if self.noted else []
+        bare = [note.partition(": ")[2] for note in self.noted]  # without the case's id
+        return [
+            self.noted[index] + (f" ({count} such cases)" if count > 1 else "")
+            for index, count in told_once(bare)
+        ]
 
     def result(self, dataset: Path) -> ImportResult:
         """Summarize what was written."""
