@@ -111,10 +111,18 @@ def test_itk_sees_image_and_prediction_in_one_place(
             )
 
 
+def unopened_run(folder: Path) -> Path:
+    """Return what passes for a run until it is opened."""
+    (folder / "gone").mkdir()
+    (folder / "gone" / "recipe.yaml").write_text("")
+    return folder / "gone"
+
+
 def test_a_format_that_does_not_exist_is_refused_first(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["predict", str(tmp_path / "gone"), str(tmp_path), "--output", str(tmp_path / "out")]
+    run = unopened_run(tmp_path)
+    command = ["predict", str(run), str(tmp_path), "--output", str(tmp_path / "out")]
     assert cli.run([*command, "--format", "dicom"]) == 2
     said = capsys.readouterr().err
     assert "there is no output format 'dicom'" in said
@@ -126,7 +134,8 @@ def test_dicom_seg_of_a_nifti_is_refused_by_name(
     ten: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("highdicom")
-    command = ["predict", str(tmp_path / "gone"), str(ten), "--output", str(tmp_path / "out")]
+    run = unopened_run(tmp_path)
+    command = ["predict", str(run), str(ten), "--output", str(tmp_path / "out")]
     assert cli.run([*command, "--format", "dicom-seg"]) == 2
     said = capsys.readouterr().err
     assert "DICOM-SEG belongs to a DICOM series" in said
