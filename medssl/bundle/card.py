@@ -36,26 +36,37 @@ def model_card(contents: Contents, *, licence: str) -> str:
 
 
 def _use(contents: Contents) -> str:
-    scripts = ""
-    before = ""
-    if needed_modules(contents.model):
-        scripts = (
-            "\n\nThe network is not one of MONAI's: its code, copied from medssl, lies in "
-            "`scripts/`. Read it before you run it; that is why PYTHONPATH names the bundle."
-        )
-        before = "PYTHONPATH=BUNDLE "
+    mirrored = (
+        " It averages over mirror images of each window, as the figures below do; "
+        "`--inferer::mirror None` is quicker and another model."
+        if contents.inference.tta
+        else ""
+    )
+    members = (
+        f" The probabilities are the mean of {contents.members} models, trained alike."
+        if contents.members > 1
+        else ""
+    )
+    networks = needed_modules(contents.model)
+    own = " The network, too, is not one of MONAI's." if networks else ""
     return f"""## Use
 
-Put NIfTI images into `BUNDLE/data` (or set `--dataset_dir`), then
+With MONAI 1.5 or newer (`pip install monai nibabel scipy pytorch-ignite fire`): put NIfTI images
+into `BUNDLE/data` (or set `--dataset_dir`), then
 
 ```
-{before}python -m monai.bundle run --config_file BUNDLE/configs/inference.json --bundle_root BUNDLE
+python -m monai.bundle run --config_file BUNDLE/configs/inference.json --bundle_root BUNDLE
 ```
 
 Label maps appear in `BUNDLE/eval` (`--output_dir`), on each image's own grid. Several channels are
-one four-dimensional file. `configs/evaluate.json` measures Dice against labels of the same names in
-`--label_dir`; `configs/train.json` fine-tunes on such pairs. With medssl:
-`medssl predict BUNDLE images/ --output results`.{scripts}"""
+one four-dimensional file.{members}{mirrored} A header that contradicts itself is read as ITK's
+viewers read it. MONAI does not compare an image with those of the training; `medssl predict` does,
+and refuses what this model cannot be meant for. `configs/evaluate.json` measures Dice of the same
+label maps against labels of the same names in `--label_dir`; `configs/train.json` fine-tunes on
+such pairs. With medssl: `medssl predict BUNDLE images/ --output results`.
+
+`scripts/` holds code copied from medssl, which MONAI runs: how images are placed, windows averaged
+and labels brought back.{own} Read it before you run it."""
 
 
 def _labels(contents: Contents) -> str:

@@ -6,12 +6,16 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from medssl.bundle.model_tree import Tree, describe
 from medssl.data.datasets.case import LabelMap
 from medssl.errors import MedSSLError
 from medssl.inference.calibration import portable
 from medssl.inference.training_fingerprint import TrainingFingerprint
 from medssl.models.loaded_run import LoadedRun
+from medssl.networks.ensemble import Ensemble
+from medssl.networks.mirror_mean import MirrorMean
 from medssl.settings.recipe import InferenceSettings
 from medssl.settings.spec import DataSpec
 
@@ -31,6 +35,7 @@ class Contents:
         summary: figures of the test or validation cases, None if it was not evaluated.
         calibration: what of calibration.json may leave, None if there is none for these weights.
         fingerprint: numbers over all training scans, None in runs of older versions.
+        members: how many runs are averaged.
     """
 
     name: str
@@ -47,6 +52,7 @@ class Contents:
     summary: dict[str, Any] | None
     calibration: dict[str, Any] | None = None
     fingerprint: TrainingFingerprint | None = None
+    members: int = 1
 
     @property
     def largest_component(self) -> bool:
@@ -55,11 +61,18 @@ class Contents:
         return self.spec.largest_component if choice is None else choice
 
 
-def contents_of(run: LoadedRun, summary: dict[str, Any] | None) -> Contents:
-    """Collect what of a run goes into its bundle.
+def contents_of(run: LoadedRun, summary: dict[str, Any] | None) -> tuple[Contents, str | None]:
+    """Collect what of a run, or of several averaged as one, goes into its bundle.
+
+    Args:
+        run: loaded as `medssl predict` loads it.
+        summary: figures of this model, None if it was not evaluated.
+
+    Returns:
+        The contents, and what the run's calibration is for if it is not for this model.
 
     Raises:
-        MedSSLError: the run works inside regions of interest.
+        MedSSLError: the run works inside regions of interest, or only some members are mirrored.
     """
     if run.regions is not None:
         raise MedSSLError(
@@ -70,9 +83,10 @@ def contents_of(run: LoadedRun, summary: dict[str, Any] | None) -> Contents:
     recipe = run.recipe
     manifest = run.folder.read_manifest()
     name = "".join(c if c.isascii() and c.isalnum() else "_" for c in recipe.name)
-    return Contents(
+    other = run.use_calibration()
+    contents = Contents(
         name=name,
-        model=describe(run.predictor.model),
+        model=describe(bare_model(run)),
         spec=recipe.spec,
         labels=run.label_map,
         patch=tuple(recipe.training.patch),
@@ -85,11 +99,33 @@ def contents_of(run: LoadedRun, summary: dict[str, Any] | None) -> Contents:
         summary=summary,
         calibration=_calibration(run),
         fingerprint=run.predictor.task.fingerprint,
+        members=len(run.weights),
     )
+    return contents, other
+
+
+def bare_model(run: LoadedRun) -> nn.Module:
+    """Return a run's networks without what mirrors them: the bundle's inferer does that.
+
+    Raises:
+        MedSSLError: only some members are mirrored.
+    """
+    model = run.predictor.model
+    if len(run.weights) == 1:
+        return model.network if isinstance(model, MirrorMean) else model
+    assert isinstance(model, Ensemble)
+    mirrored = [isinstance(member, MirrorMean) for member in model.members]
+    if len(set(mirrored)) > 1:
+        raise MedSSLError(
+            f"{sum(mirrored)} of {len(mirrored)} members are averaged over mirror images (their "
+            "recipes' inference.tta), which a bundle does for all or for none",
+            where=run.folder.path,
+            fix="use `medssl predict RUN --ensemble ...`, or export members of one inference.tta",
+        )
+    return Ensemble([m.network if isinstance(m, MirrorMean) else m for m in model.members])
 
 
 def _calibration(run: LoadedRun) -> dict[str, Any] | None:
-    run.use_calibration()
     if run.predictor.calibration is None:
         return None
     return portable(json.loads(run.folder.calibration.read_text(encoding="utf-8")))

@@ -5,23 +5,28 @@ from __future__ import annotations
 import json
 import logging
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from monai.data import save_net_with_metadata
 from torch import nn
 
 from medssl.bundle.card import model_card
-from medssl.bundle.configs import evaluate_config, inference_config, train_config
-from medssl.bundle.contents import Contents, contents_of
+from medssl.bundle.config_parts import CARRIED
+from medssl.bundle.configs import evaluate_config, inference_config
+from medssl.bundle.contents import Contents, bare_model, contents_of
 from medssl.bundle.metadata import make_metadata
 from medssl.bundle.model_tree import needed_modules
 from medssl.bundle.scripts import copy_modules
+from medssl.bundle.train_config import train_config
 from medssl.errors import MedSSLError
 from medssl.files import all_or_nothing, new_file, write_json, write_text
-from medssl.models.loaded_run import LoadedRun, load_run
-from medssl.paths import AnyPath
+from medssl.inference.settings import PredictSettings
+from medssl.models.loaded_run import LoadedRun, load_ensemble
+from medssl.paths import AnyPath, as_paths
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +43,15 @@ class ExportResult:
     Attributes:
         path: the bundle.
         torchscript: whether ``models/model.ts`` could be made.
-        scripts: whether the bundle brings code of its own, because the network is not MONAI's.
+        scripts: the modules in the bundle's ``scripts``, a network's among them if it is not
+            MONAI's.
+        notes: what of the run does not travel, one line each.
     """
 
     path: Path
     torchscript: bool
-    scripts: bool
+    scripts: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def export(
@@ -51,19 +59,22 @@ def export(
     bundle: AnyPath,
     *,
     checkpoint: str = "auto",
+    ensemble: AnyPath | Sequence[AnyPath] = (),
     licence: AnyPath | None = None,
     authors: str = "not given",
     torchscript: bool = True,
 ) -> ExportResult:
-    """Export a run as a MONAI bundle.
+    """Export a run, or several averaged as one, as a MONAI bundle that predicts what it predicts.
 
-    No path, no case or patient id and no text of the dataset but the names of its labels leaves
-    with it.
+    Preprocessing, windows, mirror images, members and post-processing travel; what cannot is
+    refused by name. No path, no case or patient id and no text of the dataset but the names of its
+    labels leaves with it.
 
     Args:
         run: a run folder.
         bundle: folder to write; must not exist, or be empty.
         checkpoint: ``last``, ``best``, or ``auto`` (best where there is one).
+        ensemble: more runs (other seeds or folds), whose probabilities are averaged with it.
         licence: a text file that becomes the bundle's ``LICENSE``.
         authors: for ``metadata.json``.
         torchscript: also try to write ``models/model.ts``.
@@ -76,55 +87,59 @@ def export(
         >>> written.path.name
         'bundle'
     """
-    loaded = load_run(run, checkpoint=checkpoint, device="cpu", tta=False)
+    settings = PredictSettings(
+        checkpoint=checkpoint, ensemble=tuple(as_paths(ensemble)), device="cpu"
+    )
+    loaded = load_ensemble(Path(run), settings)
     text = NO_LICENCE if licence is None else _read_text(Path(licence))
-    contents = contents_of(loaded, _summary(loaded))
+    contents, other = contents_of(loaded, _summary(loaded))
+    notes = [] if other is None else [f"calibration.json is left out: it is for {other}"]
     with all_or_nothing(Path(bundle), "the bundle") as folder:
-        traced = _write(folder, loaded, contents, text, authors, torchscript=torchscript)
-    return ExportResult(Path(bundle), traced, bool(needed_modules(contents.model)))
+        metadata = make_metadata(
+            contents, authors=authors, copyright_notice=f"Copyright of {authors}"
+        )
+        configs = {
+            "metadata": metadata,
+            "inference": inference_config(contents),
+            "evaluate": evaluate_config(contents),
+            "train": train_config(contents),
+        }
+        for name, config in configs.items():
+            write_json(folder / "configs" / f"{name}.json", config)
+        scripts = copy_modules([*CARRIED, *needed_modules(contents.model)], folder / "scripts")
+        _write_texts(folder, contents, text)
+        model = bare_model(loaded).cpu().eval()
+        weights = {key: value.detach().clone() for key, value in model.state_dict().items()}
+        with new_file(folder / "models" / "model.pt") as file:
+            torch.save(weights, file)
+        traced = torchscript and _write_torchscript(
+            model, contents, configs, folder / "models" / "model.ts"
+        )
+    return ExportResult(Path(bundle), traced, tuple(p.name for p in scripts), tuple(notes))
 
 
-def _write(
-    folder: Path,
-    run: LoadedRun,
-    contents: Contents,
-    licence: str,
-    authors: str,
-    *,
-    torchscript: bool,
-) -> bool:
-    metadata = make_metadata(contents, authors=authors, copyright_notice=f"Copyright of {authors}")
-    for name, config in {
-        "metadata": metadata,
-        "inference": inference_config(contents),
-        "evaluate": evaluate_config(contents),
-        "train": train_config(contents),
-    }.items():
-        write_json(folder / "configs" / f"{name}.json", config)
-    model = run.predictor.model.cpu().eval()
-    models = folder / "models"
-    weights = {key: value.detach().clone() for key, value in model.state_dict().items()}
-    with new_file(models / "model.pt") as file:
-        torch.save(weights, file)
-    traced = torchscript and _write_torchscript(model, contents, models / "model.ts")
+def _write_texts(folder: Path, contents: Contents, licence: str) -> None:
     first_line = licence.strip().splitlines()[0] if licence.strip() else "not given"
     known = first_line if licence != NO_LICENCE else NO_LICENCE.strip()
     write_text(folder / "docs" / "README.md", model_card(contents, licence=f"{known}\n"))
     write_text(folder / "LICENSE", licence)
-    modules = needed_modules(contents.model)
-    if modules:
-        copy_modules(modules, folder / "scripts")
-    return traced
 
 
-def _write_torchscript(model: nn.Module, contents: Contents, path: Path) -> bool:
-    """Trace the network; PyTorch has announced the end of TorchScript, so this may fail."""
+def _write_torchscript(
+    model: nn.Module, contents: Contents, configs: dict[str, dict[str, Any]], path: Path
+) -> bool:
+    """Trace the network; PyTorch has announced the end of TorchScript, so this may fail.
+
+    The configurations are in the file, as MONAI's own export has it.
+    """
+    metadata = configs["metadata"]
+    files = {f"{n}.json": json.dumps(c).encode() for n, c in configs.items() if c is not metadata}
     example = torch.zeros(1, contents.channels, *contents.patch)
     try:
         with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
             warnings.simplefilter("ignore")
             traced = torch.jit.trace(model, example, check_trace=False)
-            torch.jit.save(traced, str(path))
+            save_net_with_metadata(traced, str(path), meta_values=metadata, more_extra_files=files)
     except Exception as error:  # best effort, and TorchScript raises anything at all
         logger.debug("no model.ts: %s", error)
         path.unlink(missing_ok=True)
@@ -134,6 +149,8 @@ def _write_torchscript(model: nn.Module, contents: Contents, path: Path) -> bool
 
 def _summary(run: LoadedRun) -> dict[str, Any] | None:
     """Return the figures of the test cases, else of the validation cases, else None."""
+    if len(run.weights) > 1:
+        return None  # those in the folder are the first member's
     for split in ("test", "validation"):
         path = run.folder.evaluation(split) / "summary.json"
         if path.is_file():

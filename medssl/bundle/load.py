@@ -12,10 +12,12 @@ from medssl.bundle.model_tree import rebuild
 from medssl.device import resolve_device, resolve_precision
 from medssl.errors import MedSSLError
 from medssl.inference.calibration import Calibration
+from medssl.inference.mirror import mirrored
 from medssl.inference.predictor import Predictor
 from medssl.inference.settings import PredictSettings
 from medssl.inference.task import Task
 from medssl.inference.training_fingerprint import FINGERPRINT, read_fingerprint
+from medssl.networks.ensemble import Ensemble
 from medssl.plugins import check_plugins
 from medssl.runs.checkpoint import load_tensors, load_weights
 
@@ -62,6 +64,12 @@ def load_bundle(path: Path, settings: PredictSettings) -> Predictor:
     precision = resolve_precision(settings.precision, device)
     predictor = Predictor(model.to(device), task, inference, device=device, precision=precision)
     predictor.source = str(path)
+    if inference.tta and isinstance(model, Ensemble) and entry.get("members", 1) > 1:
+        # As an ensemble of runs: each is averaged over its own mirror images.
+        dims = len(task.patch)
+        predictor.model = Ensemble(
+            [mirrored(member, spec, labels, spatial_dims=dims) for member in model.members]
+        )
     if calibration is not None:
         used = replace(
             calibration.of, tta=inference.tta, largest_component=predictor.largest_component

@@ -10,7 +10,7 @@ import torch
 
 from medssl._version import __version__
 from medssl.bundle.contents import Contents
-from medssl.bundle.model_tree import needed_modules, network_names
+from medssl.bundle.model_tree import network_names
 from medssl.data.datasets.case import LabelMap
 from medssl.inference.training_fingerprint import FINGERPRINT
 from medssl.methods.registry import get_settings
@@ -50,9 +50,7 @@ def make_metadata(contents: Contents, *, authors: str, copyright_notice: str) ->
     """Return the content of ``metadata.json``; the key ``medssl`` is for medssl itself."""
     names = ", ".join(contents.labels.names[1:])
     modality = contents.spec.modality
-    packages = {"nibabel": "5.2", "pytorch-ignite": "0.5.2", "fire": "0.7"}
-    if contents.largest_component:
-        packages["scikit-image"] = "0.22"
+    packages = {"nibabel": "5.2", "scipy": "1.10", "pytorch-ignite": "0.5.2", "fire": "0.7"}
     return {
         "schema": SCHEMA,
         "version": FIRST_VERSION,
@@ -92,7 +90,7 @@ def make_metadata(contents: Contents, *, authors: str, copyright_notice: str) ->
                 "names": list(contents.labels.names),
             },
             "plugins": record_plugins(f"network {name}" for name in network_names(contents.model)),
-            "scripts": bool(needed_modules(contents.model)),
+            "members": contents.members,
             **({} if contents.calibration is None else {"calibration": contents.calibration}),
             **(
                 {}

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from medssl.bundle.scripts import target
 from medssl.errors import MedSSLError
 from medssl.methods.umct_predictor import FusedNetworks, OrientedNetwork
 from medssl.networks.build import Blueprint, blueprint_of
@@ -78,18 +79,18 @@ def to_config(tree: Tree) -> dict[str, Any]:
     match tree["kind"]:
         case "network":
             kind, arguments = _blueprint(tree).constructor()
-            return {"_target_": _target(kind), **arguments}
+            return {"_target_": target(kind), **arguments}
         case "ensemble":
             members = [to_config(m) for m in tree["members"]]
-            return {"_target_": _target(Ensemble), "members": members}
+            return {"_target_": target(Ensemble), "members": members}
         case "view":
             return {
-                "_target_": _target(OrientedNetwork),
+                "_target_": target(OrientedNetwork),
                 "network": to_config(tree["network"]),
                 "orientation": tree["view"],
             }
     return {
-        "_target_": _target(FusedNetworks),
+        "_target_": target(FusedNetworks),
         "networks": [to_config(m["network"]) for m in tree["members"]],
         "orientations": [m["view"] for m in tree["members"]],
         **{key: tree[key] for key in _FUSION},
@@ -97,7 +98,7 @@ def to_config(tree: Tree) -> dict[str, Any]:
 
 
 def needed_modules(tree: Tree) -> list[str]:
-    """Return the modules a bundle's ``scripts`` must hold; none for MONAI's networks."""
+    """Return the modules of the networks that are not MONAI's, for a bundle's ``scripts``."""
     return sorted({k.__module__ for k in _kinds(tree) if not k.__module__.startswith("monai.")})
 
 
@@ -131,9 +132,3 @@ def _kinds(tree: Tree) -> list[type[nn.Module]]:
 
 def _blueprint(tree: Tree) -> Blueprint:
     return Blueprint(**{k: v for k, v in tree.items() if k != "kind"})
-
-
-def _target(kind: type[nn.Module]) -> str:
-    if kind.__module__.startswith("monai."):
-        return kind.__name__
-    return f"scripts.{kind.__module__.rpartition('.')[2]}.{kind.__name__}"

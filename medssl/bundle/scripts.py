@@ -1,4 +1,4 @@
-"""Copy the modules of a network that is not MONAI's into a bundle's ``scripts`` folder."""
+"""Copy modules into a bundle's ``scripts`` folder: what it carries, and networks not MONAI's."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import ast
 import importlib.util
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from medssl.errors import MedSSLError
 from medssl.files import write_text
@@ -19,6 +20,13 @@ _FIX = (
     "put the network into a file of its own beside the plugin, which imports torch and MONAI "
     "alone (other files beside it by `from file import name`), and register it as 'file:Class'"
 )
+
+
+def target(part: type | Callable[..., Any]) -> str:
+    """Return how a configuration names a class or function: in ``scripts`` unless it is MONAI's."""
+    if part.__module__.startswith("monai."):
+        return part.__name__
+    return f"scripts.{part.__module__.rpartition('.')[2]}.{part.__name__}"
 
 
 def copy_modules(modules: Iterable[str], folder: Path) -> list[Path]:
@@ -55,7 +63,7 @@ def copy_modules(modules: Iterable[str], folder: Path) -> list[Path]:
             f"two modules of the network are called {twice[0]!r}", fix="rename the plugin's"
         )
     written = [folder / "__init__.py"]
-    write_text(written[0], '"""Networks of this bundle that MONAI does not have."""\n')
+    write_text(written[0], '"""What this bundle needs and MONAI does not have."""\n')
     for name, source in sorted(sources.items()):
         path = folder / f"{name.rpartition('.')[2]}.py"
         write_text(path, source)

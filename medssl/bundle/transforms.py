@@ -1,8 +1,7 @@
-"""Preprocessing and post-processing of a run as MONAI configuration, of MONAI's own transforms.
+"""Preprocessing of a run as MONAI configuration.
 
-The transforms and their order are those of
-:mod:`medssl.data.preprocessing.pipeline`, so that a bundle gives
-the labels of ``medssl predict``. What MONAI has no transform for is refused.
+The transforms and their order are those of :mod:`medssl.data.preprocessing.pipeline`, so that a
+bundle gives the labels of ``medssl predict``. What MONAI has no transform for is refused.
 """
 
 from __future__ import annotations
@@ -10,8 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from medssl.data.datasets.case import LabelMap
+from medssl.bundle.carried.reading import ItkPlacedReader
+from medssl.bundle.carried.spatial import ToSpacingd
+from medssl.bundle.scripts import target
+from medssl.data.preprocessing.geometry import FINE_SPACING
 from medssl.errors import MedSSLError
+from medssl.inference.training_fingerprint import SAME_SPACING, TrainingFingerprint
 from medssl.settings.spec import DataSpec, Intensity
 
 Config = dict[str, Any]
@@ -21,7 +24,12 @@ def read_transforms(keys: Sequence[str]) -> list[Config]:
     """Read NIfTI files as ``(C, X, Y, Z)`` float32."""
     names = list(keys)
     return [
-        {"_target_": "LoadImaged", "keys": names, "reader": "NibabelReader", "image_only": True},
+        {
+            "_target_": "LoadImaged",
+            "keys": names,
+            "reader": {"_target_": target(ItkPlacedReader)},
+            "image_only": True,
+        },
         {"_target_": "EnsureChannelFirstd", "keys": names},
     ]
 
@@ -83,8 +91,20 @@ def intensity_transforms(rule: Intensity) -> list[Config]:
     raise _inexpressible(f"intensity rule {rule.rule!r} with its options")
 
 
-def spatial_transforms(spec: DataSpec, keys: Sequence[str]) -> list[Config]:
+def spatial_transforms(
+    spec: DataSpec,
+    keys: Sequence[str],
+    fingerprint: TrainingFingerprint | None = None,
+    *,
+    slices: bool = False,
+) -> list[Config]:
     """Orient, resample and resize the image and perhaps its label (in this order).
+
+    Args:
+        spec: the data spec of the run.
+        keys: ``image``, and perhaps ``label``.
+        fingerprint: of the training scans, into whose range native voxels are brought.
+        slices: the network sees one slice at a time.
 
     Raises:
         MedSSLError: MONAI has no such transform.
@@ -99,17 +119,23 @@ def spatial_transforms(spec: DataSpec, keys: Sequence[str]) -> list[Config]:
         out.append(
             {"_target_": "Orientationd", "keys": names, "axcodes": spec.orientation, "labels": None}
         )
-    if isinstance(spec.spacing, list):
-        if any(v is not None and v < 0.1 for v in spec.spacing):
-            raise _inexpressible(f"a spacing of {spec.spacing}")
+    fixed = spec.spacing if isinstance(spec.spacing, list) else [None] * 3
+    if any(v is not None and v < FINE_SPACING for v in fixed):
+        raise _inexpressible(f"a spacing of {spec.spacing}")
+    ranges: list[list[float] | None] = [None] * 3
+    if fingerprint is not None:
+        for axis in fingerprint.free_axes(spec, slices=slices):
+            ranges[axis] = list(fingerprint.spacing_range(axis))
+    if isinstance(spec.spacing, list) or any(ranges):
         out.append(
             {
-                "_target_": "Spacingd",
+                "_target_": target(ToSpacingd),
                 "keys": names,
                 # A spacing that is not positive keeps the image's own.
-                "pixdim": [-1.0 if v is None else v for v in spec.spacing],
+                "pixdim": [-1.0 if v is None else v for v in fixed],
                 "mode": ["bilinear", "nearest"][: len(names)],
-                "dtype": "$np.float32",
+                "ranges": ranges,
+                "tolerance": SAME_SPACING,
             }
         )
     if spec.resize is not None:
@@ -124,87 +150,6 @@ def spatial_transforms(spec: DataSpec, keys: Sequence[str]) -> list[Config]:
             }
         )
     return out
-
-
-def padding_transforms() -> list[Config | str]:
-    """Pad the image with its own lowest value to at least one window, and crop it when inverted.
-
-    MONAI's inferer pads with a constant, but the lowest value differs from image to image: the
-    first entry tells it to the transform that is the second.
-    """
-    return [
-        "$lambda d: (@padder.padder.kwargs.update(value=float(d['image'].min())), d)[1]",
-        "@padder",
-    ]
-
-
-def padder(patch: Sequence[int], slice_axis: int) -> Config:
-    """Return the transform that pads to a window; across slices nothing is padded."""
-    size = list(patch)
-    if len(size) == 2:
-        size.insert(slice_axis, -1)
-    return {
-        "_target_": "SpatialPadd",
-        "keys": ["image"],
-        "spatial_size": size,
-        "method": "symmetric",
-        "value": 0.0,
-    }
-
-
-def decide_transforms(spec: DataSpec, labels: LabelMap, *, largest_component: bool) -> list[Config]:
-    """From probabilities on the network's grid to class indices on the image's own grid."""
-    decide = {"_target_": "AsDiscreted", "keys": "pred", "argmax": True}
-    invert = {
-        "_target_": "Invertd",
-        "keys": "pred",
-        "transform": "@preprocessing",
-        "orig_keys": "image",
-        "nearest_interp": True,
-        "to_tensor": True,
-    }
-    if not largest_component:
-        return [decide, invert]
-    pieces = spec.pieces_of(labels.values)
-    counts = {i: pieces.get(i, 1) for i in range(1, labels.num_classes)}
-    keep = [
-        {
-            "_target_": "KeepLargestConnectedComponentd",
-            "keys": "pred",
-            "applied_labels": [i for i, n in counts.items() if n == count],
-            "is_onehot": False,
-            "num_components": count,
-        }
-        for count in sorted(set(counts.values()))
-    ]
-    # medssl looks for pieces without the padding, which is gone only after the inversion. Pieces
-    # stay the same then unless the image was resampled.
-    same_voxels = isinstance(spec.spacing, str) and spec.resize is None
-    return [decide, invert, *keep] if same_voxels else [decide, *keep, invert]
-
-
-def to_label_values(labels: LabelMap, key: str) -> list[Config]:
-    """Map class indices to the dataset's label values; nothing where they are the same."""
-    return _map_labels(key, list(range(labels.num_classes)), list(labels.values))
-
-
-def to_classes(labels: LabelMap, key: str) -> list[Config]:
-    """Map the dataset's label values to class indices; nothing where they are the same."""
-    return _map_labels(key, list(labels.values), list(range(labels.num_classes)))
-
-
-def _map_labels(key: str, before: list[int], after: list[int]) -> list[Config]:
-    if before == after:
-        return []
-    return [
-        {
-            "_target_": "MapLabelValued",
-            "keys": key,
-            "orig_labels": before,
-            "target_labels": after,
-            "dtype": "$np.float32",
-        }
-    ]
 
 
 def _inexpressible(what: str) -> MedSSLError:

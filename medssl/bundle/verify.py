@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -14,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from medssl.bundle.load import load_bundle
 from medssl.bundle.metadata import problems_of
 from medssl.data.images.names import NIFTI, image_suffix
 from medssl.data.images.volume import read_volume
 from medssl.errors import MedSSLError
 from medssl.inference.settings import PredictSettings
+from medssl.models.loaded_run import load_ensemble
 from medssl.optional import is_installed
 from medssl.paths import AnyPath, as_paths
 
@@ -42,24 +41,36 @@ class Verification:
     Attributes:
         problems: what is wrong with files and metadata; empty if nothing is.
         agreement: share of voxels with the label of ``medssl predict``, per example image.
+        differing: voxels with another label, per example image.
         foreground: voxels that either of the two calls foreground, per example image.
     """
 
     problems: list[str]
     agreement: list[float]
+    differing: list[int]
     foreground: list[int]
 
 
-def verify_bundle(bundle: AnyPath, images: AnyPath | Sequence[AnyPath] = ()) -> Verification:
-    """Check a bundle's files, run it with MONAI offline, and compare with ``medssl predict``.
+def verify_bundle(
+    bundle: AnyPath,
+    images: AnyPath | Sequence[AnyPath] = (),
+    *,
+    run: AnyPath | None = None,
+    checkpoint: str = "auto",
+    ensemble: AnyPath | Sequence[AnyPath] = (),
+) -> Verification:
+    """Check a bundle's files, run it with MONAI offline, and compare with ``medssl predict RUN``.
 
     Args:
         bundle: as written by :func:`medssl.bundle.export.export`.
         images: NIfTI files to segment both ways, one or several; without any, only the structure
             is checked.
+        run: the run that the bundle was made of, to compare with what it predicts.
+        checkpoint, ensemble: as given to :func:`medssl.bundle.export.export`.
 
     Raises:
-        MedSSLError: MONAI's command cannot run or fails; says with which words.
+        MedSSLError: there are images but no run, or MONAI's command cannot run or fails; says with
+            which words.
 
     Example:
         >>> written = medssl.export("runs/mine", "bundle")
@@ -69,30 +80,38 @@ def verify_bundle(bundle: AnyPath, images: AnyPath | Sequence[AnyPath] = ()) -> 
     bundle, examples = Path(bundle).resolve(), as_paths(images)
     problems = check_structure(bundle)
     if problems or not examples:
-        return Verification(problems, [], [])
+        return Verification(problems, [], [], [])
+    if run is None:
+        raise MedSSLError(
+            "a bundle is compared with the run it was made of, and none is named",
+            where=bundle,
+            fix="name it: medssl export BUNDLE --verify --against RUN --example IMAGE",
+        )
     missing = [name for name in NEEDED if not is_installed(name)]
     if missing:
         raise MedSSLError(
             f"MONAI needs {' and '.join(missing)} to run a bundle, not installed here",
             fix='pip install "medssl[bundle]"',
         )
-    agreement, foreground = [], []
+    settings = PredictSettings(
+        checkpoint=checkpoint, ensemble=tuple(as_paths(ensemble)), device="cpu", precision="fp32"
+    )
+    predictor = load_ensemble(Path(run), settings).predictor
+    found = Verification([], [], [], [])
     with tempfile.TemporaryDirectory() as work:
         data, output = Path(work) / "data", Path(work) / "out"
         data.mkdir()
         names = [_link(image, data, number) for number, image in enumerate(examples)]
         _run_monai(bundle, data, output)
-        predictor = load_bundle(bundle, PredictSettings(device="cpu"))
         for name in names:
             theirs = read_volume(output / f"{name}.nii.gz").values().squeeze()
-            ours = predictor.predict_file(next(data.glob(f"{name}.nii*"))).values
-            agreement.append(float((theirs == ours).mean()) if theirs.shape == ours.shape else 0.0)
-            foreground.append(
-                int(np.count_nonzero((theirs > 0) | (ours > 0)))
-                if theirs.shape == ours.shape
-                else 0
-            )
-    return Verification([], agreement, foreground)
+            ours = predictor.predict_file(next(data.glob(f"{name}.nii*"))).values.squeeze()
+            same = theirs.shape == ours.shape
+            differing = int(np.count_nonzero(theirs != ours)) if same else ours.size
+            found.agreement.append(1 - differing / ours.size)
+            found.differing.append(differing)
+            found.foreground.append(int(np.count_nonzero((theirs > 0) | (ours > 0))) if same else 0)
+    return found
 
 
 def check_structure(bundle: Path) -> list[str]:
@@ -127,7 +146,6 @@ def _link(image: Path, folder: Path, number: int) -> str:
 
 
 def _run_monai(bundle: Path, data: Path, output: Path) -> None:
-    path = os.pathsep.join(p for p in (str(bundle), os.environ.get("PYTHONPATH", "")) if p)
     done = subprocess.run(
         [
             *(sys.executable, "-m", "monai.bundle", "run"),
@@ -140,7 +158,6 @@ def _run_monai(bundle: Path, data: Path, output: Path) -> None:
         capture_output=True,
         text=True,
         cwd=data.parent,
-        env={**os.environ, "PYTHONPATH": path},
         check=False,
     )
     if done.returncode:

@@ -12,9 +12,15 @@ from medssl.cli.console import Checkpoint, a_run, app, err, out
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(help="run folder, or a bundle with --verify alone")],
+    source: Annotated[
+        Path, typer.Argument(metavar="RUN", help="run folder, or a bundle with --verify alone")
+    ],
     bundle: Annotated[Path | None, typer.Argument(help="folder to write")] = None,
     checkpoint: Checkpoint = "auto",
+    ensemble: Annotated[
+        list[Path] | None,
+        typer.Option(help="another run to average with; may be repeated"),
+    ] = None,
     licence: Annotated[
         Path | None, typer.Option("--license", help="text file that becomes LICENSE")
     ] = None,
@@ -23,6 +29,9 @@ def export(
     verify: Annotated[
         bool, typer.Option("--verify", help="check it, and run it with MONAI on --example")
     ] = False,
+    against: Annotated[
+        Path | None, typer.Option(help="with --verify of a bundle: the run it was made of")
+    ] = None,
     example: Annotated[
         list[Path] | None, typer.Option(help="NIfTI image for --verify; may be repeated")
     ] = None,
@@ -30,36 +39,40 @@ def export(
     """Write a run as a MONAI bundle, for MONAI's own tools and for `medssl predict`."""
     import medssl
 
+    run: Path | None = source
     if bundle is None:
         if not verify:
             raise typer.BadParameter("name the folder to write", param_hint="BUNDLE")
-        bundle = run
+        bundle, run = source, against
     else:
-        a_run(run)
+        a_run(source)
         result = medssl.export(
-            run,
+            source,
             bundle,
             checkpoint=checkpoint,
+            ensemble=ensemble or (),
             licence=licence,
             authors=authors,
             torchscript=torchscript,
         )
         out.print(f"bundle: {result.path}", highlight=False)
-        if result.scripts:
-            out.print("its network is not MONAI's: the code is in scripts/", highlight=False)
+        for note in result.notes:
+            out.print(f"note: {note}", highlight=False)
         if torchscript and not result.torchscript:
             out.print("models/model.ts could not be made; models/model.pt is complete")
     if not verify:
         return
-    found = medssl.verify_bundle(bundle, example or [])
+    found = medssl.verify_bundle(
+        bundle, example or [], run=run, checkpoint=checkpoint, ensemble=ensemble or ()
+    )
     for problem in found.problems:
         err.print(f"problem: {problem}", highlight=False, markup=False)
     if found.problems:
         raise typer.Exit(1)
     out.print("structure: as MONAI's schema asks", highlight=False)
-    for image, share, voxels in zip(example or [], found.agreement, found.foreground, strict=True):
+    for image, share, number in zip(example or [], found.agreement, found.differing, strict=True):
         out.print(
-            f"{image.name}: {share:.4%} of all voxels as `medssl predict` ({voxels} foreground)",
+            f"{image.name}: {number} voxels differ from `medssl predict {run}` ({share:.4%} agree)",
             highlight=False,
         )
     if not example:

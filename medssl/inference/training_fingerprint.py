@@ -151,17 +151,26 @@ class TrainingFingerprint:
         target: list[float | None] = [None] * 3
         if not isinstance(spec.spacing, str):
             target = list(spec.spacing)
-        kept = slices or spec.modality.upper() == "OCT"
         changed = False
-        for axis, (own, wanted) in enumerate(zip(facts.spacing, target, strict=True)):
-            resized = spec.resize is not None and spec.resize[axis] is not None
-            if wanted is not None or resized or (kept and axis == spec.slice_axis):
-                continue
+        for axis in self.free_axes(spec, slices=slices):
+            own = facts.spacing[axis]
             low, high = self.spacing_range(axis)
             if not low / SAME_SPACING <= own <= high * SAME_SPACING:
                 target[axis] = float(f"{min(max(own, low), high):.6g}")
                 changed = True
         return spec.model_copy(update={"spacing": target}) if changed else spec
+
+    def free_axes(self, spec: DataSpec, *, slices: bool) -> list[int]:
+        """Return the axes whose voxel edge a data spec leaves to the scan; see `spec_for`."""
+        fixed = [None] * 3 if isinstance(spec.spacing, str) else spec.spacing
+        kept = slices or spec.modality.upper() == "OCT"
+        return [
+            axis
+            for axis in range(3)
+            if fixed[axis] is None
+            and (spec.resize is None or spec.resize[axis] is None)
+            and not (kept and axis == spec.slice_axis)
+        ]
 
     def compare(self, facts: ScanFacts, spec: DataSpec, modality: str | None) -> Comparison:
         """Say what of a scan is unlike the training scans.

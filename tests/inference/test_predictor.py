@@ -20,12 +20,12 @@ from medssl.errors import MedSSLError
 from medssl.inference.decision import normalized_entropy
 from medssl.inference.folder import predict_files
 from medssl.inference.inputs import Item, find_cases, find_inputs
-from medssl.inference.mirror import MirrorMean
 from medssl.inference.postprocess import keep_largest_components
 from medssl.inference.predictor import Predictor
 from medssl.inference.settings import PredictSettings
 from medssl.inference.task import Task
 from medssl.inference.windows import column_size, windows_at_a_time
+from medssl.networks.mirror_mean import MirrorMean
 from medssl.settings.recipe import InferenceSettings
 from medssl.settings.spec import DataSpec
 

@@ -21,13 +21,9 @@ from medssl.data.datasets.case import Case
 from medssl.data.images.labels import read_label
 from medssl.data.images.volume import check_grid
 from medssl.data.preprocessing.align import AlignSlicesd, SliceShifts
-from medssl.data.preprocessing.geometry import (
-    Grid,
-    make_grid,
-    resize_transforms,
-    spacing_transforms,
-)
+from medssl.data.preprocessing.geometry import resize_transforms, spacing_transforms
 from medssl.data.preprocessing.intensity import intensity_transforms
+from medssl.data.preprocessing.prepared_grid import Grid, make_grid
 from medssl.data.preprocessing.scan_facts import ScanFacts, scan_facts
 from medssl.data.preprocessing.tensors import read_images, with_affine
 from medssl.errors import MedSSLError
@@ -167,7 +163,14 @@ def _preprocess(
             where=paths[0],
             fix="check orientation, spacing and resize of the data spec against the image",
         ) from error
-    grid = make_grid(aligned, spaced, data["image"], spec)
+    grid = make_grid(
+        (aligned.shape[1:], aligned.affine.numpy()),
+        (spaced.shape[1:], spaced.affine.numpy()),
+        data["image"].shape[1:],
+        orientation=spec.orientation,
+        resampled=spec.spacing != "native",
+        corners=spec.resize_mode == "nearest",
+    )
     image = data["image"].as_tensor().float().contiguous()
     prepared = Prepared(
         image=image,

@@ -8,8 +8,20 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
-from nifti_headers import itk_places, landmarks, places, write_raw
-from scipy.spatial.transform import Rotation
+from nifti_headers import (
+    DATA,
+    HEADERS,
+    SHAPE,
+    SHEARED,
+    SINGULAR,
+    itk_places,
+    landmarks,
+    moved,
+    oblique,
+    places,
+    unit_columns,
+    write_raw,
+)
 
 from medssl.data.images.geometry import (
     grid_distance,
@@ -20,81 +32,6 @@ from medssl.data.images.geometry import (
 )
 from medssl.data.images.volume import read_header, read_volume
 from medssl.errors import MedSSLError
-
-SHAPE = (23, 19, 11)
-DATA = np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE)
-SPACING = np.array([1.3158, 1.3158, 10.0])
-
-
-def oblique(spacing: np.ndarray = SPACING, angles: tuple[float, ...] = (17, -9, 4)) -> np.ndarray:
-    affine = np.eye(4)
-    affine[:3, :3] = Rotation.from_euler("zxy", angles, degrees=True).as_matrix() * spacing
-    affine[:3, :3] *= [-1, -1, 1]
-    affine[:3, 3] = 81.5, -33.25, 212.0
-    return affine
-
-
-def unit_columns(affine: np.ndarray) -> np.ndarray:
-    out = affine.copy()
-    out[:3, :3] /= np.linalg.norm(out[:3, :3], axis=0)
-    return out
-
-
-def moved(affine: np.ndarray, by: float) -> np.ndarray:
-    out = affine.copy()
-    out[:3, 3] += by
-    return out
-
-
-SHEARED = oblique() @ np.array([[1, 0.2, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
-SINGULAR = oblique() @ np.diag([1, 1, 0, 1])
-MIRRORED = oblique() @ np.diag([-1, 1, 1, 1])
-
-HEADERS = {
-    "both alike": {"qform": oblique(), "sform": oblique(), "codes": (1, 1)},
-    "sform alone": {"sform": oblique(), "codes": (0, 1)},
-    "sform aligned": {"sform": oblique(), "codes": (0, 2)},
-    "qform alone": {"qform": oblique(), "codes": (1, 0)},
-    "neither": {"qform": oblique(), "sform": oblique(), "codes": (0, 0)},
-    "no geometry": {"pixdim": (2.0, 3.0, 4.0)},
-    "unit sform beside qform": {
-        "qform": oblique(),
-        "sform": unit_columns(oblique()),
-        "codes": (1, 2),
-    },
-    "unit sform of the scanner": {
-        "qform": oblique(),
-        "sform": unit_columns(oblique()),
-        "codes": (1, 1),
-    },
-    "unit sform alone": {"sform": unit_columns(oblique()), "codes": (0, 1), "pixdim": (2, 3, 4)},
-    "moved sform": {"qform": oblique(), "sform": moved(oblique(), 7), "codes": (1, 1)},
-    "moved sform of a template": {
-        "qform": oblique(),
-        "sform": moved(oblique(), 7),
-        "codes": (1, 4),
-    },
-    "mirrored sform": {"qform": oblique(), "sform": MIRRORED, "codes": (1, 1)},
-    "mirrored sform of a template": {"qform": oblique(), "sform": MIRRORED, "codes": (1, 3)},
-    "sheared sform beside qform": {"qform": oblique(), "sform": SHEARED, "codes": (1, 1)},
-    "singular sform beside qform": {"qform": oblique(), "sform": SINGULAR, "codes": (1, 2)},
-    "empty sform beside qform": {"qform": oblique(), "codes": (1, 1)},
-    "code that is none": {"qform": oblique(), "sform": moved(oblique(), 5), "codes": (1, -1)},
-    "long quaternion": {"qform": oblique(), "codes": (1, 0), "quatern_b": 1.000003},
-    "very long quaternion": {"qform": oblique(), "codes": (1, 0), "quatern_b": 1.5},
-    "nearly half a turn": {"qform": oblique(angles=(179.97, 0, 0)), "codes": (1, 0)},
-    "half a turn": {"qform": oblique() * 0 + np.diag([-1, -1, 3.0, 1]), "codes": (2, 0)},
-    "qfac of 0": {"qform": oblique(), "codes": (1, 0), "pixdim": None},
-    "negative edge": {"qform": oblique(), "codes": (1, 0), "pixdim": (-1.5, 1.5, 3)},
-    "no edges": {"sform": oblique(), "codes": (0, 1), "pixdim": (0, 0, 0)},
-    "rounded edges": {"sform": oblique(), "codes": (0, 1), "pixdim": (1.3, 1.3, 10)},
-    "big-endian": {"qform": oblique(), "sform": oblique(), "codes": (1, 1), "endianness": ">"},
-    "meter": {"sform": np.diag([1e-3, 1e-3, 2e-3, 1]), "codes": (0, 1), "unit": "meter"},
-    "micron": {"sform": np.diag([700.0, 700, 2000, 1]), "codes": (0, 1), "unit": "micron"},
-    "unknown unit": {"sform": oblique(), "codes": (0, 1), "unit": "unknown"},
-    "unit that is none": {"sform": oblique(), "codes": (0, 1), "unit": 7},
-    "micron without codes": {"pixdim": (700, 700, 2000), "unit": "micron"},
-}
 
 
 @pytest.mark.parametrize("name", HEADERS)

@@ -1,0 +1,1 @@
+"""What bundles bring of medssl: needs PyTorch, MONAI, NumPy, SciPy and nibabel alone."""
