@@ -141,7 +141,9 @@ def test_a_finished_run_stays_as_it_is(
     assert cli.run(["train", str(run), "--resume", "--set", f"{RATE}=0.1"]) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert f"the run is finished: it was trained with {RATE} = 0.01" in said
-    assert "--set training.iterations" in said
+    assert "--set training.iterations=N, N above 8" in said
+    assert cli.run(["train", str(run), "--resume", "--set", "data.root=elsewhere"]) == 2
+    assert "correct data.root in this file, if the data have moved" in capsys.readouterr().err
     assert content(run) == before
     assert cli.run(["train", str(run), "--resume"]) == 0
     assert "its record stays as it is" in capsys.readouterr().err
