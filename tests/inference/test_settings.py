@@ -27,7 +27,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[PredictSettings]:
         found.append(settings)
         raise Enough
 
-    for place in ("predict.open_predictor", "triage.open_predictor", "calibrate.load_ensemble"):
+    # The module of `predict` loads what opens a model only when it is called.
+    opened = ("open_predictor.open_predictor", "triage.open_predictor", "calibrate.load_ensemble")
+    for place in opened:
         monkeypatch.setattr(f"medssl.workflows.{place}", note)
     return found
 

@@ -55,7 +55,9 @@ def test_shards_divide_a_list(size: int, count: int) -> None:
 def test_what_is_no_shard(
     text: str, said: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Refused before anything is looked for: there is neither run nor recipe."""
+    """Refused before anything is opened: the run is but its recipe's name."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").touch()
     command = ["predict", str(tmp_path / "run"), str(tmp_path), "--output", str(tmp_path / "out")]
     assert cli.run([*command, f"--shard={text}"]) == 2
     message = capsys.readouterr().err
