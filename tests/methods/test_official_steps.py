@@ -31,6 +31,7 @@ from literal_steps import (
 from torch import Tensor, nn
 
 from medssl.methods.base import Batch, Progress
+from medssl.ops.corruption import corrupt_slices
 from medssl.settings.recipe import ScheduleSettings
 from medssl.training.optimization import learning_rate
 
@@ -129,6 +130,9 @@ def test_anatomical_autoencoder() -> None:
 
         corrupted = method.corrupt(masks, progress)
         assert not torch.equal(corrupted, masks)
+        rng = progress.rng("corruption")
+        slices = [torch.from_numpy(corrupt_slices(m.numpy(), rng)) for m in masks]
+        assert torch.equal(corrupted, torch.stack(slices)), "as published, mask by mask"
         torch.manual_seed(it)
         x = corrupted.float()[:, None]
         p = torch.sigmoid(twin(x + clipped_noise(x)))
