@@ -32,6 +32,9 @@ def plan(
     native: Annotated[
         bool, typer.Option("--native", help="let each scan keep its own voxels (else: the median)")
     ] = False,
+    minutes: Annotated[
+        float | None, typer.Option(help="that training may take here, all folds together")
+    ] = None,
 ) -> None:
     """Look at a dataset and write a recipe for it that explains every choice."""
     import medssl
@@ -52,6 +55,7 @@ def plan(
         allow_outside=allow_outside,
         patients=patients,
         native=native,
+        minutes=minutes,
         display=display_of(ctx),
     )
     out.print(f"written: {output}", highlight=False)
@@ -70,4 +74,5 @@ def plan(
         )
     for warning in result.loaded.warnings:
         out.print(f"warning: {warning}", highlight=False, markup=False)
-    out.print(f"next: read it, then  {command('train', output)}")
+    verb = "train" if result.folds is None else "crossval"
+    out.print(f"next: read it, then  {command(verb, output)}")

@@ -41,6 +41,7 @@ class PlanOrder:
         patients_reason: for the comment.
         name: of the recipe; empty: made of the dataset's and the method's.
         native: each scan is to keep its own voxels.
+        minutes: that all trainings together may take here; None: no budget.
     """
 
     root: str
@@ -54,6 +55,7 @@ class PlanOrder:
     patients_reason: str = ""
     name: str = ""
     native: bool = False
+    minutes: float | None = None
 
 
 class Lines:
@@ -102,6 +104,7 @@ def make_draft(
     *,
     shrink: float = 1.0,
     batch: int | None = None,
+    iterations: tuple[int, str] | None = None,
 ) -> Draft:
     """Write the recipe for one size of patch and batch, and check it.
 
@@ -112,6 +115,7 @@ def make_draft(
         guess: the data spec.
         shrink: factor of the usual voxels of a patch.
         batch: labeled patches of an iteration; None: the usual number.
+        iterations: of all stages, with the reason; None: the usual number.
 
     Raises:
         MedSSLError: the method does not suit the data.
@@ -134,7 +138,7 @@ def make_draft(
     for key, (value, reason) in network.settings.items():
         lines.add(key, value, reason, indent=2)
     plan = choices.choose_training(
-        choices.Basis(found, spec, grid, network, counts, method, order.device, batch)
+        choices.Basis(found, spec, grid, network, counts, method, order.device, batch, iterations)
     )
     lines.add("method", None)
     lines.add("name", order.method, hints.summary or method.paper, indent=2)

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from medssl.device import autocast
+from medssl.device import Precision, autocast
 from medssl.methods.base import Batch, LabeledBatch, Method, Progress, UnlabeledBatch
 from medssl.methods.settings import Stage
 from medssl.models.create import create_method
@@ -38,6 +38,7 @@ SLACK = 1.15
 LEAST_SIDE = 4
 """Voxels that a method may need of a side, to cut a box out of it, say."""
 
+CPU = torch.device("cpu")
 SMALL = {2: 2048, 3: 8192}
 """Least voxels of the smaller measured patch."""
 
@@ -122,7 +123,7 @@ def measure_footprint(
     small, large = small_patches(patch, factors)
     peaks, seconds = [0.0, 0.0], 0.0
     fixed = 0.0
-    how = "fp32" if precision == "fp32" else "bf16"
+    how: Precision = "fp32" if precision == "fp32" else "bf16"
     with torch.random.fork_rng(devices=[]):
         for stage in method.stages(max(recipe.training.iterations, 2)):
             if stage.iterations == 0:
@@ -133,8 +134,8 @@ def measure_footprint(
                 started = time.process_time()
                 counter = LiveBytes(_gradients(method, stage))
                 with counter:
-                    batch = _batch(method, stage, recipe, sides, num_classes, channels)
-                    _step(method, stage, batch, how)
+                    batch = noise_batch(method, stage, recipe, sides, num_classes, channels, CPU)
+                    one_step(method, stage, batch, CPU, how)
                 peaks[i] = max(peaks[i], counter.peak)
                 if sides is large:
                     # Time of the processor, so that other programs running here do not count.
@@ -179,20 +180,22 @@ def small_patches(
     return small, tuple(sides)
 
 
-def _batch(
+def noise_batch(
     method: Method,
     stage: Stage,
     recipe: Any,
     patch: Sequence[int],
     num_classes: int,
     channels: int,
+    device: torch.device,
 ) -> Batch:
-    """Return noise with labels of every class."""
+    """Return a batch of a stage: noise, with labels of every class."""
     n, m = recipe.training.labeled_batch, recipe.training.unlabeled_batch
     generator = torch.Generator().manual_seed(0)
-    labels = torch.randint(0, num_classes, (n, *patch), generator=generator)
-    labeled = LabeledBatch(torch.randn(n, channels, *patch, generator=generator), labels)
-    image = torch.randn(m, channels, *patch, generator=generator)
+    labels = torch.randint(0, num_classes, (n, *patch), generator=generator).to(device)
+    image = torch.randn(n, channels, *patch, generator=generator).to(device)
+    labeled = LabeledBatch(image, labels)
+    image = torch.randn(m, channels, *patch, generator=generator).to(device)
     views = tuple(image.clone() for _ in method.settings.unlabeled_views)
     unlabeled = UnlabeledBatch(image, views)
     return Batch(
@@ -212,9 +215,10 @@ def _gradients(method: Method, stage: Stage) -> list[Tensor]:
     return [*gradients, *method.parameters(), *method.buffers()]
 
 
-def _step(method: Method, stage: Stage, batch: Batch, precision: str) -> None:
+def one_step(
+    method: Method, stage: Stage, batch: Batch, device: torch.device, precision: Precision
+) -> None:
     """Run forward and backward as the engine does."""
-    device = torch.device("cpu")
     # A late iteration: every loss has its weight by then.
     progress = Progress(stage.name, stage.iterations - 1, stage.iterations)
     with autocast(device, precision):

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from medssl.data.datasets.folds import FEWEST_PATIENTS, number_of_folds
+
 TEST_SHARE = 0.2
 MOST_TEST = 40
+CROSSVAL_BELOW = 20
+"""With fewer patients that have labels, each both trains and judges: cross-validation."""
 VALIDATION_FROM = 20
 """From so many labeled patients on, some of them choose the checkpoint."""
 
@@ -22,12 +26,17 @@ class PatientCounts:
     labeled_reason: str
     validation_reason: str
     test_reason: str
+    folds: int | None = None
+    """Folds that the patients with labels are to be dealt into, in place of a test."""
 
 
 def choose_patients(
     patients: int, labeled: int | None, *, unlabeled: int = 0, uses_unlabeled: bool = True
 ) -> PatientCounts:
     """Divide the patients that have labels.
+
+    With fewer than ``CROSSVAL_BELOW`` of them none is held back: two or three test patients would
+    tell nothing, and each is missed in training. ``medssl crossval`` then trains on all.
 
     Args:
         patients: patients with labels.
@@ -40,13 +49,18 @@ def choose_patients(
     if uses_unlabeled and not unlabeled and labeled is not None:
         needed += 1
     test = max(0, min(test, patients - needed))
+    dealt = patients if labeled is None else min(labeled, patients)
+    folds = None
+    if patients < CROSSVAL_BELOW and dealt >= FEWEST_PATIENTS:
+        test, folds = 0, number_of_folds(dealt)
     training = patients - test if labeled is None else labeled
     validation = 0
     if training >= VALIDATION_FROM:
         validation = min(MOST_VALIDATION, training // 5)
-    return PatientCounts(
-        labeled, validation, test, *_reasons(patients, labeled, training, validation, test)
-    )
+    first, second, third = _reasons(patients, labeled, training, validation, test)
+    if folds is not None:
+        third = f"none: with {dealt} labeled patients, medssl crossval judges by each of them"
+    return PatientCounts(labeled, validation, test, first, second, third, folds)
 
 
 def _reasons(

@@ -9,23 +9,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
-from medssl.data.datasets.case import Dataset
-from medssl.data.datasets.decathlon import read_dataset
 from medssl.data.datasets.fingerprint import Fingerprint, fingerprint, sampled_cases
-from medssl.data.datasets.patient_guess import EACH_ITS_OWN
-from medssl.data.datasets.patient_table import is_table
 from medssl.data.datasets.split import make_splits
-from medssl.data.phantoms.dataset import ensure_phantom, phantom_options
 from medssl.errors import MedSSLError, located
-from medssl.files import default_cache_root, write_text
+from medssl.files import write_text
 from medssl.methods.registry import get_settings, list_methods
 from medssl.paths import AnyPath
+from medssl.planning.asked import (
+    checked_minutes,
+    open_planned,
+    order_of,
+    patient_counts,
+    with_patients,
+    written_for,
+)
+from medssl.planning.budget import Pace, within_budget
 from medssl.planning.draft import Draft, PlanOrder, header, make_draft, text_of
 from medssl.planning.grid import size_text
-from medssl.planning.network import DeviceKind
-from medssl.planning.patients import PatientCounts, choose_patients
+from medssl.planning.patients import PatientCounts
 from medssl.planning.spec_guess import SpecGuess, guess_spec
 from medssl.progress import Display
 from medssl.recipe.load import LoadedRecipe
@@ -58,6 +59,7 @@ class Plan:
         memory: bytes that training needs, as estimated.
         seconds: of an iteration on this computer's CPU, as estimated; 0 if planned for a card.
         path: the file, once written.
+        folds: into which `medssl crossval` deals the patients, in place of a test; None: a test.
     """
 
     text: str
@@ -66,6 +68,7 @@ class Plan:
     memory: float
     seconds: float = 0.0
     path: Path | None = None
+    folds: int | None = None
 
 
 def plan(
@@ -81,6 +84,7 @@ def plan(
     allow_outside: bool = False,
     patients: AnyPath | None = None,
     native: bool = False,
+    minutes: float | None = None,
     display: Display | None = None,
 ) -> Plan:
     """Look at a dataset and write a recipe for it in which every choice is explained.
@@ -100,6 +104,8 @@ def plan(
             say. Where ids only look like several scans of one patient, the recipe holds the guess.
         native: let each scan keep its own voxels; by default all are resampled to the median size,
             so that scans of another size can be predicted, too.
+        minutes: that everything may take on the hardware here, all folds of a cross-validation
+            together; None: the usual number of iterations.
 
     Raises:
         MedSSLError: no such dataset or method, ``output`` exists, the method does not suit the
@@ -119,15 +125,17 @@ def plan(
     kind_of_method = get_settings(method)
     if spec is not None:
         load_spec(spec)  # says at once if there is none
-    order = _order(str(dataset), method, memory, device, kind)
+    order = order_of(str(dataset), method, memory, device, kind)
     whose = None if patients is None else os.fspath(patients)
     order = replace(
         order, allow_outside=allow_outside, patients=whose, patients_reason=ASKED, native=native
     )
-    order, data = _with_patients(order, _open(order, display), display)
+    if minutes is not None:
+        order = replace(order, minutes=checked_minutes(minutes, order, memory))
+    order, data = with_patients(order, open_planned(order, display), display)
     # `train mine.yaml` makes runs/mine.
-    order = replace(_written_for(order, output), name=output.stem)
-    counts = _patient_counts(data, order, labeled)
+    order = replace(written_for(order, output), name=output.stem)
+    counts = patient_counts(data, order, labeled)
     settings = DataSettings(labeled=labeled, validation=counts.validation, test=counts.test)
     with located(data.root / "dataset.json"):
         splits = make_splits(data, settings, uses_unlabeled=kind_of_method.uses_unlabeled)
@@ -155,9 +163,23 @@ def plan(
             precision=precision,
         )
 
-    made = make_plan(found, counts, order, guess, measure=measure)
+    def pace(loaded: LoadedRecipe) -> float:
+        from medssl.device import resolve_device, resolve_precision
+        from medssl.planning.pace import seconds_per_iteration
+
+        display.say(f"timing steps: {loaded.recipe.method.name}")
+        where = resolve_device(device if order.device == "cuda" else "cpu")
+        return seconds_per_iteration(
+            loaded,
+            num_classes=data.labels.num_classes,
+            channels=len(data.modality),
+            device=where,
+            precision=resolve_precision(loaded.recipe.training.precision, where),
+        )
+
+    made = make_plan(found, counts, order, guess, measure=measure, pace=pace)
     write_text(output, made.text)
-    return Plan(made.text, made.loaded, made.spec, made.memory, made.seconds, output)
+    return replace(made, path=output)
 
 
 def make_plan(
@@ -167,6 +189,7 @@ def make_plan(
     guess: SpecGuess,
     *,
     measure: Measure,
+    pace: Pace | None = None,
 ) -> Plan:
     """Choose everything and make it fit; the result depends on the arguments alone.
 
@@ -176,9 +199,11 @@ def make_plan(
         order: method, device and memory.
         guess: the data spec.
         measure: returns what a step of a recipe needs.
+        pace: returns the seconds of an iteration of a recipe here; asked if there is a budget.
 
     Raises:
-        MedSSLError: the method does not suit the data, or nothing fits into the memory.
+        MedSSLError: the method does not suit the data, nothing fits into the memory, or the budget
+            is too small.
     """
     draft = _first_draft(found, counts, order, guess)
     known: dict[Any, Footprint] = {}
@@ -211,9 +236,11 @@ def make_plan(
                 f"{_with_one_network(order.method)}",
             )
         draft = make_draft(found, counts, order, guess, shrink=shrink, batch=batch)
+    if order.minutes is not None and pace is not None:
+        draft = within_budget(draft, found, counts, order, guess, shrink=shrink, pace=pace)
     top = header(found, order, draft, labeled=found.labeled, memory=need)
     seconds = step.seconds_per_voxel * math.prod(patch) if order.device == "cpu" else 0.0
-    return Plan(text_of(top, draft.body), draft.loaded, guess, need, seconds)
+    return Plan(text_of(top, draft.body), draft.loaded, guess, need, seconds, folds=counts.folds)
 
 
 def _with_one_network(besides: str) -> str:
@@ -275,85 +302,3 @@ def _checked_draft(
     if problems:
         raise MedSSLError(problems[0])
     return draft
-
-
-def _order(root: str, method: str, memory: float | None, device: str, kind: str) -> PlanOrder:
-    """Settle where the training will run, and with how much memory."""
-    if memory is not None and memory <= 0:
-        raise MedSSLError(
-            f"{memory:g} GiB is no amount of memory", where="--memory", fix="give GiB, such as 12"
-        )
-    phantom = {"kind": kind} if root == "phantom" else {}
-    target: DeviceKind
-    if memory is not None and device != "cpu":
-        name, target = f"a graphics card of {memory:g} GiB", "cuda"
-        return PlanOrder(root, method, target, memory * 2**30, name, phantom)
-    import torch
-
-    from medssl.device import resolve_device
-
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise MedSSLError(
-            "there is no graphics card here to ask for its memory",
-            where="--device",
-            fix="say how much the card has that will train: --memory 12",
-        )
-    found = resolve_device(device)
-    if found.type == "cuda":
-        properties = torch.cuda.get_device_properties(found)
-        target = "cuda"
-        return PlanOrder(root, method, target, properties.total_memory, properties.name, phantom)
-    total = psutil.virtual_memory().total if memory is None else memory * 2**30
-    return PlanOrder(root, method, "cpu", total, "a CPU", phantom)
-
-
-def _open(order: PlanOrder, display: Display) -> Dataset:
-    root = Path(order.root)
-    if order.phantom:
-        sizes = phantom_options(order.phantom)
-        total = sizes.labeled + sizes.validation + sizes.unlabeled + sizes.test
-        with display.counting("making the phantom", total) as done:
-            root = ensure_phantom(default_cache_root(), order.phantom, done)
-    return read_dataset(root, allow_outside=order.allow_outside, patients=order.patients)
-
-
-def _with_patients(order: PlanOrder, data: Dataset, display: Display) -> tuple[PlanOrder, Dataset]:
-    """Take what ids look like for granted, for the user to read in the recipe."""
-    if data.guess is None:
-        return order, data
-    display.say(f"warning: {data.guess.sentence}; {data.guess.fix}")
-    reason = f"a guess: {data.guess.sentence}; '{EACH_ITS_OWN}': each scan is of another patient"
-    order = replace(order, patients=data.guess.pattern, patients_reason=reason)
-    return order, _open(order, display)
-
-
-def _written_for(order: PlanOrder, output: Path) -> PlanOrder:
-    """Return the order with paths that mean in the recipe's folder what they mean in this one."""
-    if output.absolute().parent == Path.cwd():
-        return order
-    patients = order.patients
-    if patients is not None and is_table(patients):
-        patients = str(Path(patients).expanduser().absolute())
-    root = order.root if order.phantom else str(Path(order.root).expanduser().absolute())
-    return replace(order, root=root, patients=patients)
-
-
-def _patient_counts(dataset: Dataset, order: PlanOrder, labeled: int | None) -> PatientCounts:
-    if labeled is not None and labeled < 1:
-        raise MedSSLError(
-            f"{labeled} labeled patients cannot be trained on",
-            where="--labeled",
-            fix="give 1 or more, or leave it out for all",
-        )
-    patients = len({c.patient for c in dataset.training})
-    uses_unlabeled = get_settings(order.method).uses_unlabeled
-    if uses_unlabeled and labeled is None and not dataset.unlabeled:
-        raise MedSSLError(
-            f"{order.method} learns from unlabeled scans, but every scan has a label",
-            where=order.root,
-            fix="use only some of the labels, such as --labeled 8, or --method "
-            + next(name for name in list_methods() if not get_settings(name).uses_unlabeled),
-        )
-    return choose_patients(
-        patients, labeled, unlabeled=len(dataset.unlabeled), uses_unlabeled=uses_unlabeled
-    )

@@ -54,6 +54,7 @@ class Basis:
         method: settings class of the method.
         device: where the training will run.
         batch: labeled patches of an iteration.
+        iterations: of all stages, and the reason, where a budget decides.
     """
 
     found: Fingerprint
@@ -64,6 +65,7 @@ class Basis:
     method: type[MethodSettings]
     device: DeviceKind
     batch: int
+    iterations: tuple[int, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,9 @@ def choose_training(basis: Basis) -> TrainingChoices:
     """Choose how long and on what the network is trained."""
     found, spec, grid, device = basis.found, basis.spec, basis.grid, basis.device
     patch, batch = basis.network.patch, basis.batch
-    iterations, why = choose_iterations(grid, patch, len(found.structures), device)
+    iterations, why = basis.iterations or choose_iterations(
+        grid, patch, len(found.structures), device
+    )
     several = [s for s in found.structures if s.pieces >= spec.pieces.get(s.value, 1) + 0.5]
     pieces = "the data spec does not say that structures are one piece"
     if several:

@@ -37,7 +37,7 @@ def test_the_guess_is_written_and_counted(
     text = Path("a.yaml").read_text()
     assert "# patients: a guess: 6 ids look like scans of 3 patients" in text
     data = yaml.safe_load(text)["data"]
-    assert (data["root"], data["test"]) == ("scans", 1)
+    assert (data["root"], data["test"]) == ("scans", 0)  # three patients, all needed
     recipe = load_recipe("a.yaml").recipe
     dataset = open_dataset(recipe.data, recipe.spec)
     assert dataset.guess is None

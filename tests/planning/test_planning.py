@@ -249,9 +249,11 @@ def test_guess_falls_back_on_what_there_is():
         (80, 7, 0, (0, 16)),
         (200, 50, 0, (10, 40)),
         (10, 9, 0, (0, 0)),  # one must stay unlabeled, none can be spared for a test
-        (10, 9, 5, (0, 1)),
+        (10, 9, 5, (0, 0)),  # few: cross-validation judges
+        (30, 29, 5, (5, 1)),
         (64, None, 5, (10, 13)),
-        (4, None, 5, (0, 1)),
+        (4, None, 5, (0, 0)),
+        (2, None, 5, (0, 1)),  # too few for folds
     ],
 )
 def test_patients_held_back(patients, labeled, unlabeled, expected):
