@@ -94,13 +94,18 @@ resampled to {spacing}; intensities: {rule.rule}{bounds}; windows of \
 
 def _training(contents: Contents) -> str:
     cases = contents.cases
+    members = (
+        f" These are the numbers of the first of {contents.members} members."
+        if contents.members > 1
+        else ""
+    )
     return f"""## Training
 
 Method `{contents.method}` ({get_settings(contents.method).paper}), \
 {contents.iterations} iterations, on {cases.get("labeled", 0)} labeled and \
 {cases.get("unlabeled", 0)} unlabeled images. Besides, {cases.get("validation", 0)} images were \
 used for validation and {cases.get("test", 0)} held back for the test. \
-Protocol: {contents.protocol}."""
+Protocol: {contents.protocol}.{members}"""
 
 
 def _figures(contents: Contents) -> str:

@@ -71,7 +71,7 @@ def export(
     labels leaves with it.
 
     Args:
-        run: a run folder.
+        run: a run folder, or that of a cross-validation, whose folds predict together.
         bundle: folder to write; must not exist, or be empty.
         checkpoint: ``last``, ``best``, or ``auto`` (best where there is one).
         ensemble: more runs (other seeds or folds), whose probabilities are averaged with it.

@@ -65,7 +65,7 @@ def verify_bundle(
         bundle: as written by :func:`medssl.bundle.export.export`.
         images: NIfTI files to segment both ways, one or several; without any, only the structure
             is checked.
-        run: the run that the bundle was made of, to compare with what it predicts.
+        run: the run or cross-validation the bundle was made of, to compare with what it predicts.
         checkpoint, ensemble: as given to :func:`medssl.bundle.export.export`.
 
     Raises:

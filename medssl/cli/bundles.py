@@ -7,13 +7,16 @@ from typing import Annotated
 
 import typer
 
-from medssl.cli.console import Checkpoint, a_run, app, err, out
+from medssl.cli.console import Checkpoint, a_result, app, err, out
 
 
 @app.command()
 def export(
     source: Annotated[
-        Path, typer.Argument(metavar="RUN", help="run folder, or a bundle with --verify alone")
+        Path,
+        typer.Argument(
+            metavar="RUN", help="run folder or cross-validation, or a bundle with --verify"
+        ),
     ],
     bundle: Annotated[Path | None, typer.Argument(help="folder to write")] = None,
     checkpoint: Checkpoint = "auto",
@@ -45,7 +48,7 @@ def export(
             raise typer.BadParameter("name the folder to write", param_hint="BUNDLE")
         bundle, run = source, against
     else:
-        a_run(source)
+        a_result(source)
         result = medssl.export(
             source,
             bundle,

@@ -502,6 +502,16 @@ def test_members_travel_and_predict_as_one(
     torch.testing.assert_close(found.probabilities, expected.probabilities)
     np.testing.assert_array_equal(found.values, expected.values)
 
+    folds = tmp_path / "crossval"
+    for number, run in enumerate((one, other)):
+        shutil.copytree(run, folds / f"fold_{number}")
+    record = {"status": "finished", "members": ["fold_0", "fold_1"]}
+    (folds / "crossval.json").write_text(json.dumps(record))
+    assert cli.run(["export", str(folds), str(tmp_path / "cv"), "--no-torchscript"]) == 0
+    crossval = load_bundle(tmp_path / "cv", PredictSettings(device="cpu")).predict_file(image)
+    np.testing.assert_array_equal(crossval.values, expected.values)
+    assert "the first of 2 members" in (tmp_path / "cv" / "docs" / "README.md").read_text()
+
     recipe = other / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("tta: false", "tta: true"))
     with pytest.raises(MedSSLError, match="1 of 2 members are averaged over mirror images"):
