@@ -11,8 +11,9 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Orientationd, Resized, Spacingd
 from monai.transforms.utils import scale_affine
 
-from medssl.data.preprocessing.prepared_grid import corner_scale, nearest_index
+from medssl.data.preprocessing.prepared_grid import corner_scale
 from medssl.data.preprocessing.tensors import with_affine
+from medssl.data.preprocessing.votes import nearest_index
 from medssl.settings.spec import DataSpec
 
 FINE_SPACING = 0.1

@@ -14,6 +14,8 @@ import numpy as np
 from nibabel import orientations
 from scipy import ndimage
 
+from medssl.data.preprocessing.votes import line_of, near, voted
+
 Box = tuple[tuple[int, int], ...]
 """``(start, stop)`` per axis."""
 
@@ -24,11 +26,6 @@ Place = tuple[Sequence[int], np.ndarray]
 def corner_scale(n: int, m: int) -> float:
     """Step in an axis of ``m`` voxels per voxel of an axis of ``n``, corner voxels aligned."""
     return (m - 1) / (n - 1) if n > 1 else 1.0
-
-
-def nearest_index(coordinates: np.ndarray, size: int) -> np.ndarray:
-    """Round voxel coordinates half up and keep them inside an axis of ``size`` voxels."""
-    return np.clip(np.floor(coordinates + 0.5).astype(np.int64), 0, size - 1)
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,13 @@ class Grid:
         return tuple(out)
 
     def restore(self, volume: np.ndarray, *, order: int) -> np.ndarray:
-        """Sample ``(X, Y, Z)`` at the file's voxels, nearest (order 0) or linear (order 1)."""
+        """Sample ``(X, Y, Z)`` at the file's voxels.
+
+        Classes (order 0) that were resampled are voted for by the voxels around, see
+        :mod:`medssl.data.preprocessing.votes`. The nearest voxel alone counts where corner voxels
+        are kept in place, as in protocols of the literature, and where axes are sheared. Order 1 is
+        linear.
+        """
         matrix = self.matrix()
         linear = matrix[:3, :3]
         sheared = np.abs(linear - np.diag(np.diag(linear))).max() > 1e-6
@@ -95,11 +98,12 @@ class Grid:
                     volume, linear, matrix[:3, 3], self.oriented_shape, order=order, mode="nearest"
                 )
         else:
-            for axis, n in enumerate(self.oriented_shape):
-                steps = np.arange(n) * matrix[axis, axis] + matrix[axis, 3]
-                index = nearest_index(steps, self.shape[axis])
-                if n != volume.shape[axis] or not np.array_equal(index, np.arange(n)):
-                    volume = np.take(volume, index, axis=axis)
+            lines = [
+                line_of(np.arange(n) * matrix[axis, axis] + matrix[axis, 3], self.shape[axis])
+                for axis, n in enumerate(self.oriented_shape)
+            ]
+            between = any(line.weight.any() for line in lines)
+            volume = voted(volume, lines) if between and not self.corners else near(volume, lines)
         if self.backward is not None:
             volume = orientations.apply_orientation(volume, self.backward)
         return np.ascontiguousarray(volume)
