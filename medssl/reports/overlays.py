@@ -15,7 +15,8 @@ from medssl.data.images.volume import read_image
 from medssl.errors import MedSSLError
 from medssl.inference.predictor import Predictor
 from medssl.reports.figures import Picture, data_uri
-from medssl.reports.preview import PLANES, draw_case, mark_sides, to_ras
+from medssl.reports.preview import PLANES, draw_case, to_ras
+from medssl.reports.sides import mark_sides
 
 
 @dataclass(frozen=True)

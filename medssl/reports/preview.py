@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import nibabel as nib
 import numpy as np
@@ -16,13 +16,14 @@ from medssl.data.images.volume import read_image
 from medssl.data.opened import open_dataset
 from medssl.files import new_file
 from medssl.recipe.load import load_recipe
+from medssl.reports.sides import SIDES, mark_sides
 from medssl.reports.thumbnails import COLORS
 from medssl.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PLANES = ("sagittal", "coronal", "axial")
+PLANES = tuple(SIDES)
 
 
 def write_previews(run: RunFolder, split: str, name: str | None = None) -> list[Path]:
@@ -128,25 +129,6 @@ def draw_case(
     figure.suptitle(title, fontsize=11)
     figure.tight_layout(rect=(0, 0.07, 1, 0.98))
     figure.savefig(target, format="png")
-
-
-def mark_sides(axes: Any, plane: str) -> None:
-    """Write which side of the patient is where, at the edges of a plane in RAS order."""
-    left, right = ("P", "A") if plane == "sagittal" else ("L", "R")
-    lower, upper = ("P", "A") if plane == "axial" else ("I", "S")
-    places = ((left, 0.02, 0.5), (right, 0.98, 0.5), (lower, 0.5, 0.02), (upper, 0.5, 0.98))
-    for letter, x, y in places:
-        axes.text(
-            x,
-            y,
-            letter,
-            transform=axes.transAxes,
-            color="white",
-            fontsize=9,
-            ha={0.02: "left", 0.98: "right"}.get(x, "center"),
-            va={0.02: "bottom", 0.98: "top"}.get(y, "center"),
-            bbox={"facecolor": "black", "alpha": 0.5, "pad": 1, "linewidth": 0},
-        )
 
 
 class _Turn:

@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image, ImageColor
 from scipy import ndimage
 
-from medssl.data.images.geometry import turn_to_ras
+from medssl.data.images.geometry import is_usable, turn_to_ras
+from medssl.reports.sides import SIDES, mark_pixels
 
 COLORS = ("#ff5a5f", "#00c2a8", "#ffc145", "#6a8dff", "#c86bff", "#7bd148", "#ff8fb1", "#9aa5b1")
 """Of structures in pictures, by label value."""
@@ -20,9 +21,10 @@ QUALITY = 85
 
 
 def draw_thumbnail(image: np.ndarray, label: np.ndarray | None, affine: np.ndarray) -> bytes:
-    """Draw sagittal, coronal and axial planes in RAS axes, at true proportions.
+    """Draw sagittal, coronal and axial planes in RAS axes, at true proportions, and their sides.
 
-    The planes are the middle ones; where there is a label, those with most of it.
+    The planes are the middle ones; where there is a label, those with most of it. Where the affine
+    says nothing of sides, none are written.
 
     Args:
         image: ``(X, Y, Z)``, finite.
@@ -42,7 +44,7 @@ def draw_thumbnail(image: np.ndarray, label: np.ndarray | None, affine: np.ndarr
     step = max(1, upright.size // 500_000)
     low, high = np.percentile(upright.ravel()[::step], (1, 99.5))
     planes = []
-    for axis in range(3):
+    for axis, plane_name in enumerate(SIDES):
         others = [a for a in range(3) if a != axis]
         index = upright.shape[axis] // 2
         if mask is not None and (mask > 0).any():
@@ -53,7 +55,7 @@ def draw_thumbnail(image: np.ndarray, label: np.ndarray | None, affine: np.ndarr
         colored = np.repeat(plane[..., None], 3, axis=2)
         if mask is not None:
             _outline(colored, np.take(mask, index, axis), size)
-        planes.append(colored)
+        planes.append(mark_pixels(colored, plane_name) if is_usable(affine) else colored)
     return _side_by_side(planes)
 
 

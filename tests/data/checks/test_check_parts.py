@@ -266,7 +266,7 @@ def test_picture_has_true_proportions(tmp_path: Path) -> None:
         colors = np.asarray(picture).astype(int)
     assert width == pytest.approx(round(20 * scale) + 2 * EDGE + 8, abs=2)
     assert height == pytest.approx(30 * scale, abs=2)
-    assert (colors[..., 0] - colors[..., 2]).max() > 60  # the outline is red
+    assert (colors[..., 0] - colors[..., 1]).max() > 60  # the outline is red, the letters are not
 
 
 def test_report_of_unreadable_folder(tmp_path: Path) -> None:
