@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-_KEEP = (2**31 - 1, 2**30)
+_TRAINING, _PREDICTION = (2**31 - 1, 2**30), (2**31 - 1, 2**28)
 _GLIBC = (2**26, 2**25)  # how far glibc's own thresholds would have grown
 _lock = threading.Lock()
 _wanted = 0
@@ -23,20 +23,24 @@ def keep_freed_memory() -> None:
     (4 patches of 48 x 48 x 32), and 3 of 904 so; 1.2 of the 2.6 s of a window of 112 x 112 x 80 on
     a virtual machine, where pages are dear. Where there is no glibc, nothing happens.
     """
-    _count(1)
+    _count(1, _TRAINING)
 
 
 @contextmanager
 def freed_memory_kept() -> Iterator[None]:
-    """Do what :func:`keep_freed_memory` does for a while, and give back what is free afterwards."""
-    _count(1)
+    """Do what :func:`keep_freed_memory` does for a while, and give back what is free afterwards.
+
+    Only for blocks up to 256 MiB, as windows have: a whole volume's are few and large, and kept
+    they would lie beside each other.
+    """
+    _count(1, _PREDICTION)
     try:
         yield
     finally:
-        _count(-1)
+        _count(-1, _GLIBC)
 
 
-def _count(more: int) -> None:
+def _count(more: int, thresholds: tuple[int, int]) -> None:
     """Switch on with the first that wants it and off with the last; threads may overlap."""
     global _wanted
     with _lock:
@@ -46,7 +50,7 @@ def _count(more: int) -> None:
         mallopt = _of_glibc("mallopt")
         if mallopt is None:
             return
-        trim, mmap = _KEEP if _wanted else _GLIBC
+        trim, mmap = thresholds
         mallopt(_M_MMAP_THRESHOLD, mmap)
         mallopt(_M_TRIM_THRESHOLD, trim)
         give_back = _of_glibc("malloc_trim")
