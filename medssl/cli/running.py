@@ -82,7 +82,9 @@ def predict(
     ] = False,
     uncertainty: Annotated[
         bool,
-        typer.Option("--uncertainty", help="also write entropy maps (0 is sure), volumes, quality"),
+        typer.Option(
+            "--uncertainty", help="also write entropy maps (0 is sure), intervals, quality"
+        ),
     ] = False,
     calibration: Annotated[
         bool, typer.Option(help="use what `medssl calibrate` found, where it was run")
@@ -90,6 +92,9 @@ def predict(
     format: Annotated[  # noqa: A002 - what the option is called
         str, typer.Option(help="nii.gz, nii, nrrd, mha, or dicom-seg for DICOM series")
     ] = "nii.gz",
+    gallery: Annotated[
+        bool, typer.Option("--gallery", help="also write gallery.html: pictures, volumes, doubts")
+    ] = False,
     overwrite: Overwrite = False,
     force: Annotated[
         bool, typer.Option("--force", help="predict scans of another modality, too")
@@ -115,6 +120,7 @@ def predict(
         uncertainty=uncertainty,
         calibrated=calibration,
         format=format,
+        gallery=gallery,
         overwrite=overwrite,
         force=force,
         shard=shard,
@@ -124,6 +130,8 @@ def predict(
     there = sum(r.skipped for r in results)
     already = f" ({there} of them were there)" if there else ""
     out.print(f"{len(results) - len(failed)} predictions in {output}{already}", highlight=False)
+    if gallery:
+        out.print(f"gallery: {output / 'gallery.html'}", highlight=False)
     for result in failed:
         err.print(
             f"failed: {result.case_id}: {result.error}",

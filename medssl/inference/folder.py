@@ -24,6 +24,7 @@ from medssl.inference.prediction import Prediction
 from medssl.inference.predictor import Predictor
 from medssl.inference.record import Record
 from medssl.inference.settings import DICOM_SEG, PredictSettings
+from medssl.inference.volumes import Volumes, volumes_of
 from medssl.inference.windows import WindowProgress
 from medssl.progress import Done, PartDone
 
@@ -36,7 +37,7 @@ class PredictionResult:
 
     ``seconds`` is the time it took; ``skipped`` means its prediction was there already. ``note``
     says what of the image's header ITK reads in another way than other programs, ``unusual`` what
-    of the image is unlike the training scans.
+    of the image is unlike the training scans, ``volumes`` how large the structures are.
     """
 
     case_id: str
@@ -46,6 +47,7 @@ class PredictionResult:
     skipped: bool = False
     note: str = ""
     unusual: tuple[str, ...] = ()
+    volumes: Volumes | None = None
 
 
 def predict_files(
@@ -99,7 +101,7 @@ def predict_files(
                 progress = None if on_window is None else partial(on_window, job.case_id)
                 results.append(_predict_one(predictor, job, progress, force=settings.force))
                 if results[-1].error is None:
-                    record.finish(job, results[-1].unusual)
+                    record.finish(job, results[-1].unusual, results[-1].volumes)
             if on_progress is not None:
                 on_progress(job.case_id)
     return results
@@ -111,9 +113,12 @@ def _predict_one(
     start = time.perf_counter()
     path, message, note = None, None, ""
     unusual: tuple[str, ...] = ()
+    volumes = None
     try:
         prediction = _segment(predictor, job, progress, force=force)
         note, unusual = prediction.note, prediction.unusual
+        unit = predictor.spec.spatial_unit
+        volumes = volumes_of(prediction.values, prediction.affine, predictor.label_map, unit)
         prediction.save_probabilities(job.maps)
         if job.entropy is not None:
             prediction.save_entropy(job.entropy)
@@ -130,7 +135,9 @@ def _predict_one(
         logger.debug("prediction of %s failed", job.case_id, exc_info=True)
         message = f"{type(error).__name__}: {error}\n  where: {files_of(job.source)[0]}"
     seconds = time.perf_counter() - start
-    return PredictionResult(job.case_id, path, message, seconds, note=note, unusual=unusual)
+    return PredictionResult(
+        job.case_id, path, message, seconds, note=note, unusual=unusual, volumes=volumes
+    )
 
 
 def _segment(

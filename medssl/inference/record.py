@@ -7,8 +7,8 @@ A folder holds the predictions of one model. ``predictions.json`` says so::
                  voxels, see :func:`medssl.inference.identity.options_of`
     predictions  by case: model (a key), images (file and sha256 each; of a DICOM series its folder
                  and a hash of the sorted hashes), files (what was written), temperature, where
-                 there are maps that depend on it, and unusual, what of the images is unlike the
-                 training scans; images is null until the files are whole
+                 there are maps that depend on it, unusual, what of the images is unlike the
+                 training scans, and volumes; images is null until the files are whole
 
 Several processes may predict into one folder: each adds what it has done.
 """
@@ -33,6 +33,7 @@ from medssl.inference.case_files import CaseFiles
 from medssl.inference.identity import options_of, weights_sha256
 from medssl.inference.inputs import files_of
 from medssl.inference.predictor import Predictor
+from medssl.inference.volumes import Volumes
 from medssl.runs.lineage import PREDICTIONS
 
 FILE = PREDICTIONS
@@ -117,13 +118,17 @@ class Record:
             self._before[case.case_id] = None
         self._started[case.case_id] = case
 
-    def finish(self, case: CaseFiles, unusual: Sequence[str] = ()) -> None:
-        """Record a case whose files are whole, and what is unlike the training scans."""
+    def finish(
+        self, case: CaseFiles, unusual: Sequence[str] = (), volumes: Volumes | None = None
+    ) -> None:
+        """Record a case whose files are whole, with what is unlike training, and its volumes."""
         entry = {**self._pending(case), "images": self._images(case)}
         if case.depend_on_temperature:
             entry["temperature"] = self.temperature
         if unusual:
             entry["unusual"] = list(unusual)
+        if volumes is not None:
+            entry["volumes"] = volumes.as_dict()
         entry["files"] = [name for name in entry["files"] if (self.folder / name).exists()]
         self._changes[case.case_id] = entry
         del self._started[case.case_id], self._before[case.case_id]
@@ -283,6 +288,19 @@ class Record:
                 "predictions": dict(sorted(entries.items())),
             },
         )
+
+
+def recorded_predictions(folder: Path) -> dict[str, Entry]:
+    """Return what the record of a folder says of each whole prediction, by case id, in order.
+
+    Where the record is missing or damaged nothing is known.
+    """
+    try:
+        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        entries = content["predictions"].items()
+        return {str(name): dict(entry) for name, entry in sorted(entries) if entry["images"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def _sums(images: Sequence[Entry]) -> list[str]:

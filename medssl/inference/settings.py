@@ -34,6 +34,7 @@ class PredictSettings:
         assess: write what the prediction says of itself, see
             :class:`medssl.inference.assessment.Assessment`.
         format: of the label maps: a key of ``FORMATS``.
+        gallery: draw all of it on one page, ``gallery.html``.
         overwrite: predict again what is already there.
         force: predict what the model cannot be meant for, too.
 
@@ -52,6 +53,7 @@ class PredictSettings:
     uncertainty: bool = False
     assess: bool = False
     format: str = "nii.gz"
+    gallery: bool = False
     overwrite: bool = False
     force: bool = False
 

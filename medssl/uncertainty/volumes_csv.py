@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from pathlib import Path
 from typing import Any
@@ -10,59 +11,109 @@ from medssl.files import locked, write_csv
 from medssl.inference.assessment import Assessment, StructureFindings
 from medssl.inference.assessment_files import read_assessments
 from medssl.inference.calibration import Calibration
+from medssl.inference.record import recorded_predictions
+from medssl.inference.volumes import Volumes
+
+NOT_ASSESSED = "no interval: predict with --uncertainty"
 
 
-def write_tables(folder: Path, calibration: Calibration | None) -> None:
-    """Write ``volumes.csv`` and ``quality.csv`` about all assessments in a folder of predictions.
+def write_tables(folder: Path, calibration: Calibration | None, *, assessed: bool = True) -> None:
+    """Write ``volumes.csv`` and ``quality.csv`` about all that is in a folder of predictions.
 
     ``volumes.csv``: case, label, name, volume, low and high (the unit is in their names), how the
-    interval was made, and what of the image is unlike the training scans. ``quality.csv``: case,
-    quality (mean expected Dice over structures), the expected Dice of each structure and, with a
-    calibration, unusual (see :class:`medssl.inference.unusual.Reference`), flag and why.
+    interval was made, and what of the image is unlike the training scans. ``quality.csv``, about
+    assessed cases: case, quality (mean expected Dice over structures), the expected Dice of each
+    structure and, with a calibration, unusual (see :class:`medssl.inference.unusual.Reference`),
+    flag and why.
 
     Several processes may predict into one folder: the last one to write holds what all have found.
+
+    Args:
+        folder: of predictions.
+        calibration: of the model.
+        assessed: whether assessments were asked for; else what stands in ``volumes.csv`` of those
+            of an earlier call stays, and ``quality.csv`` as it is.
 
     Raises:
         MedSSLError: the disk refuses.
     """
-    if not (folder / "uncertainty").is_dir():
+    if not folder.is_dir():
         return
-    with locked(folder / "uncertainty" / ".lock"):  # else who reads early drops rows
+    with locked(folder / ".tables.lock", stays=False):  # else who reads early drops rows
         found = read_assessments(folder)
-        if not found:
-            return
-        write_csv(
-            folder / "volumes.csv",
-            [row for case, one in found.items() for row in volume_rows(case, one, calibration)],
-        )
-        write_csv(
-            folder / "quality.csv",
-            [quality_row(case, one, calibration) for case, one in found.items()],
-        )
+        rows = recorded_volumes(folder)
+        if assessed:
+            rows |= {case: volume_rows(case, one, calibration) for case, one in found.items()}
+        else:
+            before = rows_by_case(folder / "volumes.csv")
+            rows |= {case: kept for case, kept in before.items() if case in found}
+        if rows:
+            table = [row for case in sorted(rows) for row in rows[case]]
+            write_csv(folder / "volumes.csv", table)
+        if found and assessed:
+            write_csv(
+                folder / "quality.csv",
+                [quality_row(case, one, calibration) for case, one in found.items()],
+            )
+
+
+def rows_by_case(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of a table as they stand there, by case; none where it cannot be read."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                rows.setdefault(row["case"], []).append(row)
+    except (OSError, ValueError, KeyError, csv.Error):
+        return {}
+    return rows
+
+
+def recorded_volumes(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of ``volumes.csv``, by case, of all that the record of predictions knows."""
+    rows = {}
+    for case_id, entry in recorded_predictions(folder).items():
+        try:
+            volumes = Volumes.from_dict(entry["volumes"])
+            unusual = tuple(map(str, entry.get("unusual", ())))
+        except (KeyError, TypeError, ValueError):
+            continue  # a record of another hand
+        sizes = [StructureFindings(*structure, None) for structure in volumes.structures]
+        alone = Assessment(volumes.unit, 1.0, tuple(sizes), unusual=unusual)
+        none = (math.nan, math.nan)
+        why = {s.label: "not found" if s.volume <= 0 else NOT_ASSESSED for s in sizes}
+        rows[case_id] = [_row(case_id, alone, s, (none, why[s.label])) for s in sizes]
+    return rows
 
 
 def volume_rows(
     case_id: str, assessment: Assessment, calibration: Calibration | None
 ) -> list[dict[str, Any]]:
     """Return a row of ``volumes.csv`` per structure."""
-    unit = f"{assessment.unit}3"
-    rows = []
     usual = not is_unusual(assessment, calibration)
-    for structure in assessment.structures:
-        (low, high), how = volume_interval(structure, calibration, usual=usual)
-        rows.append(
-            {
-                "case": case_id,
-                "label": structure.label,
-                "name": structure.name,
-                f"volume_{unit}": structure.volume,
-                f"low_{unit}": low,
-                f"high_{unit}": high,
-                "how": how,
-                "unusual": "; ".join(assessment.unusual),
-            }
-        )
-    return rows
+    return [
+        _row(case_id, assessment, s, volume_interval(s, calibration, usual=usual))
+        for s in assessment.structures
+    ]
+
+
+def _row(
+    case_id: str,
+    assessment: Assessment,
+    structure: StructureFindings,
+    interval: tuple[tuple[float, float], str],
+) -> dict[str, Any]:
+    unit, ((low, high), how) = f"{assessment.unit}3", interval
+    return {
+        "case": case_id,
+        "label": structure.label,
+        "name": structure.name,
+        f"volume_{unit}": structure.volume,
+        f"low_{unit}": low,
+        f"high_{unit}": high,
+        "how": how,
+        "unusual": "; ".join(assessment.unusual),
+    }
 
 
 def volume_interval(

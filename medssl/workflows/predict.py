@@ -34,6 +34,7 @@ def predict(
     uncertainty: bool = False,
     calibrated: bool = True,
     format: str = "nii.gz",  # noqa: A002 - what the option is called
+    gallery: bool = False,
     overwrite: bool = False,
     force: bool = False,
     shard: str | None = None,
@@ -45,15 +46,17 @@ def predict(
         source: a run folder, a bundle that medssl exported, or the folder of a cross-validation,
             whose folds predict together.
         images: image files, folders of them, and folders of DICOM series: one or several.
-        output: folder of the results, one ``CASE.nii.gz`` each.
+        output: folder of the results, one ``CASE.nii.gz`` each, and ``volumes.csv``.
         format: one of ``nii.gz nii nrrd mha dicom-seg``, the last for DICOM series only.
         ensemble: more runs (other seeds or folds), whose probabilities are averaged with it.
         largest_component: keep the largest piece of each structure; None: as the recipe says.
         tta: average over mirror images; None: as the recipe says.
         probabilities: also write each structure's probability map.
-        uncertainty: also write the normalized entropy (0 is sure, 1 a mere guess), ``volumes.csv``
-            and ``quality.csv``.
+        uncertainty: also write the normalized entropy (0 is sure, 1 a mere guess), intervals into
+            ``volumes.csv``, and ``quality.csv``.
         calibrated: make them with the temperature of `calibrate`, where there is one.
+        gallery: also write ``gallery.html``: pictures of all, with volumes, what is unusual, and
+            expected quality where it is known.
         overwrite: predict again what is already there, whichever model made it. Without it, what
             this model has predicted of these images is kept, and a folder with anything else that
             would be mixed up with it is refused: ``predictions.json`` there says what is what.
@@ -83,10 +86,17 @@ def predict(
         uncertainty=uncertainty,
         assess=uncertainty,
         format=format,
+        gallery=gallery,
         overwrite=overwrite,
         force=force,
     )
     part, display = parse_shard(shard), display or Display(quiet=True)
+    if gallery and part is not None:
+        raise MedSSLError(
+            "a shard sees some of the cases, and the gallery shows all",
+            where="--gallery",
+            fix="when all shards have ended, run the command without --shard and with --gallery",
+        )
     return _predict(Path(source), as_paths(images), Path(output), settings, part, display)
 
 
@@ -135,9 +145,13 @@ def _predict(
         more = f" ({count} such images)" if count > 1 else ""
         display.say(f"note: {results[first].case_id}: {results[first].note}{more}")
     say_unusual({r.case_id: r.unusual for r in results}, display)
-    if settings.uncertainty:
-        write_tables(output, predictor.calibration)
-    return results + [PredictionResult(name, None, str(e), 0.0) for name, e in found.failed]
+    write_tables(output, predictor.calibration, assessed=settings.assess)
+    results += [PredictionResult(name, None, str(e), 0.0) for name, e in found.failed]
+    if settings.gallery:
+        from medssl.workflows.gallery import draw_gallery
+
+        draw_gallery(output, items, results, predictor, display)
+    return results
 
 
 def _check_stays_the_same(images: Sequence[Path], output: Path) -> None:

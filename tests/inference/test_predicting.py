@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import nibabel as nib
@@ -42,7 +43,8 @@ def test_ten_images_two_of_them_bad(
 ) -> None:
     out = tmp_path / "out"
     command = ["predict", str(run), str(ten), "--output", str(out), "--device", "cpu"]
-    good = [f"c{n}.nii.gz" for n in range(10) if n not in (3, 6)] + ["predictions.json"]
+    good = [f"c{n}.nii.gz" for n in range(10) if n not in (3, 6)]
+    good += ["predictions.json", "volumes.csv"]
 
     assert cli.run(command) == 1
     assert sorted(p.name for p in out.iterdir()) == good
@@ -165,6 +167,7 @@ def test_a_dicom_study_as_typed(
             "study_a_s1.nii.gz",
             "study_b_s1.dcm",
             "study_b_s1.nii.gz",
+            "volumes.csv",
         )
     ]
 
@@ -252,3 +255,28 @@ def test_each_structure_has_a_probability_file(tmp_path: Path) -> None:
     assert [p.name for p in maps] == [f"{stem}_{n}.nii.gz" for n in ("肝脏", "肿瘤")]
     first, second = (np.asarray(nib.load(p).dataobj) for p in maps)
     assert not np.array_equal(first, second)
+
+
+def test_a_gallery_and_volumes_beside_the_maps(
+    run: Path, ten: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    command = ["predict", str(run), str(ten), "--output", str(out), "--device", "cpu"]
+    assert cli.run([*command, "--gallery"]) == 1
+    page = (out / "gallery.html").read_text()
+    assert f"gallery: {out / 'gallery.html'}" in capsys.readouterr().out.replace("\n", "")
+    assert page.count("data:image/jpeg") == 8
+    assert "8 predicted" in page
+    assert "2 failed" in page
+    assert "the file is truncated or damaged" in page
+    with (out / "volumes.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["case"] for row in rows} == {f"c{n}" for n in range(10) if n not in (3, 6)}
+    for row in rows:
+        values = np.asarray(nib.load(out / f"{row['case']}.nii.gz").dataobj)
+        assert float(row["volume_mm3"]) == 2 * (values == int(row["label"])).sum()
+    stamps = {p.name: p.stat().st_mtime_ns for p in out.glob("*.nii.gz")}
+    (out / "volumes.csv").unlink()
+    assert cli.run([*command, "--gallery"]) == 1  # what is there is drawn, not predicted again
+    assert {p.name: p.stat().st_mtime_ns for p in out.glob("*.nii.gz")} == stamps
+    assert (out / "gallery.html").read_text() == page

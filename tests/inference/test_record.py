@@ -62,7 +62,11 @@ def test_another_model_is_refused_or_replaces(
     assert made["models"][key]["model"] == str(first)
     source = images / "c1.nii.gz"
     sums = [{"file": str(source), "sha256": KnownFiles(None).whole(source)}]
-    assert made["predictions"]["c1"] == {"model": key, "images": sums, "files": ["c1.nii.gz"]}
+    entry = made["predictions"]["c1"]
+    values = voxels(out)["c1.nii.gz"]
+    sizes = [s["volume"] for s in entry.pop("volumes")["structures"]]
+    assert sizes == [2 * (values == label).sum() for label in (1, 2)]
+    assert entry == {"model": key, "images": sums, "files": ["c1.nii.gz"]}
 
     capsys.readouterr()
     command = ["predict", str(second), str(images), "--output", str(out)]
@@ -227,6 +231,7 @@ def test_two_shards_at_once_share_a_record(
         "c1.nii.gz",
         "c2.nii.gz",
         "predictions.json",
+        "volumes.csv",
     ]
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import CHROMIUM, look_at
 from helpers import small_recipe, write_dataset, write_recipe
 
 import medssl
@@ -17,8 +17,6 @@ from medssl import cli
 from medssl.reports.caveats import caveats_of
 from medssl.reports.figures import box_plots, read_metrics, training_curves
 from medssl.reports.overlays import case_scores, chosen_cases, draw_heat
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 @pytest.fixture(scope="module")
@@ -165,30 +163,7 @@ def test_caveats_name_what_matters(runs: dict[str, Path]) -> None:
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 @pytest.mark.parametrize("width", [1280, 800])
 def test_the_page_is_sound_in_a_browser(page: Path, width: int, tmp_path: Path) -> None:
-    probe = """<script>addEventListener('load', () => { document.title = JSON.stringify({
-        broken: [...document.images].filter(i => !i.naturalWidth).length,
-        images: document.images.length,
-        overflow: document.documentElement.scrollWidth - innerWidth,
-        small: [...document.querySelectorAll('p,td,th,li,figcaption')].filter(
-            e => parseFloat(getComputedStyle(e).fontSize) < 12).length }) })</script>"""
-    copy = tmp_path / "page.html"
-    copy.write_text(page.read_text().replace("</body>", probe + "</body>"))
-    done = subprocess.run(
-        [
-            str(CHROMIUM),
-            *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-            *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-            *(f"--window-size={width},1000", f"--user-data-dir={tmp_path / 'profile'}"),
-            *("--enable-logging=stderr", "--virtual-time-budget=5000", "--dump-dom"),
-            copy.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=True,
-    )
-    assert "CONSOLE" not in done.stderr
-    found = json.loads(re.search(r"<title>(\{.*?\})</title>", done.stdout)[1])
+    found = look_at(page, width, tmp_path)
     assert found["images"] > 8
     assert found["broken"] == 0
     assert found["overflow"] <= 0
