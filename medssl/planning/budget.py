@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from medssl.data.datasets.fingerprint import Fingerprint
 from medssl.errors import MedSSLError
-from medssl.methods.registry import get_settings
+from medssl.methods.registry import get_settings, list_methods
 from medssl.planning.draft import Draft, PlanOrder, make_draft
 from medssl.planning.patients import PatientCounts
 from medssl.planning.spec_guess import SpecGuess
@@ -17,8 +17,6 @@ from medssl.recipe.load import LoadedRecipe
 Pace = Callable[[LoadedRecipe], float]
 """Returns the seconds of an iteration of a recipe on the hardware at hand."""
 
-TWIN = "supervised"
-"""The method that learns from labels alone."""
 TRAINING_SHARE = 0.8
 """Share of a budget that steps may take; the rest is for preparing, validating, predicting."""
 LEAST_ITERATIONS = 50
@@ -57,7 +55,7 @@ class Budget:
                 f"{self.minutes:g} minutes are enough for {count:.0f} iterations{self._shared}, "
                 "which learn nothing",
                 where="--minutes",
-                fix=f"give {enough} minutes or more, or --method supervised",
+                fix=f"give {enough} minutes or more, or a method that takes less time",
             )
         shown = 10 ** max(math.floor(math.log10(count)) - 1, 0)
         reason = f"all stages; {self.minutes:g} minutes here{self._shared}, evaluation included"
@@ -97,7 +95,8 @@ def within_budget(
     budget = Budget(order.minutes, counts.folds or 1, twin)
     twin_seconds = 0.0
     if twin:
-        own = replace(order, method=TWIN)
+        names = list_methods()
+        own = replace(order, method=next(n for n in names if not get_settings(n).uses_unlabeled))
         alone = make_draft(found, counts, own, guess, shrink=shrink, batch=batch)
         twin_seconds = pace(alone.loaded)
     iterations = budget.iterations(pace(draft.loaded), twin_seconds)

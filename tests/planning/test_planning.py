@@ -434,8 +434,9 @@ def test_the_line_through_small_patches_meets_a_larger_one():
     method.start_stage(stage.name)
     counter = LiveBytes(footprint._gradients(method, stage))
     with counter:
-        batch = footprint._batch(method, stage, loaded.recipe, (48, 48, 32), 3, 1)
-        footprint._step(method, stage, batch, "fp32")
+        cpu, sides = footprint.CPU, (48, 48, 32)
+        batch = footprint.noise_batch(method, stage, loaded.recipe, sides, 3, 1, cpu)
+        footprint.one_step(method, stage, batch, cpu, "fp32")
     expected = step.constant + step.per_voxel * 48 * 48 * 32
     assert counter.peak == pytest.approx(expected, rel=0.05)
 
@@ -503,7 +504,7 @@ def test_hidden_and_test_labels_are_not_opened(tmp_path):
 
 @pytest.mark.parametrize("method", ["bcp", "pseudo_supervisor"])
 def test_a_planned_recipe_trains_as_it_stands(tmp_path, method):
-    root = write_dataset(tmp_path / "d", cases=8, shape=(24, 24, 16))
+    root = write_dataset(tmp_path / "d", cases=20, shape=(24, 24, 16))  # enough to spare some
     recipe = tmp_path / "planned.yaml"
     made = plan(root, recipe, method=method, labeled=3, device="cpu")
     assert made.path == recipe
@@ -514,7 +515,7 @@ def test_a_planned_recipe_trains_as_it_stands(tmp_path, method):
         output=tmp_path / "run",
         device="cpu",
     )
-    assert result.summaries["test"]["n_cases"] == 2
+    assert result.summaries["test"]["n_cases"] == 4
 
 
 def test_the_command_says_what_it_guessed_and_never_overwrites(tmp_path, capsys):
