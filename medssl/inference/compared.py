@@ -39,7 +39,8 @@ def compared(image: MetaTensor, task: Task, *, force: bool) -> tuple[DataSpec, t
         return spec, ()
     facts = scan_facts(image, spec)
     own_spec = trained.spec_for(facts, spec, slices=len(task.patch) == 2)
-    found = trained.compare(facts, own_spec, _stated_kind(image))
+    by_header = "modality" in image.meta
+    found = trained.compare(facts, own_spec, _stated_kind(image), by_header=by_header)
     if found.impossible is None:
         return own_spec, found.unusual
     if not force:

@@ -10,7 +10,8 @@ of one patient say little more than one). The margins are the least that a reade
 another size: with them, at most 5 % of further scans of the hippocampus, left atrium and ACDC
 datasets get a warning after 8 to 20 training scans.
 
-Refused, unless asked for, is only what cannot be: another modality that is stated, Hounsfield
+Refused, unless asked for, is only what cannot be: another modality that is stated (unless a DICOM
+header says CT and the values deny it), Hounsfield
 units where training had none and the reverse, a blank scan, values of ten times another scale
 where the scale counts, and voxels ten times as large or small.
 """
@@ -172,20 +173,38 @@ class TrainingFingerprint:
             and not (kept and axis == spec.slice_axis)
         ]
 
-    def compare(self, facts: ScanFacts, spec: DataSpec, modality: str | None) -> Comparison:
+    def compare(
+        self, facts: ScanFacts, spec: DataSpec, modality: str | None, *, by_header: bool = False
+    ) -> Comparison:
         """Say what of a scan is unlike the training scans.
 
         Args:
             facts: of the scan.
             spec: with which it is preprocessed, see :meth:`spec_for`.
             modality: what DICOM or its dataset states; None: nothing.
+            by_header: DICOM states it. CT in DICOM has Hounsfield units; where none of its values
+                can be that and all are spread as in training, the header is doubted, not the scan.
         """
-        impossible = next(self._impossible(facts, spec, modality), None)
-        return Comparison(tuple(self._unusual(facts, spec)), impossible)
+        unusual = tuple(self._unusual(facts, spec))
+        impossible = next(self._impossible_scan(facts, spec), None)
+        if not is_another(modality, self.modality):
+            return Comparison(unusual, impossible)
+        said = f"it is stated to be {modality}, the model was trained on {self.modality}"
+        if by_header and impossible is None and self._denies_ct(facts, modality):
+            doubt = f"{said}; but its values are no Hounsfield units and spread as in training"
+            return Comparison((doubt, *unusual))
+        return Comparison(unusual, said)
 
-    def _impossible(self, facts: ScanFacts, spec: DataSpec, modality: str | None) -> Iterator[str]:
-        if is_another(modality, self.modality):
-            yield f"it is stated to be {modality}, the model was trained on {self.modality}"
+    def _denies_ct(self, facts: ScanFacts, modality: str | None) -> bool:
+        """Whether values speak against a header that says CT, and for the training scans."""
+        values = {n: v for n, v in _measures(facts).items() if n.startswith("values")}
+        return (
+            modality == "CT"
+            and all(channel.below < NEVER_BELOW for channel in facts.channels)
+            and not any(self._is_outside(name, value) for name, value in values.items())
+        )
+
+    def _impossible_scan(self, facts: ScanFacts, spec: DataSpec) -> Iterator[str]:
         for channel, (own, trained) in enumerate(zip(facts.channels, self.channels, strict=False)):
             of = "" if len(self.channels) == 1 else f" of channel {channel + 1}"
             yield from self._impossible_values(own, trained, of, scaled=_scale_counts(spec))

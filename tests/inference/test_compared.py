@@ -174,12 +174,16 @@ def test_the_modality_of_a_dataset_and_of_dicom_is_believed(tmp_path: Path) -> N
         make_predictor().predict_file(image)
     stored = (picture(9).T + 1024).astype(np.uint16)
     found = {}
-    for code in ("CT", "MR", "OT"):
+    for code in ("PT", "CT", "MR", "OT"):
         folder = tmp_path / code
         write_series(folder, stored, spacing=(1.0, 1.0), step=(0, 0, 1.0), Modality=code)
         [result] = medssl_predict(folder, tmp_path / "out" / code)
         found[code] = result.error
-    assert "stated to be CT" in found["CT"]
+        if code == "CT":  # of whose values none can be Hounsfield units
+            [said] = [line for line in result.unusual if "stated to be CT" in line]
+            assert "no Hounsfield units" in said
+    assert "stated to be PET" in found["PT"]
+    assert found["CT"] is None
     assert found["MR"] is None
     assert found["OT"] is None  # says nothing
 

@@ -106,6 +106,18 @@ def test_another_modality_is_refused_if_it_is_stated() -> None:
     assert ALIKE.compare(scan(), NATIVE, "CT").impossible is None  # nobody knows of what
 
 
+def test_a_header_that_says_ct_of_values_like_the_trainings_is_doubted() -> None:
+    trained = learned(*[scan()] * 4, modality="MR")
+    found = trained.compare(scan(), NATIVE, "CT", by_header=True)
+    assert found.impossible is None
+    [said] = found.unusual
+    assert said.startswith("it is stated to be CT, the model was trained on MR; but its values")
+    # Not where values are Hounsfield units, or spread otherwise, or another kind is stated.
+    even = ChannelFacts((0, 150, 160, 170, 180, 190, 200), 0.0)
+    for facts, kind in ((scan(channel=CT), "CT"), (scan(channel=even), "CT"), (scan(), "PET")):
+        assert trained.compare(facts, NATIVE, kind, by_header=True).impossible is not None
+
+
 def test_values_tell_ct_from_mr_where_nothing_is_stated() -> None:
     lung = ChannelFacts((-950, -940, -920, -900, -880, -860, -800), 1.0)
     assert "Hounsfield" in refused(ALIKE, scan(channel=lung))
