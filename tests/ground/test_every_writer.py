@@ -104,7 +104,7 @@ def sweep(world: World, folder: Path) -> None:
     point = {"method": "bcp", "labeled": 2, "labeled_cases": 2, "dice": 0.5, "low": 0.4}
     point |= {"high": 0.6, "dice_per_run": [0.5], "cost": cost}
     summary = {"runs": [{"run": "a", "dice": 0.5}], "points": [point], "n_cases": 3}
-    write_sweep({**summary, "recipe": "r.yaml", "interval": "95 %"}, folder)
+    write_sweep({**summary, "recipe": "r.yaml", "interval": "95 %", "split": "test"}, folder)
 
 
 def cached(world: World, folder: Path) -> None:
