@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -98,11 +99,23 @@ def a_result(path: Path) -> Path:
     return path if is_crossval(path) and members_of(path) else a_run(path)
 
 
-Run = Annotated[Path, typer.Argument(help="run folder", callback=a_run)]
+def checked_by(check: Callable[[Path], Path]) -> Callable[[typer.Context, Path], Path]:
+    """Return a check as a callback of the command line; completion of words checks nothing."""
+
+    def callback(context: typer.Context, path: Path) -> Path:
+        return path if context.resilient_parsing else check(path)
+
+    return callback
+
+
+Run = Annotated[Path, typer.Argument(help="run folder", callback=checked_by(a_run))]
 Model = Annotated[
-    Path, typer.Argument(help="run folder, cross-validation or bundle", callback=a_model)
+    Path,
+    typer.Argument(help="run folder, cross-validation or bundle", callback=checked_by(a_model)),
 ]
-Result = Annotated[Path, typer.Argument(help="run folder or cross-validation", callback=a_result)]
+Result = Annotated[
+    Path, typer.Argument(help="run folder or cross-validation", callback=checked_by(a_result))
+]
 Patients = Annotated[
     str | None,
     typer.Option(

@@ -18,6 +18,7 @@ from medssl.cli.console import (
     Run,
     a_model,
     app,
+    checked_by,
     display_of,
     err,
     out,
@@ -70,7 +71,10 @@ def calibrate(
 def triage(
     ctx: typer.Context,
     source: Annotated[
-        Path, typer.Argument(help="calibrated run folder, or a bundle of one", callback=a_model)
+        Path,
+        typer.Argument(
+            help="calibrated run folder, or a bundle of one", callback=checked_by(a_model)
+        ),
     ],
     images: Annotated[
         list[Path], typer.Option("--input", "-i", help="folder or image; may be repeated")

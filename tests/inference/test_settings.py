@@ -54,7 +54,7 @@ def test_every_keyword_of_predict_arrives(
     seen: list[PredictSettings], scan: Path, tmp_path: Path
 ) -> None:
     written = {"probabilities": True, "uncertainty": True, "format": "nrrd", "overwrite": True}
-    written["force"] = True
+    written |= {"force": True, "gallery": True}
     with pytest.raises(Enough):
         medssl.predict("run", scan, tmp_path / "out", calibrated=True, **OPENED, **written)
     ensemble = (Path("other"), Path("third"))

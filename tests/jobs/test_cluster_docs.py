@@ -14,6 +14,7 @@ import pytest
 from typer.main import get_command
 
 from medssl.cli import app
+from medssl.runs.folder import RunFolder
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "cluster.md"
 BLOCKS = re.findall(r"```(?:bash)?\n(.*?)```", PAGE.read_text(), re.DOTALL)
@@ -76,7 +77,10 @@ def test_every_block_is_a_shell_script(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", BLOCKS)
-def test_every_command_has_the_options_it_is_given(text: str) -> None:
+def test_every_command_has_the_options_it_is_given(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medssl.runs.folder.open_run", RunFolder)  # there is no run of the page's
     text = text.replace("\\\n", " ")
     for call in re.findall(r"\bmedssl ((?:train|predict|preprocess|sweep|evaluate) .*)", text):
         name, *words = shlex.split(re.sub(r"\$[A-Z_]+", "1", call), comments=True)
