@@ -187,7 +187,8 @@ def open_run(path: AnyPath) -> RunFolder:
     run = RunFolder(Path(path))
     if not run.recipe.is_file():
         raise MedSSLError(
-            "this is not a run folder: it has no recipe.yaml",
+            "this is not a run folder: "
+            + ("it has no recipe.yaml" if run.path.is_dir() else "there is no such folder"),
             where=run.path,
             fix="name the folder that `medssl train` printed at its end",
         )
