@@ -42,6 +42,7 @@ from medssl.data.importers.importer import (
 )
 from medssl.data.importers.partners import LABEL_WORDS
 from medssl.data.importers.pseudonyms import PatientSettings
+from medssl.data.importers.segments import values_by_name
 from medssl.errors import MedSSLError
 
 MODALITIES = {"MR": "MRI", "PT": "PET"}
@@ -224,26 +225,13 @@ def _segment_values(
     names = sorted(
         {name for one in labels for n in segment_names(one.segmentations) for name in n.values()}
     )
-    if not names:
-        return {}
-    if settings.labels is not None:
-        unknown = [n for n in settings.labels.values() if n not in names]
-        files = any(one.file for one in labels)
-        if unknown and not files:
-            raise MedSSLError(
-                f"no segmentation has a segment named '{unknown[0]}'",
-                where="--option labels",
-                fix="the segments are: " + ", ".join(names[:12]),
-            )
-        return {name: value for value, name in settings.labels.items() if value}
-    if any(one.file for one in labels):
-        raise MedSSLError(
-            "some series have DICOM-SEG labels and others label files",
-            where=source,
-            fix="say which value is which with --option labels="
-            + ",".join(f"{i}:{n}" for i, n in enumerate(names[:4], start=1)),
-        )
-    return {name: value for value, name in enumerate(names, start=1)}
+    return values_by_name(
+        names,
+        settings.labels,
+        whole=source if any(one.file for one in labels) else None,
+        unknown="no segmentation has a segment named",
+        mixed="some series have DICOM-SEG labels and others label files",
+    )
 
 
 def _repeated_names(labels: Sequence[_Labels]) -> list[str]:

@@ -1,8 +1,8 @@
-"""Read the segments' names that 3D Slicer writes into the header of a .seg.nrrd."""
+"""Names of segments: those that 3D Slicer writes into the header of a .seg.nrrd, and values."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medssl.data.images.itk import itk_header
@@ -34,6 +34,47 @@ def segment_names(labels: Sequence[Path]) -> dict[int, str] | None:
                 )
             names[value], origin[value] = name, path
     return names or None
+
+
+def values_by_name(
+    names: Sequence[str],
+    labels: Mapping[int, str] | None,
+    *,
+    whole: Path | None,
+    unknown: str,
+    mixed: str,
+) -> dict[str, int]:
+    """Give every structure that the source names a label value: as asked for, or in their order.
+
+    Args:
+        names: of the structures, in order.
+        labels: names by value, as the user asked for; None: all of them.
+        whole: where some cases have label maps, which hold values and no names; None: none does.
+        unknown, mixed: what is wrong where no case has a structure that is asked for, and where
+            names stand beside values and nobody said which value is which.
+
+    Raises:
+        MedSSLError: one of the two.
+    """
+    if not names:
+        return {}
+    if labels is not None:
+        missing = [name for value, name in labels.items() if value and name not in names]
+        if missing and whole is None:
+            raise MedSSLError(
+                f"{unknown} '{missing[0]}'",
+                where="--option labels",
+                fix="there are: " + ", ".join(names[:12]),
+            )
+        return {name: value for value, name in labels.items() if value}
+    if whole is not None:
+        raise MedSSLError(
+            mixed,
+            where=whole,
+            fix="say which value is which with --option labels="
+            + ",".join(f"{i}:{n}" for i, n in enumerate(names[:4], start=1)),
+        )
+    return {name: value for value, name in enumerate(names, start=1)}
 
 
 def _of_file(path: Path) -> dict[int, str]:

@@ -21,7 +21,7 @@ from medssl.data.importers.importer import (
     register,
 )
 from medssl.data.importers.pairing import Pair, find_pairs
-from medssl.data.importers.segments import segment_names
+from medssl.data.importers.segments import segment_names, values_by_name
 from medssl.data.importers.volumes import (
     count_channels,
     ignore_unannotated,
@@ -124,26 +124,13 @@ def structure_values(pairs: Sequence[Pair], labels: Mapping[int, str] | None) ->
             all structures and nobody said which value is which.
     """
     names = sorted({name for pair in pairs for name in pair.structures})
-    whole = next((pair.label for pair in pairs if pair.label is not None), None)
-    if not names:
-        return {}
-    if labels is not None:
-        unknown = [name for value, name in labels.items() if value and name not in names]
-        if unknown and whole is None:
-            raise MedSSLError(
-                f"no file shows a structure named '{unknown[0]}'",
-                where="--option labels",
-                fix="the structures are: " + ", ".join(names[:12]),
-            )
-        return {name: value for value, name in labels.items() if value}
-    if whole is not None:
-        raise MedSSLError(
-            "some cases have one file for all structures, others a file for each",
-            where=whole,
-            fix="say which value is which with --option labels="
-            + ",".join(f"{i}:{n}" for i, n in enumerate(names[:4], start=1)),
-        )
-    return {name: value for value, name in enumerate(names, start=1)}
+    return values_by_name(
+        names,
+        labels,
+        whole=next((pair.label for pair in pairs if pair.label is not None), None),
+        unknown="no file shows a structure named",
+        mixed="some cases have one file for all structures, others a file for each",
+    )
 
 
 def read_structures(

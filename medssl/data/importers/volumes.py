@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,19 @@ from medssl.data.images.volume import Volume, read_header, read_image
 from medssl.errors import MedSSLError
 
 
+@contextmanager
+def _of_case(case_id: str, path: Path) -> Iterator[None]:
+    """Say of an error whose file it is about, and that the case can be left out."""
+    try:
+        yield
+    except MedSSLError as error:
+        raise MedSSLError(
+            f"case '{case_id}': {path.name}: {error.what}",
+            where=path,
+            fix=f"{error.fix}, or leave it out with --option skip_broken=true",
+        ) from None
+
+
 def read_volume(path: Path, case_id: str, *, unit: Unit = "mm") -> Volume:
     """Read an image file to its end, scaled as its header says.
 
@@ -29,14 +43,8 @@ def read_volume(path: Path, case_id: str, *, unit: Unit = "mm") -> Volume:
     Raises:
         MedSSLError: the file cannot be read, or is no image.
     """
-    try:
+    with _of_case(case_id, path):
         volume = read_image(path, unit=unit)
-    except MedSSLError as error:
-        raise MedSSLError(
-            f"case '{case_id}': {path.name}: {error.what}",
-            where=path,
-            fix=f"{error.fix}, or leave it out with --option skip_broken=true",
-        ) from None
     return replace(volume, data=volume.values(), scale=(1.0, 0.0))
 
 
@@ -78,14 +86,8 @@ def read_label(
     """
     label = read_volume(path, case_id, unit=unit)
     if label.data.ndim == 3:
-        try:
+        with _of_case(case_id, path):
             label = replace(label, data=whole_numbers(label.data))
-        except MedSSLError as error:
-            raise MedSSLError(
-                f"case '{case_id}': {path.name}: {error.what}",
-                where=path,
-                fix=f"{error.fix}, or leave it out with --option skip_broken=true",
-            ) from None
     return place_label(label, image, case_id, path)
 
 
