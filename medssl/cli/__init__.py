@@ -13,14 +13,10 @@ import typer
 from medssl._version import __version__
 from medssl.cli import (
     bundles,
-    checking,
     comparing,
     datasets,
-    importing,
     listing,
     planning,
-    preprocessing,
-    replaying,
     reporting,
     running,
     uncertain,
@@ -33,13 +29,9 @@ from medssl.ranks import place
 
 GROUPS = (
     running,
-    replaying,
     comparing,
-    checking,
     planning,
-    preprocessing,
     datasets,
-    importing,
     uncertain,
     reporting,
     bundles,
@@ -50,12 +42,12 @@ GROUPS = (
 
 def _print_version(asked: bool) -> None:
     if asked:
-        out.print(__version__, highlight=False)
+        out.print(__version__)
         raise typer.Exit
 
 
 @app.callback()
-def options(
+def every_command(
     ctx: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="show the traceback of an error")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="print results and errors only")] = False,
@@ -123,8 +115,6 @@ def run(arguments: Sequence[str]) -> int:
                 f"unexpected error: {type(error).__name__}: {first}\n"
                 "  fix: run the same command with --debug for the traceback, and report it",
                 style="red",
-                highlight=False,
-                markup=False,
             )
             return 1
         if place()[0] == 0:  # all processes of a run stop together, and one says so
@@ -133,5 +123,5 @@ def run(arguments: Sequence[str]) -> int:
         return 128 + error.signum
     if debug:
         raise problem
-    err.print(f"error: {problem}", style="red", highlight=False, markup=False, soft_wrap=True)
+    err.print(f"error: {problem}", style="red")
     return 2

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medssl.cli.console import Checkpoint, a_result, app, err, out
+from medssl.cli import options
+from medssl.cli.console import app, err, out
+
+if TYPE_CHECKING:
+    from medssl.bundle.verify import Verification
 
 
 @app.command()
@@ -19,7 +24,7 @@ def export(
         ),
     ],
     bundle: Annotated[Path | None, typer.Argument(help="folder to write")] = None,
-    checkpoint: Checkpoint = "auto",
+    checkpoint: options.Checkpoint = "auto",
     ensemble: Annotated[
         list[Path] | None,
         typer.Option(help="another run to average with; may be repeated"),
@@ -48,7 +53,7 @@ def export(
             raise typer.BadParameter("name the folder to write", param_hint="BUNDLE")
         bundle, run = source, against
     else:
-        a_result(source)
+        options.a_result(source)
         result = medssl.export(
             source,
             bundle,
@@ -58,28 +63,31 @@ def export(
             authors=authors,
             torchscript=torchscript,
         )
-        out.print(f"bundle: {result.path}", highlight=False)
+        out.print(f"bundle: {result.path}")
         for note in result.notes:
-            out.print(f"note: {note}", highlight=False)
+            out.print(f"note: {note}")
         if torchscript and not result.torchscript:
             out.print("models/model.ts could not be made; models/model.pt is complete")
-    if not verify:
-        return
-    found = medssl.verify_bundle(
-        bundle, example or [], run=run, checkpoint=checkpoint, ensemble=ensemble or ()
-    )
+    if verify:
+        found = medssl.verify_bundle(
+            bundle, example or [], run=run, checkpoint=checkpoint, ensemble=ensemble or ()
+        )
+        _show_verified(found, example or [], run)
+
+
+def _show_verified(found: Verification, examples: Sequence[Path], run: Path | None) -> None:
+    """Say what was found of a bundle, and end with code 1 if that is not as it should be."""
     for problem in found.problems:
-        err.print(f"problem: {problem}", highlight=False, markup=False)
+        err.print(f"problem: {problem}")
     if found.problems:
         raise typer.Exit(1)
-    out.print("structure: as MONAI's schema asks", highlight=False)
-    for image, share, number in zip(example or [], found.agreement, found.differing, strict=True):
+    out.print("structure: as MONAI's schema asks")
+    for image, share, number in zip(examples, found.agreement, found.differing, strict=True):
         out.print(
-            f"{image.name}: {number} voxels differ from `medssl predict {run}` ({share:.4%} agree)",
-            highlight=False,
+            f"{image.name}: {number} voxels differ from `medssl predict {run}` ({share:.4%} agree)"
         )
-    if not example:
-        out.print("not run with MONAI: name an image with --example", highlight=False)
+    if not examples:
+        out.print("not run with MONAI: name an image with --example")
     if any(share < 0.999 for share in found.agreement):
         err.print("problem: MONAI and medssl disagree on more than 0.1 % of the voxels")
         raise typer.Exit(1)

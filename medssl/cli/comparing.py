@@ -7,21 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medssl.cli.console import Device, Overrides, Precision, Shard, app, display_of, err, out
+from medssl.cli import options
+from medssl.cli.console import app, display_of, err, out
 
 if TYPE_CHECKING:
     from medssl.workflows.planned_runs import RunsResult
-
-
-Jobs = Annotated[
-    int | None, typer.Option(help="runs at a time; default: 1, or what the queue lets")
-]
-LauncherName = Annotated[str, typer.Option(help="local, or submitit to queue the runs on SLURM")]
-Slurm = Annotated[
-    list[str] | None,
-    typer.Option(metavar="KEY=VALUE", help="for the queue: time=12:00:00, partition=gpu, ..."),
-]
-Wait = Annotated[bool, typer.Option(help="for the queued runs, and summarize them")]
 
 
 @app.command()
@@ -34,7 +24,7 @@ def compare(
     common: Annotated[
         bool, typer.Option("--common", help="compare on the cases that all runs have")
     ] = False,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="folder to write")] = None,
+    output: options.OutputOrNone = None,
 ) -> None:
     """Compare runs case by case, and say whether there is evidence of a difference."""
     import medssl
@@ -43,27 +33,27 @@ def compare(
     result = medssl.compare(runs, split=split, baseline=baseline, common=common, output=output)
     out.print(format_comparison(result))
     if output is not None:
-        out.print(f"written: {output}/compare.csv, .json and .png", highlight=False)
+        out.print(f"written: {output}/compare.csv, .json and .png")
 
 
 @app.command()
 def sweep(
     ctx: typer.Context,
-    recipe: Annotated[str, typer.Argument(help="recipe file or name")],
+    recipe: options.Recipe,
     labeled: Annotated[str, typer.Option(help="numbers of labeled patients: 4,8,16 or all")],
     seeds: Annotated[int, typer.Option(help="runs per point, with seeds 0, 1, ...")] = 3,
     methods: Annotated[str | None, typer.Option(help="bcp,uamt,...; default: the recipe's")] = None,
     folds: Annotated[
         str | None, typer.Option(metavar="K|all", help="measure every labeled patient out of fold")
     ] = None,
-    overrides: Overrides = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="folder to write")] = None,
-    jobs: Jobs = None,
-    launcher: LauncherName = "local",
-    slurm: Slurm = None,
-    wait: Wait = True,
-    device: Device = "auto",
-    precision: Precision = None,
+    overrides: options.Overrides = None,
+    output: options.OutputOrNone = None,
+    jobs: options.Jobs = None,
+    launcher: options.LauncherName = "local",
+    slurm: options.Slurm = None,
+    wait: options.Wait = True,
+    device: options.Device = "auto",
+    precision: options.Precision = None,
 ) -> None:
     """Train methods on more and more labels beside the labeled-only baseline; resumes itself."""
     import medssl
@@ -89,14 +79,14 @@ def sweep(
         from medssl.sweeps.summary import format_sweep
 
         out.print(format_sweep(result.summary))
-        out.print(f"written: {result.path}/summary.json, sweep.csv, sweep.png", highlight=False)
+        out.print(f"written: {result.path}/summary.json, sweep.csv, sweep.png")
     end_of_runs(result)
 
 
 @app.command()
 def crossval(
     ctx: typer.Context,
-    recipe: Annotated[str, typer.Argument(help="recipe file or name")],
+    recipe: options.Recipe,
     folds: Annotated[
         str | None, typer.Option(metavar="K|all", help="default: what suits the patients")
     ] = None,
@@ -107,15 +97,15 @@ def crossval(
     transductive: Annotated[
         bool, typer.Option("--transductive", help="let images of held-out patients be unlabeled")
     ] = False,
-    overrides: Overrides = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="folder to write")] = None,
-    jobs: Jobs = None,
-    launcher: LauncherName = "local",
-    slurm: Slurm = None,
-    wait: Wait = True,
-    shard: Shard = None,
-    device: Device = "auto",
-    precision: Precision = None,
+    overrides: options.Overrides = None,
+    output: options.OutputOrNone = None,
+    jobs: options.Jobs = None,
+    launcher: options.LauncherName = "local",
+    slurm: options.Slurm = None,
+    wait: options.Wait = True,
+    shard: options.Shard = None,
+    device: options.Device = "auto",
+    precision: options.Precision = None,
     pictures: Annotated[bool, typer.Option(help="draw cases in the report")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="print what crossval.json holds")] = False,
 ) -> None:
@@ -146,7 +136,7 @@ def crossval(
         from medssl.cross_validation.show import format_crossval
 
         out.print(format_crossval(result.summary))
-        out.print(f"written: {result.path}/crossval.json, report.html", highlight=False)
+        out.print(f"written: {result.path}/crossval.json, report.html")
     end_of_runs(result)
 
 
@@ -159,11 +149,11 @@ def end_of_runs(result: RunsResult) -> None:
     from medssl.workflows.planned_runs import queued_message, stopped_message
 
     for name, reason in result.failures.items():
-        err.print(f"failed: {name}: {reason}", highlight=False, markup=False)
+        err.print(f"failed: {name}: {reason}")
     if result.stopped is not None:
-        err.print(stopped_message(result), highlight=False)
+        err.print(stopped_message(result))
         raise typer.Exit(128 + result.stopped)
     if result.queued:
-        out.print(queued_message(result), highlight=False)
+        out.print(queued_message(result))
     if result.failures:
         raise typer.Exit(1)

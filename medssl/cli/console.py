@@ -1,10 +1,8 @@
-"""What the commands share: where they print, and the options they have in common."""
+"""What the commands share: the program they belong to, and where they print."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -12,32 +10,10 @@ from typer.core import TyperGroup
 
 from medssl.ranks import place
 
-ORDER = (
-    *(
-        "train",
-        "predict",
-        "crossval",
-        "evaluate",
-        "compare",
-        "sweep",
-        "calibrate",
-        "triage",
-        "report",
-        "export",
-    ),
-    *(
-        "check",
-        "plan",
-        "preprocess",
-        "import",
-        "phantom",
-        "methods",
-        "recipes",
-        "specs",
-        "info",
-        "replay",
-    ),
-)
+ORDER = """
+train predict crossval evaluate compare sweep calibrate triage report export
+check plan preprocess import phantom methods recipes specs info replay
+"""
 """How help lists the commands: as they are met; those not named here come last."""
 
 
@@ -46,8 +22,8 @@ class Ordered(TyperGroup):
 
     def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
         """Return the names of the commands."""
-        place = {name: i for i, name in enumerate(ORDER)}
-        return sorted(self.commands, key=lambda name: place.get(name, len(ORDER)))
+        known = ORDER.split()
+        return sorted(self.commands, key=lambda name: (*known, name).index(name))
 
 
 app = typer.Typer(
@@ -76,81 +52,6 @@ if not out.is_terminal:
 err = _Console(stderr=True)
 if place()[0] > 0:  # one of several processes of a run: the first one speaks
     out.quiet = True
-
-
-def a_run(path: Path) -> Path:
-    """Refuse what is no run folder, before PyTorch is loaded to open it."""
-    from medssl.runs.folder import open_run
-
-    return open_run(path).path
-
-
-def a_model(path: Path) -> Path:
-    """Refuse what is neither a run folder, nor a finished cross-validation, nor a bundle."""
-    from medssl.bundle.recognize import is_bundle
-
-    return path if is_bundle(path) else a_result(path)
-
-
-def a_result(path: Path) -> Path:
-    """Refuse what is neither a run folder nor a finished cross-validation."""
-    from medssl.runs.members import is_crossval, members_of
-
-    return path if is_crossval(path) and members_of(path) else a_run(path)
-
-
-def checked_by(check: Callable[[Path], Path]) -> Callable[[typer.Context, Path], Path]:
-    """Return a check as a callback of the command line; completion of words checks nothing."""
-
-    def callback(context: typer.Context, path: Path) -> Path:
-        return path if context.resilient_parsing else check(path)
-
-    return callback
-
-
-Run = Annotated[Path, typer.Argument(help="run folder", callback=checked_by(a_run))]
-Model = Annotated[
-    Path,
-    typer.Argument(help="run folder, cross-validation or bundle", callback=checked_by(a_model)),
-]
-Result = Annotated[
-    Path, typer.Argument(help="run folder or cross-validation", callback=checked_by(a_result))
-]
-Patients = Annotated[
-    str | None,
-    typer.Option(
-        "--patients",
-        help="whose scan each case is: a CSV file case,patient or a pattern with a group",
-    ),
-]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="change a key: --set training.iterations=2000")
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")]
-Precision = Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="folder to write")]
-AllowOutside = Annotated[
-    bool,
-    typer.Option("--allow-outside", help="let dataset.json name files outside of its folder"),
-]
-Shard = Annotated[
-    str | None, typer.Option(metavar="I/N", help="do the I-th of N parts, 1/N to N/N (job arrays)")
-]
-VerifyCache = Annotated[
-    bool,
-    typer.Option(
-        "--verify-cache", help="hash every image whole before what is cached of it is believed"
-    ),
-]
-Checkpoint = Annotated[str, typer.Option(help="best, last, or auto: best where there is one")]
-Ensemble = Annotated[
-    list[Path] | None, typer.Option(help="one more run to average with; may be repeated")
-]
-Largest = Annotated[bool | None, typer.Option(help="keep the largest piece of each structure")]
-Mirrors = Annotated[bool | None, typer.Option(help="average over mirror images")]
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="predict again what is there, whichever model made it")
-]
 
 
 def display_of(ctx: typer.Context) -> Any:

@@ -40,7 +40,7 @@ def recipes(
     if copy:
         from medssl.recipe.find import copy_recipe
 
-        out.print(f"copied to {copy_recipe(copy, Path.cwd())}", highlight=False)
+        out.print(f"copied to {copy_recipe(copy, Path.cwd())}")
         return
     table = Table("recipe", "what it does", title="recipes")
     for name, path in medssl.list_recipes().items():
@@ -73,11 +73,11 @@ def info() -> None:
     device = resolve_device()
     details = environment(device, resolve_precision("auto", device))
     for key in ("medssl", "versions", "device", "device_name", "precision", "threads"):
-        out.print(f"{key}: {details[key]}", highlight=False)
-    out.print(f"cuda devices: {torch.cuda.device_count()}", highlight=False)
+        out.print(f"{key}: {details[key]}")
+    out.print(f"cuda devices: {torch.cuda.device_count()}")
     trouble = warn_of_cudnn(device, spatial_dims=3, precision=details["precision"])
     if trouble:
-        out.print(f"warning: {trouble}", highlight=False, soft_wrap=True)
+        out.print(f"warning: {trouble}")
     table = Table("network", "description", title="networks")
     for name, description in list_networks().items():
         table.add_row(name, description)

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from medssl.cli.console import AllowOutside, Device, Patients, app, display_of, out
+from medssl.cli import options
+from medssl.cli.console import app, display_of, out
 from medssl.errors import MedSSLError
 from medssl.paths import command
 
@@ -22,13 +23,13 @@ def plan(
     memory: Annotated[
         float | None, typer.Option(help="GiB of the card that will train; default: of the one here")
     ] = None,
-    device: Device = "auto",
+    device: options.Device = "auto",
     spec: Annotated[
         str | None, typer.Option(help="data spec instead of the guessed one; see `medssl specs`")
     ] = None,
     kind: Annotated[str, typer.Option(help="of the phantom: mr, ct, cbct or oct")] = "mr",
-    allow_outside: AllowOutside = False,
-    patients: Patients = None,
+    allow_outside: options.AllowOutside = False,
+    patients: options.Patients = None,
     native: Annotated[
         bool, typer.Option("--native", help="let each scan keep its own voxels (else: the median)")
     ] = False,
@@ -58,21 +59,16 @@ def plan(
         minutes=minutes,
         display=display_of(ctx),
     )
-    out.print(f"written: {output}", highlight=False)
-    out.print(
-        f"data spec: {result.spec.name}, {result.spec.sentence}; another one: --spec NAME",
-        highlight=False,
-        markup=False,
-    )
-    out.print(f"memory: about {result.memory / 2**30:.1f} GiB, as measured here", highlight=False)
+    out.print(f"written: {output}")
+    out.print(f"data spec: {result.spec.name}, {result.spec.sentence}; another one: --spec NAME")
+    out.print(f"memory: about {result.memory / 2**30:.1f} GiB, as measured here")
     if result.seconds:
         hours = result.seconds * result.loaded.recipe.training.iterations / 3600
         out.print(
             f"time: roughly {result.seconds:.2g} s an iteration here, {hours:.1f} hours in all; "
-            "a first look: --set training.iterations=100",
-            highlight=False,
+            "a first look: --set training.iterations=100"
         )
     for warning in result.loaded.warnings:
-        out.print(f"warning: {warning}", highlight=False, markup=False)
+        out.print(f"warning: {warning}")
     verb = "train" if result.folds is None else "crossval"
     out.print(f"next: read it, then  {command(verb, output)}")

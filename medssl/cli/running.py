@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medssl.cli.console import (
-    Checkpoint,
-    Device,
-    Ensemble,
-    Largest,
-    Mirrors,
-    Model,
-    Output,
-    Overrides,
-    Overwrite,
-    Precision,
-    Shard,
-    VerifyCache,
-    a_run,
-    app,
-    display_of,
-    err,
-    out,
-    show_summary,
-)
+from medssl.cli import options
+from medssl.cli.console import app, display_of, err, out, show_summary
 from medssl.errors import MedSSLError
+
+if TYPE_CHECKING:
+    from medssl.inference.folder import PredictionResult
 
 
 @app.command()
 def train(
     ctx: typer.Context,
     recipe: Annotated[str, typer.Argument(help="recipe file or name; a run folder to resume it")],
-    overrides: Overrides = None,
+    overrides: options.Overrides = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="run folder")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="continue from the last checkpoint")
@@ -43,9 +29,9 @@ def train(
         bool,
         typer.Option("--resume-or-start", help="continue if there is such a run, else start it"),
     ] = False,
-    device: Device = "auto",
-    precision: Precision = None,
-    verify_cache: VerifyCache = False,
+    device: options.Device = "auto",
+    precision: options.Precision = None,
+    verify_cache: options.VerifyCache = False,
 ) -> None:
     """Train a recipe, evaluate it on its test cases, and say where everything lies."""
     import medssl
@@ -70,13 +56,13 @@ def train(
 @app.command()
 def predict(
     ctx: typer.Context,
-    source: Model,
+    source: options.Model,
     images: Annotated[list[Path], typer.Argument(help="image files or folders, DICOM too")],
-    output: Output,
-    checkpoint: Checkpoint = "auto",
-    ensemble: Ensemble = None,
-    largest_component: Largest = None,
-    tta: Mirrors = None,
+    output: options.Output,
+    checkpoint: options.Checkpoint = "auto",
+    ensemble: options.Ensemble = None,
+    largest_component: options.Largest = None,
+    tta: options.Mirrors = None,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="also write probability maps")
     ] = False,
@@ -95,13 +81,13 @@ def predict(
     gallery: Annotated[
         bool, typer.Option("--gallery", help="also write gallery.html: pictures, volumes, doubts")
     ] = False,
-    overwrite: Overwrite = False,
+    overwrite: options.Overwrite = False,
     force: Annotated[
         bool, typer.Option("--force", help="predict scans of another modality, too")
     ] = False,
-    shard: Shard = None,
-    device: Device = "auto",
-    precision: Precision = None,
+    shard: options.Shard = None,
+    device: options.Device = "auto",
+    precision: options.Precision = None,
 ) -> None:
     """Segment images; each result has the grid, affine and label values of its dataset."""
     import medssl
@@ -126,21 +112,20 @@ def predict(
         shard=shard,
         display=display_of(ctx),
     )
-    failed = [r for r in results if r.error]
-    there = sum(r.skipped for r in results)
-    already = f" ({there} of them were there)" if there else ""
-    out.print(f"{len(results) - len(failed)} predictions in {output}{already}", highlight=False)
-    if gallery:
-        out.print(f"gallery: {output / 'gallery.html'}", highlight=False)
-    for result in failed:
-        err.print(
-            f"failed: {result.case_id}: {result.error}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
-    if failed:
+    _show_predictions(results, output, gallery)
+    if any(result.error for result in results):
         raise typer.Exit(1)
+
+
+def _show_predictions(results: Sequence[PredictionResult], output: Path, gallery: bool) -> None:
+    failed = [result for result in results if result.error]
+    there = sum(result.skipped for result in results)
+    already = f" ({there} of them were there)" if there else ""
+    out.print(f"{len(results) - len(failed)} predictions in {output}{already}")
+    if gallery:
+        out.print(f"gallery: {output / 'gallery.html'}")
+    for result in failed:
+        err.print(f"failed: {result.case_id}: {result.error}")
 
 
 @app.command()
@@ -148,9 +133,9 @@ def evaluate(
     ctx: typer.Context,
     source: Annotated[Path, typer.Argument(help="folder of predictions, or a run folder")],
     reference: Annotated[Path | None, typer.Argument(help="folder of reference labels")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="folder to write")] = None,
+    output: options.OutputOrNone = None,
     split: Annotated[str, typer.Option(help="of a run: test or validation")] = "test",
-    checkpoint: Checkpoint = "auto",
+    checkpoint: options.Checkpoint = "auto",
     dataset: Annotated[Path | None, typer.Option(help="a dataset.json that names labels")] = None,
     tolerance: Annotated[float, typer.Option(help="surface tolerance of NSD (mm or um)")] = 2.0,
     voxel_metrics: Annotated[
@@ -159,13 +144,13 @@ def evaluate(
     failure_dice: Annotated[
         float, typer.Option(help="of folders: patients of lower Dice count as failures")
     ] = 0.5,
-    device: Device = "auto",
+    device: options.Device = "auto",
 ) -> None:
     """Measure predictions against references, or a run on one of its splits."""
     import medssl
 
     if reference is None:
-        a_run(source)
+        options.a_run(source)
         summary = medssl.evaluate_run(
             source, split, checkpoint=checkpoint, device=device, display=display_of(ctx)
         )
@@ -184,4 +169,4 @@ def evaluate(
         display=display_of(ctx),
     )
     show_summary(summary)
-    out.print(f"per case: {output / 'cases.csv'}", highlight=False)
+    out.print(f"per case: {output / 'cases.csv'}")

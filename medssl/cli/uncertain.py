@@ -7,28 +7,14 @@ from typing import Annotated
 
 import typer
 
-from medssl.cli.console import (
-    Checkpoint,
-    Device,
-    Ensemble,
-    Largest,
-    Mirrors,
-    Overwrite,
-    Precision,
-    Run,
-    a_model,
-    app,
-    checked_by,
-    display_of,
-    err,
-    out,
-)
+from medssl.cli import options
+from medssl.cli.console import app, display_of, err, out
 
 
 @app.command()
 def calibrate(
     ctx: typer.Context,
-    run: Run,
+    run: options.Run,
     split: Annotated[str, typer.Option(help="cases to calibrate on: validation")] = "validation",
     cases: Annotated[
         str | None,
@@ -37,12 +23,12 @@ def calibrate(
     check: Annotated[
         str | None, typer.Option(help="also measure the result on this split, usually test")
     ] = None,
-    checkpoint: Checkpoint = "auto",
-    ensemble: Ensemble = None,
-    largest_component: Largest = None,
-    tta: Mirrors = None,
-    device: Device = "auto",
-    precision: Precision = None,
+    checkpoint: options.Checkpoint = "auto",
+    ensemble: options.Ensemble = None,
+    largest_component: options.Largest = None,
+    tta: options.Mirrors = None,
+    device: options.Device = "auto",
+    precision: options.Precision = None,
 ) -> None:
     """Make a run's probabilities honest, and learn how far its volumes and scores can be off."""
     import medssl
@@ -62,9 +48,9 @@ def calibrate(
         precision=precision or "auto",
         display=display_of(ctx),
     )
-    out.print(format_calibration(found), highlight=False, markup=False, soft_wrap=True)
+    out.print(format_calibration(found))
     written = run / "calibration.json"
-    out.print(f"written: {written} and .png; predict and triage use it", highlight=False)
+    out.print(f"written: {written} and .png; predict and triage use it")
 
 
 @app.command()
@@ -73,7 +59,8 @@ def triage(
     source: Annotated[
         Path,
         typer.Argument(
-            help="calibrated run folder, or a bundle of one", callback=checked_by(a_model)
+            help="calibrated run folder, or a bundle of one",
+            callback=options.checked_by(options.a_model),
         ),
     ],
     images: Annotated[
@@ -83,13 +70,13 @@ def triage(
         Path | None, typer.Option("--output", "-o", help="CSV to write; predictions go beside it")
     ] = None,
     show: Annotated[int, typer.Option(min=0, help="lines to print; all are in the CSV")] = 10,
-    checkpoint: Checkpoint = "auto",
-    ensemble: Ensemble = None,
-    largest_component: Largest = None,
-    tta: Mirrors = None,
-    overwrite: Overwrite = False,
-    device: Device = "auto",
-    precision: Precision = None,
+    checkpoint: options.Checkpoint = "auto",
+    ensemble: options.Ensemble = None,
+    largest_component: options.Largest = None,
+    tta: options.Mirrors = None,
+    overwrite: options.Overwrite = False,
+    device: options.Device = "auto",
+    precision: options.Precision = None,
 ) -> None:
     """Rank images to review or annotate next, and say why; strange ones come first."""
     import medssl
@@ -109,10 +96,10 @@ def triage(
     )
     for place, line in enumerate(found.ranked[:show], start=1):
         text = f"{place:3d}  {line.case}: {line.why}"
-        out.print(text, highlight=False, markup=False, soft_wrap=True)
+        out.print(text)
     if len(found.ranked) > show:
-        out.print(f"     and {len(found.ranked) - show} more", highlight=False)
-    out.print(f"written: {found.path}; predictions: {found.predictions}", highlight=False)
+        out.print(f"     and {len(found.ranked) - show} more")
+    out.print(f"written: {found.path}; predictions: {found.predictions}")
     if found.failed:
-        err.print(f"{found.failed} images could not be predicted", highlight=False)
+        err.print(f"{found.failed} images could not be predicted")
         raise typer.Exit(1)
