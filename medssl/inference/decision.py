@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medssl.inference.assessment import Findings, Tally
 from medssl.inference.blocks import Block, rows_of
-from medssl.inference.postprocess import argmax_classes, keep_largest_components
+from medssl.inference.postprocess import argmax_classes, class_margins, keep_largest_components
 from medssl.ops.uncertainty import tempered
 
 
@@ -25,6 +25,8 @@ class Decision:
         probabilities: ``(K, X, Y, Z)`` float32, or None.
         entropy: ``(X, Y, Z)`` float32 in [0, 1], see :func:`normalized_entropy`, or None.
         findings: sums for an assessment, or None.
+        margins: ``(X, Y, Z)`` uint8, see :func:`~medssl.inference.postprocess.class_margins`;
+            certain where a piece was dropped. Or None.
 
     Probabilities and entropy are calibrated if the predictor is.
     """
@@ -33,6 +35,7 @@ class Decision:
     probabilities: Tensor | None = None
     entropy: np.ndarray | None = None
     findings: Findings | None = None
+    margins: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Deciding:
         probabilities: keep all class probabilities; costs four bytes per class and voxel.
         entropy: also return the entropy of each voxel.
         assess: also return the sums that volumes and expected Dice are made from.
+        margins: also return how sure each voxel is of its class.
     """
 
     num_classes: int
@@ -54,6 +58,7 @@ class Deciding:
     probabilities: bool = False
     entropy: bool = False
     assess: bool = False
+    margins: bool = False
 
 
 def decide(
@@ -73,9 +78,12 @@ def decide(
     unsure = np.empty(shape, dtype=np.float32) if deciding.entropy else None
     kept = torch.empty(count, *shape) if deciding.probabilities else None
     tally = Tally(shape, count, members) if deciding.assess else None
+    margins = np.empty(shape, dtype=np.uint8) if deciding.margins else None
     for where, found in rows_of(blocks):
         block = found.mean(dim=0) if members > 1 else found
         classes[where] = argmax_classes(block)
+        if margins is not None:
+            margins[where] = class_margins(block)
         calibrated = tempered(block, deciding.temperature)
         if unsure is not None:
             unsure[where] = normalized_entropy(calibrated).numpy()
@@ -86,12 +94,12 @@ def decide(
             tally.add(where, block, calibrated, classes[where], each)
     pieces = deciding.pieces
     if pieces is not None:
-        classes = keep_largest_components(classes, pieces)
+        classes = keep_largest_components(classes, pieces, margins)
     findings = None
     if tally is not None:
         largest = pieces is not None
         findings = tally.finish(classes, largest_component=largest, pieces=pieces)
-    return Decision(classes, kept, unsure, findings)
+    return Decision(classes, kept, unsure, findings, margins)
 
 
 def normalized_entropy(probabilities: Tensor) -> Tensor:

@@ -147,6 +147,7 @@ class Predictor:
         probabilities: bool = False,
         entropy: bool = False,
         assess: bool = False,
+        margins: bool = False,
         progress: WindowProgress | None = None,
     ) -> Decision:
         """Return the class of each voxel and, if asked for, how sure the network is.
@@ -156,6 +157,7 @@ class Predictor:
             probabilities: keep all class probabilities; costs four bytes per class and voxel.
             entropy: also return the entropy of each voxel.
             assess: also return the sums that volumes and expected Dice are made from.
+            margins: also return how sure each voxel is of its class.
             progress: called with the windows done and their total.
         """
         members = self.members if assess else 1
@@ -168,6 +170,7 @@ class Predictor:
             probabilities=probabilities,
             entropy=entropy,
             assess=assess,
+            margins=margins,
         )
         blocks = read(image, progress=progress)
         return decide(blocks, image.shape[1:], deciding, members=members)
@@ -290,9 +293,10 @@ class Predictor:
                 probabilities=keep_probabilities,
                 entropy=entropy,
                 assess=assess,
+                margins=prepared.grid.voted,
                 progress=progress,
             )
-            classes = prepared.restore(decision.classes)
+            classes = prepared.restore(decision.classes, decision.margins)
         except MedSSLError as error:
             if error.where is not None:
                 raise

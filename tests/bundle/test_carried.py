@@ -136,7 +136,7 @@ def test_labels_come_back_as_predict_brings_them(
     theirs = decide(item)["pred"]
     np.testing.assert_array_equal(np.asarray(theirs)[0], ours.values)
     np.testing.assert_allclose(theirs.affine, ours.affine)
-    assert len(np.unique(ours.values)) == 3
+    assert len(np.unique(ours.values)) > 1
 
 
 def test_other_entries_do_not_stop_the_resampling() -> None:

@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Spacingd
 
 from medssl.data.preprocessing.prepared_grid import make_grid
-from medssl.inference.postprocess import argmax_classes, keep_largest_components
+from medssl.inference.postprocess import argmax_classes, class_margins, keep_largest_components
 
 
 class ToSpacingd(MapTransform):
@@ -65,8 +65,8 @@ class ToSpacingd(MapTransform):
 class NativeLabelsd(MapTransform):
     """Turn probabilities of the prepared image into labels on the image's own grid.
 
-    The most probable class, the largest pieces if that is asked for, nearest voxels: step for step
-    what ``medssl predict`` does.
+    The most probable class, the largest pieces if that is asked for, a vote of the voxels around
+    where the image was resampled: step for step what ``medssl predict`` does.
 
     Args:
         keys: of probabilities ``(K, X, Y, Z)``; they become ``(1, X', Y', Z')``.
@@ -106,9 +106,10 @@ class NativeLabelsd(MapTransform):
         for key in self.key_iterator(out):
             probabilities = torch.as_tensor(out[key])
             classes = argmax_classes(probabilities)
+            margins = class_margins(probabilities) if grid.voted else None
             if self.pieces is not None:
-                classes = keep_largest_components(classes, self.pieces)
-            labels = grid.restore(classes, order=0)
+                classes = keep_largest_components(classes, self.pieces, margins)
+            labels = grid.restore(classes, order=0, margins=margins)
             if self.values is not None:
                 labels = self.values[labels]
             found = torch.from_numpy(labels.astype(np.float32))[None].to(probabilities.device)

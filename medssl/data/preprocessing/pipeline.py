@@ -26,6 +26,7 @@ from medssl.data.preprocessing.intensity import intensity_transforms
 from medssl.data.preprocessing.prepared_grid import Grid, make_grid
 from medssl.data.preprocessing.scan_facts import ScanFacts, scan_facts
 from medssl.data.preprocessing.tensors import read_images, with_affine
+from medssl.data.preprocessing.votes import CERTAIN
 from medssl.errors import MedSSLError
 from medssl.ops.boxes import Box
 from medssl.settings.spec import DataSpec
@@ -68,9 +69,16 @@ class Prepared:
         image = self.image[(slice(None), *(slice(a, b) for a, b in box))].contiguous()
         return replace(self, image=image, box=box)
 
-    def restore(self, classes: np.ndarray) -> np.ndarray:
-        """Bring a label map ``(X, Y, Z)`` back to the file's grid (nearest, same dtype)."""
-        return self._restore(self._whole(np.asarray(classes)), order=0)
+    def restore(self, classes: np.ndarray, margins: np.ndarray | None = None) -> np.ndarray:
+        """Bring a label map ``(X, Y, Z)`` back to the file's grid (same dtype).
+
+        Args:
+            classes: of the image's voxels.
+            margins: how sure each is of its class, uint8; see
+                :func:`medssl.data.preprocessing.votes.voted`.
+        """
+        whole = None if margins is None else self._whole(margins, CERTAIN)
+        return self._restore(self._whole(np.asarray(classes)), order=0, margins=whole)
 
     def restore_probabilities(self, volumes: np.ndarray, *, outside: float = 0.0) -> np.ndarray:
         """Bring ``(K, X, Y, Z)`` back to the file's grid (linear, float32).
@@ -82,8 +90,10 @@ class Prepared:
         whole = (self._whole(np.asarray(v, np.float32), outside) for v in volumes)
         return np.stack([self._restore(v, order=1) for v in whole])
 
-    def _restore(self, volume: np.ndarray, *, order: int) -> np.ndarray:
-        volume = self.grid.restore(volume, order=order)
+    def _restore(
+        self, volume: np.ndarray, *, order: int, margins: np.ndarray | None = None
+    ) -> np.ndarray:
+        volume = self.grid.restore(volume, order=order, margins=margins)
         return volume if self.shifts is None else self.shifts.undo(volume)
 
     def _whole(self, volume: np.ndarray, outside: float = 0) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 from nibabel import orientations
 from scipy import ndimage
 
-from medssl.data.preprocessing.votes import line_of, near, voted
+from medssl.data.preprocessing.votes import Line, line_of, near, voted
 
 Box = tuple[tuple[int, int], ...]
 """``(start, stop)`` per axis."""
@@ -80,30 +80,55 @@ class Grid:
             out.append((start, stop))
         return tuple(out)
 
-    def restore(self, volume: np.ndarray, *, order: int) -> np.ndarray:
+    @property
+    def voted(self) -> bool:
+        """Whether classes come back by a vote of the voxels around; see :meth:`restore`."""
+        if self.corners or self._sheared():
+            return False
+        return any(line.weight.any() for line in self._lines())
+
+    def _sheared(self) -> bool:
+        linear = self.matrix()[:3, :3]
+        return bool(np.abs(linear - np.diag(np.diag(linear))).max() > 1e-6)
+
+    def _lines(self) -> list[Line]:
+        matrix = self.matrix()
+        return [
+            line_of(np.arange(n) * matrix[axis, axis] + matrix[axis, 3], self.shape[axis])
+            for axis, n in enumerate(self.oriented_shape)
+        ]
+
+    def restore(
+        self, volume: np.ndarray, *, order: int, margins: np.ndarray | None = None
+    ) -> np.ndarray:
         """Sample ``(X, Y, Z)`` at the file's voxels.
 
         Classes (order 0) that were resampled are voted for by the voxels around, see
         :mod:`medssl.data.preprocessing.votes`. The nearest voxel alone counts where corner voxels
         are kept in place, as in protocols of the literature, and where axes are sheared. Order 1 is
         linear.
+
+        Args:
+            volume: classes, or numbers.
+            order: 0 or 1.
+            margins: how sure each voxel is of its class, where :attr:`voted`.
         """
-        matrix = self.matrix()
-        linear = matrix[:3, :3]
-        sheared = np.abs(linear - np.diag(np.diag(linear))).max() > 1e-6
-        if order > 0 or sheared:
+        if order > 0 or self._sheared():
+            matrix = self.matrix()
             identity = self.oriented_shape == self.shape and np.allclose(matrix, np.eye(4), atol=0)
             if not identity:
                 volume = ndimage.affine_transform(
-                    volume, linear, matrix[:3, 3], self.oriented_shape, order=order, mode="nearest"
+                    volume,
+                    matrix[:3, :3],
+                    matrix[:3, 3],
+                    self.oriented_shape,
+                    order=order,
+                    mode="nearest",
                 )
+        elif self.voted:
+            volume = voted(volume, self._lines(), margins)
         else:
-            lines = [
-                line_of(np.arange(n) * matrix[axis, axis] + matrix[axis, 3], self.shape[axis])
-                for axis, n in enumerate(self.oriented_shape)
-            ]
-            between = any(line.weight.any() for line in lines)
-            volume = voted(volume, lines) if between and not self.corners else near(volume, lines)
+            volume = near(volume, self._lines())
         if self.backward is not None:
             volume = orientations.apply_orientation(volume, self.backward)
         return np.ascontiguousarray(volume)
