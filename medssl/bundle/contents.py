@@ -128,4 +128,6 @@ def bare_model(run: LoadedRun) -> nn.Module:
 def _calibration(run: LoadedRun) -> dict[str, Any] | None:
     if run.predictor.calibration is None:
         return None
-    return portable(json.loads(run.folder.calibration.read_text(encoding="utf-8")))
+    found = portable(json.loads(run.home.calibration.read_text(encoding="utf-8")))
+    # Of the folds of a cross-validation a single one has its own.
+    return found | {"temperature": run.predictor.calibration.temperature}

@@ -60,6 +60,8 @@ def export(
     *,
     checkpoint: str = "auto",
     ensemble: AnyPath | Sequence[AnyPath] = (),
+    members: int | None = None,
+    fold: int | None = None,
     licence: AnyPath | None = None,
     authors: str = "not given",
     torchscript: bool = True,
@@ -75,6 +77,8 @@ def export(
         bundle: folder to write; must not exist, or be empty.
         checkpoint: ``last``, ``best``, or ``auto`` (best where there is one).
         ensemble: more runs (other seeds or folds), whose probabilities are averaged with it.
+        members, fold: of a cross-validation, its first so many folds, or one of them alone, counted
+            from 0.
         licence: a text file that becomes the bundle's ``LICENSE``.
         authors: for ``metadata.json``.
         torchscript: also try to write ``models/model.ts``.
@@ -88,7 +92,11 @@ def export(
         'bundle'
     """
     settings = PredictSettings(
-        checkpoint=checkpoint, ensemble=tuple(as_paths(ensemble)), device="cpu"
+        checkpoint=checkpoint,
+        ensemble=tuple(as_paths(ensemble)),
+        members=members,
+        fold=fold,
+        device="cpu",
     )
     loaded = load_ensemble(Path(run), settings)
     text = NO_LICENCE if licence is None else _read_text(Path(licence))

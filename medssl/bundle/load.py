@@ -12,6 +12,7 @@ from medssl.bundle.model_tree import rebuild
 from medssl.device import resolve_device, resolve_precision
 from medssl.errors import MedSSLError
 from medssl.inference.calibration import Calibration
+from medssl.inference.members import temper, temperatures_of
 from medssl.inference.mirror import mirrored
 from medssl.inference.predictor import Predictor
 from medssl.inference.settings import PredictSettings
@@ -70,12 +71,14 @@ def load_bundle(path: Path, settings: PredictSettings) -> Predictor:
         predictor.model = Ensemble(
             [mirrored(member, spec, labels, spatial_dims=dims) for member in model.members]
         )
-    if calibration is not None:
+    if calibration is not None and settings.calibrated:
         used = replace(
             calibration.of, tta=inference.tta, largest_component=predictor.largest_component
         )
         # Chosen otherwise here, the predictions are not those that were calibrated.
         predictor.calibration = calibration if calibration.of.difference(used) is None else None
+    if predictor.calibration is None and temperatures_of(predictor.model):
+        predictor.model = temper(predictor.model)
     return predictor
 
 

@@ -15,6 +15,7 @@ from medssl.errors import MedSSLError
 from medssl.methods.umct_predictor import FusedNetworks, OrientedNetwork
 from medssl.networks.build import Blueprint, blueprint_of
 from medssl.networks.ensemble import Ensemble
+from medssl.networks.tempered import Tempered
 
 Tree = dict[str, Any]
 
@@ -32,6 +33,9 @@ def describe(model: nn.Module) -> Tree:
         return {"kind": "network", **vars(blueprint)}
     if isinstance(model, Ensemble):
         return {"kind": "ensemble", "members": [describe(m) for m in model.members]}
+    if isinstance(model, Tempered):
+        network = describe(model.network)
+        return {"kind": "tempered", "temperature": model.temperature, "network": network}
     if isinstance(model, OrientedNetwork):
         return {"kind": "view", "view": list(model.orientation), "network": describe(model.network)}
     if isinstance(model, FusedNetworks):
@@ -58,6 +62,8 @@ def rebuild(tree: Tree) -> nn.Module:
                 return Blueprint(**{k: v for k, v in tree.items() if k != "kind"}).build()
             case "ensemble":
                 return Ensemble([rebuild(m) for m in tree["members"]])
+            case "tempered":
+                return Tempered(rebuild(tree["network"]), float(tree["temperature"]))
             case "view":
                 return OrientedNetwork(rebuild(tree["network"]), tuple(tree["view"]))
             case "views":
@@ -83,6 +89,12 @@ def to_config(tree: Tree) -> dict[str, Any]:
         case "ensemble":
             members = [to_config(m) for m in tree["members"]]
             return {"_target_": target(Ensemble), "members": members}
+        case "tempered":
+            return {
+                "_target_": target(Tempered),
+                "network": to_config(tree["network"]),
+                "temperature": tree["temperature"],
+            }
         case "view":
             return {
                 "_target_": target(OrientedNetwork),
@@ -119,6 +131,8 @@ def _kinds(tree: Tree) -> list[type[nn.Module]]:
                 kinds.append(_blueprint(node).constructor()[0])
             case "ensemble":
                 kinds.append(Ensemble)
+            case "tempered":
+                kinds.append(Tempered)
             case "view":
                 kinds.append(OrientedNetwork)
             case "views":

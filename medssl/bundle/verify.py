@@ -58,6 +58,8 @@ def verify_bundle(
     run: AnyPath | None = None,
     checkpoint: str = "auto",
     ensemble: AnyPath | Sequence[AnyPath] = (),
+    members: int | None = None,
+    fold: int | None = None,
 ) -> Verification:
     """Check a bundle's files, run it with MONAI offline, and compare with ``medssl predict RUN``.
 
@@ -66,7 +68,7 @@ def verify_bundle(
         images: NIfTI files to segment both ways, one or several; without any, only the structure
             is checked.
         run: the run or cross-validation the bundle was made of, to compare with what it predicts.
-        checkpoint, ensemble: as given to :func:`medssl.bundle.export.export`.
+        checkpoint, ensemble, members, fold: as given to :func:`medssl.bundle.export.export`.
 
     Raises:
         MedSSLError: there are images but no run, or MONAI's command cannot run or fails; says with
@@ -94,9 +96,16 @@ def verify_bundle(
             fix='pip install "medssl[bundle]"',
         )
     settings = PredictSettings(
-        checkpoint=checkpoint, ensemble=tuple(as_paths(ensemble)), device="cpu", precision="fp32"
+        checkpoint=checkpoint,
+        ensemble=tuple(as_paths(ensemble)),
+        members=members,
+        fold=fold,
+        device="cpu",
+        precision="fp32",
     )
-    predictor = load_ensemble(Path(run), settings).predictor
+    loaded = load_ensemble(Path(run), settings)
+    loaded.use_calibration()  # folds are averaged with their temperatures
+    predictor = loaded.predictor
     found = Verification([], [], [], [])
     with tempfile.TemporaryDirectory() as work:
         data, output = Path(work) / "data", Path(work) / "out"

@@ -29,6 +29,8 @@ def export(
         list[Path] | None,
         typer.Option(help="another run to average with; may be repeated"),
     ] = None,
+    members: options.Members = None,
+    fold: options.Fold = None,
     licence: Annotated[
         Path | None, typer.Option("--license", help="text file that becomes LICENSE")
     ] = None,
@@ -59,6 +61,8 @@ def export(
             bundle,
             checkpoint=checkpoint,
             ensemble=ensemble or (),
+            members=members,
+            fold=fold,
             licence=licence,
             authors=authors,
             torchscript=torchscript,
@@ -70,7 +74,13 @@ def export(
             out.print("models/model.ts could not be made; models/model.pt is complete")
     if verify:
         found = medssl.verify_bundle(
-            bundle, example or [], run=run, checkpoint=checkpoint, ensemble=ensemble or ()
+            bundle,
+            example or [],
+            run=run,
+            checkpoint=checkpoint,
+            ensemble=ensemble or (),
+            members=members,
+            fold=fold,
         )
         _show_verified(found, example or [], run)
 

@@ -79,6 +79,12 @@ Checkpoint = Annotated[str, typer.Option(help="best, last, or auto: best where t
 Ensemble = Annotated[
     list[Path] | None, typer.Option(help="one more run to average with; may be repeated")
 ]
+Members = Annotated[
+    int | None, typer.Option(help="of a cross-validation: its first N folds alone, for speed")
+]
+Fold = Annotated[
+    int | None, typer.Option(help="of a cross-validation: this fold alone, counted from 0")
+]
 Largest = Annotated[bool | None, typer.Option(help="keep the largest piece of each structure")]
 Mirrors = Annotated[bool | None, typer.Option(help="average over mirror images")]
 Overwrite = Annotated[

@@ -61,6 +61,8 @@ def predict(
     output: options.Output,
     checkpoint: options.Checkpoint = "auto",
     ensemble: options.Ensemble = None,
+    members: options.Members = None,
+    fold: options.Fold = None,
     largest_component: options.Largest = None,
     tta: options.Mirrors = None,
     probabilities: Annotated[
@@ -100,6 +102,8 @@ def predict(
         device=device,
         precision=precision or "auto",
         ensemble=ensemble or (),
+        members=members,
+        fold=fold,
         largest_component=largest_component,
         tta=tta,
         probabilities=probabilities,

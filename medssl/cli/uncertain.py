@@ -14,7 +14,7 @@ from medssl.cli.console import app, display_of, err, out
 @app.command()
 def calibrate(
     ctx: typer.Context,
-    run: options.Run,
+    run: options.Result,
     split: Annotated[str, typer.Option(help="cases to calibrate on: validation")] = "validation",
     cases: Annotated[
         str | None,
@@ -30,7 +30,7 @@ def calibrate(
     device: options.Device = "auto",
     precision: options.Precision = None,
 ) -> None:
-    """Make a run's probabilities honest, and learn how far its volumes and scores can be off."""
+    """Make probabilities of a run or of folds honest, and learn how far off scores can be."""
     import medssl
     from medssl.uncertainty.cases import read_case_ids
     from medssl.uncertainty.summary import format_calibration
@@ -59,7 +59,7 @@ def triage(
     source: Annotated[
         Path,
         typer.Argument(
-            help="calibrated run folder, or a bundle of one",
+            help="calibrated run folder or cross-validation, or a bundle of one",
             callback=options.checked_by(options.a_model),
         ),
     ],
@@ -72,6 +72,8 @@ def triage(
     show: Annotated[int, typer.Option(min=0, help="lines to print; all are in the CSV")] = 10,
     checkpoint: options.Checkpoint = "auto",
     ensemble: options.Ensemble = None,
+    members: options.Members = None,
+    fold: options.Fold = None,
     largest_component: options.Largest = None,
     tta: options.Mirrors = None,
     overwrite: options.Overwrite = False,
@@ -87,6 +89,8 @@ def triage(
         output,
         checkpoint=checkpoint,
         ensemble=ensemble or (),
+        members=members,
+        fold=fold,
         largest_component=largest_component,
         tta=tta,
         device=device,

@@ -13,6 +13,7 @@ from torch import Tensor
 from medssl.data.datasets.case import LabelMap
 from medssl.data.preprocessing.pipeline import Prepared
 from medssl.inference.features import image_features, prediction_features
+from medssl.inference.members import MemberFindings, mean_agreement, member_numbers
 from medssl.inference.postprocess import argmax_classes, keep_largest_components
 
 MENTIONED = 0.05
@@ -52,6 +53,8 @@ class Assessment:
         structures: in the order of the classes.
         features: see :mod:`medssl.inference.features`.
         unusual: what of the image is unlike the training scans, one line each.
+        members: numbers that describe each member by itself, see :mod:`medssl.inference.members`;
+            empty where nobody asked for them.
     """
 
     unit: str
@@ -59,6 +62,12 @@ class Assessment:
     structures: tuple[StructureFindings, ...]
     features: Mapping[str, float] = field(default_factory=dict)
     unusual: tuple[str, ...] = ()
+    members: tuple[Mapping[str, float], ...] = ()
+
+    @property
+    def agreement(self) -> float | None:
+        """How far the members agree, 0 to 1; None for a single one, or where nothing is found."""
+        return mean_agreement(self.members)
 
     @property
     def quality(self) -> float | None:
@@ -88,6 +97,7 @@ class Assessment:
             structures,
             features,
             tuple(map(str, content.get("unusual", ()))),  # older ones do not say
+            tuple({str(k): float(v) for k, v in m.items()} for m in content.get("members", ())),
         )
 
 
@@ -100,12 +110,14 @@ class Findings:
         first_voxels: of the label map before pieces were dropped.
         expected_dice: NaN where a class is neither predicted nor suspected.
         member_voxels: ``(members, K)``; no rows for a single network.
+        members: what describes every member, if it was asked for.
     """
 
     voxels: np.ndarray
     first_voxels: np.ndarray
     expected_dice: np.ndarray
     member_voxels: np.ndarray
+    members: MemberFindings | None = None
 
 
 class Tally:
@@ -242,4 +254,8 @@ def assess_prediction(
         voxels=findings.voxels.tolist(),
         first_voxels=findings.first_voxels.tolist(),
     )
-    return Assessment(unit, temperature, structures, features)
+    numbers: tuple[Mapping[str, float], ...] = ()
+    if findings.members is not None:
+        each = [s.member_volumes or (s.volume,) for s in structures]
+        numbers = member_numbers(findings.members, list(zip(*each, strict=True)))
+    return Assessment(unit, temperature, structures, features, members=numbers)

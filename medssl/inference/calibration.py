@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medssl.errors import MedSSLError
+from medssl.inference.expected_dice import ExpectedDice
 from medssl.inference.unusual import Reference
 
 FORMAT = 1
@@ -27,18 +28,21 @@ class Calibrated:
         tta: whether predictions are means over mirror images.
         largest_component: whether only the largest piece of each structure is kept.
         weights: SHA-256 of each run's checkpoint file.
+        each: whether it holds for each run by itself, and so for some of them, too.
     """
 
     checkpoint: str
     tta: bool
     largest_component: bool
     weights: tuple[str, ...]
+    each: bool = False
 
     def difference(self, other: Calibrated) -> str | None:
         """Say in a few words what differs from another predictor, None if nothing that matters."""
-        if len(self.weights) != len(other.weights):
+        if not self.each and len(self.weights) != len(other.weights):
             return f"{len(self.weights)} run(s), not {len(other.weights)}"
-        if sorted(self.weights) != sorted(other.weights):
+        some = self.each and set(other.weights) <= set(self.weights)
+        if not some and sorted(self.weights) != sorted(other.weights):
             return "other weights"
         if self.tta != other.tta:
             return f"prediction {'with' if self.tta else 'without'} --tta"
@@ -78,16 +82,29 @@ class Calibration:
     """Calibration of one predictor.
 
     Attributes:
-        temperature: see :func:`medssl.ops.uncertainty.tempered`.
+        temperature: see :func:`medssl.ops.uncertainty.tempered`; of all members together.
         of: what it belongs to.
         volumes: by structure.
         reference: None where there were too few cases.
+        temperatures: of each member by itself, by the hash of its weights, where the folds of a
+            cross-validation were calibrated one by one; a bundle's networks have theirs in them.
+        dice: what Dice to expect; None where nobody learned it, or of too few patients.
+        looks: how the members are looked at when a prediction is assessed, see
+            :class:`medssl.inference.decision.Deciding`; 0 unless folds were calibrated.
     """
 
     temperature: float
     of: Calibrated
     volumes: Mapping[str, VolumeError] = field(default_factory=dict)
     reference: Reference | None = None
+    temperatures: Mapping[str, float] = field(default_factory=dict)
+    dice: ExpectedDice | None = None
+    looks: int = 0
+
+    @property
+    def of_folds(self) -> bool:
+        """Whether it was learned from the folds of a cross-validation, one by one."""
+        return self.looks > 0
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Calibration:
@@ -99,16 +116,21 @@ class Calibration:
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']}")
         of, temperature = content["predictor"], float(content["temperature"])
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature {temperature}")
-        reference = content["reference"]
+        weights, folds = tuple(str(w) for w in of["weights"]), content.get("folds")
+        each = () if folds is None else folds["temperatures"]  # none in a bundle
+        temperatures = dict(zip(weights, each, strict=bool(each)))
+        for one in (temperature, *temperatures.values()):
+            if not 0 < float(one) < math.inf:
+                raise ValueError(f"temperature {one}")
+        reference, dice = content["reference"], None if folds is None else folds["dice"]
         return cls(
             temperature,
             Calibrated(
                 str(of["checkpoint"]),
                 bool(of["tta"]),
                 bool(of["largest_component"]),
-                tuple(str(w) for w in of["weights"]),
+                weights,
+                each=folds is not None,
             ),
             {
                 str(name): VolumeError(
@@ -117,6 +139,9 @@ class Calibration:
                 for name, v in content["volume"].items()
             },
             None if reference is None else Reference.from_dict(reference),
+            {weight: float(one) for weight, one in temperatures.items()},
+            None if dice is None else ExpectedDice.from_dict(dice),
+            0 if folds is None else max(1, int(folds["looks"])),
         )
 
 
@@ -139,6 +164,7 @@ def read_calibration(path: Path) -> Calibration:
 def portable(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return what may leave with a bundle: no case, no patient, no file."""
     keys = ("format", "temperature", "volume", "reference")
+    folds = content.get("folds")
     predictor: Sequence[str] = ("checkpoint", "tta", "largest_component")
     return {
         **{key: content[key] for key in keys},
@@ -146,4 +172,16 @@ def portable(content: Mapping[str, Any]) -> dict[str, Any]:
         "ece": {key: content["ece"][key] for key in ("before", "after")},
         "n_cases": content["n_cases"],
         "n_patients": content["n_patients"],
+        # The temperatures are in the bundle's networks.
+        **({} if folds is None else {"folds": _portable_folds(folds)}),
+    }
+
+
+def _portable_folds(folds: Mapping[str, Any]) -> dict[str, Any]:
+    dice = folds["dice"]
+    keys = ("slopes", "centers", "scales", "mean", "error", "patients")
+    return {
+        "temperatures": [],
+        "looks": folds["looks"],
+        "dice": None if dice is None else {key: dice[key] for key in keys},
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from medssl.inference.assessment import Findings, Tally
 from medssl.inference.blocks import Block, rows_of
+from medssl.inference.members import MemberTally
 from medssl.inference.postprocess import argmax_classes, class_margins, keep_largest_components
 from medssl.ops.uncertainty import tempered
 
@@ -50,6 +51,8 @@ class Deciding:
         entropy: also return the entropy of each voxel.
         assess: also return the sums that volumes and expected Dice are made from.
         margins: also return how sure each voxel is of its class.
+        looks: with these, describe every member: 1 by what it says of the image, 2 by its mirror
+            image, too (see :mod:`medssl.inference.members`); 0: not at all.
     """
 
     num_classes: int
@@ -59,6 +62,7 @@ class Deciding:
     entropy: bool = False
     assess: bool = False
     margins: bool = False
+    looks: int = 0
 
 
 def decide(
@@ -67,8 +71,8 @@ def decide(
     """Take the most probable class of each voxel, and what else is asked for.
 
     Args:
-        blocks: probabilities ``(K, *block)``, or ``(members, K, *block)`` of several members; they
-            cover the volume.
+        blocks: probabilities ``(K, *block)``, or ``(members * looks, K, *block)`` where there are
+            several, the looks of a member beside each other; they cover the volume.
         shape: ``(X, Y, Z)`` of the volume.
         deciding: how, and what is kept.
         members: of how many members each block holds the probabilities.
@@ -79,8 +83,12 @@ def decide(
     kept = torch.empty(count, *shape) if deciding.probabilities else None
     tally = Tally(shape, count, members) if deciding.assess else None
     margins = np.empty(shape, dtype=np.uint8) if deciding.margins else None
+    apart = MemberTally(members, count) if deciding.looks else None
     for where, found in rows_of(blocks):
-        block = found.mean(dim=0) if members > 1 else found
+        # (members, looks, K, *block): what decides is the mean of the first looks
+        looks = found.reshape(members, -1, count, *found.shape[-3:])
+        first = looks[:, 0]
+        block = first.mean(dim=0) if members > 1 else first[0]
         classes[where] = argmax_classes(block)
         if margins is not None:
             margins[where] = class_margins(block)
@@ -90,8 +98,12 @@ def decide(
         if kept is not None:
             kept[(slice(None), *where)] = calibrated
         if tally is not None:
-            each = found if members > 1 else None
+            each = first if members > 1 else None
             tally.add(where, block, calibrated, classes[where], each)
+        if apart is not None:
+            # A single network is calibrated as a whole, several each by itself before.
+            own = looks if members > 1 else tempered(looks, deciding.temperature, dim=2)
+            apart.add(own, classes[where])
     pieces = deciding.pieces
     if pieces is not None:
         classes = keep_largest_components(classes, pieces, margins)
@@ -99,6 +111,8 @@ def decide(
     if tally is not None:
         largest = pieces is not None
         findings = tally.finish(classes, largest_component=largest, pieces=pieces)
+        if apart is not None:
+            findings = replace(findings, members=apart.finish())
     return Decision(classes, kept, unsure, findings, margins)
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from medssl.inference.members import temperatures_of
+
 if TYPE_CHECKING:
     from medssl.inference.predictor import Predictor
 
@@ -31,6 +33,7 @@ def weights_sha256(model: nn.Module) -> str:
 def options_of(predictor: Predictor) -> dict[str, Any]:
     """Return, as plain data, what but the weights changes the voxels of a label map."""
     regions = predictor.regions
+    temperatures = temperatures_of(predictor.model)
     return {
         **predictor.inference.model_dump(mode="json", exclude=SAME_VOXELS),
         "largest_component": predictor.largest_component,
@@ -39,6 +42,7 @@ def options_of(predictor: Predictor) -> dict[str, Any]:
         "labels": list(predictor.label_map.values),
         "spec_sha256": _sha256(predictor.spec.model_dump(mode="json")),
         "regions_sha256": None if regions is None else regions.fingerprint,
+        **({"temperatures": temperatures} if temperatures else {}),
     }
 
 

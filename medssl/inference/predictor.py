@@ -24,6 +24,7 @@ from medssl.inference.calibration import Calibration
 from medssl.inference.compared import compared
 from medssl.inference.decision import Deciding, Decision, decide
 from medssl.inference.in_memory import Image, image_in_memory
+from medssl.inference.members import members_of
 from medssl.inference.mirror import mirrored
 from medssl.inference.prediction import Prediction
 from medssl.inference.task import Task
@@ -52,6 +53,7 @@ class Predictor:
         calibration: makes probability and entropy maps calibrated, and says how far volumes can be
             off; None: they are the network's own. Label maps do not depend on it.
         source: the run or bundle it was loaded from, for the reader.
+        folds: names of the folds that predict, of a cross-validation.
 
     Raises:
         MedSSLError: the inference settings contradict the patch.
@@ -73,6 +75,7 @@ class Predictor:
         self.patch, self.in_channels = task.patch, task.in_channels
         self.calibration: Calibration | None = None
         self.source = ""
+        self.folds: tuple[str, ...] = ()
         if inference.tta:
             model = mirrored(model, task.spec, task.label_map, spatial_dims=len(self.patch))
         self.model = model.to(self.device)
@@ -160,8 +163,9 @@ class Predictor:
             margins: also return how sure each voxel is of its class.
             progress: called with the windows done and their total.
         """
-        members = self.members if assess else 1
-        read = self.member_blocks if members > 1 else self.blocks
+        looks = self.looks if assess else 0
+        # Of a network by itself, its mirror images are members; of several, the networks are.
+        members = len(members_of(self.model)) if looks else self.members if assess else 1
         pieces = self.spec.pieces_of(self.label_map.values)
         deciding = Deciding(
             self.label_map.num_classes,
@@ -171,9 +175,17 @@ class Predictor:
             entropy=entropy,
             assess=assess,
             margins=margins,
+            looks=looks,
         )
-        blocks = read(image, progress=progress)
+        blocks = self._windowed.looked_at(image, progress, members=members, looks=looks)
         return decide(blocks, image.shape[1:], deciding, members=members)
+
+    @property
+    def looks(self) -> int:
+        """How members are looked at when a prediction is assessed: 0 not at all by themselves, 1 by
+        what they say of the image, 2 by its mirror image, too.
+        """
+        return 0 if self.calibration is None else self.calibration.looks
 
     def predict_file(
         self,

@@ -4,7 +4,8 @@ A folder holds the predictions of one model. ``predictions.json`` says so::
 
     format       1
     models       by key: model (the run or bundle), weights_sha256, and the options that change
-                 voxels, see :func:`medssl.inference.identity.options_of`
+                 voxels, see :func:`medssl.inference.identity.options_of`; of a cross-validation
+                 the folds that predicted
     predictions  by case: model (a key), images (file and sha256 each; of a DICOM series its folder
                  and a hash of the sorted hashes), files (what was written), temperature, where
                  there are maps that depend on it, unusual, what of the images is unlike the
@@ -59,6 +60,7 @@ class Record:
             "model": predictor.source,
             "weights_sha256": weights_sha256(predictor.model),
             "options": options_of(predictor),
+            **({"folds": list(predictor.folds)} if predictor.folds else {}),
         }
         decides = [self.made_with["weights_sha256"], self.made_with["options"]]
         content = json.dumps(decides, sort_keys=True).encode()

@@ -24,6 +24,8 @@ class PredictSettings:
     Attributes:
         checkpoint: of a run: ``last``, ``best``, or ``auto`` (best where there is one, else last).
         ensemble: more runs, whose probabilities are averaged with it.
+        members: of a cross-validation, the number of folds that predict, the first ones; None: all.
+        fold: of a cross-validation, the only fold that predicts, counted from 0.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         largest_component: keep the largest piece of each structure; None: as the recipe says.
@@ -44,6 +46,8 @@ class PredictSettings:
 
     checkpoint: str = "auto"
     ensemble: tuple[Path, ...] = ()
+    members: int | None = None
+    fold: int | None = None
     device: str = "auto"
     precision: str = "auto"
     largest_component: bool | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -15,6 +15,8 @@ from medssl.errors import MedSSLError
 from medssl.freed_memory import freed_memory_kept
 from medssl.inference.blocks import Block, probability_blocks
 from medssl.inference.forward import forward_logits, wrong_channels
+from medssl.inference.members import WithMirrored
+from medssl.inference.mirror import Mirroring, mirroring
 from medssl.inference.task import Task
 from medssl.inference.windows import (
     Empty,
@@ -81,6 +83,38 @@ class Windowed:
         for where, block in self._blocks(image, model, count, progress):
             yield where, block.unflatten(0, (count, -1)).mul_(count)
 
+    @property
+    def mirror_image(self) -> Mirroring | None:
+        """The mirror image that each member can be compared with; None where there is none.
+
+        None may be made where the data spec allows none, or predictions are means over them.
+        """
+        if self.inference.tta:
+            return None
+        try:
+            return mirroring(self.task.spec, self.task.label_map, spatial_dims=len(self.task.patch))
+        except MedSSLError:
+            return None
+
+    def looked_at(
+        self, image: Tensor, progress: WindowProgress | None, *, members: int, looks: int
+    ) -> Iterator[Block]:
+        """Yield what is needed to decide, and to describe every member if that is asked for.
+
+        Args:
+            image, progress: see :meth:`blocks`.
+            members: how many are wanted by themselves; 1 is all of them as one.
+            looks: see :class:`medssl.inference.decision.Deciding`.
+
+        Yields:
+            ``(K, *block)``, or ``(members * looks, K, *block)`` where that is more than one.
+        """
+        mirror = self.mirror_image if looks > 1 else None
+        if mirror is not None:
+            both = replace(self, model=WithMirrored(self.model, mirror))
+            return both.member_blocks(image, progress)
+        return (self.member_blocks if members > 1 else self.blocks)(image, progress)
+
     def _blocks(
         self, image: Tensor, model: nn.Module, members: int, progress: WindowProgress | None
     ) -> Iterator[Block]:
@@ -98,7 +132,7 @@ class Windowed:
                 predict,
                 windows,
                 column=column_size(image.shape[1:], windows.patch, classes, budget),
-                empty=Empty(lowest, classes) if settings.skip_empty else None,
+                empty=Empty(lowest, classes, members) if settings.skip_empty else None,
                 progress=progress,
             ):
                 if not torch.isfinite(block.sum()):

@@ -123,16 +123,19 @@ class Empty:
 
     Attributes:
         below: a window whose voxels are all at most this, in every channel, is not predicted.
-        classes: number of classes; such a window gets probability 1 of class 0.
+        classes: number of classes K, of all members one after another; such a window gets
+            probability 1 of class 0.
+        members: how many share that probability, each with classes of its own.
     """
 
     below: float
     classes: int
+    members: int = 1
 
     def probabilities(self, patch: Sequence[int]) -> Tensor:
         """Return ``(K, *patch)``: certainly background."""
         out = torch.zeros(self.classes, *patch)
-        out[0] = 1.0
+        out[:: self.classes // self.members] = 1.0 / self.members
         return out
 
 

@@ -13,6 +13,7 @@ from medssl.device import resolve_device, resolve_precision
 from medssl.errors import MedSSLError
 from medssl.inference.calibration import Calibrated, read_calibration
 from medssl.inference.identity import weights_sha256
+from medssl.inference.members import temper
 from medssl.inference.predictor import Predictor
 from medssl.inference.search_box import RegionFinder
 from medssl.inference.settings import PredictSettings
@@ -25,7 +26,7 @@ from medssl.paths import AnyPath
 from medssl.recipe.load import load_recipe
 from medssl.runs.checkpoint import load_checkpoint, load_weights
 from medssl.runs.folder import RunFolder, open_run
-from medssl.runs.members import members_of
+from medssl.runs.members import chosen_members, is_crossval
 from medssl.settings.recipe import Recipe
 
 
@@ -42,6 +43,13 @@ class LoadedRun:
     regions: RegionFinder | None = None
     weights: tuple[Path, ...] = ()
     """Checkpoint file of each run that predicts."""
+    crossval: Path | None = None
+    """The cross-validation whose folds predict."""
+
+    @property
+    def home(self) -> RunFolder:
+        """The folder that stands for all that predicts, and keeps its calibration."""
+        return self.folder if self.crossval is None else RunFolder(self.crossval)
 
     def calibrated(self) -> Calibrated:
         """Say what a calibration of this predictor belongs to."""
@@ -61,13 +69,19 @@ class LoadedRun:
         Raises:
             MedSSLError: the file is damaged.
         """
-        if not self.folder.calibration.is_file():
+        if not self.home.calibration.is_file():
             return None
-        found = read_calibration(self.folder.calibration)
-        difference = found.of.difference(self.calibrated())
-        if difference is None:
-            self.predictor.calibration = found
-        return difference
+        found, own = read_calibration(self.home.calibration), self.calibrated()
+        difference = found.of.difference(own)
+        if difference is not None:
+            return difference
+        each = [found.temperatures[weights] for weights in own.weights if found.temperatures]
+        if len(each) == 1:  # nothing is averaged, so voxels are decided as without it
+            found = replace(found, temperature=each[0])
+        elif each:
+            self.predictor.model = temper(self.predictor.model, each)
+        self.predictor.calibration = found
+        return None
 
 
 def load_run(
@@ -178,8 +192,12 @@ def load_ensemble(path: Path, settings: PredictSettings) -> LoadedRun:
         MedSSLError: a run sees other images, windows or labels than the first, or two have the
             same weights.
     """
-    runs = [_load(one, settings) for one in (*members_of(path), *settings.ensemble)]
+    chosen = chosen_members(path, members=settings.members, fold=settings.fold)
+    runs = [_load(one, settings) for one in (*chosen, *settings.ensemble)]
     first = runs[0]
+    if is_crossval(path):
+        first = replace(first, crossval=path)
+        first.predictor.folds = tuple(one.name for one in chosen)
     if len(runs) == 1:
         return first
     for run in runs[1:]:

@@ -39,3 +39,40 @@ def members_of(path: Path) -> tuple[Path, ...]:
             fix="go on with the same `medssl crossval` command, or name one of its folds",
         )
     return tuple(open_run(path / name).path for name in names)
+
+
+def chosen_members(path: Path, *, members: int | None, fold: int | None) -> tuple[Path, ...]:
+    """Return the runs that predict together, where fewer than all are wanted.
+
+    Args:
+        path: of a cross-validation, or of anything else if nothing is chosen.
+        members: the first so many folds; None: all.
+        fold: this one alone, counted from 0.
+
+    Raises:
+        MedSSLError: both or something impossible is asked for, or see :func:`members_of`.
+    """
+    option, chosen = ("--members", members) if fold is None else ("--fold", fold)
+    if chosen is None:
+        return members_of(path)
+    if None not in (members, fold):
+        raise MedSSLError(
+            "--members and --fold choose two different things", fix="leave one of them out"
+        )
+    if not is_crossval(path):
+        raise MedSSLError(
+            f"{option} is for the folder of a cross-validation",
+            where=path,
+            fix=f"leave out {option}, or name the folder that `medssl crossval` wrote",
+        )
+    every = members_of(path)
+    if fold is None and 1 <= chosen <= len(every):
+        return every[:chosen]
+    if fold is not None and 0 <= fold < len(every):
+        return (every[fold],)
+    span = f"0 to {len(every) - 1}" if fold is not None else f"1 to {len(every)}"
+    raise MedSSLError(
+        f"{option} {chosen}: the cross-validation has {len(every)} folds",
+        where=path,
+        fix=f"give {span}",
+    )

@@ -57,7 +57,8 @@ def choose_cases(
     else:
         chosen = _split(splits, split, loaded, ("validation",))
     held_out = _split(splits, check, loaded, ("test", "validation")) if check else []
-    _refuse_seen(loaded, dataset, chosen, held_out)
+    refuse_seen_by(loaded, dataset, chosen, "calibration", chosen=True)
+    refuse_seen_by(loaded, dataset, held_out, "held-out")
     patients = {c.patient for c in chosen}
     if patients & {c.patient for c in held_out}:
         raise MedSSLError(
@@ -74,19 +75,28 @@ def choose_cases(
     return chosen, held_out
 
 
-def _refuse_seen(
-    loaded: LoadedRun, dataset: Dataset, chosen: Sequence[Case], held_out: Sequence[Case]
+def refuse_seen_by(
+    loaded: LoadedRun, dataset: Dataset, cases: Sequence[Case], what: str, *, chosen: bool = False
 ) -> None:
-    """Refuse patients whose label one of the runs that predict, or an ancestor, saw."""
+    """Refuse patients whose label one of the runs that predict, or an ancestor, saw.
+
+    Args:
+        loaded: the runs.
+        dataset: of the cases.
+        cases: what is to be scored.
+        what: the cases in a word, such as ``held-out``.
+        chosen: whether they may have chosen the checkpoint, as validation cases do.
+
+    Raises:
+        MedSSLError: there are such patients.
+    """
     contents = Contents(known_files(loaded.recipe.data), dataset.spatial_unit)
     for weights in loaded.weights:
         run = RunFolder(weights.parent.parent)  # RUN/checkpoints/last.pt
-        lineage = read_lineage(run)
-        for what, cases in (("calibration", chosen), ("held-out", held_out)):
-            seen = who_was_seen(
-                lineage, cases, dataset.name, contents=contents, chosen=what == "calibration"
-            )
-            refuse_seen(seen, what, where=run.path)
+        seen = who_was_seen(
+            read_lineage(run), cases, dataset.name, contents=contents, chosen=chosen
+        )
+        refuse_seen(seen, what, where=run.path)
 
 
 def _split(splits: Splits, name: str, loaded: LoadedRun, allowed: Sequence[str]) -> list[Case]:

@@ -13,7 +13,10 @@ BEFORE, AFTER, NEUTRAL = "#d1495b", "#00a08a", "#555555"
 
 def format_calibration(content: Mapping[str, Any]) -> str:
     """Return the figures of calibration.json in a few lines."""
-    lines = [f"temperature {content['temperature']:.3f}", *_lines(content)]
+    folds = content.get("folds")
+    lines = [_temperatures(content), *_lines(content)]
+    if folds is not None:
+        lines.append(_dice(folds))
     if content["held_out"]:
         lines += _lines(content["held_out"])
     for name, entry in content["volume"].items():
@@ -22,6 +25,24 @@ def format_calibration(content: Mapping[str, Any]) -> str:
             f"the predicted one in {entry['level']:.0%} of cases like these"
         )
     return "\n".join(lines)
+
+
+def _temperatures(content: Mapping[str, Any]) -> str:
+    if content.get("folds") is None:
+        return f"temperature {content['temperature']:.3f}"
+    each = content["folds"]["temperatures"]
+    return f"temperature of each fold {', '.join(f'{t:.3f}' for t in each)}"
+
+
+def _dice(folds: Mapping[str, Any]) -> str:
+    dice = folds["dice"]
+    if dice is None:
+        return f"  no Dice is predicted: {folds['no_dice']}"
+    return (
+        f"  predicted Dice is off by {_text(dice['error'], 3)} "
+        f"{_interval(dice, 'error_', 3)} on average; saying the others' mean to everybody, by "
+        f"{_text(dice['error_of_mean'], 3)}"
+    )
 
 
 def _lines(figures: Mapping[str, Any]) -> list[str]:
@@ -51,7 +72,8 @@ def draw_calibration(content: Mapping[str, Any], path: Path) -> None:
     """Draw what calibration.json says, of the cases held out where there are some.
 
     Left: the share of right voxels against their mean confidence, without and with the temperature;
-    the size of a dot grows with the number of voxels. Right: a dot per case.
+    the size of a dot grows with the number of voxels. Right: a dot per case; of folds that were
+    calibrated one by one what Dice was predicted of each by the rule of the others.
 
     Args:
         content: of calibration.json.
@@ -64,9 +86,15 @@ def draw_calibration(content: Mapping[str, Any], path: Path) -> None:
     figure = Figure(figsize=(8.4, 3.8), dpi=110)
     FigureCanvasAgg(figure)
     _reliability(figure.add_subplot(1, 2, 1), figures)
-    _quality(figure.add_subplot(1, 2, 2), figures["quality"])
+    folds = content.get("folds")
+    right = figure.add_subplot(1, 2, 2)
+    if folds is None or folds["dice"] is None:
+        _quality(right, figures["quality"])
+    else:
+        _predicted(right, folds["dice"])
     what = f"{figures['n_cases']} cases ({figures['cases_from']})"
-    figure.suptitle(f"{what}, temperature {content['temperature']:.2f}", fontsize=10)
+    how = f", temperature {content['temperature']:.2f}" if folds is None else ""
+    figure.suptitle(f"{what}{how}", fontsize=10)
     figure.tight_layout()
     with new_file(path) as file:
         figure.savefig(file, format="png")
@@ -86,6 +114,18 @@ def _reliability(axes: Any, figures: Mapping[str, Any]) -> None:
     axes.set_xlabel("mean confidence of voxels")
     axes.set_ylabel("share that is right")
     axes.legend(title="expected calibration error", fontsize=8, title_fontsize=8, loc="upper left")
+    axes.grid(alpha=0.3)
+
+
+def _predicted(axes: Any, dice: Mapping[str, Any]) -> None:
+    known = [c for c in dice["cases"] if None not in (c["predicted"], c["dice"])]
+    x, y = [c["predicted"] for c in known], [c["dice"] for c in known]
+    ends = [min(*x, *y) - 0.02, max(*x, *y) + 0.02]
+    axes.plot(ends, ends, color="black", linewidth=0.8)
+    axes.scatter(x, y, s=14, color=NEUTRAL)
+    axes.set_xlabel("predicted Dice, learned from the other patients")
+    axes.set_ylabel("measured Dice")
+    axes.set_title(f"off by {dice['error']:.3f} on average", fontsize=9)
     axes.grid(alpha=0.3)
 
 

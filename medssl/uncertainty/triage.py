@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medssl.inference.assessment import Assessment
+from medssl.inference.expected_dice import ExpectedDice
 from medssl.inference.unusual import Reference
 
 _CUT = 5.0
@@ -27,6 +28,9 @@ class Ranked:
         unusual: see :meth:`medssl.inference.unusual.Reference.score`.
         similar_to: the case ranked before it that is most like it, if one is rather like it.
         why: one line for the reader.
+        predicted_dice: what the folds of a cross-validation are expected to reach; NaN where
+            nobody knows.
+        agreement: how far they agree, 0 to 1; NaN where they are not several.
     """
 
     case: str
@@ -35,19 +39,25 @@ class Ranked:
     unusual: float
     similar_to: str
     why: str
+    predicted_dice: float = math.nan
+    agreement: float = math.nan
 
 
-def rank_cases(cases: Mapping[str, Assessment], reference: Reference) -> list[Ranked]:
+def rank_cases(
+    cases: Mapping[str, Assessment], reference: Reference, dice: ExpectedDice | None = None
+) -> list[Ranked]:
     """Rank cases by what a look at them, or their annotation, is worth.
 
     First come the cases unlike the calibration cases, the strangest first: their quality score may
     be confident nonsense. Of the others, the next is always the one with the largest product of
     uncertainty (its place from the best expected Dice, 1 at the worst) and novelty (distance to the
-    nearest of those already ranked, over the median distance, at most 1).
+    nearest of those already ranked, over the median distance, at most 1). Where folds of a
+    cross-validation predict together, their agreement takes the place of the expected Dice.
 
     Args:
         cases: assessments by case id.
         reference: of the calibration.
+        dice: of the same, to say what the folds are expected to reach; it does not rank.
     """
     scores = {name: reference.score(one.features) for name, one in cases.items()}
     strange = sorted(
@@ -61,16 +71,18 @@ def rank_cases(cases: Mapping[str, Assessment], reference: Reference) -> list[Ra
             scores[name],
             flag="unusual",
             why=f"unlike the calibration cases: {reference.reason(cases[name].features)}",
+            dice=dice,
         )
         for name in strange
     ]
     usual = sorted(name for name in cases if name not in set(strange))
-    places = _places({name: _quality(cases[name]) for name in usual})
+    places = _places({name: _standing(cases[name]) for name in usual})
     for name, similar in _greedy(usual, cases, reference, places):
-        why = _unsure(cases[name], places[name], len(usual))
+        why = _unsure(cases[name], places[name], len(usual), dice)
         if similar:
             why += f"; much like {similar}, which comes first"
-        ranked.append(_line(name, cases[name], scores[name], similar_to=similar, why=why))
+        line = _line(name, cases[name], scores[name], similar_to=similar, why=why, dice=dice)
+        ranked.append(line)
     return ranked
 
 
@@ -126,10 +138,17 @@ def _places(quality: Mapping[str, float]) -> dict[str, int]:
     return {name: place for place, name in enumerate(order, start=1)}
 
 
-def _unsure(case: Assessment, place: int, total: int) -> str:
+def _unsure(case: Assessment, place: int, total: int, dice: ExpectedDice | None) -> str:
     known = [s for s in case.structures if s.expected_dice is not None]
     if not known:
         return "no structure was found"
+    if case.agreement is not None:
+        nth = "" if place == 1 else f"{_ordinal(place)} "
+        text = f"the folds agree to a Dice of {case.agreement:.2f}, {nth}lowest of {total}"
+        predicted = None if dice is None else dice.of(case.members)
+        if dice is not None and predicted is not None:
+            text += f"; Dice to be expected {predicted:.2f}, give or take {dice.error:.2f}"
+        return text
     worst = min(known, key=lambda s: s.expected_dice or 0.0)
     nth = "" if place == 1 else f"{_ordinal(place)} "
     text = f"expected Dice {_quality(case):.2f}, {nth}lowest of {total}"
@@ -144,6 +163,11 @@ def _ordinal(place: int) -> str:
     return f"{place}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(place % 10, 'th') }"
 
 
+def _standing(case: Assessment) -> float:
+    """Return what a case is ranked by, NaN where there is nothing."""
+    return _quality(case) if case.agreement is None else case.agreement
+
+
 def _quality(case: Assessment) -> float:
     return math.nan if case.quality is None else case.quality
 
@@ -156,5 +180,16 @@ def _line(
     flag: str = "",
     similar_to: str = "",
     why: str,
+    dice: ExpectedDice | None,
 ) -> Ranked:
-    return Ranked(name, flag, _quality(case), unusual, similar_to, why)
+    predicted = None if dice is None else dice.of(case.members)
+    return Ranked(
+        name,
+        flag,
+        _quality(case),
+        unusual,
+        similar_to,
+        why,
+        math.nan if predicted is None else predicted,
+        math.nan if case.agreement is None else case.agreement,
+    )

@@ -23,7 +23,8 @@ def write_tables(folder: Path, calibration: Calibration | None, *, assessed: boo
     ``volumes.csv``: case, label, name, volume, low and high (the unit is in their names), how the
     interval was made, and what of the image is unlike the training scans. ``quality.csv``, about
     assessed cases: case, quality (mean expected Dice over structures), the expected Dice of each
-    structure and, with a calibration, unusual (see :class:`medssl.inference.unusual.Reference`),
+    structure, of a calibrated cross-validation predicted_dice and agreement, and, with a
+    calibration, unusual (see :class:`medssl.inference.unusual.Reference`),
     flag and why.
 
     Several processes may predict into one folder: the last one to write holds what all have found.
@@ -161,6 +162,10 @@ def quality_row(
     row: dict[str, Any] = {"case": case_id, "quality": _or_nan(assessment.quality)}
     for structure in assessment.structures:
         row[f"expected_dice_{structure.name}"] = _or_nan(structure.expected_dice)
+    if calibration is not None and calibration.of_folds:
+        predicted = None if calibration.dice is None else calibration.dice.of(assessment.members)
+        row["predicted_dice"] = _or_nan(predicted)
+        row["agreement"] = _or_nan(assessment.agreement)
     reference = None if calibration is None else calibration.reference
     if reference is not None:
         flagged = is_unusual(assessment, calibration)

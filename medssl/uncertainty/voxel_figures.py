@@ -11,6 +11,12 @@ import numpy as np
 from medssl.data.datasets.case import LabelMap
 from medssl.uncertainty import temperature as calibration
 
+ECE = (
+    f"voxels sorted by the probability of their most probable class into {calibration.BINS} equal "
+    "parts of [0, 1]; mean over voxels of the gap between mean probability and share of right ones"
+)
+"""Definition of the expected calibration error, in words for the reader."""
+
 
 @dataclass(frozen=True)
 class Sample:

@@ -28,6 +28,8 @@ def predict(
     device: str = "auto",
     precision: str = "auto",
     ensemble: AnyPath | Sequence[AnyPath] = (),
+    members: int | None = None,
+    fold: int | None = None,
     largest_component: bool | None = None,
     tta: bool | None = None,
     probabilities: bool = False,
@@ -49,12 +51,15 @@ def predict(
         output: folder of the results, one ``CASE.nii.gz`` each, and ``volumes.csv``.
         format: one of ``nii.gz nii nrrd mha dicom-seg``, the last for DICOM series only.
         ensemble: more runs (other seeds or folds), whose probabilities are averaged with it.
+        members: of a cross-validation, predict with its first so many folds, for speed.
+        fold: of a cross-validation, predict with this fold alone, counted from 0.
         largest_component: keep the largest piece of each structure; None: as the recipe says.
         tta: average over mirror images; None: as the recipe says.
         probabilities: also write each structure's probability map.
         uncertainty: also write the normalized entropy (0 is sure, 1 a mere guess), intervals into
             ``volumes.csv``, and ``quality.csv``.
-        calibrated: make them with the temperature of `calibrate`, where there is one.
+        calibrated: make them with the temperature of `calibrate`, where there is one; the folds of
+            a cross-validation are averaged with theirs, so their label maps depend on it, too.
         gallery: also write ``gallery.html``: pictures of all, with volumes, what is unusual, and
             expected quality where it is known.
         overwrite: predict again what is already there, whichever model made it. Without it, what
@@ -77,11 +82,13 @@ def predict(
     settings = PredictSettings(
         checkpoint=checkpoint,
         ensemble=tuple(as_paths(ensemble)),
+        members=members,
+        fold=fold,
         device=device,
         precision=precision,
         largest_component=largest_component,
         tta=tta,
-        calibrated=calibrated and (probabilities or uncertainty),
+        calibrated=calibrated,
         probabilities=probabilities,
         uncertainty=uncertainty,
         assess=uncertainty,

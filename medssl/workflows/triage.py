@@ -11,11 +11,11 @@ from medssl.bundle.recognize import is_bundle
 from medssl.errors import MedSSLError
 from medssl.files import write_csv
 from medssl.inference.assessment_files import assessment_file, read_assessment
+from medssl.inference.calibration import Calibration
 from medssl.inference.folder import PredictionResult, predict_files
 from medssl.inference.inputs import Item, files_of, find_cases
 from medssl.inference.predictor import Predictor
 from medssl.inference.settings import PredictSettings
-from medssl.inference.unusual import Reference
 from medssl.paths import AnyPath, as_paths
 from medssl.progress import Display
 from medssl.uncertainty.triage import Ranked, rank_cases
@@ -47,6 +47,8 @@ def triage(
     *,
     checkpoint: str = "auto",
     ensemble: AnyPath | Sequence[AnyPath] = (),
+    members: int | None = None,
+    fold: int | None = None,
     largest_component: bool | None = None,
     tta: bool | None = None,
     device: str = "auto",
@@ -57,12 +59,14 @@ def triage(
     """Predict images and rank them: the unreadable, the strange, then the uncertain and different.
 
     Args:
-        source: a calibrated run folder, or a bundle exported from one.
+        source: a calibrated run folder or cross-validation, or a bundle exported from one.
         inputs: image files or folders of them, one or several.
-        output: CSV with columns rank, case, flag, quality, unusual, similar_to, why, image.
+        output: CSV with columns rank, case, flag, quality, unusual, similar_to, why, image; of a
+            cross-validation predicted_dice and agreement, too (see docs/uncertainty.md).
             Predictions go to the folder of the same name without ``.csv``; a second call reuses
             them. By default ``RUN/triage/NAME.csv``, where NAME is that of the first input.
-        checkpoint, ensemble, largest_component, tta, device, precision: as for `predict`.
+        checkpoint, ensemble, members, fold, largest_component, tta, device, precision: as for
+            `predict`.
         overwrite: predict again what is already there.
 
     Raises:
@@ -77,6 +81,8 @@ def triage(
     settings = PredictSettings(
         checkpoint=checkpoint,
         ensemble=tuple(as_paths(ensemble)),
+        members=members,
+        fold=fold,
         device=device,
         precision=precision,
         largest_component=largest_component,
@@ -114,20 +120,25 @@ def _triage(
     for note in notes:
         display.say(note)
     predictor, difference = open_predictor(source, settings)
-    reference = _reference(predictor, difference, source)
+    calibration = _calibration(predictor, difference, source)
+    if calibration.of_folds and calibration.dice is None:
+        display.say(
+            "note: no Dice is predicted, there were too few patients to learn it from; cases are "
+            "ranked all the same"
+        )
     folder = table.with_suffix("")
     with display.counting_parts("predicting", len(items)) as (done, window):
         results = predict_files(
             predictor, items, folder, settings, on_progress=done, on_window=window
         )
     write_tables(folder, predictor.calibration)
-    ranked = _rank(reference, results, folder)
-    _write(table, ranked, items)
+    ranked = _rank(calibration, results, folder)
+    _write(table, ranked, items, of_folds=calibration.of_folds)
     return Triage(table, folder, tuple(ranked), sum(1 for r in results if r.error))
 
 
-def _reference(predictor: Predictor, difference: str | None, source: Path) -> Reference:
-    """Return what is usual among the cases a predictor was calibrated on.
+def _calibration(predictor: Predictor, difference: str | None, source: Path) -> Calibration:
+    """Return the calibration of a predictor, which knows what is usual.
 
     Raises:
         MedSSLError: it is not calibrated, or on too few cases.
@@ -145,10 +156,13 @@ def _reference(predictor: Predictor, difference: str | None, source: Path) -> Re
             where=source,
             fix="run `medssl calibrate RUN --cases ...` with more cases",
         )
-    return predictor.calibration.reference
+    return predictor.calibration
 
 
-def _rank(reference: Reference, results: Sequence[PredictionResult], folder: Path) -> list[Ranked]:
+def _rank(
+    calibration: Calibration, results: Sequence[PredictionResult], folder: Path
+) -> list[Ranked]:
+    assert calibration.reference is not None
     failed = [
         Ranked(
             r.case_id, "failed", math.nan, math.nan, "", f"not predicted: {r.error.splitlines()[0]}"
@@ -161,10 +175,10 @@ def _rank(reference: Reference, results: Sequence[PredictionResult], folder: Pat
         found = read_assessment(assessment_file(folder, result.case_id))
         if result.error is None and found is not None:
             cases[result.case_id] = found
-    return failed + rank_cases(cases, reference)
+    return failed + rank_cases(cases, calibration.reference, calibration.dice)
 
 
-def _write(path: Path, ranked: Sequence[Ranked], items: Sequence[Item]) -> None:
+def _write(path: Path, ranked: Sequence[Ranked], items: Sequence[Item], *, of_folds: bool) -> None:
     files = dict(items)
     rows = [
         {
@@ -172,6 +186,11 @@ def _write(path: Path, ranked: Sequence[Ranked], items: Sequence[Item]) -> None:
             "case": line.case,
             "flag": line.flag,
             "quality": line.quality,
+            **(
+                {"predicted_dice": line.predicted_dice, "agreement": line.agreement}
+                if of_folds
+                else {}
+            ),
             "unusual": line.unusual,
             "similar_to": line.similar_to,
             "why": line.why,

@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 import torch
 from helpers import small_recipe, write_dataset, write_recipe
-from monai.bundle import ConfigParser
 from monai.data import load_net_with_metadata
-from monai.transforms import LoadImaged, SaveImaged
+from monai_bundle import predicted_by_monai
 
 import medssl
 from medssl import cli
@@ -330,32 +329,7 @@ def test_the_way_monai_label_uses_a_bundle(
     """MONAI Label needs an environment of its own: its steps are taken here by hand."""
     path = medssl.export(runs[name], tmp_path / "bundle", torchscript=False).path
     image = next((data / "imagesTr").glob("*.nii.gz"))
-    monkeypatch.syspath_prepend(path)
-    for module in [m for m in sys.modules if m.partition(".")[0] == "scripts"]:
-        monkeypatch.delitem(sys.modules, module)
-    config = ConfigParser()
-    config.read_config(path / "configs" / "inference.json")
-    config.config.update({"bundle_root": str(path), "device": "cpu"})
-    network = config.get_parsed_content("network_def", instantiate=True)
-    network.load_state_dict(torch.load(path / "models" / "model.pt", weights_only=True))
-    network.eval()
-    inferer = config.get_parsed_content("inferer", instantiate=True)
-    steps = {
-        part: list(config.get_parsed_content(part, instantiate=True).transforms)
-        for part in ("preprocessing", "postprocessing")
-    }
-    item: Any = {"image": str(image), "image_path": str(image)}
-    for transform in steps["preprocessing"]:
-        if isinstance(transform, LoadImaged):
-            transform._loader.image_only = False
-        item = transform(item)
-    with torch.no_grad():
-        item["pred"] = inferer(item["image"][None], network)[0]
-    kept = [step for step in steps["postprocessing"] if not isinstance(step, SaveImaged)]
-    assert len(kept) == len(steps["postprocessing"]) - 1
-    for transform in kept:
-        item = transform(item)
-    theirs = np.asarray(item["pred"])[0]
+    theirs = predicted_by_monai(path, image, monkeypatch)
     ours = load_run(runs[name], device="cpu").predictor.predict_file(image).values
     assert theirs.shape == ours.shape
     assert (ours > 0).any()

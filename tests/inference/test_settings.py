@@ -48,6 +48,7 @@ OPENED: dict[str, Any] = {
     "largest_component": False,
     "tta": True,
 }
+FOLDS: dict[str, Any] = {"members": 2, "fold": 1}
 
 
 def test_every_keyword_of_predict_arrives(
@@ -56,32 +57,33 @@ def test_every_keyword_of_predict_arrives(
     written = {"probabilities": True, "uncertainty": True, "format": "nrrd", "overwrite": True}
     written |= {"force": True, "gallery": True}
     with pytest.raises(Enough):
-        medssl.predict("run", scan, tmp_path / "out", calibrated=True, **OPENED, **written)
+        medssl.predict("run", scan, tmp_path / "out", calibrated=True, **OPENED, **FOLDS, **written)
     ensemble = (Path("other"), Path("third"))
-    expected = {**OPENED, **written, "ensemble": ensemble, "calibrated": True, "assess": True}
+    expected = {**OPENED, **FOLDS, **written}
+    expected |= {"ensemble": ensemble, "calibrated": True, "assess": True}
     assert set(expected) == {f.name for f in fields(PredictSettings)}
     assert seen == [PredictSettings(**expected)]
     assert seen[0] != PredictSettings()
 
 
-def test_nothing_is_calibrated_that_is_not_written(
+def test_what_is_not_asked_for_is_as_the_record_has_it(
     seen: list[PredictSettings], scan: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(Enough):
         medssl.predict("run", scan, tmp_path / "out")
-    assert seen == [PredictSettings(calibrated=False)]
+    assert seen == [PredictSettings()]
 
 
 def test_triage_and_calibrate_open_what_predict_does(
     seen: list[PredictSettings], scan: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(Enough):
-        medssl.triage("run", scan, tmp_path / "a.csv", overwrite=True, **OPENED)
+        medssl.triage("run", scan, tmp_path / "a.csv", overwrite=True, **OPENED, **FOLDS)
     with pytest.raises(Enough):
         medssl.calibrate("run", **OPENED)
     opened = {**OPENED, "ensemble": (Path("other"), Path("third"))}
     assert seen == [
-        PredictSettings(**opened, assess=True, overwrite=True, force=True),
+        PredictSettings(**opened, **FOLDS, assess=True, overwrite=True, force=True),
         PredictSettings(**opened),
     ]
 
