@@ -74,14 +74,15 @@ def learn_dice(
         ]
     )
     predicted = np.full(len(dice), np.nan)
-    errors, of_mean = [], []
+    errors: list[float] = []
+    of_mean: list[float] = []
     for row, own in enumerate(by_patient.values()):
         others = np.delete(table, row, axis=0)
         rule = _fit(others, names)
         said = [rule.of_member(numbers[i]) for i in own]
         predicted[own] = said
-        errors.append(np.mean([abs(predicted[i] - dice[i]) for i in own]))
-        of_mean.append(np.mean([abs(rule.mean - dice[i]) for i in own]))
+        errors.append(float(np.mean([abs(predicted[i] - dice[i]) for i in own])))
+        of_mean.append(float(np.mean([abs(rule.mean - dice[i]) for i in own])))
     error = mean_interval(errors, bounds=(0.0, 1.0))
     return LearnedDice(
         replace(_fit(table, names), error=error.mean),

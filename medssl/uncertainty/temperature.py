@@ -6,7 +6,7 @@ Pure functions on samples of voxels. ``medssl calibrate`` writes what they give 
     format         1
     predictor      what was calibrated: checkpoint, tta, largest_component, members, weights (one
                    SHA-256 of the checkpoint file per run of the ensemble)
-    cases_from     "validation", "test" or "named cases"
+    cases_from     "validation", "test", "named cases", or which patients of a cross-validation
     n_cases, n_patients
     voxels         number of voxels looked at
     region         in words: which voxels count
@@ -25,6 +25,14 @@ Pure functions on samples of voxels. ``medssl calibrate`` writes what they give 
                    level (share of true volumes inside), n
     reference      what images and predictions of the calibration cases look like; see
                    :mod:`medssl.inference.unusual`
+    folds          of a cross-validation whose folds were calibrated one by one, else not there:
+                   members (folds), temperatures (of each, dividing its logits; T above is 1 then),
+                   looks (see :class:`medssl.inference.decision.Deciding`), no_dice (why dice is
+                   null), dice: the rule of :mod:`medssl.inference.expected_dice` (slopes, centers,
+                   scales, mean), definition (in words), patients, error (mean absolute, each
+                   patient by the rule of the others), error_low, error_high, level, no_interval,
+                   error_of_mean (of saying the others' mean), cases: a list of case, patient,
+                   predicted, dice and the numbers of the fold that left it out
     held_out       null, or the same figures on other cases that nothing was fitted on: cases_from,
                    n_cases, n_patients, voxels, ece, nll, structures, reliability, quality, and
                    volume: name -> coverage (share of true volumes inside the interval), n
