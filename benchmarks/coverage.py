@@ -265,18 +265,20 @@ def markdown(
 
 def write(table: Mapping[str, Mapping[str, Mapping[str, float]]], what: dict[str, str]) -> None:
     """Store the figures in the package, and the table in the docs."""
+    before = json.loads(COVERAGE_FILE.read_text(encoding="utf-8"))
     content = {
         "made_by": "benchmarks/coverage.py --write",
         "draws": DRAWS,
         "level": LEVEL,
         "what": what,
         "coverage": table,
+        "crossval": before["crossval"],  # of crossval_coverage.py
     }
     COVERAGE_FILE.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     page = DOCS.read_text(encoding="utf-8")
-    before, rest = page.split(START)
+    head, rest = page.split(START)
     after = rest.split(END, 1)[1]
-    DOCS.write_text(f"{before}{START}\n\n{markdown(table, what)}\n\n{END}{after}", encoding="utf-8")
+    DOCS.write_text(f"{head}{START}\n\n{markdown(table, what)}\n\n{END}{after}", encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -23,7 +23,7 @@ from medssl.comparison.paired import (
 from medssl.cross_validation.deal import Folds
 from medssl.cross_validation.plan import CrossvalPlan
 from medssl.cross_validation.pool import OUT_OF_FOLD, SPLIT, pool_folds
-from medssl.evaluation.coverage import coverage_sentence
+from medssl.evaluation.coverage import coverage_sentence, crossval_sentence
 from medssl.evaluation.statistics import (
     LEVEL,
     Interval,
@@ -83,7 +83,7 @@ def summarize_crossval(plan: CrossvalPlan) -> dict[str, Any]:
         "n_cases": len(cases),
         "n_patients": len(set(groups)),
         "interval": ONCE if len(plan.divisions) == 1 else RESAMPLED,
-        "coverage": coverage_sentence(len(set(groups))),
+        "coverage": f"{coverage_sentence(len(set(groups)))} {crossval_sentence()}",
         "tie": f"a case is a tie where mean Dice over repeats differs by less than {TIE:g}",
         "same_experiment": False,
         "baseline": others[0].name if others else None,

@@ -1,7 +1,9 @@
 """How often the intervals hold what they claim: figures that were measured, to be stated with them.
 
 ``coverage.json`` beside this module is made by ``benchmarks/coverage.py --write``, which draws
-20,000 studies of n patients from each of several distributions; ``docs/verdict.md`` shows it.
+20,000 studies of n patients from each of several distributions, and, for what real
+cross-validations of a toy task held, by ``benchmarks/crossval_coverage.py --write``;
+``docs/verdict.md`` shows both.
 """
 
 from __future__ import annotations
@@ -61,4 +63,17 @@ def coverage_sentence(patients: int) -> str:
         "Intervals are made to hold the true mean in 95 of 100 studies; in simulated studies of "
         f"{found.patients} patients they held it in {100 * found.worst:.0f} "
         f"({found.worst_where}) to {100 * found.best:.0f} ({found.best_where})."
+    )
+
+
+def crossval_sentence() -> str:
+    """Say in one sentence how often the intervals of real cross-validations held the truth."""
+    found = _figures()["crossval"]
+    gain, dice = (found["what"][what] for what in ("gain", "supervised"))
+    held = {what: 100 * row["held"] / row["draws"] for what, row in found["what"].items()}
+    return (
+        f"In {gain['draws']} real cross-validations of a toy task ({found['patients']} patients, "
+        f"{found['folds']} folds) the interval of the gain held the gain of these models on new "
+        f"patients in {held['gain']:.0f} of 100, the interval of Dice in {held['supervised']:.0f} "
+        f"({dice['bias']:+.3f} too much on average)."
     )
