@@ -98,6 +98,7 @@ def crossval(
         bool, typer.Option("--transductive", help="let images of held-out patients be unlabeled")
     ] = False,
     overrides: options.Overrides = None,
+    init: options.Init = None,
     output: options.OutputOrNone = None,
     jobs: options.Jobs = None,
     launcher: options.LauncherName = "local",
@@ -118,7 +119,7 @@ def crossval(
         baseline=baseline,
         repeats=repeats,
         transductive=transductive,
-        overrides=overrides or (),
+        overrides=options.with_init(overrides, init),
         output=output,
         jobs=jobs,
         launcher=launcher,

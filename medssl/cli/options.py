@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+def with_init(overrides: list[str] | None, init: str | None) -> list[str]:
+    """Return the overrides, with the weights to start from among them."""
+    return [*(overrides or ()), *([] if init is None else [f"network.init={json.dumps(init)}"])]
 
 
 def a_run(path: Path) -> Path:
@@ -56,6 +62,12 @@ Patients = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="change a key: --set training.iterations=2000")
+]
+Init = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RUN|BUNDLE|FILE", help="trained weights to start from (sets network.init)"
+    ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")]
 Precision = Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16")]

@@ -29,6 +29,7 @@ def train(
         bool,
         typer.Option("--resume-or-start", help="continue if there is such a run, else start it"),
     ] = False,
+    init: options.Init = None,
     device: options.Device = "auto",
     precision: options.Precision = None,
     verify_cache: options.VerifyCache = False,
@@ -38,7 +39,7 @@ def train(
 
     result = medssl.train(
         recipe,
-        overrides=overrides or (),
+        overrides=options.with_init(overrides, init),
         output=output,
         resume=resume,
         resume_or_start=resume_or_start,

@@ -15,6 +15,7 @@ from medssl.errors import MedSSLError
 from medssl.evaluation.summary_table import lineage_lines
 from medssl.runs.changes import CHANGES, FILES, notes_of
 from medssl.runs.folder import STATUS_FINISHED
+from medssl.runs.given_weights import STARTED_FROM
 
 
 def shared_cases(
@@ -158,6 +159,11 @@ def warnings_about(experiments: Sequence[Experiment], split: str) -> list[str]:
             found.append(
                 f"{experiment.name} starts from {len(set(reused))} trained stages of other runs: "
                 "their cost, and the luck in what several runs share, are left out"
+            )
+        if any(run.manifest.get(STARTED_FROM) for run in experiment.runs):
+            found.append(
+                f"{experiment.name} starts from trained weights (network.init): what these cost is "
+                "left out"
             )
     for key, what in (
         ("precision", "numerical precision"),

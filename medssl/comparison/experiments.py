@@ -22,6 +22,7 @@ from medssl.paths import command
 from medssl.recipe.load import LoadedRecipe, load_recipe
 from medssl.runs.changes import CHANGES, flatten
 from medssl.runs.folder import open_run
+from medssl.runs.given_weights import STARTED_FROM
 from medssl.settings.recipe import Recipe, RoiSettings
 
 VOXEL_METRICS = ("hd95_medpy_vox", "asd_medpy_vox")
@@ -142,6 +143,8 @@ def read_run(path: Path, split: str) -> EvaluatedRun:
     loaded, manifest = load_recipe(run.recipe), run.read_manifest()
     summary = _read_json(folder / "summary.json")
     definition = define_experiment(loaded, summary, _read_json(run.splits))
+    if loaded.recipe.network.given is not None:
+        definition["network.init"] = started_from(manifest)
     return EvaluatedRun(
         path=path,
         recipe=loaded.recipe,
@@ -213,6 +216,12 @@ def define_experiment(
     elif "strong" not in method.unlabeled_views:
         idle.append(_STRONG_KEY)
     return {k: v for k, v in flat.items() if k not in idle}
+
+
+def started_from(*manifests: Mapping[str, Any]) -> str | None:
+    """Return what weights runs started from, as one setting: the same file may lie anywhere."""
+    found = [m[STARTED_FROM]["sha256"] for m in manifests if m.get(STARTED_FROM)]
+    return ", ".join(f"weights {sha256[:12]}" for sha256 in dict.fromkeys(found)) or None
 
 
 def _region(roi: RoiSettings) -> str:

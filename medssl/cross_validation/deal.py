@@ -20,7 +20,7 @@ from medssl.data.opened import known_files, open_dataset
 from medssl.errors import MedSSLError, located
 from medssl.progress import Display
 from medssl.recipe.load import LoadedRecipe
-from medssl.runs.lineage import ANCESTORS, CROSSVAL, sources_of
+from medssl.runs.lineage import ANCESTORS, CROSSVAL, INIT, ROI, sources_of
 from medssl.workflows.planned_runs import BASELINE
 
 NO_BASELINE = "none"
@@ -106,7 +106,7 @@ class Dealt:
             f"data.test={json.dumps(tested)}",
             *([f"data.excluded={json.dumps(self.locked)}"] if self.locked else []),
             *(["data.transductive=true"] if transductive else []),
-            *_own_fold(self.loaded, method, fold, len(self.divisions[repeat])),
+            *_own_fold(self.loaded, method, self.divisions, repeat, fold),
             "evaluation.checkpoint=last",
             "evaluation.splits=[test]",
         )
@@ -148,31 +148,68 @@ def deal(
     return Dealt(loaded, cases, divisions, locked, notes)
 
 
-def _own_fold(loaded: LoadedRecipe, method: str, fold: int, count: int) -> list[str]:
+def _own_fold(
+    loaded: LoadedRecipe, method: str, divisions: Sequence[Folds], repeat: int, fold: int
+) -> list[str]:
     """Return overrides that start a fold from the same fold of another cross-validation.
 
     Raises:
-        MedSSLError: that one has another number of folds.
+        MedSSLError: that one has other folds.
     """
     changes, ancestors, found = [], [], False
     for key, source in sources_of(loaded.recipe):
         path = Path(source)
         is_crossval = (path / CROSSVAL).is_file()
         if is_crossval:
-            there = len(list(path.glob("fold_*")))
-            if there != count:
-                raise MedSSLError(
-                    f"{key} names a cross-validation of {there} folds, and this one has {count}",
-                    where=path,
-                    fix=f"use --folds {there}",
-                )
-            source = str(path / f"fold_{fold}")
+            source = str(_same_fold(key, path, divisions, repeat, fold))
         if key == ANCESTORS:
             ancestors.append(source)
             found |= is_crossval
-        elif is_crossval and (key == "data.roi" or method == loaded.recipe.method.name):
-            changes.append(f"{'data.roi.run' if key == 'data.roi' else key}={json.dumps(source)}")
+        elif is_crossval and (key in (ROI, INIT) or method == loaded.recipe.method.name):
+            changes.append(f"{'data.roi.run' if key == ROI else key}={json.dumps(source)}")
     return [*changes, *([f"{ANCESTORS}={json.dumps(ancestors)}"] if found else [])]
+
+
+def _same_fold(key: str, path: Path, divisions: Sequence[Folds], repeat: int, fold: int) -> Path:
+    """Return the run of another cross-validation that left out the patients of a fold.
+
+    Raises:
+        MedSSLError: it has none; ``key`` names it.
+    """
+    folder = path / f"repeat_{repeat}" if repeat else path
+    there, count = len(list(folder.glob("fold_*"))), len(divisions[repeat])
+    if there != count:
+        times = f" in repeat {repeat}" if repeat else ""
+        raise MedSSLError(
+            f"{key} names a cross-validation of {there} folds{times}, and this one has {count}",
+            where=path,
+            fix=f"use --folds {there}" if there else "use fewer --repeats",
+        )
+    recorded = folds_of(path)
+    if recorded is not None and list(map(sorted, recorded[repeat])) != list(
+        map(sorted, divisions[repeat])
+    ):
+        raise MedSSLError(
+            f"{key} names a cross-validation of other folds: its models saw labels of patients "
+            "that are left out here",
+            where=path / CROSSVAL,
+            fix="cross-validate what it starts from anew, with the same patients, labels, --folds "
+            "and data.split_seed",
+        )
+    return folder / f"fold_{fold}"
+
+
+def folds_of(path: Path) -> list[list[list[str]]] | None:
+    """Return the patients of each fold of a cross-validation, by repeat; None if it has no record.
+
+    What is no such record says nothing; whose labels its runs saw is read from the runs.
+    """
+    try:
+        found: list[list[list[str]]] = json.loads((path / CROSSVAL).read_text("utf-8"))["folds"]
+        found[0][0][0]  # of one patient at least
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return None
+    return found
 
 
 def _read(

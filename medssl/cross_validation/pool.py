@@ -6,7 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medssl.comparison.experiments import EvaluatedRun, define_experiment, read_run
+from medssl.comparison.experiments import (
+    EvaluatedRun,
+    define_experiment,
+    read_run,
+    started_from,
+)
 from medssl.data.datasets.case import Case
 from medssl.evaluation.summary import summarize, write_cases_csv
 from medssl.files import write_json
@@ -49,6 +54,8 @@ def pool_folds(
     for key in ("data.unlabeled", "data.validation"):
         definition.pop(key, None)
     manifests = [run.manifest for run in read]
+    if read[0].recipe.network.given is not None:
+        definition["network.init"] = started_from(*manifests)
     return EvaluatedRun(
         path=folder,
         recipe=read[0].recipe,

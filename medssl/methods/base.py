@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from medssl.methods.settings import MethodSettings, Stage
+from medssl.networks.build import blueprint_of
 
 NetworkBuilder = Callable[..., nn.Module]
 """Build a fresh network: ``build(network=None, in_channels=None, num_classes=None, **settings)``.
@@ -23,6 +24,13 @@ NetworkBuilder = Callable[..., nn.Module]
 Without arguments, the network of the recipe. ``settings`` override the recipe's network settings;
 with another ``network`` (a registered name) they are all the settings it gets.
 """
+
+
+class Loader(Protocol):
+    """Fills a network with given weights; see :meth:`Method.start_from`."""
+
+    def __call__(self, network: nn.Module, *, keep_head: bool = False) -> None:
+        """Load what fits."""
 
 
 def _cases_of_their_own(image: Tensor) -> Tensor:
@@ -169,6 +177,22 @@ class Method(nn.Module):
     def make_networks(self, build: NetworkBuilder) -> None:
         """Make the networks and buffers; all that training changes is in them."""
         raise NotImplementedError
+
+    def start_from(self, load: Loader) -> None:
+        """Give the networks the weights that training is to start from, in place of random ones.
+
+        A method with a teacher makes it a copy of its student; one whose networks teach each other
+        leaves all but one a head of their own, since twins would learn nothing from each other.
+        The default loads every network that was built as the first one was.
+
+        Args:
+            load: ``load(network, keep_head=False)`` fills a network; with ``keep_head`` its last
+                layer stays as it is.
+        """
+        built = [m for m in self.modules() if blueprint_of(m) is not None]
+        for network in built:
+            if blueprint_of(network) == blueprint_of(built[0]):
+                load(network)
 
     def check_networks(self) -> list[str]:
         """Return why the method cannot work with the networks it made, in plain words.

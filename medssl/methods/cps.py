@@ -37,7 +37,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from medssl.methods.base import Batch, Method, NetworkBuilder, Progress, StepOutput
+from medssl.methods.base import Batch, Loader, Method, NetworkBuilder, Progress, StepOutput
 from medssl.methods.cps_settings import CPSSettings
 from medssl.networks.ensemble import Ensemble
 from medssl.networks.passes import forward_each
@@ -90,6 +90,11 @@ class CPS(Method):
         if self.settings.init == "kaiming_xavier":
             reinitialize(self.first, "kaiming")
             reinitialize(self.second, "xavier")
+
+    def start_from(self, load: Loader) -> None:
+        """Load both; the second keeps a head of its own, or the two would always agree."""
+        load(self.first)
+        load(self.second, keep_head=True)
 
     def trainable(self, stage: str) -> dict[str, list[nn.Parameter]]:
         """Optimize both networks, each with an optimizer of its own."""

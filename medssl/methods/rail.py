@@ -47,12 +47,13 @@ import torch
 from torch import Tensor, nn
 
 from medssl.methods import rail_losses as losses
-from medssl.methods.base import Batch, Method, NetworkBuilder, Progress, StepOutput
+from medssl.methods.base import Batch, Loader, Method, NetworkBuilder, Progress, StepOutput
 from medssl.methods.rail_losses import Best, Common, StudentOutput, Truth, Weights
 from medssl.methods.rail_settings import RailSettings
 from medssl.methods.settings import Stage
+from medssl.networks.build import blueprint_of
 from medssl.networks.ensemble import Ensemble
-from medssl.ops.ema import ema_decay, ema_update, frozen_copy
+from medssl.ops.ema import copy_weights, ema_decay, ema_update, frozen_copy
 from medssl.ops.modes import set_mode
 from medssl.ops.pseudo_labels import sharpen
 
@@ -85,6 +86,18 @@ class Rail(Method):
             [build().requires_grad_(False) if own else frozen_copy(v) for v in first]
         )
         self.register_buffer("recent", torch.zeros(2 * self.groups))
+
+    def start_from(self, load: Loader) -> None:
+        """Load all students built alike; all but the first keep heads of their own.
+
+        Teachers become copies of their students, as after the code's first update.
+        """
+        built = blueprint_of(self.students[0])
+        for number, student in enumerate(self.students):
+            if blueprint_of(student) == built:
+                load(student, keep_head=number > 0)
+        for teacher, student in zip(self.teachers, self.students, strict=False):
+            copy_weights(teacher, student)
 
     def warn_networks(self) -> list[str]:
         """Warn of more classes than the published code knows."""

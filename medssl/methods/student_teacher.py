@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from medssl.methods.base import Method, NetworkBuilder, Progress
+from medssl.methods.base import Loader, Method, NetworkBuilder, Progress
 from medssl.methods.settings import TeacherSettings
-from medssl.ops.ema import ema_decay, ema_update, frozen_copy
+from medssl.ops.ema import copy_weights, ema_decay, ema_update, frozen_copy
 
 
 class StudentTeacher(Method):
@@ -21,6 +21,11 @@ class StudentTeacher(Method):
         """Make the student; the teacher starts as a copy of it."""
         self.student = build()
         self.teacher = frozen_copy(self.student)
+
+    def start_from(self, load: Loader) -> None:
+        """Load the student; the teacher becomes its copy."""
+        load(self.student)
+        copy_weights(self.teacher, self.student)
 
     def trainable(self, stage: str) -> dict[str, list[nn.Parameter]]:
         """Optimize the student only."""

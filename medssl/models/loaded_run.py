@@ -126,7 +126,7 @@ def _load(path: Path, settings: PredictSettings) -> LoadedRun:
     loaded = load_recipe(folder.recipe)
     inference = settings.chosen(loaded.recipe.inference)
     recipe = loaded.recipe.model_copy(update={"inference": inference})
-    label_map, channels = _trained_on(folder)
+    label_map, channels = trained_on(folder)
     device = resolve_device(settings.device)
     precision = resolve_precision(settings.precision, device)
     method = create_method(
@@ -156,7 +156,7 @@ def _load(path: Path, settings: PredictSettings) -> LoadedRun:
     return LoadedRun(folder, recipe, label_map, predictor, chosen, channels, regions, (file,))
 
 
-def _trained_on(folder: RunFolder) -> tuple[LabelMap, int]:
+def trained_on(folder: RunFolder) -> tuple[LabelMap, int]:
     """Return the labels and the number of image channels of a run's dataset.
 
     Raises:

@@ -20,7 +20,7 @@ from medssl.recipe.contradictions import idle_settings, refuse_contradictions, s
 from medssl.recipe.find import find_recipe
 from medssl.recipe.inherit import BASE, is_of_a_run, laid_over, read_recipe
 from medssl.recipe.method import Recorded, open_record, resolve_method
-from medssl.recipe.paths import locate, refuse_no_data
+from medssl.recipe.paths import locate, locate_init, refuse_no_data
 from medssl.settings.recipe import Recipe
 from medssl.settings.spec import DataSpec
 from medssl.settings.specs import check_spec, load_spec
@@ -105,8 +105,11 @@ def load_recipe(name_or_path: AnyPath, overrides: Sequence[str] = ()) -> LoadedR
         lines["data", "root"] = lines["data",]
     loaded = resolve(data, path=path, lines=lines, recorded=recorded, as_recorded=not changed)
     refuse_no_data(loaded.recipe.data, path=path, lines=lines)
-    data_settings = locate(loaded.recipe.data, lines, path)
-    return replace(loaded, recipe=loaded.recipe.model_copy(update={"data": data_settings}))
+    located_paths = {
+        "data": locate(loaded.recipe.data, lines, path),
+        "network": locate_init(loaded.recipe.network, lines, path),
+    }
+    return replace(loaded, recipe=loaded.recipe.model_copy(update=located_paths))
 
 
 def _check_plugins_of(recipe: Path) -> None:

@@ -1,4 +1,4 @@
-"""Turn the paths of a recipe's data into absolute ones, so that its run works from any folder.
+"""Turn the paths in a recipe into absolute ones, so that its run works from any folder.
 
 What a recipe file says is looked up beside that file, then in the working folder; what was typed on
 the command line the other way round, as in any shell. What is found nowhere stays as it was
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from medssl.data.datasets.patient_table import is_table
 from medssl.errors import MedSSLError
-from medssl.settings.recipe import DataSettings, Selection, SplitFile
+from medssl.settings.recipe import DataSettings, NetworkSettings, Selection, SplitFile
 from medssl.settings.yaml_file import Lines
 
 PHANTOM = "phantom"
@@ -46,10 +46,7 @@ def locate(data: DataSettings, lines: Lines, path: Path) -> DataSettings:
     """
 
     def bases(key: str) -> list[Path]:
-        stands = lines.get(("data", key))
-        file = Path(stands.rpartition(":")[0]) if stands else path
-        found = [file.absolute().parent, Path.cwd()]
-        return found if stands else found[::-1]
+        return _bases(("data", key), lines, path)
 
     root = data.root if data.root == PHANTOM else _found(data.root, bases("root"))
     own = [] if root == PHANTOM else [Path(root)]
@@ -66,6 +63,22 @@ def locate(data: DataSettings, lines: Lines, path: Path) -> DataSettings:
     if data.cache:
         changes["cache"] = _absolute(Path.cwd() / Path(data.cache).expanduser())
     return data.model_copy(update=changes)
+
+
+def locate_init(network: NetworkSettings, lines: Lines, path: Path) -> NetworkSettings:
+    """Return the section with the place of the weights to start from as an absolute path."""
+    if network.given is None:
+        return network
+    bases = _bases(("network", "init"), lines, path)
+    return network.model_copy(update={"init": _found(network.given, bases)})
+
+
+def _bases(key: tuple[str, str], lines: Lines, path: Path) -> list[Path]:
+    """Return where to look up what a key names; see the head of this module."""
+    stands = lines.get(key)
+    file = Path(stands.rpartition(":")[0]) if stands else path
+    found = [file.absolute().parent, Path.cwd()]
+    return found if stands else found[::-1]
 
 
 def _selection(selection: Selection, own: Sequence[Path], bases: Sequence[Path]) -> Selection:

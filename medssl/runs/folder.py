@@ -37,7 +37,7 @@ STATUS_RUNNING, STATUS_FINISHED, STATUS_STOPPED, STATUS_FAILED = (
 
 
 WRITABLE = "choose a writable folder with --output"
-TELLING = ("dataset", "command", "error", "sessions", "changes", "left_out")
+TELLING = ("dataset", "command", "error", "sessions", "changes", "left_out", "init")
 """Keys of the manifest whose text may name a patient."""
 
 

@@ -14,7 +14,7 @@ log, manifest, report or bundle.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,10 +33,10 @@ if TYPE_CHECKING:  # the readers of images: whoever has scans has loaded them
 FORMAT = 1
 CROSSVAL = "crossval.json"
 """Marks the folder of a cross-validation, whose folds together saw all its labels."""
-ANCESTORS = "data.ancestors"
+ANCESTORS, ROI, INIT = "data.ancestors", "data.roi", "network.init"
+"""Keys of a recipe that name what a run starts from."""
 PREDICTIONS = "predictions.json"
 """The record beside predictions, which names the run that made them."""
-_NAMED = 5
 _DEEPEST = 20
 
 
@@ -70,6 +70,11 @@ class Lineage:
         for ancestor in self.ancestors:
             yield from ancestor.everyone()
 
+    @property
+    def named(self) -> str:
+        """What messages call it."""
+        return f"{self.how}: {self.source}" if self.how else "the run itself"
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
         return {
@@ -83,24 +88,10 @@ class Lineage:
         }
 
 
-@dataclass(frozen=True)
-class Seen:
-    """Who of some patients was seen in training.
-
-    Attributes:
-        labels: what saw the label of whom: key and source by patient.
-        images: patients of whom an image was seen and no label.
-        unknown: key and source of ancestors that nothing is known of.
-    """
-
-    labels: Mapping[str, str]
-    images: tuple[str, ...]
-    unknown: tuple[str, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return what a summary says of it; nothing where there is nothing to say."""
-        found = {"transductive": list(self.images), "unknown_ancestors": list(self.unknown)}
-        return {key: value for key, value in found.items() if value}
+def voxel_hashes(case: Case, contents: Contents | None) -> tuple[str, ...]:
+    """Return the hashes by which a case's images are recognized anywhere; none without contents."""
+    found = None if contents is None else contents.of(case)
+    return (found,) if found else ()  # a constant image says nothing
 
 
 def lineage_of(
@@ -117,9 +108,10 @@ def lineage_of(
         MedSSLError: an image cannot be read, or the record of an ancestor is damaged.
     """
     trained = (*splits.labeled, *splits.unlabeled)
+    chosen = (*splits.labeled, *splits.validation)
     images: dict[str, tuple[str, ...]] = {}
     for case in sorted(trained, key=lambda c: c.id):
-        own = () if contents is None else _hashes(case, contents)
+        own = voxel_hashes(case, contents)
         images[case.patient] = (*images.get(case.patient, ()), *own)
     return Lineage(
         dataset=dataset.name,
@@ -128,7 +120,7 @@ def lineage_of(
         images=images,
         ancestors=tuple(
             read_ancestor(how, Path(path))
-            for how, path in (*sources_of(recipe), *predicted_by(c.label for c in splits.labeled))
+            for how, path in (*sources_of(recipe), *predicted_by(c.label for c in chosen))
         ),
     )
 
@@ -137,21 +129,50 @@ def predicted_by(labels: Iterable[Path | None]) -> list[tuple[str, str]]:
     """Return what predicted some label maps, where a record of predictions lies beside them.
 
     Labels that a run predicted (pseudo-labels) carry what it learned from the labels that it saw.
+    A link is one to the file it leads to. Labels that the record does not list were drawn by
+    someone else; one that lists none counts for all.
     """
+    files: dict[Path, set[str]] = {}
+    for label in labels:
+        if label is not None:
+            for path in (label, label.resolve()):
+                files.setdefault(path.parent, set()).add(path.name)
     found: dict[tuple[str, str], None] = {}
-    for folder in dict.fromkeys(label.parent for label in labels if label is not None):
-        models = _content(folder / PREDICTIONS).get("models")
-        for model in models.values() if isinstance(models, dict) else ():
-            named = str(model.get("model", "")) if isinstance(model, dict) else ""
-            found |= {(PREDICTIONS, source): None for source in named.split(", ") if source}
+    for folder, names in files.items():
+        for named in _models_of(_content(folder / PREDICTIONS), names):
+            sources = [source for source in named.split(", ") if source]
+            found |= {(PREDICTIONS, _found_from(folder, source)): None for source in sources}
     return list(found)
+
+
+def _models_of(record: Mapping[str, Any], names: set[str]) -> list[str]:
+    """Return what made files of a folder, as its record of predictions says."""
+    models, entries = record.get("models"), record.get("predictions")
+    if not isinstance(models, dict):
+        return []
+    keys: Iterable[str] = models
+    if isinstance(entries, dict) and entries:
+        listed = [e for e in entries.values() if isinstance(e, dict)]
+        keys = {str(e.get("model")) for e in listed if names & {*map(str, e.get("files") or ())}}
+    found = [models.get(key) for key in sorted(keys)]
+    return [str(model.get("model", "")) for model in found if isinstance(model, dict)]
+
+
+def _found_from(folder: Path, source: str) -> str:
+    """Return where a run is that was named from the folder in which it predicted."""
+    for base in (Path(), *folder.absolute().parents):
+        if (base / source).exists():
+            return str(base / source)
+    return source
 
 
 def sources_of(recipe: Recipe) -> list[tuple[str, str]]:
     """Return what a run starts from: keys of its recipe, and the folders or files they name."""
     found = [(ANCESTORS, path) for path in recipe.data.ancestors]
+    if recipe.network.given is not None:
+        found.append((INIT, recipe.network.given))
     if recipe.data.roi is not None:
-        found.append(("data.roi", recipe.data.roi.run))
+        found.append((ROI, recipe.data.roi.run))
     for name, stage in recipe.training.stages.items():
         if stage.reuse:
             found.append((f"training.stages.{name}.reuse", stage.reuse))
@@ -215,79 +236,8 @@ def write_lineage(lineage: Lineage, run: RunFolder) -> None:
     write_json(run.lineage, {"format": FORMAT, **lineage.as_dict()})
 
 
-def who_was_seen(
-    lineage: Lineage,
-    cases: Sequence[Case],
-    dataset: str | None,
-    *,
-    contents: Contents | None = None,
-    chosen: bool = False,
-) -> Seen:
-    """Say of which patients a run or an ancestor saw label or image.
-
-    Args:
-        lineage: of the run.
-        cases: of the patients.
-        dataset: name of their dataset; None where it is not known, so that names count anyway.
-        contents: knows the voxels of their images; None recognizes patients by name alone.
-        chosen: whether the cases may have chosen the checkpoint, as validation cases do.
-
-    Raises:
-        MedSSLError: an image cannot be read.
-    """
-    labels: dict[str, str] = {}
-    images: set[str] = set()
-    for case in cases:
-        hashes = set() if contents is None else set(_hashes(case, contents))
-        for node in lineage.everyone():
-            names = {p for p, own in node.images.items() if hashes & set(own)}
-            if dataset is None or node.dataset == dataset:
-                names |= {case.patient, case.id}
-            if names & ({*node.labels} if chosen else {*node.labels, *node.selection}):
-                labels.setdefault(case.patient, _named(node))
-            elif names & node.images.keys():
-                images.add(case.patient)
-    unknown = [_named(node) for node in lineage.everyone() if not node.known]
-    return Seen(labels, tuple(sorted(images - labels.keys())), tuple(dict.fromkeys(unknown)))
-
-
-def refuse_seen(seen: Seen, what: str, *, where: Path | str) -> None:
-    """Refuse to score patients whose label a run or an ancestor saw.
-
-    Args:
-        seen: from :func:`who_was_seen`.
-        what: the cases, such as ``test``.
-        where: the run.
-
-    Raises:
-        MedSSLError: there are such patients; names them, and what saw their labels.
-    """
-    if not seen.labels:
-        return
-    names = sorted(seen.labels)
-    listed = ", ".join(names[:_NAMED]) + (
-        f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    )
-    by = "; ".join(dict.fromkeys(seen.labels[name] for name in names))
-    raise MedSSLError(
-        f"these {what} patients cannot be scored, their labels were seen in training: {listed} "
-        f"(by {by})",
-        where=where,
-        fix="score other patients, or train what it starts from without these",
-    )
-
-
-def _named(node: Lineage) -> str:
-    return f"{node.how}: {node.source}" if node.how else "the run itself"
-
-
 def _patients(cases: Iterable[Case]) -> tuple[str, ...]:
     return tuple(sorted({c.patient for c in cases}))
-
-
-def _hashes(case: Case, contents: Contents) -> tuple[str, ...]:
-    found = contents.of(case)
-    return (found,) if found else ()  # a constant image says nothing
 
 
 def _content(path: Path) -> dict[str, Any]:

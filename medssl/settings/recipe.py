@@ -137,16 +137,31 @@ class DataSettings(Strict):
         return value
 
 
+DRAWN = ("default", "kaiming")
+"""Values of ``network.init`` that are options of some networks and name no trained weights."""
+
+
 class NetworkSettings(Strict):
     """A network by name; every other key is an option of that network."""
 
     model_config = ConfigDict(extra="allow")
     name: str = Field("unet", description="see `medssl info`")
+    init: str | None = Field(
+        None,
+        description="weights to start from: a run, a cross-validation (fold by fold), a MONAI "
+        "bundle or a file of weights; or `default` or `kaiming`, where the network draws its own",
+    )
 
     @property
     def settings(self) -> dict[str, Any]:
         """The network's own settings."""
-        return dict(self.model_extra or {})
+        drawn = {"init": self.init} if self.init in DRAWN else {}
+        return {**(self.model_extra or {}), **drawn}
+
+    @property
+    def given(self) -> str | None:
+        """What trained weights are taken from; None where they are drawn."""
+        return None if self.init in DRAWN else self.init
 
 
 class MethodSection(Strict):
@@ -183,9 +198,16 @@ class OptimizerSettings(Strict):
 class ScheduleSettings(Strict):
     """Learning rate over the iterations of one stage."""
 
-    name: Literal["constant", "poly", "cosine", "step", "warmup_constant_cosine"] = Field("poly")
-    warmup: int = Field(0, ge=0, description="iterations of linear warm-up")
-    power: float = Field(0.9, gt=0, description="poly only")
+    name: Literal["constant", "poly", "cosine", "step", "warmup_constant_cosine", "finetune"] = (
+        Field("poly", description="finetune: poly after a short warm-up, at a lower rate")
+    )
+    warmup: int = Field(
+        0, ge=0, description="iterations of linear warm-up; finetune: 0 is 5 % of the stage"
+    )
+    peak: float = Field(
+        0.3, gt=0, le=1, description="finetune only: highest rate, as a share of the optimizer's"
+    )
+    power: float = Field(0.9, gt=0, description="poly and finetune only")
     step_size: int = Field(2500, gt=0, description="step only: iterations between drops")
     gamma: float = Field(0.1, gt=0, le=1, description="step only: factor of a drop")
     min_lr: float = Field(

@@ -14,6 +14,9 @@ from medssl.training.memory_format import follow_layout
 
 FUSED_DEVICES = ("cuda", "cpu")
 
+FINETUNE_WARMUP = 0.05
+"""Share of a stage over which ``finetune`` rises, where the recipe does not say."""
+
 
 def learning_rate(iteration: int, total: int, base: float, schedule: ScheduleSettings) -> float:
     """Return the learning rate of a 0-based ``iteration`` of a stage of ``total`` iterations.
@@ -23,15 +26,18 @@ def learning_rate(iteration: int, total: int, base: float, schedule: ScheduleSet
     """
     if schedule.name == "warmup_constant_cosine":
         return _warmup_constant_cosine(iteration, total, base, schedule)
-    if iteration < schedule.warmup:
-        return base * (iteration + 1) / schedule.warmup
-    done = (iteration - schedule.warmup) / max(1, total - schedule.warmup)
+    warmup = schedule.warmup
+    if schedule.name == "finetune":
+        base, warmup = base * schedule.peak, warmup or max(1, round(FINETUNE_WARMUP * total))
+    if iteration < warmup:
+        return base * (iteration + 1) / warmup
+    done = (iteration - warmup) / max(1, total - warmup)
     match schedule.name:
         case "constant":
             return base
         case "step":
             return base * schedule.gamma ** (iteration // schedule.step_size)
-        case "poly":
+        case "poly" | "finetune":
             return schedule.min_lr + (base - schedule.min_lr) * (1 - done) ** schedule.power
         case "cosine":
             return schedule.min_lr + (base - schedule.min_lr) * (1 + math.cos(math.pi * done)) / 2

@@ -13,7 +13,8 @@ from medssl.data.opened import known_files, open_dataset
 from medssl.errors import MedSSLError, located
 from medssl.models.loaded_run import LoadedRun
 from medssl.runs.folder import RunFolder
-from medssl.runs.lineage import read_lineage, refuse_seen, who_was_seen
+from medssl.runs.lineage import read_lineage
+from medssl.runs.seen import refuse_seen, who_was_seen
 
 
 def read_case_ids(text: str) -> list[str]:

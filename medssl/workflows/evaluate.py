@@ -31,7 +31,8 @@ from medssl.models.coarse import record_regions
 from medssl.models.loaded_run import LoadedRun, load_run
 from medssl.paths import AnyPath
 from medssl.progress import Display
-from medssl.runs.lineage import read_lineage, refuse_seen, who_was_seen
+from medssl.runs.lineage import read_lineage
+from medssl.runs.seen import refuse_seen, who_was_seen
 from medssl.settings.recipe import Recipe
 
 

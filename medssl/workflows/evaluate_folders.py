@@ -14,7 +14,8 @@ from medssl.evaluation.summary import summarize, write_cases_csv
 from medssl.files import write_json
 from medssl.paths import AnyPath
 from medssl.progress import Display
-from medssl.runs.lineage import predicted_by, read_ancestor, refuse_seen, who_was_seen
+from medssl.runs.lineage import Lineage, predicted_by, read_ancestor
+from medssl.runs.seen import refuse_seen, who_was_seen
 from medssl.settings.recipe import FAILURE_DICE
 
 
@@ -60,7 +61,7 @@ def evaluate(
     dataset = None
     if dataset_json is not None:
         dataset = read_dataset(Path(dataset_json).parent, allow_outside=True)
-    _refuse_seen_files(Path(predictions), reference, dataset.name if dataset else None)
+    seen = _refuse_seen_files(Path(predictions), reference, dataset.name if dataset else None)
     with display.counting("measuring", sum(1 for _ in reference.glob("*"))) as done:
         rows = evaluate_folders(
             Path(predictions),
@@ -69,14 +70,17 @@ def evaluate(
             label_map=dataset.labels if dataset else None,
             on_progress=done,
         )
-    summary = summarize(rows, nsd_tolerance=nsd_tolerance, failure_dice=failure_dice)
+    summary = summarize(rows, nsd_tolerance=nsd_tolerance, failure_dice=failure_dice) | seen
     write_cases_csv(rows, output / "cases.csv")
     write_json(output / "summary.json", summary)
     return summary
 
 
-def _refuse_seen_files(predictions: Path, reference: Path, dataset: str | None) -> None:
+def _refuse_seen_files(predictions: Path, reference: Path, dataset: str | None) -> dict[str, Any]:
     """Refuse to score predictions of patients whose labels the run that made them saw.
+
+    Returns:
+        What the summary says of whose images were seen, and of whom nobody knows.
 
     Raises:
         MedSSLError: the record beside the predictions names such a run.
@@ -86,6 +90,8 @@ def _refuse_seen_files(predictions: Path, reference: Path, dataset: str | None) 
         for path in (list_images(reference) if reference.is_dir() else [])
         for case_id in (split_extension(path.name)[0],)
     ]
-    for how, source in predicted_by([predictions / "any"]):
-        lineage = read_ancestor(how, Path(source))
-        refuse_seen(who_was_seen(lineage, cases, dataset), "predicted", where=predictions)
+    maps = list_images(predictions) if predictions.is_dir() else []
+    ancestors = [read_ancestor(how, Path(source)) for how, source in predicted_by(maps)]
+    seen = who_was_seen(Lineage(ancestors=tuple(ancestors)), cases, dataset)
+    refuse_seen(seen, "predicted", where=predictions)
+    return seen.as_dict()

@@ -14,9 +14,11 @@ from medssl.progress import Display
 from medssl.ranks import place
 from medssl.recipe.load import LoadedRecipe, load_recipe
 from medssl.runs.folder import RunFolder, free_run_path
-from medssl.runs.lineage import lineage_of, refuse_seen, who_was_seen
+from medssl.runs.given_weights import find_weights
+from medssl.runs.lineage import lineage_of
 from medssl.runs.log import remembered
 from medssl.runs.resume import is_finished
+from medssl.runs.seen import refuse_seen, who_was_seen
 
 if TYPE_CHECKING:
     from medssl.training.cases import CasePlan
@@ -148,6 +150,8 @@ def order_of(asked: Asked, display: Display) -> TrainingOrder:
     # The dataset may have grown since a run began.
     loaded = spaced_as(loaded, run) if resume else with_spacing(loaded, display)
     finished = resume and is_finished(run, loaded)
+    if not resume and loaded.recipe.network.given is not None:
+        find_weights(Path(loaded.recipe.network.given))
     plan = plan_cases(loaded, display, verify_cache=asked.verify_cache)
     if not resume:
         refuse_seen_patients(loaded, plan)
@@ -175,6 +179,21 @@ def refuse_seen_patients(loaded: LoadedRecipe, plan: CasePlan) -> None:
             chosen=split == "validation",
         )
         refuse_seen(seen, split, where=loaded.source)
+
+
+def check_init(loaded: LoadedRecipe, plan: CasePlan) -> None:
+    """Refuse weights to start from that do not fit; loads PyTorch and the weights.
+
+    Raises:
+        MedSSLError: they cannot be read, or do not fit the recipe's network.
+    """
+    from medssl.models.create import create_method
+    from medssl.models.warm_start import warm_start
+
+    assert loaded.recipe.network.given is not None
+    labels = plan.dataset.labels
+    method = create_method(loaded.recipe, loaded.settings, labels=labels, **plan.sizes)
+    warm_start(method, loaded.recipe.network.given, labels, lambda _: None)
 
 
 def spaced_as(loaded: LoadedRecipe, run: RunFolder) -> LoadedRecipe:

@@ -13,11 +13,13 @@ from medssl.data.datasets.contents import Contents
 from medssl.data.datasets.copies import recorded_copies, without
 from medssl.data.datasets.split import ROLES, save_splits, split_hash
 from medssl.device import resolve_device, resolve_precision
+from medssl.errors import MedSSLError
 from medssl.evaluation.summary_table import summary_text
 from medssl.inference.training_fingerprint import FINGERPRINT
 from medssl.methods.base import Method
 from medssl.models.coarse import keep_regions
 from medssl.models.create import create_method
+from medssl.models.warm_start import warm_start
 from medssl.planning.footprint import step_bytes
 from medssl.planning.smaller import memory_explained
 from medssl.progress import Display
@@ -26,6 +28,7 @@ from medssl.reports.preview import write_previews
 from medssl.runs.changes import FILES, Continuation
 from medssl.runs.checkpoint import is_whole
 from medssl.runs.folder import STATUS_FINISHED, RunFolder, environment
+from medssl.runs.given_weights import STARTED_FROM
 from medssl.runs.lineage import lineage_of, write_lineage
 from medssl.runs.lock import only_writer
 from medssl.runs.privacy import Redactor
@@ -93,12 +96,14 @@ def train_run(
     method = create_method(loaded.recipe, loaded.settings, labels=labels, **plan.sizes)
     for warning in method.warn_networks():
         this.display.say(f"warning: {warning}")
+    init = _start_warm(this, method)
     data = prepare_cases(loaded, plan, this.display, finder=regions, world=compute.world)
     this = replace(this, plan=data.plan)  # without copies
     with compute.world.together():
         if this.resume:
             check_same_cases(run, split_hash(data.plan.splits))
     _begin(this, data, method, held)
+    run.write_manifest(**init)
     with (
         recorded(run, compute.device),
         memory_explained(loaded, compute.device, compute.precision, **plan.sizes),
@@ -142,6 +147,30 @@ def _resolve(
             check_same_cases(run, split_hash(known))
     compute = Compute(device, precision, world)
     return _Resolved(order.loaded, order.plan, compute, run, order.resume, order.finished, display)
+
+
+def _start_warm(this: _Resolved, method: Method) -> dict[str, Any]:
+    """Load the weights that the recipe starts from; a run with a checkpoint has its own.
+
+    Returns:
+        What is added to the manifest.
+
+    Raises:
+        MedSSLError: they do not fit, or are not those that the run was begun with.
+    """
+    given, run = this.loaded.recipe.network.given, this.run
+    if given is None or (this.resume and (run.last.is_file() or run.previous.is_file())):
+        return {}
+    with this.compute.world.together():
+        record = warm_start(method, given, this.plan.dataset.labels, this.display.say)
+        begun = (run.read_manifest() if this.resume else {}).get(STARTED_FROM)
+        if begun is not None and begun["sha256"] != record["sha256"]:
+            raise MedSSLError(
+                "the weights that the run was begun with have changed, and it has no checkpoint",
+                where=given,
+                fix="train into another --output",
+            )
+    return {STARTED_FROM: record}
 
 
 def _begin(this: _Resolved, data: TrainingData, method: Method, held: ExitStack) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from crossval_folders import same_folders
 from helpers import small_recipe, write_dataset, write_recipe
 from rich.console import Console
@@ -30,6 +31,8 @@ from medssl.cross_validation.summary import Resampled, summarize_crossval
 from medssl.errors import MedSSLError
 from medssl.progress import Display
 from medssl.recipe.load import load_recipe
+from medssl.runs.folder import RunFolder
+from medssl.runs.lineage import Lineage, write_lineage
 from medssl.training.cases import plan_cases
 
 QUIET = Display(quiet=True)
@@ -186,6 +189,62 @@ def test_folds_start_from_the_same_folds_and_nothing_from_what_saw_their_patient
         assert run.loaded.recipe.data.ancestors == named
     with pytest.raises(MedSSLError, match="of 4 folds, and this one has 3"):
         planned(recipe, tmp_path / "second", each, folds=3)
+    with pytest.raises(MedSSLError, match="of 0 folds in repeat 1"):
+        planned(recipe, tmp_path / "second", each, repeats=2)
+
+
+def test_weights_to_start_from_are_those_of_the_same_fold_for_method_and_twin(
+    recipe: Path, tmp_path: Path
+) -> None:
+    first = tmp_path / "first"
+    plan = planned(recipe, first, "method=supervised")
+    for run in plan.runs:
+        run.path.mkdir(parents=True)
+    record = {"folds": [[list(fold) for fold in folds] for folds in plan.divisions]}
+    (first / "crossval.json").write_text(json.dumps(record))
+    second = planned(recipe, tmp_path / "second", f"network.init={first}")
+    for run in second.runs:
+        assert run.loaded.recipe.network.init == str(first / f"fold_{run.fold}")
+    assert len({run.method for run in second.runs}) == 2
+    record["folds"][0][0], record["folds"][0][1] = record["folds"][0][1], record["folds"][0][0]
+    (first / "crossval.json").write_text(json.dumps(record))
+    with pytest.raises(MedSSLError, match=r"network.init names a cross-validation of other folds"):
+        planned(recipe, tmp_path / "second", f"network.init={first}")
+
+
+def test_a_start_or_labels_from_a_run_that_saw_the_patients_are_refused(
+    recipe: Path, tmp_path: Path
+) -> None:
+    saw = RunFolder(write_run(tmp_path / "saw", {"left": [0.5]}, dataset_name="blobs"))
+    patient = next(iter(planned(recipe, tmp_path / "any").cases))
+    write_lineage(Lineage("blobs", (patient,), (), {patient: ()}), saw)
+    out = tmp_path / "out"
+    with pytest.raises(MedSSLError, match=rf"{patient} \(by network.init: .*saw\)"):
+        medssl.crossval(recipe, output=out, overrides=[f"network.init={saw.path}"])
+    data = tmp_path / "data"
+    shutil.copytree(recipe.parent / "data", data)
+    models = {"k": {"model": str(saw.path)}}
+    label = f"{next(c for c in plan_labels(data) if c != patient)}.nii.gz"
+    entry = {"model": "k", "files": [label]}
+    pseudo = {"format": 1, "models": models, "predictions": {"x": entry}}
+    (data / "labelsTr" / "predictions.json").write_text(json.dumps(pseudo))
+    with pytest.raises(MedSSLError, match=rf"{patient} \(by predictions.json: .*saw\)"):
+        medssl.crossval(recipe, output=out, overrides=[f"data.root={data}", "data.labeled=null"])
+    assert not out.exists()
+
+
+def plan_labels(data: Path) -> list[str]:
+    """Return the ids of the labeled cases of a dataset."""
+    return sorted(p.name.split(".")[0] for p in (data / "labelsTr").glob("*.nii.gz"))
+
+
+def test_weights_that_do_not_fit_are_refused_before_any_fold(recipe: Path, tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(2)}, tmp_path / "w.pt")
+    with pytest.raises(MedSSLError, match="nothing of the file fits the network"):
+        medssl.crossval(
+            recipe, output=tmp_path / "out", overrides=[f"network.init={tmp_path / 'w.pt'}"]
+        )
+    assert not (tmp_path / "out").exists()
 
 
 # ---------------------------------------------------------------------- the verdict

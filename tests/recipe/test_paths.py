@@ -147,3 +147,16 @@ def test_a_run_works_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyP
     again = medssl.train(project / "run", resume=True, overrides=overrides)
     assert again.path == project / "run"
     assert list(away.iterdir()) == []
+
+
+def test_weights_to_start_from_are_looked_up_like_data(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("beside", "here"):
+        (folders[name] / "old").mkdir()
+    network = {**SHORT["network"], "init": "old"}
+    recipe = recipe_file(folders["beside"] / "r.yaml", {"root": "scans"}, network=network)
+    monkeypatch.chdir(folders["here"])
+    assert load_recipe(recipe).recipe.network.init == str(folders["beside"] / "old")
+    typed = load_recipe(recipe, ["network.init=old"]).recipe.network
+    assert typed.init == str(folders["here"] / "old")

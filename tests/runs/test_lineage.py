@@ -22,13 +22,12 @@ from medssl.recipe.load import load_recipe
 from medssl.runs.folder import RunFolder
 from medssl.runs.lineage import (
     Lineage,
-    Seen,
+    predicted_by,
     read_ancestor,
     read_lineage,
-    refuse_seen,
-    who_was_seen,
     write_lineage,
 )
+from medssl.runs.seen import Seen, refuse_seen, who_was_seen
 from medssl.training.cases import plan_cases
 from medssl.workflows.train import refuse_seen_patients
 
@@ -154,6 +153,27 @@ def test_pseudo_labels_carry_what_the_run_that_predicted_them_saw(tmp_path: Path
         plan_of(recipe, split)
 
 
+def test_only_labels_that_the_record_lists_were_predicted(tmp_path: Path) -> None:
+    folder = tmp_path / "round" / "labels"
+    folder.mkdir(parents=True)
+    entries = {
+        "a": {"model": "k", "files": ["a.nii.gz"]},
+        "b": {"model": "m", "files": ["b.nii.gz"]},
+    }
+    models = {"k": {"model": "runs/k"}, "m": {"model": "runs/m, runs/n"}}
+    content = {"format": 1, "models": models, "predictions": entries}
+    (folder / "predictions.json").write_text(json.dumps(content))
+    assert predicted_by([folder / "drawn.nii.gz", None]) == []
+    assert predicted_by([folder / "a.nii.gz"]) == [("predictions.json", "runs/k")]
+    (folder / "b.nii.gz").touch()
+    linked = tmp_path / "labelsTr" / "b.nii.gz"
+    linked.parent.mkdir()
+    linked.symlink_to(folder / "b.nii.gz")
+    assert [s for _, s in predicted_by([linked])] == ["runs/m", "runs/n"]
+    (tmp_path / "runs" / "k").mkdir(parents=True)  # named from the folder of the round's command
+    assert predicted_by([folder / "a.nii.gz"])[0][1] == str(tmp_path / "runs" / "k")
+
+
 def plan_of(recipe: Path, overrides: list[str]) -> None:
     """Do what comes before a training: plan it, and refuse what could not be scored."""
     loaded = load_recipe(recipe, overrides)
@@ -171,11 +191,16 @@ def test_predictions_of_patients_whose_labels_their_run_saw_are_not_scored(tmp_p
         write_lineage(Lineage("blobs", labels), run)
         arguments = (tmp_path / "maps", root / "labelsTr", tmp_path / "out")
         if scored:
-            assert medssl.evaluate(*arguments)["n_cases"] == 2
+            found = medssl.evaluate(*arguments)
+            assert found["n_cases"] == 2
+            assert "unknown_ancestors" not in found
         else:
             with pytest.raises(MedSSLError, match=r"predicted patients cannot be scored.*case_01"):
                 medssl.evaluate(*arguments)
             assert not (tmp_path / "out").exists()
+    predicted(tmp_path / "maps", tmp_path / "gone")
+    found = medssl.evaluate(*arguments)
+    assert found["unknown_ancestors"] == [f"predictions.json: {tmp_path / 'gone'}"]
 
 
 # ---------------------------------------------------------------------- whole runs
