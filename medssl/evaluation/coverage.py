@@ -75,5 +75,5 @@ def crossval_sentence() -> str:
         f"In {gain['draws']} real cross-validations of a toy task ({found['patients']} patients, "
         f"{found['folds']} folds) the interval of the gain held the gain of these models on new "
         f"patients in {held['gain']:.0f} of 100, the interval of Dice in {held['supervised']:.0f} "
-        f"({dice['bias']:+.3f} too much on average)."
+        f"(out-of-fold Dice minus that of new patients: {dice['bias']:+.3f} on average)."
     )
