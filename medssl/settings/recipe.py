@@ -199,13 +199,13 @@ class ScheduleSettings(Strict):
     """Learning rate over the iterations of one stage."""
 
     name: Literal["constant", "poly", "cosine", "step", "warmup_constant_cosine", "finetune"] = (
-        Field("poly", description="finetune: poly after a short warm-up, at a lower rate")
+        Field("poly", description="finetune: poly after a short warm-up")
     )
     warmup: int = Field(
         0, ge=0, description="iterations of linear warm-up; finetune: 0 is 5 % of the stage"
     )
     peak: float = Field(
-        0.3, gt=0, le=1, description="finetune only: highest rate, as a share of the optimizer's"
+        1.0, gt=0, le=1, description="finetune only: highest rate, as a share of the optimizer's"
     )
     power: float = Field(0.9, gt=0, description="poly and finetune only")
     step_size: int = Field(2500, gt=0, description="step only: iterations between drops")

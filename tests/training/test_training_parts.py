@@ -48,7 +48,7 @@ def test_poly_is_the_closed_form() -> None:
     assert values[99] == pytest.approx(0.01**0.9)
 
 
-def test_finetune_is_poly_at_a_lower_rate_after_a_short_rise() -> None:
+def test_finetune_is_poly_after_a_short_rise_at_a_lower_rate_if_asked() -> None:
     values = rates(name="finetune", peak=0.2)
     assert values[:6] == pytest.approx([0.04, 0.08, 0.12, 0.16, 0.2, 0.2])  # 5 of 100 iterations
     assert values[52] == pytest.approx(0.2 * (48 / 95) ** 0.9)
