@@ -10,7 +10,7 @@ import numpy as np
 from medssl.comparison.experiments import EvaluatedRun, Experiment
 from medssl.data.datasets.decathlon_header import read_json
 from medssl.data.datasets.patient_table import is_table
-from medssl.data.datasets.split import load_splits
+from medssl.data.datasets.split_file import load_splits
 from medssl.errors import MedSSLError
 from medssl.evaluation.summary_table import lineage_lines
 from medssl.runs.changes import CHANGES, FILES, notes_of

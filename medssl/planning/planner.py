@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ from medssl.planning.asked import (
 from medssl.planning.budget import Pace, within_budget
 from medssl.planning.draft import Draft, PlanOrder, header, make_draft, text_of
 from medssl.planning.grid import size_text
+from medssl.planning.measuring import Measure, Measuring
 from medssl.planning.patients import PatientCounts
 from medssl.planning.spec_guess import SpecGuess, guess_spec
 from medssl.progress import Display
@@ -44,8 +44,6 @@ SMALLEST = 0.03
 """Least share of the usual patch before a plan gives up."""
 
 ASKED = "as you asked"
-
-Measure = Callable[[LoadedRecipe], "Footprint"]
 
 
 @dataclass(frozen=True)
@@ -145,39 +143,8 @@ def plan(
         guess = guess_spec(found, list_specs())
     else:
         guess = SpecGuess(os.fspath(spec), ASKED, asked=True)
-    precision = "fp32" if order.device == "cpu" else "bf16"
-
-    def measure(loaded: LoadedRecipe) -> Footprint:
-        from medssl.planning.footprint import (
-            measure_footprint,  # loads PyTorch: when all else is known
-        )
-
-        display.say(
-            f"measuring a training step: {method}, {loaded.recipe.network.name}, "
-            f"batch {loaded.recipe.training.labeled_batch}"
-        )
-        return measure_footprint(
-            loaded,
-            num_classes=data.labels.num_classes,
-            channels=len(data.modality),
-            precision=precision,
-        )
-
-    def pace(loaded: LoadedRecipe) -> float:
-        from medssl.device import resolve_device, resolve_precision
-        from medssl.planning.pace import seconds_per_iteration
-
-        display.say(f"timing steps: {loaded.recipe.method.name}")
-        where = resolve_device(device if order.device == "cuda" else "cpu")
-        return seconds_per_iteration(
-            loaded,
-            num_classes=data.labels.num_classes,
-            channels=len(data.modality),
-            device=where,
-            precision=resolve_precision(loaded.recipe.training.precision, where),
-        )
-
-    made = make_plan(found, counts, order, guess, measure=measure, pace=pace)
+    here = Measuring(data.labels.num_classes, len(data.modality), order.device, device, display)
+    made = make_plan(found, counts, order, guess, measure=here.footprint, pace=here.seconds)
     write_text(output, made.text)
     return replace(made, path=output)
 

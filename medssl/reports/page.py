@@ -12,7 +12,7 @@ from typing import Any
 from medssl._version import __version__
 from medssl.comparison.compare import compare
 from medssl.data.datasets.case import Case
-from medssl.data.datasets.split import load_splits
+from medssl.data.datasets.split_file import load_splits
 from medssl.data.opened import open_dataset
 from medssl.errors import MedSSLError
 from medssl.evaluation.case_metrics import distance_columns

@@ -13,7 +13,8 @@ import psutil
 import torch
 
 from medssl.data.datasets.case import LabelMap
-from medssl.data.datasets.split import ROLES, split_hash
+from medssl.data.datasets.split import ROLES
+from medssl.data.datasets.split_file import split_hash
 from medssl.errors import Stopped
 from medssl.methods.base import Method
 from medssl.recipe.load import LoadedRecipe, plugins_of

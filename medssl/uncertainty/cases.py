@@ -8,7 +8,8 @@ from pathlib import Path
 from medssl.data.datasets.case import Case, Dataset
 from medssl.data.datasets.contents import Contents
 from medssl.data.datasets.selection import Pool, named_cases
-from medssl.data.datasets.split import Splits, load_splits
+from medssl.data.datasets.split import Splits
+from medssl.data.datasets.split_file import load_splits
 from medssl.data.opened import known_files, open_dataset
 from medssl.errors import MedSSLError, located
 from medssl.models.loaded_run import LoadedRun

@@ -10,7 +10,7 @@ import numpy as np
 
 from medssl.data.datasets.case import Case
 from medssl.data.datasets.contents import Contents
-from medssl.data.datasets.split import load_splits
+from medssl.data.datasets.split_file import load_splits
 from medssl.data.opened import known_files, open_dataset
 from medssl.data.preprocessing.align import deeper, depth_and_slices
 from medssl.errors import MedSSLError

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medssl.data.datasets.case import IGNORE_INDEX, LabelMap
 from medssl.data.datasets.copies import recorded_copies, without
-from medssl.data.datasets.split import split_hash
+from medssl.data.datasets.split_file import split_hash
 from medssl.device import autocast, resolve_device, resolve_precision
 from medssl.errors import MedSSLError
 from medssl.methods.base import Method, Progress

@@ -11,7 +11,8 @@ from typing import Any
 
 from medssl.data.datasets.contents import Contents
 from medssl.data.datasets.copies import recorded_copies, without
-from medssl.data.datasets.split import ROLES, save_splits, split_hash
+from medssl.data.datasets.split import ROLES
+from medssl.data.datasets.split_file import save_splits, split_hash
 from medssl.device import resolve_device, resolve_precision
 from medssl.errors import MedSSLError
 from medssl.evaluation.summary_table import summary_text

@@ -37,7 +37,8 @@ from hypothesis import strategies as st
 from medssl.bundle.load import load_bundle
 from medssl.bundle.model_tree import describe
 from medssl.data.datasets.decathlon import read_dataset
-from medssl.data.datasets.split import load_splits, make_splits, save_splits
+from medssl.data.datasets.split import make_splits
+from medssl.data.datasets.split_file import load_splits, save_splits
 from medssl.data.images.labels import read_label
 from medssl.data.images.volume import read_header, read_volume
 from medssl.data.images.write import write_label

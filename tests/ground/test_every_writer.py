@@ -23,7 +23,7 @@ from medssl.data.checks.repaired_copy import write_repaired
 from medssl.data.checks.run import check_dataset
 from medssl.data.datasets.case import Case, LabelMap
 from medssl.data.datasets.decathlon import read_dataset
-from medssl.data.datasets.split import load_splits, save_splits
+from medssl.data.datasets.split_file import load_splits, save_splits
 from medssl.data.datasets.verdicts import Verdicts
 from medssl.data.images.write import write_label, write_map
 from medssl.data.phantoms.dataset import write_phantom

@@ -126,9 +126,9 @@ def test_the_heat_map_and_the_contours_say_right_and_left(
     nib.save(nib.Nifti1Image(image, affine), tmp_path / "image.nii.gz")
     nib.save(nib.Nifti1Image(label, affine), tmp_path / "label.nii.gz")
     drawn = []
-    from matplotlib.figure import Figure
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *a, **k: drawn.append(figure))
+    monkeypatch.setattr(FigureCanvasAgg, "print_png", lambda c, *_: drawn.append(c.figure))
     file = tmp_path / "label.nii.gz"
     names = {0: "background", 1: "block"}
     preview.draw_case(tmp_path / "image.nii.gz", file, file, io.BytesIO(), title="", names=names)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from medssl.data.datasets.case import Case, Dataset
-from medssl.data.datasets.decathlon_header import read_json
 from medssl.data.datasets.selection import SELECTION_FIX, Pool, named_cases, named_patients
 from medssl.errors import MedSSLError
-from medssl.files import write_json
 from medssl.settings.recipe import DataSettings
 
 ROLES = ("labeled", "unlabeled", "validation", "test")
@@ -261,78 +256,3 @@ def _limit(cases: list[Case], limit: int, seed: int) -> list[Case]:
     # The 1 makes this stream independent of the shuffle of patients.
     kept = set(np.random.default_rng([seed, 1]).permutation(ids)[:limit].tolist())
     return [c for c in cases if c.id in kept]
-
-
-def split_hash(splits: Splits) -> str:
-    """Return the SHA-256 of the case ids of each role, whatever their order."""
-    return _hash({role: [c.id for c in getattr(splits, role)] for role in ROLES})
-
-
-def _hash(ids: dict[str, list[str]]) -> str:
-    text = json.dumps({role: sorted(ids[role]) for role in ROLES}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def save_splits(splits: Splits, path: Path) -> None:
-    """Write ``splits.json``: the case ids per role, hash, notes, copies left out; atomic.
-
-    Each list can itself be named by a recipe: ``data.labeled: {file: splits.json, key: labeled}``.
-    """
-    content = {
-        "hash": split_hash(splits),
-        **{role: [c.id for c in getattr(splits, role)] for role in ROLES},
-        "notes": list(splits.notes),
-        "left_out": [asdict(found) for found in splits.left_out],
-    }
-    write_json(path, content)
-
-
-def load_splits(path: Path, dataset: Dataset) -> Splits:
-    """Read splits written by :func:`save_splits` and find their cases in a dataset.
-
-    Raises:
-        MedSSLError: the file is not one of splits, was edited, or names cases that are not there.
-    """
-    content, _ = read_json(path)
-    ids: dict[str, list[str]] = {}
-    for role in ROLES:
-        value = content.get(role)
-        if not isinstance(value, list) or not all(isinstance(i, str) for i in value):
-            raise MedSSLError(
-                f"has no list '{role}' of case ids",
-                where=path,
-                fix="name a splits.json that medssl wrote",
-            )
-        ids[role] = value
-    if content.get("hash") != _hash(ids):
-        raise MedSSLError(
-            "was changed after it was written: its hash does not fit its ids",
-            where=path,
-            fix="restore the file, or name its lists in a recipe and split anew",
-        )
-    cases = {c.id: c for c in [*dataset.test, *dataset.unlabeled, *dataset.training]}
-    missing = [i for role in ROLES for i in ids[role] if i not in cases]
-    missing += [
-        i for role in ROLES if role != "unlabeled" for i in ids[role] if not _label(cases.get(i))
-    ]
-    if missing:
-        raise MedSSLError(
-            f"names {len(set(missing))} cases that dataset '{dataset.name}' lacks or has no label "
-            f"for (first: '{missing[0]}')",
-            where=path,
-            fix=f"use the dataset these splits were made for, not {dataset.root}",
-        )
-    found = {role: tuple(cases[i] for i in ids[role]) for role in ROLES}
-    notes = content.get("notes")
-    return Splits(
-        labeled=found["labeled"],
-        unlabeled=tuple(c.without_label() for c in found["unlabeled"]),
-        validation=found["validation"],
-        test=found["test"],
-        notes=tuple(notes) if isinstance(notes, list) else (),
-    )
-
-
-def _label(case: Case | None) -> bool:
-    # A case that is missing altogether is already counted.
-    return case is None or case.label is not None

@@ -15,14 +15,8 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from medssl.data.dicom.series import (
-    EXTRA,
-    DicomHeader,
-    Series,
-    describe_series,
-    find_series,
-    read_series,
-)
+from medssl.data.dicom.pixels import read_series
+from medssl.data.dicom.series import EXTRA, DicomHeader, Series, describe_series, find_series
 from medssl.data.images.names import same_name
 from medssl.data.importers.dicom_labels import (
     fits,

@@ -11,7 +11,8 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
-from medssl.data.dicom.series import Series, read_series
+from medssl.data.dicom.pixels import read_series
+from medssl.data.dicom.series import Series
 from medssl.data.images.geometry import Unit, unit_factor
 from medssl.data.images.volume import check_grid, read_image
 

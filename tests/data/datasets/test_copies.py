@@ -8,7 +8,8 @@ import pytest
 
 from medssl.data.datasets.case import Case
 from medssl.data.datasets.copies import find_copies, patient_groups, recorded_copies, without
-from medssl.data.datasets.split import LeftOut, Splits, save_splits, split_hash
+from medssl.data.datasets.split import LeftOut, Splits
+from medssl.data.datasets.split_file import save_splits, split_hash
 
 
 def cases(*names: str) -> tuple[Case, ...]:
