@@ -335,18 +335,30 @@ def test_resampled_intervals_pass_over_patients_without_a_value() -> None:
 
 
 @pytest.fixture(scope="module")
-def done(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished cross-validation of four patients in two folds."""
+def shares(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Any]:
+    """A cross-validation of four patients in two folds, made by two shards; what each found.
+
+    Voxels of the median size are a number in the record of a run, and no other experiment.
+    """
     folder = tmp_path_factory.mktemp("done") / "cv"
-    small(recipe, folder)
-    return folder
+    first = small(recipe, folder, shard="1/2")
+    assert json.loads((folder / "crossval.json").read_text())["status"] == "running"
+    with pytest.raises(MedSSLError, match="cross-validation is not finished"):
+        medssl.report(folder)
+    return folder, first, small(recipe, folder, shard="2/2", pictures=True)
+
+
+@pytest.fixture(scope="module")
+def done(shares: tuple[Path, Any, Any]) -> Path:
+    """A finished cross-validation of four patients in two folds."""
+    return shares[0]
 
 
 def small(recipe: Path, folder: Path, **options: Any) -> Any:
-    overrides = ["data.labeled=4", "data.validation=0", *options.pop("overrides", ())]
-    return medssl.crossval(
-        recipe, folds=2, overrides=overrides, output=folder, device="cpu", **options
-    )
+    overrides = ["data.labeled=4", "data.validation=0", "spec.spacing=median"]
+    overrides += options.pop("overrides", ())
+    settings = {"folds": 2, "device": "cpu", "pictures": False, **options}
+    return medssl.crossval(recipe, overrides=overrides, output=folder, **settings)
 
 
 def test_a_cross_validation_leaves_runs_scores_a_verdict_and_a_page(
@@ -433,37 +445,38 @@ def test_folds_predict_together_as_the_ensemble_that_they_are(
         medssl.predict(unfinished, images, tmp_path / "nothing")
 
 
-def test_shards_share_the_runs_and_the_last_one_judges(recipe: Path, tmp_path: Path) -> None:
-    """Voxels of the median size are a number in the record of a run, and no other experiment."""
-    median = {"overrides": ["spec.spacing=median"]}
-    first = small(recipe, tmp_path, shard="1/2", **median)
+def test_shards_share_the_runs_and_the_last_one_judges(
+    shares: tuple[Path, Any, Any], tmp_path: Path
+) -> None:
+    folder, first, second = shares
     assert (first.finished, first.summary) == (2, {})
-    assert json.loads((tmp_path / "crossval.json").read_text())["status"] == "running"
-    with pytest.raises(MedSSLError, match="cross-validation is not finished"):
-        medssl.report(tmp_path)
-    second = small(recipe, tmp_path, shard="2/2", **median)
     assert (second.finished, second.total) == (4, 4)
     assert second.summary["status"] == "finished"
-    page = medssl.report(tmp_path, output=tmp_path / "again.html", pictures=False)
+    page = medssl.report(folder, output=tmp_path / "again.html", pictures=False)
     assert second.summary["verdict"]["sentence"] in page.read_text().replace("&#39;", "'")
 
 
 def test_stopping_within_a_fold_and_going_on_changes_nothing(
     recipe: Path, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped in the second step of the third run; the same command ends as if it never was."""
+    """Stopped in the second step of the third run; the same command ends as if it never was.
+
+    The first two runs are as they were made; all is compared with what two shards made.
+    """
     from medssl.training.engine import Engine
 
     step, taken = Engine._step, []
 
     def interrupted(self: Engine, *args: Any) -> Any:
         taken.append(1)
-        if len(taken) == 8:
+        if len(taken) == 2:
             os.kill(os.getpid(), signal.SIGINT)
         return step(self, *args)
 
     monkeypatch.setattr(Engine, "_step", interrupted)
     folder = tmp_path / "cv"
+    for name in ("fold_0", "baseline/fold_0"):
+        shutil.copytree(done / name, folder / name)
     stopped = small(recipe, folder)
     assert (stopped.stopped, stopped.finished, stopped.summary) == (signal.SIGINT, 2, {})
     monkeypatch.setattr(Engine, "_step", step)
@@ -478,6 +491,7 @@ def test_the_command_prints_the_verdict_or_json(
     shutil.copytree(done, folder)
     command = ["--quiet", "crossval", str(recipe), "--folds", "2", "--output", str(folder)]
     command += ["--set", "data.labeled=4", "--set", "data.validation=0", "--device", "cpu"]
+    command += ["--set", "spec.spacing=median", "--no-pictures"]
     assert cli.run(command) == 0
     said = " ".join(capsys.readouterr().out.split())
     sentence = json.loads((folder / "crossval.json").read_text())["verdict"]["sentence"]

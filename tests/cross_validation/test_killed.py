@@ -22,7 +22,7 @@ def test_killed_at_many_moments_is_uninterrupted(tmp_path: Path) -> None:
         tmp_path / "cache",
         data={"labeled": None, "test": 0},
         method={"name": "mean_teacher"},
-        training={"iterations": 10},
+        training={"iterations": 6},
     )
     recipe = write_recipe(tmp_path / "small.yaml", content)
     command = [sys.executable, kill_crossval.__file__, str(recipe), str(tmp_path), "7"]
@@ -32,7 +32,7 @@ def test_killed_at_many_moments_is_uninterrupted(tmp_path: Path) -> None:
     children = [json.loads(line) for line in lines]
     assert children[0]["ended"] == children[-1]["ended"] == 0
     killed = [c for c in children if c["ended"] == signal.SIGKILL]
-    assert len(killed) >= 8, children
+    assert len(killed) >= 6, children
     assert {"batch", "optimizer", "figures"} <= {c["place"] for c in killed}, children
     assert len({c["finished"] for c in killed}) >= 2, "killed in several folds"
     same_folders(tmp_path / "whole", tmp_path / "pieces")

@@ -38,13 +38,17 @@ def test_a_heavy_import_would_be_seen():
     assert run_code("import torch").heavy == ["torch"]
 
 
+def test_nothing_heavy_is_there_before():
+    assert run_code("").heavy == []
+
+
 @pytest.mark.parametrize("module", LIGHT_MODULES)
 def test_module_is_light(module):
     assert run_code(f"import {module}").heavy == []
 
 
 def test_help_needs_no_library_of_the_sciences():
-    code, loaded = run_command("--help")
+    code, loaded = run_command("--help", before=())
     assert code == 0
     assert {"numpy", "scipy", "nibabel", "pydantic", *loaded.heavy}.isdisjoint(loaded.modules)
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forks import HEAVY, as_torchrun_does, command, forks
 from helpers import small_recipe, write_dataset, write_recipe
 
 from medssl import plugins
@@ -22,14 +20,13 @@ PAGE = ROOT / "docs" / "extending.md"
 STOPPED = 128 + signal.SIGTERM
 STOP = """
 import os, signal
-if os.environ.get("STOP_AFTER"):
-    from medssl.training.engine import Engine
-    step = Engine._step
-    def stepping(self, *arguments):
-        step(self, *arguments)
-        if self.state.step == int(os.environ["STOP_AFTER"]):
-            os.kill(os.getpid(), signal.SIGTERM)
-    Engine._step = stepping
+from medssl.training.engine import Engine
+step = Engine._step
+def stepping(self, *arguments):
+    step(self, *arguments)
+    if self.state.step == 5:
+        os.kill(os.getpid(), signal.SIGTERM)
+Engine._step = stepping
 """
 
 
@@ -46,27 +43,15 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
         (path / "my_method.py").write_text(example("my_method.py"))
-        (path / "site").mkdir()
-        (path / "site" / "sitecustomize.py").write_text(STOP)
         write_dataset(path / "data", cases=7, unlabeled=2)
         recipe = small_recipe(path / "data", path / "cache", method={"name": "mirror_teacher"})
         write_recipe(path / "r.yaml", recipe)
 
-    def run(self, *words: str, code: int = 0, **environment: str) -> str:
-        """Run a command in a process of its own; return what it printed."""
-        paths = os.pathsep.join([str(self.path / "site"), str(ROOT)])
-        given = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, **environment}
-        done = subprocess.run(
-            [sys.executable, "-m", *words],
-            cwd=self.path,
-            env=given,
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout + done.stderr
+    def run(self, *words: str, code: int = 0, first: str = "") -> str:
+        """Run a command in a process of its own, after other code; return what it printed."""
+        done = forks(*HEAVY).run(first + command(*words), cwd=self.path)
+        assert done.code == code, done.output
+        return done.output
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -79,39 +64,41 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 def test_a_plugin_by_every_command(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     own = "--plugin", "my_method.py"
-    folder.run("medssl", *own, "train", "r.yaml", "--output", "whole")
+    folder.run(*own, "train", "r.yaml", "--output", "whole")
     # Interrupted, and gone on with: the same weights.
-    told = folder.run(
-        *("medssl", "train", "r.yaml", "--output", "cut", *own), code=STOPPED, STOP_AFTER="5"
-    )
+    stopped = "train", "r.yaml", "--output", "cut", *own
+    told = folder.run(*stopped, code=STOPPED, first=STOP)
     assert "the state is saved" in told
-    folder.run("medssl", "train", "cut", "--resume", *own)
+    folder.run("train", "cut", "--resume", *own)
     first, again = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert all(torch.equal(first[name], again[name]) for name in first)
     # Jobs inherit the plugin.
     methods = "--methods", "mirror_teacher", "--seeds", "1", "--jobs", "2"
-    told = folder.run("medssl", "sweep", "r.yaml", "--labeled", "3", *methods, "-o", "s", *own)
+    told = folder.run("sweep", "r.yaml", "--labeled", "3", *methods, "-o", "s", *own)
     assert "mirror_teacher" in told
     runs = sorted(str(p.parent.relative_to(tmp_path)) for p in tmp_path.glob("s/**/recipe.yaml"))
     assert len(runs) == 2, "with the labeled-only baseline"
-    told = folder.run("medssl", "compare", *runs, *own)
+    told = folder.run("compare", *runs, *own)
     assert "mirror_teacher" in told
-    folder.run("medssl", "predict", "whole", "data/imagesUn", "--output", "p", *own)
+    folder.run("predict", "whole", "data/imagesUn", "--output", "p", *own)
     assert len(list((tmp_path / "p").glob("*.nii.gz"))) == 2
     # The network is MONAI's: its bundle needs no plugin any more.
-    folder.run("medssl", "export", "whole", "bundle", *own)
-    folder.run("medssl", "predict", "bundle", "data/imagesUn", "--output", "q")
-    told = folder.run("medssl", "predict", "whole", "data/imagesUn", "--output", "r", code=2)
+    folder.run("export", "whole", "bundle", *own)
+    folder.run("predict", "bundle", "data/imagesUn", "--output", "q")
+    told = folder.run("predict", "whole", "data/imagesUn", "--output", "r", code=2)
     assert "add --plugin my_method.py" in told
 
 
 @pytest.mark.slow
 def test_a_plugin_in_two_processes(tmp_path: Path) -> None:
-    folder = Folder(tmp_path)
+    Folder(tmp_path)
     plugin = {plugins.PLUGINS: str(tmp_path / "my_method.py")}
-    folder.run("medssl", "train", "r.yaml", "--output", "one", **plugin)
-    two = "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "medssl"
-    folder.run(*two, "train", "r.yaml", "--output", "two", **plugin)
+    processes = as_torchrun_does(2)
+    started = forks(*HEAVY)
+    alone = started.run(command("train", "r.yaml", "--output", "one"), cwd=tmp_path, **plugin)
+    train = command("train", "r.yaml", "--output", "two")
+    both = started.together(train, [plugin | p for p in processes], cwd=tmp_path)
+    assert [p.code for p in (alone, *both)] == [0, 0, 0], [alone, *both]
     first, second = weights(tmp_path / "one"), weights(tmp_path / "two")
     for name, tensor in first.items():
         np.testing.assert_allclose(tensor, second[name], rtol=1e-3, atol=1e-5, err_msg=name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -50,13 +51,33 @@ def dice_of(predictor: Predictor, spacing_mm: tuple[float, float, float]) -> flo
     return float(np.mean(found))
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return runs whose network sees the voxels of a file, and voxels of 1 mm.
+
+    The scans they are trained on have these, so that training is the same: it is done once.
+    """
+    folder = tmp_path_factory.mktemp("sizes")
+    root = write_dataset(folder / "data", range(20), GRIDS["1 mm"])
+    found = {}
+    for spacing, more in (("native", []), ("[1, 1, 1]", ["training.iterations=1"])):
+        text = RECIPE.format(root=root, cache=folder / "cache", spacing=spacing)
+        (folder / "recipe.yaml").write_text(text)
+        run = medssl.train(
+            folder / "recipe.yaml", overrides=more, output=folder / spacing, device="cpu"
+        )
+        found[spacing] = run.path
+    for file in (found["native"] / "checkpoints").iterdir():
+        shutil.copy(file, found["[1, 1, 1]"] / "checkpoints" / file.name)
+    return found
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("spacing", ["native", "[1, 1, 1]"])
-def test_scans_of_other_voxel_sizes_are_segmented_as_well(tmp_path: Path, spacing: str) -> None:
-    root = write_dataset(tmp_path / "data", range(20), GRIDS["1 mm"])
-    text = RECIPE.format(root=root, cache=tmp_path / "cache", spacing=spacing)
-    (tmp_path / "recipe.yaml").write_text(text)
-    run = medssl.train(tmp_path / "recipe.yaml", output=tmp_path / "run", device="cpu").path
+def test_scans_of_other_voxel_sizes_are_segmented_as_well(
+    runs: dict[str, Path], spacing: str
+) -> None:
+    run = runs[spacing]
     predictor = medssl.load_run(run, device="cpu").predictor
     dice = {name: dice_of(predictor, size) for name, size in GRIDS.items()}
     assert dice["1 mm"] > 0.8, dice

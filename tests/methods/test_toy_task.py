@@ -34,8 +34,8 @@ from medssl.training.optimization import learning_rate
 SIDE, CLASSES = 32, 3
 LABELED, UNLABELED, HELD_OUT = 4, 60, 60
 BATCH, ITERATIONS, RATE = 4, 300, 0.003
-SEEDS = (0, 1, 2)
-CONTROL_SEEDS = SEEDS[:2]
+SEEDS = 3
+CONTROL_SEEDS = 2
 NOISE, DRIFT, HALF_AXES, CONTRAST = (0.1, 2.0), 0.5, (4, 8), 2.0
 LABELED_HARDNESS = 0.05
 """The labeled images are the cleanest; hardness goes from 0 to 1."""
@@ -69,6 +69,8 @@ NOT_SHOWN: dict[str, str] = {
 """Methods that beat ``supervised``, but not clearly themselves without the unlabeled images: mean
 difference over seeds 0 to 5, and the range of the seeds. Each must stay above ``-TOLERANCE``."""
 TOLERANCE = 0.03
+CLEAR = ("bcp", "cps", "fixmatch", "pseudo_supervisor", "uamt", "umct")
+"""Methods that gain so much that two seeds show it."""
 METHODS = [name for name in list_methods() if get_settings(name).uses_unlabeled]
 
 
@@ -201,10 +203,14 @@ def foreground_dice(predictor: nn.Module, images: Tensor, labels: Tensor) -> np.
 def scores(name: str, *, with_unlabeled: bool = True) -> np.ndarray:
     """Return the Dice of a method for every seed and held-out image, ``(S, N)``.
 
-    Without unlabeled images the labeled ones take their place, and there are fewer seeds.
+    Without unlabeled images the labeled ones take their place. There are fewer seeds then, and of
+    methods that gain clearly; one where all that is asked is that the images do no harm.
     """
+    seeds = CONTROL_SEEDS if name in CLEAR or not with_unlabeled else SEEDS
+    if name in NOT_SHOWN and not with_unlabeled:
+        seeds = 1
     rows = []
-    for seed in SEEDS if with_unlabeled else CONTROL_SEEDS:
+    for seed in range(seeds):
         labeled = draw_images(1000 + seed, LABELED, LABELED_HARDNESS)
         unlabeled = draw_images(2000 + seed, UNLABELED, 1)[0] if with_unlabeled else labeled[0]
         predictor = train(name, seed, labeled, unlabeled)
@@ -227,7 +233,7 @@ def lower_bound(differences: np.ndarray) -> float:
 @pytest.mark.slow
 def test_the_toy_leaves_something_to_gain():
     """Labels alone suffice for images of their own kind, and do not for the noisy ones."""
-    thirds = scores("supervised").reshape(len(SEEDS), 3, -1).mean(axis=(0, 2))
+    thirds = scores("supervised").reshape(SEEDS, 3, -1).mean(axis=(0, 2))
     assert thirds[0] > 0.8
     assert thirds[2] < thirds[0] - 0.15
 
@@ -254,7 +260,8 @@ def test_the_labeled_stream_is_the_same_for_all():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_unlabeled_methods_beat_labels_alone(name):
-    gain = scores(name) - scores("supervised")
+    found = scores(name)
+    gain = found - scores("supervised")[: len(found)]
     assert lower_bound(gain) > 0, f"mean gain {gain.mean():+.3f}, per seed {gain.mean(axis=1)}"
 
 

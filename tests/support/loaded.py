@@ -1,19 +1,15 @@
-"""What a fresh Python process loads to do something, and the processor time it takes."""
+"""What a Python process loads to do something."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import dataclass
+
+from forks import LIGHT, forks
 
 HEAVY = ("torch", "monai")
 
-_REPORT = """
-import json, resource, sys
-used = resource.getrusage(resource.RUSAGE_SELF)
-print(json.dumps([sorted(sys.modules), used.ru_utime + used.ru_stime]))
-"""
+_REPORT = "\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))\n"
 
 
 @dataclass(frozen=True)
@@ -23,12 +19,10 @@ class Loaded:
     Attributes:
         output: what it printed, both streams.
         modules: every module it had imported at its end.
-        seconds: of processor time, its start included.
     """
 
     output: str
     modules: tuple[str, ...]
-    seconds: float
 
     @property
     def heavy(self) -> list[str]:
@@ -36,22 +30,16 @@ class Loaded:
         return [name for name in HEAVY if name in self.modules]
 
 
-def run_code(code: str) -> Loaded:
-    """Run code in a fresh process, which has to end well."""
-    done = subprocess.run(
-        [sys.executable, "-c", code + _REPORT],
-        check=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    *output, report = done.stdout.splitlines()
-    modules, seconds = json.loads(report)
-    return Loaded("\n".join(output), tuple(modules), seconds)
+def run_code(code: str, *, before: tuple[str, ...] = LIGHT) -> Loaded:
+    """Run code, which has to end well, in a process that has loaded no more than ``before``."""
+    done = forks(*before).run(code + _REPORT)
+    assert done.code == 0, done.output
+    *output, modules = done.output.splitlines()
+    return Loaded("\n".join(output), tuple(json.loads(modules)))
 
 
-def run_command(*arguments: str) -> tuple[int, Loaded]:
-    """Run a command line in a fresh process; returns its exit code and what was loaded."""
+def run_command(*arguments: str, before: tuple[str, ...] = LIGHT) -> tuple[int, Loaded]:
+    """Run a command line in such a process; returns its exit code and what was loaded."""
     code = f"from medssl.cli import run\nprint('exit code', run({list(arguments)!r}))\n"
-    loaded = run_code(code)
+    loaded = run_code(code, before=before)
     return int(loaded.output.rsplit(maxsplit=1)[-1]), loaded

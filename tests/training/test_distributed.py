@@ -7,11 +7,13 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forks import HEAVY, as_torchrun_does, command, forks
 from helpers import small_recipe, write_dataset, write_recipe
 from torch import nn
 
@@ -31,16 +33,21 @@ UNCOMPARED = ("iterations_per_second", "validation/seconds")
 LOOSE = ("policy/improvement", "policy/reward")
 
 
-def launch(processes: int, *arguments: str | Path, limit: float = 300) -> str:
-    """Run a command in several processes, with one thread each; return what they print."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(processes), *(str(a) for a in arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=limit, check=False
+def launch(processes: int, code: str) -> str:
+    """Run code in several processes, with one thread each; return what they print."""
+    ended = forks(*HEAVY).together(code, as_torchrun_does(processes))
+    told = "".join(one.output for one in ended)
+    assert all(one.code == 0 for one in ended), told[-4000:]
+    return told
+
+
+def train_together(folder: Path, names: Sequence[str]) -> str:
+    """Return the code that trains recipes one after another."""
+    argv = ["train_together.py", str(folder), *names]
+    return (
+        f"import runpy, sys\nsys.argv = {argv!r}\n"
+        f"runpy.run_path({str(HERE / argv[0])!r}, run_name='__main__')\n"
     )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return done.stdout + done.stderr
 
 
 def lines_of(run: Path) -> list[dict[str, Any]]:
@@ -96,11 +103,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         recipe = recipe_of(folder, method)
         write_recipe(folder / f"{method}.yaml", recipe)
         medssl.train(folder / f"{method}.yaml", output=folder / f"alone-{method}")
-    launch(2, HERE / "train_together.py", folder, *list_methods())
+    launch(2, train_together(folder, list_methods()))
     three = ["supervised", "bcp", "pseudo_supervisor"]
     for method in three:
         write_recipe(folder / f"three-{method}.yaml", recipe_of(folder, method))
-    launch(3, HERE / "train_together.py", folder, *[f"three-{m}" for m in three])
+    launch(3, train_together(folder, [f"three-{m}" for m in three]))
     return folder
 
 
@@ -149,13 +156,13 @@ def test_command_is_launched_stopped_and_resumed_on_another_number(
         "            os.kill(os.getpid(), signal.SIGUSR1)\n"
         "    Engine._step = stepping\n"
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", "-m", "medssl", "train", str(file)]
-    command += ["--output", str(tmp_path / "run")]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    torchrun += ["--nproc-per-node", "2", "-m", "medssl", "train", str(file)]
+    torchrun += ["--output", str(tmp_path / "run")]
     paths = os.pathsep.join([str(tmp_path), str(ROOT), str(HERE)])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=300, check=False
+        torchrun, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode != 0
     assert "stopped by SIGUSR1 after 7 iterations" in done.stderr
@@ -181,7 +188,7 @@ def test_an_error_is_told_once(runs: Path, tmp_path: Path, broken: str) -> None:
     recipe["data"]["root"] = str(data)
     file = write_recipe(tmp_path / "bcp.yaml", recipe)
     with pytest.raises(AssertionError) as caught:
-        launch(2, "-m", "medssl", "train", file, "--output", tmp_path / "run")
+        launch(2, command("train", file, "--output", tmp_path / "run"))
     assert str(caught.value).count("error: ") == 1
     assert not (tmp_path / "run").exists()
 
@@ -195,7 +202,7 @@ def test_two_cards_give_the_curve_of_one(runs: Path, tmp_path: Path, method: str
     recipe["network"]["dropout"] = 0.0  # fused kernels draw other numbers for other shapes
     file = write_recipe(tmp_path / "recipe.yaml", recipe)
     medssl.train(file, output=tmp_path / "one", device="cuda")
-    launch(2, "-m", "medssl", "train", file, "--output", tmp_path / "two", "--device", "cuda")
+    launch(2, command("train", file, "--output", tmp_path / "two", "--device", "cuda"))
     first, second = (lines_of(tmp_path / name) for name in ("one", "two"))
     for a, b in zip(first, second, strict=True):
         for key in a.keys() & {"loss/total", "loss/labeled", "loss/unlabeled"}:

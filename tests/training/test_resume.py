@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forks import HEAVY, command, forks
 from helpers import crash_after, same_bits, small_recipe, write_dataset, write_recipe
 
 import medssl
@@ -199,25 +200,24 @@ def test_one_command_starts_and_resumes(
 
 @pytest.mark.slow
 def test_kill_nine_from_outside(world: tuple[Path, Path], tmp_path: Path) -> None:
-    """Kill the real command at a random moment and resume it with the real command."""
+    """Kill the real command at a random moment and resume it."""
     recipe = recipe_file(
         world, tmp_path, "bcp", training={"iterations": 120, "checkpoint_every": 10}
     )
-
-    def command(run: Path, *more: str) -> list[str]:
-        arguments = ["train", str(recipe), "--output", str(run), *more]
-        return [sys.executable, "-m", "medssl", "--quiet", *arguments]
-
     whole, run = tmp_path / "whole", tmp_path / "run"
-    subprocess.run(command(whole), check=True, timeout=300)
-    process = subprocess.Popen(command(run))
+    words = "--quiet", "train", str(recipe), "--output"
+    started = forks(*HEAVY)
+    assert started.run(command(*words, whole)).code == 0
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    killed = [sys.executable, "-m", "medssl", *words, str(run)]
+    process = subprocess.Popen(killed, env=environment)
     deadline = time.monotonic() + 120
     while not (run / "checkpoints" / "last.pt").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(float(np.random.default_rng().uniform(0, 1.0)))
     process.send_signal(signal.SIGKILL)
     process.wait(timeout=60)
-    subprocess.run(command(run, "--resume"), check=True, timeout=300)
+    assert started.run(command(*words, run, "--resume")).code == 0
     same_bits(weights(whole), weights(run))
 
 
