@@ -116,7 +116,7 @@ class PseudoSupervisor(PolicyTeacher):
         logits = self.student(unlabeled.image)
         with torch.no_grad():
             seen = hard_labels(logits.detach())
-            description = ops.describe(probs, seen)
+            description = ops.describe_labels(probs, seen)
             actions = self.choose(description, progress, terms)
             target = ops.keep_confident(probs, self.thresholds[actions])
             if self.settings.drop == "class":

@@ -205,7 +205,7 @@ def leave_out(target: Tensor, others: Tensor, dropped: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------ state
 
 
-def describe(teacher: Tensor, student_label: Tensor, *, sure: float = 0.9) -> Tensor:
+def describe_labels(teacher: Tensor, student_label: Tensor, *, sure: float = 0.9) -> Tensor:
     """Describe pseudo-labels of patches by a few numbers in [0, 1].
 
     Per class: mean probability, square root of the predicted volume share, mean confidence where

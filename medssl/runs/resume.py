@@ -51,7 +51,8 @@ def check_same_cases(run: RunFolder, splits: str) -> None:
 
     Args:
         run: whose manifest says which cases it was started with.
-        splits: hash of the split there is now, see :func:`medssl.data.datasets.split_file.split_hash`.
+        splits: hash of the split there is now, see
+            :func:`medssl.data.datasets.split_file.split_hash`.
 
     Raises:
         MedSSLError: another split.

@@ -139,13 +139,13 @@ def test_description_by_hand() -> None:
     foreground = torch.tensor([0.0, 0.2, 0.95, 0.6])
     probs = torch.stack([1 - foreground, foreground])[None]
     student = torch.tensor([[0, 1, 1, 0]])
-    out = ops.describe(probs, student)[0]
+    out = ops.describe_labels(probs, student)[0]
     mean = foreground.mean()
     entropy = -(probs * probs.clamp_min(1e-12).log()).sum(1).mean() / np.log(2)
     truth = [1 - mean, mean, 0.5**0.5, 0.5**0.5, 0.9, 0.775, 0.5, 0.5, 0.5, 0.5]
     expected = torch.tensor([*map(float, truth), float(entropy), (1 + 0.8 + 0.95 + 0.6) / 4])
     torch.testing.assert_close(out, expected)
-    empty = ops.describe(probs, torch.zeros(1, 4, dtype=torch.long) + 1)
+    empty = ops.describe_labels(probs, torch.zeros(1, 4, dtype=torch.long) + 1)
     assert torch.isfinite(empty).all()
 
 

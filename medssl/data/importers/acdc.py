@@ -18,7 +18,7 @@ from medssl.data.importers.importer import (
     ImportSettings,
     register,
 )
-from medssl.data.importers.volumes import read_label, read_volume, refuse_format
+from medssl.data.importers.volumes import read_case_label, read_case_volume, refuse_format
 from medssl.errors import MedSSLError
 
 LABELS = {0: "background", 1: "right ventricle", 2: "myocardium", 3: "left ventricle"}
@@ -126,11 +126,11 @@ def _read_frame(
 ) -> ImportedCase:
     name = f"{folder.name}_frame{frame:02d}"
     path, label_path = _nifti(folder, name), _nifti(folder, f"{name}_gt")
-    image = read_volume(path, name)
+    image = read_case_volume(path, name)
     label: np.ndarray | None = None
     warnings: tuple[str, ...] = ()
     if label_path.is_file():
-        label, warnings = read_label(label_path, name, image)
+        label, warnings = read_case_label(label_path, name, image)
     return ImportedCase(
         id=name,
         image=image.data,
@@ -179,7 +179,7 @@ def _read_other(
         raise _no_frames(folder, error) from None
     data = replace(frames, data=frames.data[..., frame - 1]).values()
     # One header decides for all frames of a heart, so that they lie in one place.
-    reference = read_volume(_nifti(folder, f"{folder.name}_frame{min(info.phases):02d}"), name)
+    reference = read_case_volume(_nifti(folder, f"{folder.name}_frame{min(info.phases):02d}"), name)
     affine = reference.affine if reference.data.shape == data.shape else frames.affine
     return ImportedCase(
         id=name,

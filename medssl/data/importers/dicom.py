@@ -22,7 +22,7 @@ from medssl.data.importers.dicom_labels import (
     fits,
     label_files,
     paint_segmentations,
-    read_label,
+    read_series_label,
     referenced_series,
     segment_names,
     stated_names,
@@ -264,7 +264,7 @@ def _reader(
             label = paint_segmentations(labels.segmentations, series, values, ordered=ordered)
             sources += [h.path for h in labels.segmentations]
         elif labels.file is not None:
-            label = read_label(labels.file, series)
+            label = read_series_label(labels.file, series)
             if np.array_equal(label, image):
                 label = None
                 warnings = (f"{labels.file.name} is the image itself, not its label",)

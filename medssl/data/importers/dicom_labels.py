@@ -207,7 +207,7 @@ def fits(path: Path, series: Series) -> bool:
     return header.channels == 1 and turn_onto(own, onto) is not None
 
 
-def read_label(path: Path, series: Series) -> np.ndarray:
+def read_series_label(path: Path, series: Series) -> np.ndarray:
     """Read a label file that :func:`fits`, on the grid of its series.
 
     Raises:

@@ -20,7 +20,7 @@ from medssl.data.importers.importer import (
     ImportSettings,
     register,
 )
-from medssl.data.importers.volumes import read_channels, read_label
+from medssl.data.importers.volumes import read_case_label, read_channels
 from medssl.errors import MedSSLError
 
 
@@ -69,7 +69,7 @@ def _read(
     mask: np.ndarray | None = None
     warnings: tuple[str, ...] = ()
     if label is not None:
-        mask, warnings = read_label(label, case.id, image, unit=unit)
+        mask, warnings = read_case_label(label, case.id, image, unit=unit)
     return ImportedCase(
         id=safe_id(case.id),
         image=image.data,

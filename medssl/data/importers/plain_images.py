@@ -26,7 +26,12 @@ from medssl.data.importers.importer import (
     register,
 )
 from medssl.data.importers.pairing import Pair, find_pairs
-from medssl.data.importers.volumes import count_channels, read_channels, read_volume, refuse_format
+from medssl.data.importers.volumes import (
+    count_channels,
+    read_case_volume,
+    read_channels,
+    refuse_format,
+)
 from medssl.errors import MedSSLError
 from medssl.files import locked, move, refusals, scratch_folder, write_bytes, write_json
 from medssl.progress import Display, Done
@@ -91,7 +96,7 @@ def _find(source: Path) -> list[Pair]:
 
 
 def _read(pair: Pair, unit: Unit) -> ImportedCase:
-    image = read_volume(pair.image, pair.id, unit=unit)
+    image = read_case_volume(pair.image, pair.id, unit=unit)
     return ImportedCase(
         pair.id,
         image.data,

@@ -25,8 +25,8 @@ from medssl.data.importers.segments import segment_names, values_by_name
 from medssl.data.importers.volumes import (
     count_channels,
     ignore_unannotated,
-    read_label,
-    read_volume,
+    read_case_label,
+    read_case_volume,
     refuse_format,
 )
 from medssl.errors import MedSSLError
@@ -154,7 +154,7 @@ def read_structures(
         path = pair.structures.get(name)
         if path is None:
             continue
-        mask, _ = read_label(path, pair.id, image)
+        mask, _ = read_case_label(path, pair.id, image)
         found = np.unique(mask)
         if len(found[found != 0]) > 1:
             raise MedSSLError(
@@ -189,11 +189,11 @@ def read_pair(
         sparse_axis: ``x``, ``y`` or ``z``: slices across it without label become ``ignore``.
         values, ordered: of structures with files of their own, see :func:`read_structures`.
     """
-    image = read_volume(pair.image, pair.id)
+    image = read_case_volume(pair.image, pair.id)
     label: np.ndarray | None = None
     warnings: tuple[str, ...] = ()
     if pair.label is not None:
-        label, warnings = read_label(pair.label, pair.id, image)
+        label, warnings = read_case_label(pair.label, pair.id, image)
     elif pair.structures:
         label = read_structures(pair, image, values or {}, ordered=ordered)
     if label is not None and sparse_axis is not None and ignore is not None:

@@ -33,7 +33,7 @@ def _of_case(case_id: str, path: Path) -> Iterator[None]:
         ) from None
 
 
-def read_volume(path: Path, case_id: str, *, unit: Unit = "mm") -> Volume:
+def read_case_volume(path: Path, case_id: str, *, unit: Unit = "mm") -> Volume:
     """Read an image file to its end, scaled as its header says.
 
     Args:
@@ -54,7 +54,7 @@ def read_channels(paths: Sequence[Path], case_id: str, *, unit: Unit = "mm") -> 
     Raises:
         MedSSLError: a file cannot be read, or the files are not on one grid.
     """
-    volumes = [read_volume(path, case_id, unit=unit) for path in paths]
+    volumes = [read_case_volume(path, case_id, unit=unit) for path in paths]
     first = volumes[0]
     for path, other in zip(paths[1:], volumes[1:], strict=True):
         same = other.data.shape == first.data.shape
@@ -73,7 +73,7 @@ def read_channels(paths: Sequence[Path], case_id: str, *, unit: Unit = "mm") -> 
     return replace(first, data=np.stack([v.data for v in volumes], axis=-1))
 
 
-def read_label(
+def read_case_label(
     path: Path, case_id: str, image: Volume, *, unit: Unit = "mm"
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Read a label file and place it on its image's grid; also return warnings.
@@ -84,7 +84,7 @@ def read_label(
     Raises:
         MedSSLError: unreadable, on another grid, or of several overlapping layers.
     """
-    label = read_volume(path, case_id, unit=unit)
+    label = read_case_volume(path, case_id, unit=unit)
     if label.data.ndim == 3:
         with _of_case(case_id, path):
             label = replace(label, data=whole_numbers(label.data))
@@ -94,7 +94,7 @@ def read_label(
 def place_label(
     label: Volume, image: Volume, case_id: str, where: Path
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the label's voxels on the image's grid, and warnings; see :func:`read_label`."""
+    """Return the label's voxels on the image's grid, and warnings; see :func:`read_case_label`."""
     fix = "export the label on its image's grid, or leave it out with --option skip_broken=true"
     shape = image.data.shape[:3]
     if label.data.ndim != 3:

@@ -56,12 +56,18 @@ def test_the_settings_given_fit_the_phantom(name: str) -> None:
 KIND_OF = {"ct": "CT", "cbct": "CBCT", "oct": "OCT"}
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds what recipes share: phantoms of a kind, and their preprocessed cases."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FOR_FOLDERS)
-def test_the_recipe_trains_on_the_phantom(name: str, tmp_path: Path) -> None:
+def test_the_recipe_trains_on_the_phantom(name: str, cache: Path, tmp_path: Path) -> None:
     path = list_recipes()[name]
     sizes = ["data.phantom.labeled=7", "data.phantom.unlabeled=2", "data.test=1"]
-    small = [*sizes, "training.iterations=4", f"data.cache={tmp_path / 'cache'}"]
+    small = [*sizes, "training.iterations=4", f"data.cache={cache}"]
     small.append("training.schedule.warmup=0")  # a warm-up is longer than these four iterations
     settings = [*phantom_settings(path), *small]
     result = medssl.train(path, overrides=settings, output=tmp_path / "run")
