@@ -15,11 +15,19 @@ from medssl.testing import CHECKS, NotApplicable
 from medssl.testing.checks import run_check, variants_of
 from medssl.testing.subject import Subject
 
+
+def combinations(check: str) -> list[tuple[int, dict[str, Any]]]:
+    """Return pairs of dimensions and variant; of several variants each in one number of them."""
+    dims, variants = CHECKS[check].dims, variants_of(CHECKS[check])
+    if len(variants) == 1:
+        return [(number, variants[0]) for number in dims]
+    return [(dims[i % len(dims)], variant) for i, variant in enumerate(variants)]
+
+
 RUNS = [
     pytest.param(check, dims, kind, id="-".join([check, f"{dims}d", *map(str, kind.values())]))
     for check in CHECKS
-    for dims in CHECKS[check].dims
-    for kind in variants_of(CHECKS[check])
+    for dims, kind in combinations(check)
 ]
 
 
