@@ -27,7 +27,7 @@ from synthetic import write_ellipsoids
 from medssl.data.datasets.case import CachedCase
 from medssl.data.patches.augment import Augmenter
 from medssl.data.patches.sampling import PatchSampler, PatchSettings, Stream
-from medssl.data.preprocessing.cache import class_indices
+from medssl.data.preprocessing.cache_entry import class_indices
 from medssl.device import resolve_precision
 from medssl.settings.recipe import AugmentSettings
 from medssl.settings.spec import DataSpec

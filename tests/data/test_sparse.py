@@ -17,7 +17,8 @@ from medssl.data.datasets.case import IGNORE_INDEX, CachedCase
 from medssl.data.datasets.decathlon import read_dataset
 from medssl.data.patches.augment import Augmenter
 from medssl.data.patches.sampling import PatchSampler, PatchSettings, Stream
-from medssl.data.preprocessing.cache import CaseCache, class_indices
+from medssl.data.preprocessing.cache import CaseCache
+from medssl.data.preprocessing.cache_entry import class_indices
 from medssl.errors import MedSSLError
 from medssl.progress import Display
 from medssl.recipe.load import load_recipe

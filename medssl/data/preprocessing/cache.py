@@ -12,29 +12,21 @@ import hashlib
 import json
 import logging
 import sys
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from medssl.data.datasets.case import IGNORE_INDEX, CachedCase, Case, LabelMap
+from medssl.data.datasets.case import CachedCase, Case, LabelMap
 from medssl.data.datasets.known_files import KnownFiles
+from medssl.data.preprocessing.cache_entry import DAMAGED, FACTS, open_entry, write_entry
 from medssl.data.preprocessing.pipeline import preprocess_case
 from medssl.data.preprocessing.region import Region
 from medssl.data.preprocessing.scan_facts import ScanFacts, scan_facts
 from medssl.data.preprocessing.tensors import read_images
 from medssl.errors import MedSSLError
-from medssl.files import (
-    all_or_nothing,
-    discard_folder,
-    reason_of,
-    write_array,
-    write_arrays,
-    write_json,
-)
+from medssl.files import discard_folder, reason_of, write_json
 from medssl.plugins import record_plugins
 from medssl.progress import Done
 from medssl.settings.spec import DataSpec
@@ -43,16 +35,11 @@ logger = logging.getLogger(__name__)
 
 PREPROCESSING_VERSION = 2
 """Raise it whenever preprocessing gives other arrays for the same spec and files."""
-MAX_CLASS_INDICES = 20_000
 SPEC_FIELDS = {"spatial_unit", "orientation", "spacing", "resize", "resize_mode", "intensity"}
 """Fields of the data spec that change the arrays; the others concern training and evaluation."""
 ALIGN_FIELDS = {"align_slices", "depth_direction", "slice_axis"}
 """Fields that change them too, where slices are aligned."""
-FACTS = "scan.json"
-"""File of an entry that describes the scan before preprocessing."""
 FLOAT16_MAX = 65504.0
-DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
-"""What reading a damaged entry raises."""
 
 
 class CaseCache:
@@ -161,7 +148,7 @@ class CaseCache:
             MedSSLError: a file of the case is missing.
         """
         try:
-            _open(self.root / self.key(case), case)
+            open_entry(self.root / self.key(case), case)
         except DAMAGED:
             return False
         return True
@@ -197,7 +184,7 @@ class CaseCache:
             raise self._refusal(error) from error
 
     def _opened(self, folder: Path, case: Case) -> CachedCase:
-        found = _open(folder, case)
+        found = open_entry(folder, case)
         self._entries[case.id] = folder
         return found
 
@@ -236,19 +223,8 @@ class CaseCache:
         self, folder: Path, case: Case, arrays: dict[str, np.ndarray], facts: ScanFacts | None
     ) -> None:
         """Write an entry; it is there whole or not at all."""
-        meta: dict[str, Any] = {"case": case.id, "files": [str(p) for p in case.images]}
         try:
-            with all_or_nothing(folder, "an entry of the preprocessing cache") as building:
-                for name, array in arrays.items():
-                    write_array(building / f"{name}.npy", array)
-                    meta[name] = {"shape": array.shape, "dtype": array.dtype.name}
-                if "label" in arrays:
-                    seed = int(folder.name[:16], 16)
-                    indices = class_indices(arrays["label"], seed=seed)
-                    write_arrays(building / "indices.npz", {str(c): v for c, v in indices.items()})
-                if facts is not None:
-                    write_json(building / FACTS, facts.as_dict())
-                write_json(building / "meta.json", meta)
+            write_entry(folder, case, arrays, facts)
         except MedSSLError as error:
             if not (folder / "meta.json").is_file():  # else another process was faster
                 raise self._refusal(error) from error
@@ -266,46 +242,6 @@ class CaseCache:
             where=self.root,
             fix="free some space, or use another folder: `--set data.cache=FOLDER`",
         )
-
-
-def class_indices(label: np.ndarray, *, seed: int) -> dict[int, np.ndarray]:
-    """Return flat voxel indices (int32, sorted) of each class present, IGNORE_INDEX excluded.
-
-    A class of more than ``MAX_CLASS_INDICES`` voxels is represented by a random subset.
-    """
-    if label.size >= 2**31:
-        raise ValueError(f"a volume of {label.size} voxels is too large to index")
-    flat = label.ravel()
-    rng = np.random.default_rng(seed)
-    out = {}
-    for value in np.flatnonzero(np.bincount(flat, minlength=1)):
-        if value == IGNORE_INDEX:
-            continue
-        where = np.flatnonzero(flat == value).astype(np.int32)
-        if len(where) > MAX_CLASS_INDICES:
-            where = np.sort(rng.choice(where, MAX_CLASS_INDICES, replace=False))
-        out[int(value)] = where
-    return out
-
-
-def _open(folder: Path, case: Case) -> CachedCase:
-    """Open an entry; what is missing, truncated or inconsistent raises."""
-    meta = json.loads((folder / "meta.json").read_text())
-    names = ["image"] if case.label is None else ["image", "label"]
-    if "outside" in meta and case.label is not None:
-        names.append("outside")
-    arrays = {}
-    for name in names:
-        array = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-        if list(array.shape) != meta[name]["shape"] or array.dtype.name != meta[name]["dtype"]:
-            raise ValueError(f"{name}.npy is not what meta.json says")
-        arrays[name] = array
-    indices: dict[int, np.ndarray] = {}
-    if case.label is not None:
-        with np.load(folder / "indices.npz", allow_pickle=False) as stored:
-            indices = {int(name): stored[name] for name in stored.files}
-    outside = tuple(int(n) for n in arrays.get("outside", ()))
-    return CachedCase(case.id, case.patient, arrays["image"], arrays.get("label"), indices, outside)
 
 
 def _count(label: np.ndarray, num_classes: int) -> np.ndarray:

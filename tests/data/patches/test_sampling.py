@@ -22,7 +22,7 @@ from medssl.data.datasets.case import IGNORE_INDEX, CachedCase
 from medssl.data.patches.augment import Augmenter
 from medssl.data.patches.loader import StreamLoader
 from medssl.data.patches.sampling import PatchSampler, PatchSettings, Stream
-from medssl.data.preprocessing.cache import class_indices
+from medssl.data.preprocessing.cache_entry import class_indices
 from medssl.errors import MedSSLError
 from medssl.settings.recipe import AugmentSettings
 from medssl.settings.spec import DataSpec

@@ -14,7 +14,8 @@ import pytest
 from medssl.data.datasets import known_files
 from medssl.data.datasets.case import IGNORE_INDEX, Case, LabelMap
 from medssl.data.preprocessing import cache as cache_module
-from medssl.data.preprocessing.cache import MAX_CLASS_INDICES, CaseCache, class_indices
+from medssl.data.preprocessing.cache import CaseCache
+from medssl.data.preprocessing.cache_entry import MAX_CLASS_INDICES, class_indices
 from medssl.errors import MedSSLError
 from medssl.files import default_cache_root
 from medssl.settings.spec import DataSpec
