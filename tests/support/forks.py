@@ -25,7 +25,19 @@ from typing import Any
 
 LIGHT = ("nibabel", "numpy", "pydantic", "rich.table", "scipy.ndimage", "typer", "yaml")
 """What medssl needs for anything but ``--help``."""
-HEAVY = (*LIGHT, "SimpleITK", "torch", "monai.inferers", "monai.networks.nets")
+HEAVY = (
+    *LIGHT,
+    "SimpleITK",
+    "jinja2",
+    "matplotlib.backends.backend_agg",
+    "monai.inferers",
+    "monai.networks.nets",
+    "psutil",
+    "rich.progress",
+    "torch._dynamo",  # which every optimizer loads
+    "torch.utils.tensorboard",
+)
+"""What training and all that follows needs."""
 
 
 @dataclass(frozen=True)
