@@ -14,14 +14,8 @@ from decathlon_files import header, make_dataset, touch, write_json
 
 from medssl.data.datasets.case import Case, Dataset, LabelMap
 from medssl.data.datasets.decathlon import read_dataset
-from medssl.data.datasets.split import (
-    ROLES,
-    Splits,
-    load_splits,
-    make_splits,
-    save_splits,
-    split_hash,
-)
+from medssl.data.datasets.split import ROLES, Splits, make_splits
+from medssl.data.datasets.split_file import load_splits, save_splits, split_hash
 from medssl.errors import MedSSLError
 from medssl.settings.recipe import DataSettings
 
