@@ -45,8 +45,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     recipe["data"] |= {"labeled": 6, "validation": 1}
     recipe["network"] = {"name": "unet", "channels": [8, 16, 32], "strides": [2, 2]}
     recipe["training"] |= {
-        "iterations": 160,
-        "validate_every": 40,
+        "iterations": 320,
+        "validate_every": 80,
         "optimizer": {"name": "adam", "lr": 0.01},
     }
     file = write_recipe(folder / "recipe.yaml", recipe)
@@ -72,7 +72,7 @@ def test_run_folder_holds_what_is_promised(trained: tuple[Path, Path]) -> None:
     assert len(list((run / "preview").glob("*.png"))) == 3
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["status"] == "finished"
-    assert manifest["iterations_done"] == 160
+    assert manifest["iterations_done"] == 320
     assert manifest["cases"] == {"labeled": 5, "unlabeled": 6, "validation": 1, "test": 2}
     assert manifest["peak_memory_bytes"]["host"] > 0
     assert {"torch", "monai", "python"} <= manifest["versions"].keys()
@@ -88,7 +88,7 @@ def test_it_learned_and_says_so(trained: tuple[Path, Path]) -> None:
     logged = [json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()]
     losses = [x["loss/labeled"] for x in logged if "loss/labeled" in x]
     assert losses[-1] < losses[0] / 2
-    assert {x["step"] for x in logged if "validation/dice" in x} == {40, 80, 120, 160}
+    assert {x["step"] for x in logged if "validation/dice" in x} == {80, 160, 240, 320}
 
 
 def test_the_saved_recipe_runs_again(trained: tuple[Path, Path]) -> None:
