@@ -19,9 +19,16 @@ from medssl.files import write_text
 from medssl.paths import AnyPath
 from medssl.progress import Display
 from medssl.recipe.load import load_recipe
+from medssl.reports.crossval_unusual import (
+    UnusualScan,
+    UnusualScans,
+    gathered,
+    unusual_left_out,
+    unusual_unlabeled,
+)
 from medssl.reports.figures import Picture, data_uri, read_metrics, training_curves
 from medssl.reports.overlays import CasePictures, case_scores, chosen_cases, picture_case
-from medssl.reports.page import render
+from medssl.reports.page import calibration_picture, render
 from medssl.runs.folder import RunFolder, open_run
 from medssl.runs.lineage import CROSSVAL
 
@@ -56,6 +63,7 @@ def crossval_report(
     summary = found["out_of_fold"]
     notes: list[str] = []
     shown = _pictures(folder, found, display or Display(quiet=True), notes) if pictures else []
+    unusual = _unusual(folder, found, display or Display(quiet=True), notes, look=pictures)
     worst = RunFolder(folder / f"fold_{found['patients'][0]['fold']}")
     html = render(
         TEMPLATE,
@@ -66,6 +74,8 @@ def crossval_report(
         caveats=crossval_caveats(found),
         gains=_gains(folder / GAINS),
         cases=shown,
+        unusual=unusual,
+        calibration=calibration_picture(folder),
         notes=notes,
         curves=training_curves(read_metrics(worst.metrics)),
         curves_of=worst.path.name,
@@ -110,6 +120,24 @@ def _finished(folder: Path) -> dict[str, Any]:
             fix="go on with the same `medssl crossval` command",
         ) from None
     return found
+
+
+def _unusual(
+    folder: Path, found: Mapping[str, Any], display: Display, notes: list[str], *, look: bool
+) -> UnusualScans:
+    """Find scans unlike those trained on; ``look`` at the unlabeled ones, too, in the dataset."""
+    left_out = unusual_left_out(folder, found["patients"])
+    unlabeled: tuple[list[UnusualScan], int] = ([], 0)
+    first = RunFolder(folder / found["members"][0])
+    if look and first.splits.is_file():
+        labeled = [case for one in found["patients"] for case in one["predictions"]]
+        try:
+            recipe = load_recipe(first.recipe).recipe
+            dataset = open_dataset(recipe.data, recipe.spec)
+            unlabeled = unusual_unlabeled(first, recipe, dataset, labeled, display)
+        except MedSSLError as error:
+            notes.append(f"The unlabeled scans were not compared with the labeled: {error.what}.")
+    return gathered(left_out, unlabeled)
 
 
 def _gains(path: Path) -> Picture | None:

@@ -105,7 +105,7 @@ def report(
         rows=sorted(rows, key=lambda r: (_sortable(r["dice"]), r["case"])),
         unit=unit,
         curves=draw_training_curves(read_metrics(folder.metrics)),
-        calibration=_calibration(folder),
+        calibration=calibration_picture(folder.path),
         caveats=caveats_of(summary, loaded.recipe, manifest),
         notes=notes,
         manifest={k: manifest[k] for k in MANIFEST_KEYS if manifest.get(k) is not None},
@@ -179,13 +179,13 @@ def _pictures(
     return out
 
 
-def _calibration(folder: RunFolder) -> dict[str, Any] | None:
+def calibration_picture(folder: Path) -> dict[str, Any] | None:
     """Return what `medssl calibrate` wrote, with its curve drawn, or None.
 
     The figures of cases that nothing was fitted on come before those of the calibration cases.
     """
     try:
-        found = json.loads((folder.path / "calibration.json").read_text(encoding="utf-8"))
+        found = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
         figures = found.get("held_out") or found
         uri = reliability_curve(figures["reliability"])
         ece, quality = figures["ece"], figures["quality"]

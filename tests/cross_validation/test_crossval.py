@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from browser import CHROMIUM, look_at
 from crossval_folders import same_folders
 from helpers import small_recipe, write_dataset, write_recipe
 from rich.console import Console
@@ -28,9 +30,16 @@ from medssl.cross_validation.deal import CrossvalSettings
 from medssl.cross_validation.plan import CrossvalPlan, plan_crossval
 from medssl.cross_validation.show import format_crossval
 from medssl.cross_validation.summary import Resampled, summarize_crossval
+from medssl.data.opened import open_dataset
 from medssl.errors import MedSSLError
 from medssl.progress import Display
 from medssl.recipe.load import load_recipe
+from medssl.reports.crossval_unusual import (
+    UnusualScan,
+    gathered,
+    unusual_left_out,
+    unusual_unlabeled,
+)
 from medssl.runs.folder import RunFolder
 from medssl.runs.lineage import Lineage, write_lineage
 from medssl.training.cases import plan_cases
@@ -388,11 +397,65 @@ def test_a_cross_validation_leaves_runs_scores_a_verdict_and_a_page(
     assert page.count("data:image/png") >= 3
     assert "worst: case_" in page
     assert "4 labeled patients in 2 folds" in page
+    assert "4 left-out scans compared with the training scans of their fold, 6 unlabeled" in page
+    assert "None is unlike them." in page
+    for heading in ("Patients, least gain first", "Cases to look at", "Training of fold_"):
+        assert f"<h2>{heading}" in page
+    assert "patients below Dice 0.5" in page
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(format_crossval(small(recipe, done).summary))
     text = console.export_text()
     assert "patients that gain least" in text
     assert "out_of_fold: 4 cases of 4 patients" in text
+
+
+def test_unusual_scans_are_listed_with_what_is_unlike(done: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "cv"
+    shutil.copytree(done, folder)
+    found = json.loads((folder / "crossval.json").read_text())
+    last = found["patients"][-1]
+    ((case, path),) = last["predictions"].items()
+    record = (folder / path).parent / "predictions.json"
+    content = json.loads(record.read_text())
+    content["predictions"][case]["unusual"] = ["voxels of 9 mm", "it measures 9 mm"]
+    record.write_text(json.dumps(content))
+    left_out, compared = unusual_left_out(folder, found["patients"])
+    assert compared == 4
+    what = "voxels of 9 mm; it measures 9 mm"
+    assert left_out == [UnusualScan(case, f"fold_{last['fold']}", what)]
+
+    first = RunFolder(folder / "fold_0")
+    recipe = load_recipe(first.recipe).recipe
+    dataset = open_dataset(recipe.data, recipe.spec)
+    labeled = [c for one in found["patients"] for c in one["predictions"]]
+    assert unusual_unlabeled(first, recipe, dataset, labeled, QUIET) == ([], 6)
+    image = nib.load(next(c for c in dataset.training if c.id == "case_10").images[0])
+    nib.save(nib.Nifti1Image(image.dataobj, 3 * image.affine), tmp_path / "case_10.nii.gz")
+    strange = replace(
+        dataset,
+        training=tuple(
+            replace(c, images=(tmp_path / "case_10.nii.gz",)) if c.id == "case_10" else c
+            for c in dataset.training
+        ),
+    )
+    (scan,), number = unusual_unlabeled(first, recipe, strange, labeled, QUIET)
+    assert (scan.case, scan.where, number) == ("case_10", "unlabeled", 6)
+    assert scan.what.startswith("voxels of 3 x 3 x 6 mm, in training 1 x 1 x 2")
+    many = gathered((left_out * 30, 40), ([scan], 6))
+    assert (len(many.scans), many.more, many.left_out, many.unlabeled) == (20, 11, 40, 6)
+
+    page = medssl.report(folder, pictures=False).read_text()
+    assert f"<tr><td>{case}</td><td>fold_{last['fold']}</td><td>{what}</td></tr>" in page
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize("width", [1280, 500])
+def test_the_page_in_a_browser(done: Path, width: int, tmp_path: Path) -> None:
+    seen = look_at(done / "report.html", width, tmp_path)
+    assert (seen["broken"], seen["small"]) == (0, 0)
+    assert seen["images"] >= 3
+    assert seen["overflow"] <= 0
 
 
 def test_what_is_finished_is_not_trained_again_and_repeats_extend(
