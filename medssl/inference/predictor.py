@@ -51,7 +51,8 @@ class Predictor:
 
     Attributes:
         calibration: makes probability and entropy maps calibrated, and says how far volumes can be
-            off; None: they are the network's own. Label maps do not depend on it.
+            off; None: they are the network's own. Label maps do not depend on it; what they depend
+            on, the temperatures of folds that are averaged, is in the model.
         source: the run or bundle it was loaded from, for the reader.
         folds: names of the folds that predict, of a cross-validation.
 

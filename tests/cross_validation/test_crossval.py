@@ -30,6 +30,7 @@ from medssl.cross_validation.deal import CrossvalSettings
 from medssl.cross_validation.plan import CrossvalPlan, plan_crossval
 from medssl.cross_validation.show import format_crossval
 from medssl.cross_validation.summary import Resampled, summarize_crossval
+from medssl.data.datasets.split import load_splits
 from medssl.data.opened import open_dataset
 from medssl.errors import MedSSLError
 from medssl.progress import Display
@@ -429,17 +430,17 @@ def test_unusual_scans_are_listed_with_what_is_unlike(done: Path, tmp_path: Path
     dataset = open_dataset(recipe.data, recipe.spec)
     labeled = [c for one in found["patients"] for c in one["predictions"]]
     assert unusual_unlabeled(first, recipe, dataset, labeled, QUIET) == ([], 6)
-    image = nib.load(next(c for c in dataset.training if c.id == "case_10").images[0])
-    nib.save(nib.Nifti1Image(image.dataobj, 3 * image.affine), tmp_path / "case_10.nii.gz")
+    other = next(c for c in load_splits(first.splits, dataset).unlabeled if c.id < "case_10")
+    image, file = nib.load(other.images[0]), tmp_path / "other.nii.gz"
+    nib.save(nib.Nifti1Image(image.dataobj, image.affine * [[3], [3], [3], [1]]), file)
     strange = replace(
         dataset,
         training=tuple(
-            replace(c, images=(tmp_path / "case_10.nii.gz",)) if c.id == "case_10" else c
-            for c in dataset.training
+            replace(c, images=(file,)) if c.id == other.id else c for c in dataset.training
         ),
     )
     (scan,), number = unusual_unlabeled(first, recipe, strange, labeled, QUIET)
-    assert (scan.case, scan.where, number) == ("case_10", "unlabeled", 6)
+    assert (scan.case, scan.where, number) == (other.id, "unlabeled", 6)
     assert scan.what.startswith("voxels of 3 x 3 x 6 mm, in training 1 x 1 x 2")
     many = gathered((left_out * 30, 40), ([scan], 6))
     assert (len(many.scans), many.more, many.left_out, many.unlabeled) == (20, 11, 40, 6)
