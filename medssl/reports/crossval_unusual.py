@@ -14,7 +14,7 @@ from typing import Any
 
 from medssl.data.datasets.case import Case, Dataset
 from medssl.data.datasets.modality import stated_kind
-from medssl.data.datasets.split import load_splits
+from medssl.data.datasets.split_file import load_splits
 from medssl.data.opened import cache_root, known_files
 from medssl.data.preprocessing.cache import CaseCache
 from medssl.data.preprocessing.scan_facts import ScanFacts, scan_facts

@@ -30,7 +30,7 @@ from medssl.cross_validation.deal import CrossvalSettings
 from medssl.cross_validation.plan import CrossvalPlan, plan_crossval
 from medssl.cross_validation.show import format_crossval
 from medssl.cross_validation.summary import Resampled, summarize_crossval
-from medssl.data.datasets.split import load_splits
+from medssl.data.datasets.split_file import load_splits
 from medssl.data.opened import open_dataset
 from medssl.errors import MedSSLError
 from medssl.progress import Display
