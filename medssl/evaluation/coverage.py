@@ -74,6 +74,6 @@ def crossval_sentence() -> str:
     return (
         f"In {gain['draws']} real cross-validations of a toy task ({found['patients']} patients, "
         f"{found['folds']} folds) the interval of the gain held the gain of these models on new "
-        f"patients in {held['gain']:.0f} of 100, the interval of Dice in {held['supervised']:.0f} "
+        f"patients in {held['gain']:.0f} %, the interval of Dice in {held['supervised']:.0f} % "
         f"(out-of-fold Dice minus that of new patients: {dice['bias']:+.3f} on average)."
     )

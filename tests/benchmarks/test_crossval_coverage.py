@@ -38,7 +38,7 @@ def test_what_a_report_states_is_within_two_points_of_the_tables() -> None:
     table = PAGE.split(script.START)[1].split(script.END)[0]
     shown = [float(share) for share in re.findall(r"\*\*(\d+) %", table)]
     gain, _, dice = shown
-    said = re.search(r"in (\d+) of 100, the interval of Dice in (\d+) ", crossval_sentence())
+    said = re.search(r"in (\d+) %, the interval of Dice in (\d+) %", crossval_sentence())
     assert said is not None
     assert float(said[1]) == pytest.approx(gain, abs=2)
     assert float(said[2]) == pytest.approx(dice, abs=2)
