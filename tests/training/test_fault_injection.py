@@ -32,7 +32,7 @@ from medssl.training.engine import Engine
 def clean(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     """A dataset, its recipe, and the run that nothing interrupted."""
     folder = tmp_path_factory.mktemp("faults")
-    changes = {"method": {"name": "mean_teacher"}, "evaluation": {"splits": []}}
+    changes = {"method": {"name": "mean_teacher"}}
     content = small_recipe(write_dataset(folder / "data"), folder / "cache", **changes)
     recipe = write_recipe(folder / "recipe.yaml", content)
     return folder / "data", recipe, medssl.train(recipe, output=folder / "whole").path
