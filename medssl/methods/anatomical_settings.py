@@ -26,6 +26,7 @@ class AnatomicalSettings(WeightedTeacherSettings):
     """Settings of ``anatomical``."""
 
     paper = "Adiga V et al., Medical Image Analysis 2024 (arXiv 2310.16099)"
+    scales = True
     plan_hints = PlanHints(
         "trusts its guesses where they look like anatomy",
         trained_networks=2,

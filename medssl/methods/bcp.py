@@ -51,6 +51,7 @@ from medssl.methods.bcp_settings import BCPSettings
 from medssl.methods.student_teacher import StudentTeacher
 from medssl.networks.passes import forward_each
 from medssl.ops.components import begin_largest_components
+from medssl.ops.deep_supervision import Prediction, finest, joined
 from medssl.ops.ema import copy_weights
 from medssl.ops.losses import copy_paste_loss, region_terms, supervised_loss, weighted_mean
 from medssl.ops.mixing import mix, take
@@ -100,19 +101,19 @@ class BCP(StudentTeacher):
         else:
             truth, guess = region_loss(logits, images, labels, self.settings)
         with torch.no_grad():
-            predicted = torch.cat([hard_labels(x.detach()) for x in logits])
+            predicted = torch.cat([hard_labels(finest(x).detach()) for x in logits])
             agree = weighted_mean((predicted == target).float(), ~is_truth)
         terms["loss/labeled"] = truth.detach()
         terms["loss/unlabeled"] = guess.detach()
         terms["pseudo/agreement"] = agree
         return StepOutput(truth + guess, terms)
 
-    def _predict(self, images: list[MixedImage]) -> list[Tensor]:
+    def _predict(self, images: list[MixedImage]) -> list[Prediction]:
         """Return the student's logits, in one piece or one per mixed image."""
         if not self.settings.joint_forward:
             return forward_each(self.student, [m.image for m in images])
-        joined = self.student(torch.cat([m.image for m in images]))
-        return [joined] if self.settings.normalize == "source" else list(joined.chunk(2))
+        both = self.student(torch.cat([m.image for m in images]))
+        return [both] if self.settings.normalize == "source" else list(both.chunk(2))
 
     def _pretrain_step(self, labeled: LabeledBatch, progress: Progress) -> StepOutput:
         """Train on labeled images pasted into labeled images."""
@@ -188,7 +189,7 @@ class BCP(StudentTeacher):
 
 
 def region_loss(
-    logits: list[Tensor],
+    logits: list[Prediction],
     images: list[MixedImage],
     labels: list[tuple[Tensor, Tensor]],
     settings: BCPSettings,
@@ -222,7 +223,7 @@ def region_loss(
 
 
 def source_loss(
-    logits: list[Tensor], target: Tensor, is_truth: Tensor, settings: BCPSettings
+    logits: list[Prediction], target: Tensor, is_truth: Tensor, settings: BCPSettings
 ) -> tuple[Tensor, Tensor]:
     """Compute the loss normalized per source: ground truth or pseudo-label, wherever it lies.
 
@@ -235,8 +236,8 @@ def source_loss(
     Returns:
         The weighted ground-truth and pseudo-label parts; the loss is their sum.
     """
-    joined = logits[0] if len(logits) == 1 else torch.cat(logits)
-    truth, guess = region_terms(joined, target, [is_truth, ~is_truth], dice=settings.dice)
+    whole = logits[0] if len(logits) == 1 else joined(logits)
+    truth, guess = region_terms(whole, target, [is_truth, ~is_truth], dice=settings.dice)
     return settings.weight_gt * (truth[0] + truth[1]), settings.weight_pseudo * (
         guess[0] + guess[1]
     )

@@ -41,6 +41,7 @@ from medssl.methods.base import Batch, Loader, Method, NetworkBuilder, Progress,
 from medssl.methods.cps_settings import CPSSettings
 from medssl.networks.ensemble import Ensemble
 from medssl.networks.passes import forward_each
+from medssl.ops.deep_supervision import Prediction, finest, joined
 from medssl.ops.losses import supervised_loss
 from medssl.ops.modes import eval_mode
 from medssl.ops.pseudo_labels import hard_labels
@@ -48,7 +49,7 @@ from medssl.ops.ramps import share_ramp
 
 
 def network_loss(
-    logits: Tensor, label: Tensor, pseudo_label: Tensor, settings: CPSSettings
+    logits: Prediction, label: Tensor, pseudo_label: Tensor, settings: CPSSettings
 ) -> tuple[Tensor, Tensor]:
     """Compute the two losses of one network, before the cross weight.
 
@@ -119,7 +120,7 @@ class CPS(Method):
         for net in (self.first, self.second):
             net.train()
         logits = [self._logits(net, batch) for net in (self.first, self.second)]
-        labels = [hard_labels(x.detach()[self._start(batch) :]) for x in logits]
+        labels = [hard_labels(finest(x).detach()[self._start(batch) :]) for x in logits]
         one = network_loss(logits[0], labeled.label, labels[1], self.settings)
         two = network_loss(logits[1], labeled.label, labels[0], self.settings)
         loss = one[0] + two[0] + weight * (one[1] + two[1])
@@ -144,13 +145,14 @@ class CPS(Method):
             yield own + weight * cross
         terms.update(_report(parts, labels, weight))
 
-    def _logits(self, network: nn.Module, batch: Batch) -> Tensor:
+    def _logits(self, network: nn.Module, batch: Batch) -> Prediction:
         """Return a network's logits for labeled and unlabeled patches, labeled first."""
         labeled, unlabeled = batch.both()
         images = (labeled.image, unlabeled.image)
         if self.settings.joint_forward:
-            return network(torch.cat(images))
-        return torch.cat(forward_each(network, images))
+            both: Prediction = network(torch.cat(images))
+            return both
+        return joined(forward_each(network, images))
 
     def _start(self, batch: Batch) -> int:
         """Return the first patch, labeled ones counted first, that gets a pseudo-label."""

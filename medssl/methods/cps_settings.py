@@ -15,6 +15,7 @@ class CPSSettings(MethodSettings):
     """Settings of ``cps``."""
 
     paper = "Chen et al., CVPR 2021 (arXiv 2106.01226)"
+    scales = True
     plan_hints = PlanHints(
         "two networks label the unlabeled scans for each other", trained_networks=2
     )

@@ -38,6 +38,7 @@ from torch import Tensor
 from medssl.methods.base import Batch, Progress, StepOutput
 from medssl.methods.fixmatch_settings import FixMatchSettings
 from medssl.methods.student_teacher import StudentTeacher
+from medssl.ops.deep_supervision import Prediction, finest
 from medssl.ops.losses import IGNORE_INDEX, supervised_loss
 from medssl.ops.modes import set_mode
 from medssl.ops.pseudo_labels import hard_labels, kept_shares
@@ -63,7 +64,7 @@ def confident_labels(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
 
 
 def strong_view_loss(
-    logits: Tensor, target: Tensor, *, loss: LossName = "ce", normalize: str = "all"
+    logits: Prediction, target: Tensor, *, loss: LossName = "ce", normalize: str = "all"
 ) -> Tensor:
     """Compute the loss of the strong view on the voxels that count.
 
@@ -105,7 +106,9 @@ class FixMatch(StudentTeacher):
         )
         with torch.no_grad():
             kept = target != IGNORE_INDEX
-            agree = (hard_labels(logits.detach()[count:]) == target).sum() / kept.sum().clamp(min=1)
+            agree = (
+                hard_labels(finest(logits).detach()[count:]) == target
+            ).sum() / kept.sum().clamp(min=1)
         weight = self.unlabeled_weight(progress)
         return StepOutput(
             supervised + weight * unsupervised,

@@ -15,6 +15,7 @@ class FixMatchSettings(TeacherSettings):
     """Settings of ``fixmatch``."""
 
     paper = "Sohn et al., NeurIPS 2020 (arXiv 2001.07685)"
+    scales = True
     unlabeled_views = ("strong",)
     plan_hints = PlanHints(
         "sure guesses on unlabeled scans become labels for altered copies of them"

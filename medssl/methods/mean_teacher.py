@@ -30,6 +30,7 @@ from torch import Tensor
 from medssl.methods.base import Batch, Progress, StepOutput
 from medssl.methods.mean_teacher_settings import ConsistencySettings, MeanTeacherSettings
 from medssl.methods.student_teacher import StudentTeacher
+from medssl.ops.deep_supervision import finest
 from medssl.ops.losses import softmax_mse, supervised_loss
 from medssl.ops.modes import set_mode
 from medssl.ops.ramps import share_ramp
@@ -82,7 +83,7 @@ class MeanTeacher(NoisyTeacher):
         supervised = self.settings.supervised_weight * supervised_loss(
             logits[:count], labeled.label
         )
-        consistency = softmax_mse(logits[first:], target)
+        consistency = softmax_mse(finest(logits)[first:], target)
         weight = self.consistency_weight(progress)
         return StepOutput(
             supervised + weight * consistency,

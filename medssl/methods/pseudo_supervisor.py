@@ -71,6 +71,7 @@ from medssl.methods.base import Batch, LabeledBatch, Progress, StepOutput
 from medssl.methods.pseudo_supervisor_policy import DROP, PolicyTeacher
 from medssl.methods.pseudo_supervisor_settings import PseudoSupervisorSettings
 from medssl.ops import policy as ops
+from medssl.ops.deep_supervision import finest
 from medssl.ops.losses import supervised_loss
 from medssl.ops.modes import set_mode
 from medssl.ops.pseudo_labels import hard_labels, kept_shares
@@ -115,7 +116,7 @@ class PseudoSupervisor(PolicyTeacher):
             probs = torch.softmax(self.teacher(unlabeled.image).float(), dim=1)
         logits = self.student(unlabeled.image)
         with torch.no_grad():
-            seen = hard_labels(logits.detach())
+            seen = hard_labels(finest(logits).detach())
             description = ops.describe_labels(probs, seen)
             actions = self.choose(description, progress, terms)
             target = ops.keep_confident(probs, self.thresholds[actions])

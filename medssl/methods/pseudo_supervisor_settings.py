@@ -27,6 +27,7 @@ class PseudoSupervisorSettings(TeacherSettings):
     """Settings of ``pseudo_supervisor``."""
 
     paper = "after Luo et al., ICCV 2023 (experimental: a voxelwise version, unproven)"
+    scales = True
     plan_hints = PlanHints(
         "experimental: learns which of its guesses to trust",
         advice=(Advice("buffer", 20, "often updated, as the training is short", below=10_000),),

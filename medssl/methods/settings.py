@@ -77,6 +77,8 @@ class MethodSettings(Strict):
         unlabeled_views: views of an unlabeled patch that it wants beside the weakly augmented one;
             ``strong`` is the same patch with strong changes of intensity. A name may repeat.
         plan_hints: what a planned recipe needs to know of the method.
+        scales: its losses take a network's outputs of several scales (deep supervision); preset
+            ``official`` never does.
     """
 
     model_config = ConfigDict(use_attribute_docstrings=True)
@@ -86,6 +88,12 @@ class MethodSettings(Strict):
     uses_unlabeled: ClassVar[bool] = True
     unlabeled_views: ClassVar[tuple[str, ...]] = ()
     plan_hints: ClassVar[PlanHints] = PlanHints()
+    scales: ClassVar[bool] = False
+
+    @property
+    def takes_scales(self) -> bool:
+        """Whether a network may train at coarser scales, too."""
+        return self.scales and getattr(self, "preset", "corrected") == "corrected"
 
     @model_validator(mode="before")
     @classmethod

@@ -14,6 +14,7 @@ class SupervisedSettings(MethodSettings):
     """Settings of ``supervised``."""
 
     paper = "baseline: labeled cases only"
+    scales = True
     uses_unlabeled = False
     plan_hints = PlanHints("learns from the labels alone: the baseline")
 

@@ -52,6 +52,7 @@ from medssl.methods.base import Batch, LabeledBatch, Method, NetworkBuilder, Pro
 from medssl.methods.umct_predictor import FusedNetworks, OrientedNetwork
 from medssl.methods.umct_settings import UMCTSettings
 from medssl.networks.weights_2d import load_2d_weights
+from medssl.ops.deep_supervision import Outputs, Prediction
 from medssl.ops.fusion import fuse_others
 from medssl.ops.losses import half_dice_half_ce
 from medssl.ops.modes import eval_mode, set_mode
@@ -94,13 +95,16 @@ class UMCT(Method):
         """Optimize the network of every view, each with an optimizer of its own."""
         return {f"view{i}": list(net.parameters()) for i, net in enumerate(self.networks)}
 
-    def view_logits(self, index: int, image: Tensor) -> Tensor:
+    def view_logits(self, index: int, image: Tensor) -> Prediction:
         """Return the logits of one view for ``(B, C, *spatial)``, in the frame of the image."""
         orientation = self.orientations[index]
         seen = permute_axes(image, orientation).contiguous()
-        return restore_axes(self.networks[index](seen), orientation)
+        logits: Prediction = self.networks[index](seen)
+        if isinstance(logits, Outputs):
+            return logits.each(lambda scale: restore_axes(scale, orientation))
+        return restore_axes(logits, orientation)
 
-    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+    def loss(self, logits: Prediction, target: Tensor) -> Tensor:
         """Compute l(p, target), the loss of both streams."""
         with_ce = self.settings.loss == "ce_dice"
         return half_dice_half_ce(logits, target, dice=self.settings.dice, ce=with_ce)

@@ -33,6 +33,7 @@ class UMCTSettings(MethodSettings):
     """Settings of ``umct``. A view is an orientation: the patch with its axes in another order."""
 
     paper = "Xia et al., WACV 2020 (arXiv 1811.12506) and MedIA 2020 (arXiv 2006.16806)"
+    scales = True
     plan_hints = PlanHints(
         "one network per view of the scan, each taught by the others",
         trained_networks=3,

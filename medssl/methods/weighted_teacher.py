@@ -9,6 +9,7 @@ from medssl.methods.base import Batch, NetworkBuilder, Progress, StepOutput
 from medssl.methods.mean_teacher import NoisyTeacher
 from medssl.methods.weighted_teacher_settings import WeightedTeacherSettings
 from medssl.ops.certainty import deviation, error_auroc, probabilities, weighted_consistency
+from medssl.ops.deep_supervision import finest
 from medssl.ops.losses import one_hot, supervised_loss
 from medssl.ops.pseudo_labels import hard_labels
 from medssl.ops.ramps import share_ramp, sigmoid_ramp
@@ -66,7 +67,7 @@ class WeightedTeacher(NoisyTeacher):
             logits[:count], labeled.label
         )
         consistency = weighted_consistency(
-            logits[first:], target, certainty, normalizer=self.settings.normalizer
+            finest(logits)[first:], target, certainty, normalizer=self.settings.normalizer
         )
         weight = self.consistency_weight(progress)
         terms |= {

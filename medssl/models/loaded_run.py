@@ -21,6 +21,7 @@ from medssl.inference.task import Task
 from medssl.inference.training_fingerprint import FINGERPRINT, read_fingerprint
 from medssl.models.coarse import open_finder
 from medssl.models.create import create_method
+from medssl.networks.deep_dynunet import without_heads
 from medssl.networks.ensemble import Ensemble
 from medssl.paths import AnyPath
 from medssl.recipe.load import load_recipe
@@ -139,7 +140,7 @@ def _load(path: Path, settings: PredictSettings) -> LoadedRun:
     load_coarse = partial(load_run, device=settings.device, precision=settings.precision)
     regions = open_finder(recipe, folder, load_coarse)
     predictor = Predictor(
-        method.predictor(),
+        without_heads(method.predictor()),
         Task(
             recipe.spec,
             label_map,

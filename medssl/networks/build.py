@@ -88,6 +88,7 @@ def build_network(
         )
         _check_size(network, arguments)
         built = network.load()(**arguments)
+        network.complete(built, parsed)
     except MedSSLError as error:
         raise MedSSLError(f"network {name!r} {error.what}", fix=error.fix) from None
     except Exception as error:  # constructors raise anything at all for numbers that do not fit

@@ -84,9 +84,19 @@ class DynUNetSettings(Strict):
     norm: Norm = Field("instance", description="instance or batch")
     res_block: bool = Field(False, description="residual blocks")
     dropout: float = Field(0.0, ge=0, lt=1)
+    deep_supervision: bool | int = Field(
+        False,
+        description="train at coarser scales too: true for all but the lowest, or so many of them",
+    )
 
     @model_validator(mode="after")
     def _lengths(self) -> Self:
+        most = len(self.filters) - 2
+        if not 0 <= self.deep_supervision <= most:
+            raise ValueError(
+                f"{len(self.filters)} filters have {most} coarser scales to predict at: "
+                f"deep_supervision must be true, false or 1 to {most}"
+            )
         for name in ("strides", "kernel_size"):
             value = getattr(self, name)
             if value is not None and len(value) != len(self.filters):
@@ -99,6 +109,13 @@ class DynUNetSettings(Strict):
     def steps(self) -> list[Step]:
         """Strides with the default filled in."""
         return self.strides or [1, *[2] * (len(self.filters) - 1)]
+
+    @property
+    def heads(self) -> int:
+        """Coarser scales that are trained at."""
+        if self.deep_supervision is True:
+            return max(1, len(self.filters) - 3)
+        return int(self.deep_supervision)
 
 
 class SegResNetSettings(Strict):
@@ -217,6 +234,7 @@ BUILTIN = {
         "monai.networks.nets:DynUNet",
         _dynunet,
         lambda o, dims: _products(o.steps, dims),
+        finish="medssl.networks.deep_dynunet:add_heads",
     ),
     "segresnet": Network(
         "MONAI SegResNet, residual encoder with group normalization",

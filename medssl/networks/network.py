@@ -26,6 +26,8 @@ class Network:
             arguments of ``kind``: numbers, strings and lists, so that they can be written down.
         factors: what each patch axis must be a multiple of, from settings and ``spatial_dims``.
         spatial_dims: dimensions it exists in.
+        finish: a function ``finish(network, settings)`` that completes a network once it is built,
+            or where it is, ``"package.module:function"``; None: it is complete.
     """
 
     description: str
@@ -34,6 +36,7 @@ class Network:
     arguments: Callable[..., dict[str, Any]]
     factors: Callable[[Any, int], Sequence[int]]
     spatial_dims: tuple[int, ...] = (2, 3)
+    finish: str | Callable[[Any, Any], None] | None = None
 
     def load(self) -> type[nn.Module]:
         """Return the class of the network, imported if need be."""
@@ -41,3 +44,9 @@ class Network:
             import_object(self.kind) if isinstance(self.kind, str) else self.kind
         )
         return loaded
+
+    def complete(self, built: nn.Module, settings: Any) -> None:
+        """Do to a network what is left to do once it is built."""
+        finish = import_object(self.finish) if isinstance(self.finish, str) else self.finish
+        if finish is not None:
+            finish(built, settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from monai.networks.layers.drop_path import DropPath
@@ -27,7 +28,7 @@ def treats_samples_apart(network: nn.Module) -> bool:
     return True
 
 
-def forward_each(network: nn.Module, parts: Sequence[Tensor]) -> list[Tensor]:
+def forward_each(network: nn.Module, parts: Sequence[Tensor]) -> list[Any]:
     """Return the outputs for each of several batches ``(B_i, C, *spatial)`` of one patch size.
 
     In one pass if the network treats samples apart: a device computes one large batch faster than

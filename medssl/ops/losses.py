@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medssl.ops.deep_supervision import Outputs, Prediction, over_scales
 from medssl.ops.variants import FOREGROUND, WHOLE, DiceVariant, LossName
 
 IGNORE_INDEX = 255
@@ -87,7 +88,7 @@ def _dice(
 
 
 def region_terms(
-    logits: Tensor,
+    logits: Prediction,
     target: Tensor,
     regions: Sequence[Tensor | None],
     *,
@@ -100,7 +101,7 @@ def region_terms(
     ``sum(w CE) / (sum(w) + 1e-16)``: a mean over the region's annotated voxels.
 
     Args:
-        logits: ``(B, C, *spatial)``.
+        logits: ``(B, C, *spatial)``; of several scales, for means over them.
         target: ``(B, *spatial)`` class indices.
         regions: voxel weights ``(B or 1, *spatial)`` of each region; None is everywhere.
         dice: which Dice.
@@ -109,6 +110,14 @@ def region_terms(
     Returns:
         One pair ``(dice loss, cross-entropy)`` per region, float32 scalars.
     """
+    if isinstance(logits, Outputs):
+
+        def terms(scale: Tensor, label: Tensor, *parts: Tensor | None) -> Tensor:
+            found = region_terms(scale, label, parts, dice=dice, ignore_index=ignore_index)
+            return torch.stack([torch.stack(pair) for pair in found])
+
+        means = over_scales(terms, logits, target, *regions)
+        return [(pair[0], pair[1]) for pair in means]
     log_probs = F.log_softmax(logits.float(), dim=1)
     probs = log_probs.exp()
     hot = one_hot(target, logits.shape[1])
@@ -128,7 +137,7 @@ def region_terms(
 
 
 def dice_and_ce(
-    logits: Tensor, target: Tensor, *, dice: DiceVariant = FOREGROUND
+    logits: Prediction, target: Tensor, *, dice: DiceVariant = FOREGROUND
 ) -> tuple[Tensor, Tensor]:
     """Compute Dice loss and cross-entropy over all annotated voxels; see :func:`region_terms`."""
     (terms,) = region_terms(logits, target, [None], dice=dice)
@@ -136,12 +145,16 @@ def dice_and_ce(
 
 
 def supervised_loss(
-    logits: Tensor, target: Tensor, *, loss: LossName = "dice_ce", dice: DiceVariant = FOREGROUND
+    logits: Prediction,
+    target: Tensor,
+    *,
+    loss: LossName = "dice_ce",
+    dice: DiceVariant = FOREGROUND,
 ) -> Tensor:
     """Compute the loss of labels over all annotated voxels.
 
     Args:
-        logits: ``(B, C, *spatial)``, any floating dtype.
+        logits: ``(B, C, *spatial)``, any floating dtype; of several scales, for a mean over them.
         target: ``(B, *spatial)`` class indices; 255 marks voxels without annotation.
         loss: ``dice_ce`` is the sum of both, ``ce`` the cross-entropy alone.
         dice: which Dice.
@@ -151,17 +164,19 @@ def supervised_loss(
 
 
 def half_dice_half_ce(
-    logits: Tensor, target: Tensor, *, dice: DiceVariant, ce: bool = True
+    logits: Prediction, target: Tensor, *, dice: DiceVariant, ce: bool = True
 ) -> Tensor:
     """Compute ``1/2 CE + 1/2 Dice``, or the Dice loss alone.
 
     Args:
-        logits: ``(B, C, *spatial)``.
+        logits: ``(B, C, *spatial)``; of several scales, for a mean over them.
         target: ``(B, *spatial)`` classes, 255 where there is none, or ``(B, C, *spatial)``
             probabilities.
         dice: which Dice.
         ce: with the cross-entropy.
     """
+    if isinstance(logits, Outputs):
+        return over_scales(lambda x, y: half_dice_half_ce(x, y, dice=dice, ce=ce), logits, target)
     if target.ndim < logits.ndim:
         dice_term, ce_term = dice_and_ce(logits, target, dice=dice)
     else:
@@ -172,7 +187,7 @@ def half_dice_half_ce(
 
 
 def copy_paste_loss(
-    logits: Tensor,
+    logits: Prediction,
     outside: Tensor,
     inside: Tensor,
     mask: Tensor,

@@ -34,6 +34,15 @@ def refuse_contradictions(recipe: Recipe, settings: MethodSettings, path: Path) 
             fix="set spec.align_slices to false, or leave data.roi out",
         )
     check_stride(recipe.inference.stride, training.patch)
+    if recipe.network.settings.get("deep_supervision") and not settings.takes_scales:
+        why = "preset official is as published," if settings.scales else "its losses are"
+        raise MedSSLError(
+            f"network.deep_supervision trains at coarser scales, which method "
+            f"{recipe.method.name!r} does not take: {why} at full resolution alone",
+            where=path,
+            fix="set network.deep_supervision to false"
+            + (", or method.preset to corrected" if settings.scales else ""),
+        )
     if training.cache_on_device is True and training.augment.place == "loader":
         raise MedSSLError(
             "training.cache_on_device holds the cases on the device, where no loader can "

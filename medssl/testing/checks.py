@@ -20,6 +20,7 @@ from medssl.testing import (
     precision,
     processes,
     resume,
+    scales,
     teacher,
     travel,
     waits,
@@ -75,6 +76,7 @@ CHECKS: dict[str, Check] = {
     "resume": Check(resume.check_a_resumed_stage_is_bit_equal),
     "determined": Check(resume.check_a_step_is_determined, dims=(2,)),
     "processes": Check(processes.check_two_processes_are_one, dims=(2,)),
+    "scales": Check(scales.check_coarser_scales_are_trained, dims=(2,)),
     "host_waits": Check(waits.check_no_step_makes_the_host_wait, dims=(2,)),
 }
 """The contract of every method, by the names of its checks."""

@@ -78,6 +78,7 @@ class Subject:
         settings: of the user's, others as the preset says.
         dims: 2 or 3.
         classes: including background.
+        network: makes its networks, where a check does not want others.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Subject:
     settings: Mapping[str, Any] = field(default_factory=dict)
     dims: int = 2
     classes: int = 3
+    network: NetworkMaker = small_network
 
     def __str__(self) -> str:
         """Say which method, in which settings and dimensions."""
@@ -100,9 +102,10 @@ class Subject:
         """Return the settings with every value."""
         return self.method.Settings(**self.settings)
 
-    def make(self, *, seed: int = 0, network: NetworkMaker = small_network) -> Method:
+    def make(self, *, seed: int = 0, network: NetworkMaker | None = None) -> Method:
         """Build the method in train mode; the seed decides all its weights."""
         torch.manual_seed(seed)
+        network = network or self.network
         return self.method(
             self.resolved(),
             lambda **overrides: network(self.dims, self.classes, **overrides),
@@ -110,7 +113,7 @@ class Subject:
             spatial_dims=self.dims,
         ).train()
 
-    def in_stages(self, *, network: NetworkMaker = small_network) -> Iterator[tuple[Method, Stage]]:
+    def in_stages(self, *, network: NetworkMaker | None = None) -> Iterator[tuple[Method, Stage]]:
         """Yield one method in each of its stages, one after the other."""
         method = self.make(network=network)
         for stage in method.stages(BUDGET):

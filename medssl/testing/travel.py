@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from medssl.methods.base import Batch, LabeledBatch, Method
 from medssl.methods.settings import Stage
 from medssl.testing.contract import NotApplicable, expect
-from medssl.testing.subject import Subject, UnlabeledOnly, losses_of
+from medssl.testing.subject import NetworkMaker, Subject, UnlabeledOnly, losses_of
 
 SURE = 60.0
 """Scale of the reader's logits: certain, yet finite in float32."""
@@ -40,8 +40,13 @@ def check_labels_travel_with_voxels(subject: Subject) -> None:
     Each structure is a band of its own height in each patch; the same patches with the labels of
     others have a loss, which shows that the check would see it.
     """
+    expect_labels_travel(subject, lambda _, classes, **__: LabelReader(classes))
+
+
+def expect_labels_travel(subject: Subject, reader: NetworkMaker) -> None:
+    """Look at the losses of networks that read labels off intensities."""
     looked = False
-    for method, stage in subject.in_stages(network=lambda _, n, **__: LabelReader(n)):
+    for method, stage in subject.in_stages(network=reader):
         if "labeled" not in stage.streams:
             continue
         right = _label_losses(method, stage, _bands(subject, method, stage, shift=0))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from medssl.errors import MedSSLError
 from medssl.methods.base import Method
 from medssl.networks.whole_batch import Rows, prepare, seeing
+from medssl.ops.deep_supervision import Outputs
 from medssl.training.distributed import World
 
 
@@ -133,8 +134,12 @@ class SharedBatches:
             return None
         entered, count = self._calls.pop()
         entered.close()
-        if not isinstance(output, Tensor):  # None: the pass failed
-            return None
+        if isinstance(output, Outputs):
+            return output.each(lambda scale: self._whole(scale, count))
+        return self._whole(output, count) if isinstance(output, Tensor) else None  # it failed
+
+    def _whole(self, output: Tensor, count: int) -> Any:
+        """Return all rows of an output of which this process has computed its own."""
         if count < self.world.size:
             return _Share.apply(output, 1 / self.world.size)
         return _Gather.apply(output, self.world, count)
