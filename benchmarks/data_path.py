@@ -37,7 +37,7 @@ from medssl.data.patches.augment_batch import finish
 from medssl.data.patches.loader import StreamLoader
 from medssl.data.patches.sampling import Deliver, PatchSampler, PatchSettings, Stream
 from medssl.data.preprocessing.cache import CaseCache
-from medssl.settings.recipe import AugmentSettings
+from medssl.settings.augment import AugmentSettings
 from medssl.settings.spec import DataSpec
 
 SHAPE, PATCH, BATCH, CASES = (160, 160, 80), (96, 96, 48), 2, 4

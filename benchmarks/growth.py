@@ -29,7 +29,7 @@ from medssl.data.patches.augment import Augmenter
 from medssl.data.patches.sampling import PatchSampler, PatchSettings, Stream
 from medssl.data.preprocessing.cache_entry import class_indices
 from medssl.device import resolve_precision
-from medssl.settings.recipe import AugmentSettings
+from medssl.settings.augment import AugmentSettings
 from medssl.settings.spec import DataSpec
 
 NETWORK = {"name": "unet", "channels": [8, 16, 32], "strides": [2, 2], "num_res_units": 0}

@@ -124,7 +124,7 @@ def make_draft(
     method = get_settings(order.method)
     hints = method.plan_hints
     grid = choose_grid(found, spec, cubes=hints.turns_volumes, native=order.native)
-    network = choose_network(grid, hints, order.device, shrink=shrink)
+    network = choose_network(grid, method, order.device, shrink=shrink, thin=spec.thin)
     batch = batch or choose_batch(network.patch, order.device)
     lines = Lines()
     lines.add("name", recipe_name(found, order))
@@ -150,7 +150,7 @@ def make_draft(
     lines.add(
         "augment", None, "altered copies, as other scanners and patients would differ", indent=2
     )
-    for key, (value, reason) in choices.AUGMENT.items():
+    for key, (value, reason) in choices.AUGMENT[order.device].items():
         lines.add(key, value, reason, indent=4)
     lines.add("inference", None)
     for key, (value, reason) in plan.inference.items():

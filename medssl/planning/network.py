@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from medssl.errors import MedSSLError
-from medssl.methods.plan_hints import PlanHints
+from medssl.methods.settings import MethodSettings
 from medssl.networks.registry import patch_factors
 from medssl.planning.grid import Levels, PlannedGrid, choose_levels, fixed_patch
 
@@ -47,16 +47,23 @@ class NetworkPlan:
 
 
 def choose_network(
-    grid: PlannedGrid, hints: PlanHints, device: DeviceKind, *, shrink: float = 1.0
+    grid: PlannedGrid,
+    method: type[MethodSettings],
+    device: DeviceKind,
+    *,
+    shrink: float = 1.0,
+    thin: bool = False,
 ) -> NetworkPlan:
     """Choose network and patch.
 
     Args:
         grid: what patches are cut from.
-        hints: what the method needs.
+        method: settings class of the method, which says what it needs.
         device: where the training will run.
         shrink: factor of the usual voxels of a patch.
+        thin: structures are a few voxels wide.
     """
+    hints = method.plan_hints
     dims = len(grid.axes)
     shape, voxel = [grid.shape[a] for a in grid.axes], [grid.voxel[a] for a in grid.axes]
     budget = max(int(shrink * PATCH_VOXELS[device, dims]), SMALLEST_SIDE**dims // 2)
@@ -75,7 +82,10 @@ def choose_network(
         if factors is not None and min(shape) >= max(factors):
             patch = fixed_patch(shape, voxel, budget=budget, factors=factors, cube=cubes)
             return NetworkPlan(published.name, patch, published.reason, dict(published.settings))
-    plan = _unet(levels, kind)
+    if cubes and levels.isotropic:
+        plan = _small_unet(levels)
+    else:
+        plan = _dynunet(levels, kind, method, thin=thin)
     if hints.dropout is not None:
         plan.settings["dropout"] = hints.dropout
     return plan
@@ -89,29 +99,29 @@ def _factors(network: str, dims: int) -> list[int] | None:
         return None
 
 
-def _unet(levels: Levels, device: DeviceKind) -> NetworkPlan:
-    """Return MONAI's UNet where a CPU trains and axes are alike, else DynUNet."""
+def _small_unet(levels: Levels) -> NetworkPlan:
+    """Return MONAI's UNet, a small one, as a method takes that trains several networks."""
     count = len(levels.strides)
-    why = f"{count} times halved, down to {_remaining(levels)} voxels"
-    if not levels.isotropic:
-        why += "; long voxels and short axes are spared"
+    settings: dict[str, tuple[Any, str]] = {
+        "channels": (FILTERS["cpu"][: max(count, 1) + 1], "a small network, as there are several"),
+        "strides": ([_step(s) for s in levels.strides] or [1], _halved(levels)),
+        "num_res_units": (0, "plain convolutions: quick"),
+    }
+    return NetworkPlan("unet", levels.patch, "MONAI's UNet", settings)
+
+
+def _dynunet(
+    levels: Levels, device: DeviceKind, method: type[MethodSettings], *, thin: bool
+) -> NetworkPlan:
+    """Return MONAI's DynUNet, whose first level works at full resolution."""
     steps = [_step(s) for s in levels.strides]
-    if device == "cpu" and levels.isotropic:
-        settings = {
-            "channels": (FILTERS["cpu"][: count + 1], "a small network, as a CPU trains it"),
-            "strides": (steps or [1], why),
-            "num_res_units": (0, "plain convolutions: quick on a CPU"),
-        }
-        if not steps:
-            settings["channels"] = (FILTERS["cpu"][:2], "a small network, as a CPU trains it")
-        return NetworkPlan("unet", levels.patch, "MONAI's UNet", settings)
     # DynUNet has at least three levels; one that keeps the size is no harm.
-    missing = max(0, 2 - count)
-    filters = FILTERS[device][: count + missing + 1]
+    missing = max(0, 2 - len(steps))
+    filters = FILTERS[device][: len(steps) + missing + 1]
     size = "small, as a CPU trains it" if device == "cpu" else "the usual width"
-    settings = {
+    settings: dict[str, tuple[Any, str]] = {
         "filters": (filters, f"channels per level: {size}"),
-        "strides": ([1, *steps, *[1] * missing], why),
+        "strides": ([1, *steps, *[1] * missing], _halved(levels)),
     }
     kernels = [*levels.kernels, *[levels.kernels[-1]] * missing]
     if any(k == 1 for kernel in levels.kernels for k in kernel):
@@ -119,7 +129,20 @@ def _unet(levels: Levels, device: DeviceKind) -> NetworkPlan:
             [_step(k) for k in kernels],
             "1: no look along an axis while its voxels are over twice as long",
         )
-    return NetworkPlan("dynunet", levels.patch, "the architecture of nnU-Net", settings)
+    if thin:
+        settings["res_block"] = (True, "residual blocks: the structures are thin (data spec)")
+    if method.scales:
+        settings["deep_supervision"] = (
+            True,
+            "learns at coarser scales too; predicts at the finest",
+        )
+    reason = "the architecture of nnU-Net: its first level works at full resolution"
+    return NetworkPlan("dynunet", levels.patch, reason, settings)
+
+
+def _halved(levels: Levels) -> str:
+    why = f"{len(levels.strides)} times halved, down to {_remaining(levels)} voxels"
+    return why if levels.isotropic else f"{why}; long voxels and short axes are spared"
 
 
 def _remaining(levels: Levels) -> str:

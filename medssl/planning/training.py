@@ -16,7 +16,7 @@ from medssl.planning.network import DeviceKind, NetworkPlan
 from medssl.planning.patients import PatientCounts
 from medssl.settings.spec import DataSpec
 
-CPU_ITERATIONS = 2000
+CPU_ITERATIONS = 1500
 GPU_ITERATIONS = {1.5: 6000, 16.0: 15000, math.inf: 30000}
 """Iterations on a graphics card, by how many patches fill the median volume."""
 
@@ -29,14 +29,14 @@ STEADY_FROM, MOST_PIECES = 4, 4
 
 VALIDATIONS = 20
 
+MOST_MIRRORED: dict[DeviceKind, int] = {"cpu": 1, "cuda": 3}
+"""Most axes that a prediction is mirrored along: each doubles its time."""
+
 Choices = dict[str, tuple[Any, str]]
 
-AUGMENT: Choices = {
-    "rotate_degrees": (15, "small turns, in 30 % of the patches"),
-    "rotate_probability": (0.3, ""),
-    "scale": ([0.85, 1.15], "zoom, in 30 % of the patches"),
-    "scale_probability": (0.3, ""),
-    "intensity_probability": (0.15, "each of noise, gamma, brightness, contrast, blur"),
+AUGMENT: dict[DeviceKind, Choices] = {
+    "cpu": {"preset": ("light", "turns, zoom and changes of intensities, as few iterations bear")},
+    "cuda": {"preset": ("nnunet", "kinds and strengths of nnU-Net, for a long training")},
 }
 """The same for every method, so that comparisons are fair."""
 
@@ -138,6 +138,10 @@ def choose_training(basis: Basis) -> TrainingChoices:
         out.inference["overlap"] = (0.25, "of neighboring windows; more is smoother, and slower")
     else:
         out.inference["overlap"] = (0.5, "of neighboring windows, blended: no seams")
+    mirrored = [axis for axis in spec.flip_axes if axis in grid.axes]
+    if mirrored and len(mirrored) <= MOST_MIRRORED[device]:
+        words = f"the mean of {2 ** len(mirrored)} mirror images, as the data spec allows"
+        out.inference["tta"] = (True, words)
     return out
 
 

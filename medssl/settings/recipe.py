@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from medssl.settings.augment import AugmentSettings
 from medssl.settings.spec import DataSpec
 from medssl.strict import Strict
 
@@ -216,39 +217,6 @@ class ScheduleSettings(Strict):
     decay_start: float = Field(
         0.5, ge=0, lt=1, description="warmup_constant_cosine only: share of the stage before decay"
     )
-
-
-class AugmentSettings(Strict):
-    """Augmentation of training patches, the same for every method and stream.
-
-    Flips and quarter turns also need the data spec's leave (`flip_axes`, `rot90_planes`).
-    """
-
-    flip: bool = Field(True, description="mirror each allowed axis with probability one half")
-    rot90: bool = Field(True, description="random quarter turns in the allowed planes")
-    rotate_degrees: float = Field(0.0, ge=0, le=180, description="small rotations up to so far")
-    rotate_probability: float = Field(0.25, ge=0, le=1)
-    scale: tuple[float, float] = Field((1.0, 1.0), description="range of random zoom")
-    scale_probability: float = Field(0.25, ge=0, le=1)
-    intensity_probability: float = Field(
-        0.0, ge=0, le=1, description="chance of each of noise, gamma, brightness, contrast, blur"
-    )
-    strong_probability: float = Field(
-        0.8, ge=0, le=1, description="the same for the strong view, where a method uses one"
-    )
-
-    place: Literal["auto", "loader", "device"] = Field(
-        "auto",
-        description="where patches are warped and intensities changed: by the loader or on the "
-        "device that trains; the patches are the same. auto: on the device where it is a CUDA card",
-    )
-
-    @field_validator("scale")
-    @classmethod
-    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < value[0] <= value[1]:
-            raise ValueError("must be two positive numbers, the smaller first")
-        return value
 
 
 class StageSettings(Strict):

@@ -100,6 +100,9 @@ class DataSpec(Strict):
     warn: dict[str, str] = Field(
         default_factory=dict, description="methods to be used with care here, and why"
     )
+    thin: bool = Field(
+        False, description="structures are a few voxels wide: canals, vessels, membranes"
+    )
     largest_component: bool = Field(False, description="structures are one piece each")
     pieces: dict[int, int] = Field(
         default_factory=dict,

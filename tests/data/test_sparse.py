@@ -23,7 +23,7 @@ from medssl.errors import MedSSLError
 from medssl.progress import Display
 from medssl.recipe.load import load_recipe
 from medssl.reports.preview import draw_case
-from medssl.settings.recipe import AugmentSettings
+from medssl.settings.augment import AugmentSettings
 from medssl.settings.spec import DataSpec
 from medssl.training.cases import plan_cases
 from medssl.training.prepare import prepare_cases

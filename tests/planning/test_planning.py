@@ -295,6 +295,32 @@ def test_every_method_gets_a_recipe_that_explains_itself(method, device, tmp_pat
     assert all(p <= n for p, n in zip(median, (120, 130, 90), strict=True))
 
 
+@pytest.mark.parametrize(
+    ("method", "device", "spec", "deep", "residual", "mirrored"),
+    [
+        ("bcp", "cpu", "mr_hippocampus", True, None, True),
+        ("supervised", "cuda", "cbct_canal", True, True, True),
+        ("rail", "cuda", "mr", None, None, None),
+    ],
+)
+def test_the_network_works_at_full_resolution_and_learns_at_coarser_scales(
+    method, device, spec, deep, residual, mirrored
+):
+    guess = SpecGuess(spec, "the test")
+    made = make_plan(
+        found((64, 64, 64)), COUNTS, order(method, device), guess, measure=lambda _: SMALL_STEP
+    )
+    recipe = made.loaded.recipe
+    network = recipe.network
+    if deep:
+        assert network.name == "dynunet"
+        assert network.settings["strides"][0] == 1
+    assert network.settings.get("deep_supervision") is deep
+    assert network.settings.get("res_block") is residual
+    assert recipe.inference.tta is bool(mirrored)
+    assert recipe.training.augment.preset == ("light" if device == "cpu" else "nnunet")
+
+
 def test_the_plan_shrinks_batch_and_patch_until_it_fits():
     def need(loaded):
         patches = loaded.recipe.training.labeled_batch + loaded.recipe.training.unlabeled_batch

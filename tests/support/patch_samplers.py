@@ -11,7 +11,7 @@ from medssl.data.datasets.case import IGNORE_INDEX, CachedCase
 from medssl.data.patches.augment import Augmenter
 from medssl.data.patches.sampling import PatchSampler, PatchSettings, Stream
 from medssl.data.preprocessing.cache_entry import class_indices
-from medssl.settings.recipe import AugmentSettings
+from medssl.settings.augment import AugmentSettings
 from medssl.settings.spec import DataSpec
 
 SPEC = DataSpec(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from medssl.data.patches import augment_ops as ops
-from medssl.settings.recipe import AugmentSettings
+from medssl.settings.augment import CHANGES, AugmentSettings
 from medssl.settings.spec import DataSpec
 
 
@@ -49,11 +49,13 @@ class Geometry:
         turns: ``(axis, axis, quarter turns)``.
         flips: mirrored axes.
         matrix: ``(3, 3)`` for `augment_ops.warp`, or None.
+        deform: spread of a smooth deformation in voxels and its two seeds, or None.
     """
 
     turns: tuple[tuple[int, int, int], ...] = ()
     flips: tuple[int, ...] = ()
     matrix: np.ndarray | None = None
+    deform: tuple[float, int, int] | None = None
 
     def source_size(self, size: Sequence[int]) -> tuple[int, ...]:
         """Return the size to crop so that the turned patch has ``size``."""
@@ -122,7 +124,11 @@ class Augmenter:
             scale = float(rng.uniform(*settings.scale))
         changes = bool(angles) or scale != 1.0
         matrix = ops.affine_matrix(angles, scale, self.axes) if changes else None
-        return Geometry(tuple(t for t in turns if t[2]), flips, matrix)
+        deform = None
+        if settings.deform_voxels and rng.random() < settings.deform_probability:
+            first, second = (int(seed) for seed in rng.integers(2**32, size=2))
+            deform = (settings.deform_voxels, first, second)
+        return Geometry(tuple(t for t in turns if t[2]), flips, matrix, deform)
 
     def move(
         self, image: np.ndarray | None, label: np.ndarray | None, geometry: Geometry
@@ -143,7 +149,9 @@ class Augmenter:
         return axis in geometry.flips
 
     def draw_weak(self, rng: np.random.Generator) -> np.ndarray:
-        """Draw what happens to intensities, as the settings' ``intensity_probability`` says."""
+        """Draw what happens to intensities, as the settings say."""
+        if self.settings.intensity:
+            return _draw_one_by_one(rng, self.settings)
         return _draw_changes(rng, self.settings.intensity_probability, WEAK)
 
     def draw_strong(self, rng: np.random.Generator) -> np.ndarray:
@@ -182,8 +190,9 @@ def move(
     return moved, target
 
 
-UNCHANGED = np.array([0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0])
-"""Intensity changes of a patch: blur width, gamma, contrast, brightness, noise, and its two seeds.
+UNCHANGED = np.array([0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0])
+"""Intensity changes of a patch: blur width, gamma, contrast, brightness, noise, and its two seeds;
+the share of voxels that low resolution keeps along an axis, and the gamma of the inverted image.
 
 What is drawn for a patch is one such row; this one leaves it as it is.
 """
@@ -205,5 +214,42 @@ def _draw_changes(rng: np.random.Generator, probability: float, strength: Streng
         row[3] = rng.uniform(*strength.brightness)
     if chosen[4]:
         row[4] = rng.uniform(*strength.noise)
-        row[5:] = rng.integers(2**32, size=2)
+        row[5:7] = rng.integers(2**32, size=2)
     return row
+
+
+COLUMNS = {
+    **{"blur": 0, "gamma": 1, "contrast": 2, "brightness": 3, "noise": 4},
+    **{"low_resolution": 7, "inverted_gamma": 8},
+}
+"""Where a change stands in a row."""
+
+
+def _draw_one_by_one(rng: np.random.Generator, settings: AugmentSettings) -> np.ndarray:
+    """Draw each intensity change with a chance and a range of its own.
+
+    As many numbers are drawn whatever is chosen. A gamma below 1 is as likely as one above.
+    """
+    row = UNCHANGED.copy()
+    for name in CHANGES:
+        change = settings.intensity.get(name)
+        if change is None:
+            continue
+        chosen, value = rng.random(), rng.random()
+        low, high = change.range
+        if chosen >= change.probability:
+            continue
+        if name in ("gamma", "inverted_gamma"):
+            value = _about_one(value, low, high)
+        else:
+            value = low + (high - low) * value
+        row[COLUMNS[name]] = value
+    row[5:7] = rng.integers(2**32, size=2)
+    return row
+
+
+def _about_one(value: float, low: float, high: float) -> float:
+    """Turn a number of [0, 1) into one of a range that holds 1: below and above equally likely."""
+    if not low < 1 < high:
+        return low + (high - low) * value
+    return low + (1 - low) * 2 * value if value < 0.5 else 1 + (high - 1) * (2 * value - 1)

@@ -25,15 +25,16 @@ def views_of(batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
 
 
 def change_intensities(images: Tensor, rows: np.ndarray) -> Tensor:
-    """Blur, then gamma, contrast, brightness and noise, as a row of each patch says.
+    """Blur, low resolution, gamma, contrast, brightness and noise, as a row of each patch says.
 
     Args:
         images: ``(B, C, *spatial)`` float32; the very same is returned if nothing changes.
-        rows: ``(B, 7)``, see `UNCHANGED`.
+        rows: ``(B, 9)``, see `UNCHANGED`.
     """
-    images = ops.change_gamma(ops.blur(images, rows[:, 0]), rows[:, 1])
+    images = ops.lower_resolution(ops.blur(images, rows[:, 0]), rows[:, 7])
+    images = ops.change_gamma(ops.change_gamma(images, rows[:, 8], inverted=True), rows[:, 1])
     return ops.change_linearly(
-        images, contrast=rows[:, 2], brightness=rows[:, 3], noise=rows[:, 4], seeds=rows[:, 5:]
+        images, contrast=rows[:, 2], brightness=rows[:, 3], noise=rows[:, 4], seeds=rows[:, 5:7]
     )
 
 
@@ -42,22 +43,23 @@ def finish(patches: Mapping[str, Tensor], device: torch.device) -> dict[str, Ten
 
     Args:
         patches: ``image (B, C, *spatial)`` of any float type or none, ``label (B, *spatial)``
-            uint8 or none; on the host ``matrix (B, n, n)``, ``weak (B, 7)`` and, for each further
-            view, ``changes_0 (B, 7)``, ... where there is something to do. All else, and a finished
-            batch, is moved as it is.
+            uint8 or none; on the host ``matrix (B, n, n)``, ``deform (B, 3)``, ``weak (B, 9)`` and,
+            for each further view, ``changes_0 (B, 9)``, ... where there is something to do. All
+            else, and a finished batch, is moved as it is.
         device: where to compute.
 
     Returns:
         ``image`` float32, ``label`` of its type, and ``view_0``, ... like ``image``, as far as
         given.
     """
-    drawn = [k for k in patches if k in ("matrix", "weak") or k.startswith(CHANGES)]
+    drawn = [k for k in patches if k in ("matrix", "deform", "weak") or k.startswith(CHANGES)]
     out = {k: to_device(v, device) for k, v in patches.items() if k not in drawn}
     image, label = out.get("image"), out.get("label")
     if image is not None:
         image = image.float()
     if "matrix" in patches:
-        image, label = ops.warp(image, label, patches["matrix"].numpy())
+        deform = patches["deform"].numpy() if "deform" in patches else None
+        image, label = ops.warp(image, label, patches["matrix"].numpy(), deform)
     if image is not None and "weak" in patches:
         image = change_intensities(image, patches["weak"].numpy())
     if image is not None:

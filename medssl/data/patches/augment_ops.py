@@ -47,7 +47,10 @@ def affine_matrix(
 
 
 def warp(
-    images: Tensor | None, labels: Tensor | None, matrices: np.ndarray
+    images: Tensor | None,
+    labels: Tensor | None,
+    matrices: np.ndarray,
+    deform: np.ndarray | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Sample patches and their labels, each through its affine map about the patch center.
 
@@ -58,12 +61,18 @@ def warp(
         images: ``(B, C, *spatial)`` float32, or None.
         labels: ``(B, *spatial)`` uint8, or None.
         matrices: ``(B, n, n)`` for n axes, in voxels, from output to source; see `affine_matrix`.
+        deform: ``(B, 3)``: spread in voxels and two seeds of a `displacement` that comes on top.
     """
     moved = (matrices != np.eye(matrices.shape[-1])).any((1, 2))
+    if deform is not None:
+        moved |= deform[:, 0] > 0
     some = images if images is not None else labels
     if some is None or not moved.any():
         return images, labels
-    grid = _grid(matrices, some.shape[-matrices.shape[-1] :], some.device)
+    size = some.shape[-matrices.shape[-1] :]
+    grid = _grid(matrices, size, some.device)
+    if deform is not None and deform[:, 0].any():
+        grid = grid + displacement(deform[:, 0], deform[:, 1:], size, some.device)
     sample = partial(F.grid_sample, padding_mode="border", align_corners=False)
     if images is not None:
         sampled = sample(images, grid, mode="bilinear")
@@ -91,6 +100,63 @@ def _grid(matrices: np.ndarray, size: Sequence[int], device: torch.device) -> Te
         sum(theta[:, row, column] * centers[column] for column in range(n)) for row in range(n)
     ]
     return torch.stack(cast(list[Tensor], coordinates[::-1]), dim=-1)
+
+
+NODES = 10
+"""Voxels between two nodes of a smooth deformation."""
+
+
+def displacement(
+    spreads: np.ndarray, seeds: np.ndarray, size: Sequence[int], device: torch.device
+) -> Tensor:
+    """Return smooth random displacements ``(B, *size, n)`` in the coordinates of `grid_sample`.
+
+    A cubic B-spline over nodes every 10 voxels, with normal values that are functions of the seeds.
+
+    Args:
+        spreads: ``(B,)`` standard deviation of the nodes' displacements, in voxels.
+        seeds: ``(B, 2)``, see `gaussian_noise`.
+        size: voxels of a patch.
+        device: where to compute.
+    """
+    bases = [_spline_basis(side) for side in size]
+    nodes = [basis.shape[1] for basis in bases]
+    field = gaussian_noise(seeds, (len(size), *nodes), device).double()
+    for basis in bases:  # the axis that is done goes to the end
+        field = torch.tensordot(field, _to(basis, device, torch.float64), dims=([2], [1]))
+    per_voxel = np.array([2.0 / side for side in size])  # the sampler counts half sizes
+    scale = _to(spreads[:, None] * per_voxel, device).reshape(-1, len(size), *[1] * len(size))
+    return (field.float() * scale).flip(1).movedim(1, -1)
+
+
+def _spline_basis(side: int) -> np.ndarray:
+    """Return the ``(side, nodes)`` cubic B-spline weights of voxels."""
+    place = (np.arange(side) + 0.5) / NODES + 1
+    count = int(np.floor(place[-1])) + 3
+    distance = np.abs(place[:, None] - np.arange(count)[None, :])
+    near = 2 / 3 - distance**2 + distance**3 / 2
+    far = (2 - np.minimum(distance, 2)) ** 3 / 6
+    return np.where(distance < 1, near, far)
+
+
+def lower_resolution(images: Tensor, shares: np.ndarray) -> Tensor:
+    """Keep a share of the voxels along each axis, and fill in between linearly.
+
+    Args:
+        images: ``(B, C, *spatial)`` float32.
+        shares: ``(B,)`` in (0, 1]; 1 changes nothing.
+    """
+    changed = np.flatnonzero(shares != 1)
+    if not len(changed):
+        return images
+    size = images.shape[2:]
+    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(size)]
+    images = images.clone()
+    for i in changed:
+        kept = [max(1, round(float(shares[i]) * n)) for n in size]
+        coarse = F.interpolate(images[i : i + 1], size=kept, mode="nearest-exact")
+        images[i : i + 1] = F.interpolate(coarse, size=size, mode=mode, align_corners=False)
+    return images
 
 
 def blur(images: Tensor, widths: np.ndarray) -> Tensor:
@@ -123,11 +189,16 @@ def _gaussian(width: float) -> np.ndarray:
     return kernel / kernel.sum()
 
 
-def change_gamma(images: Tensor, powers: np.ndarray) -> Tensor:
-    """Apply ``(B,)`` powers to each channel, taken to [0, 1] and back; its range is kept."""
+def change_gamma(images: Tensor, powers: np.ndarray, *, inverted: bool = False) -> Tensor:
+    """Apply ``(B,)`` powers to each channel, taken to [0, 1] and back; its range is kept.
+
+    With ``inverted``, dark and bright change their places for it.
+    """
     changed = powers != 1
     if not changed.any():
         return images
+    if inverted:
+        return _where(changed, -change_gamma(-images, powers), images)
     spatial = tuple(range(2, images.ndim))
     low, high = images.amin(spatial, keepdim=True), images.amax(spatial, keepdim=True)
     span = (high - low).clamp_min_(_EPSILON)

@@ -236,6 +236,8 @@ class PatchSampler:
         axes = [a for a in range(3) if a != self.slice_axis]
         matrix = np.eye(3) if geometry.matrix is None else geometry.matrix
         rows = {"matrix": matrix[np.ix_(axes, axes)]}
+        if self.augment.settings.deform_voxels:
+            rows["deform"] = np.array(geometry.deform or (0.0, 0.0, 0.0))
         if not self.stream.labels_only:
             rows["weak"] = self.augment.draw_weak(rng)
         for k, _ in enumerate(self.stream.views):

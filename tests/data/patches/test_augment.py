@@ -10,7 +10,7 @@ from scipy import ndimage, stats
 from medssl.data.patches import augment_ops as ops
 from medssl.data.patches.augment import UNCHANGED, WEAK, Augmenter, Geometry
 from medssl.data.patches.augment_batch import change_intensities, finish
-from medssl.settings.recipe import AugmentSettings
+from medssl.settings.augment import AugmentSettings
 from medssl.settings.spec import DataSpec
 
 FREE = DataSpec(flip_axes=[0, 1, 2], rot90_planes=[[0, 1], [0, 2], [1, 2]])

@@ -13,13 +13,15 @@ from helpers import small_recipe, write_dataset, write_recipe
 from patch_samplers import FULL, make_case, make_sampler
 from torch import Tensor
 
+from medssl.data.patches.augment import UNCHANGED
 from medssl.data.patches.augment_batch import finish
 from medssl.data.patches.device_cases import DeviceCases, held_bytes
 from medssl.data.patches.loader import StreamLoader
 from medssl.data.patches.sampling import PatchSampler
 from medssl.errors import MedSSLError
 from medssl.recipe.load import load_recipe
-from medssl.settings.recipe import AugmentSettings, TrainingSettings
+from medssl.settings.augment import AugmentSettings
+from medssl.settings.recipe import TrainingSettings
 from medssl.training.batches import to_batch
 from medssl.training.placement import augments_on, holds_cases
 from medssl.workflows.train import train
@@ -83,7 +85,7 @@ def test_a_patch_does_not_depend_on_the_rest_of_its_batch() -> None:
 def test_untouched_patches_of_a_batch_stay_exactly_as_they_were() -> None:
     rare = FULL.model_copy(update={"intensity_probability": 0.15})
     plain = make_sampler(rare, views=("strong",), batch_size=32, deliver="plain").batch(0)
-    rows = (plain["weak"] == torch.tensor([0.0, 1, 1, 0, 0, 0, 0])).all(1)
+    rows = (plain["weak"] == torch.from_numpy(UNCHANGED)).all(1)
     still = (plain["matrix"] == torch.eye(3)).all((1, 2)) & rows
     assert 0 < int(still.sum()) < 32
     out = finish(plain, HOST)

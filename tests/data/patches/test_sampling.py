@@ -24,7 +24,7 @@ from medssl.data.patches.loader import StreamLoader
 from medssl.data.patches.sampling import PatchSampler, PatchSettings, Stream
 from medssl.data.preprocessing.cache_entry import class_indices
 from medssl.errors import MedSSLError
-from medssl.settings.recipe import AugmentSettings
+from medssl.settings.augment import AugmentSettings
 from medssl.settings.spec import DataSpec
 
 SPEC = DataSpec(flip_axes=[0, 1, 2], rot90_planes=[[0, 1]], rotate_planes=[[0, 1]])

@@ -22,7 +22,7 @@ from medssl.data.phantoms.kinds import KINDS
 from medssl.errors import MedSSLError
 from medssl.progress import Display
 from medssl.recipe.load import LoadedRecipe, resolve, save_recipe
-from medssl.settings.recipe import AugmentSettings
+from medssl.settings.augment import AugmentSettings
 from medssl.settings.spec import DataSpec
 from medssl.settings.specs import load_spec
 from medssl.training.cases import plan_cases

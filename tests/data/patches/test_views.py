@@ -13,7 +13,7 @@ from medssl.data.patches.augment import STRONG as STRONG_RANGES
 from medssl.data.patches.augment import UNCHANGED, Augmenter
 from medssl.data.patches.augment import WEAK as WEAK_RANGES
 from medssl.data.patches.augment_batch import change_intensities, finish, views_of
-from medssl.settings.recipe import AugmentSettings
+from medssl.settings.augment import AugmentSettings
 from medssl.settings.spec import DataSpec
 from medssl.training.batches import to_batch
 
