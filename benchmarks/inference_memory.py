@@ -1,34 +1,35 @@
-"""Peak memory and time of segmenting a full-size CT with many classes.
+"""Peak memory and time of segmenting a full-size CT with many classes, by one network and by five.
 
-Writes a synthetic 512 x 512 x 600 int16 CT of 0.8 x 0.8 x 1 mm, predicts it with an untrained
-14-class network on its own grid, and prints the peak resident memory of the process beside that of
-the imports alone. Small cases are compared voxel by voxel with the textbook mean over windows in
-``tests/test_sliding_window.py``.
+Writes a synthetic 512 x 512 x 600 int16 CT of 0.8 x 0.8 x 1 mm and has `medssl predict` segment it:
+with a fold of a cross-validation that was trained for five iterations, and with all its folds. Each
+prediction is a process of its own; its peak of resident memory is all that it ever used, libraries
+included. Small cases are compared voxel by voxel with the textbook mean over windows in
+``tests/inference/test_sliding_window.py``.
+
+    python benchmarks/inference_memory.py [--members 5] [--spacing 1 1 1] [--uncertainty] [--quick]
 """
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import tempfile
-import time
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import torch
 from harness import Row, options_of, run_part
-from measuring import forget_peak, peak_resident_mib, resident_mib
+from measuring import child_environment
+from synthetic import write_ellipsoids
 
-from medssl.data.datasets.case import LabelMap
-from medssl.device import resolve_device
-from medssl.inference.predictor import Predictor
-from medssl.inference.task import Task
-from medssl.networks.build import build_network
-from medssl.settings.recipe import InferenceSettings
-from medssl.settings.spec import DataSpec
+import medssl
 
-AFFINE = np.array([[-0.8, 0, 0, 200.0], [0, -0.8, 0, 200.0], [0, 0, 1.0, -300.0], [0, 0, 0, 1]])
+SPACING_MM = (0.8, 0.8, 1.0)
+AFFINE = nib.affines.from_matvec(np.diag(SPACING_MM) * [-1, -1, 1], [200.0, 200.0, -300.0])
 
 
 def write_ct(path: Path, shape: tuple[int, ...]) -> None:
@@ -43,60 +44,97 @@ def write_ct(path: Path, shape: tuple[int, ...]) -> None:
     nib.save(nib.Nifti1Image(volume, AFFINE), path)
 
 
+def train_members(options: Namespace, folder: Path) -> Path:
+    """Return a cross-validation of as many folds as members are wanted, hardly trained."""
+    patch = list(options.patch)
+    data = write_ellipsoids(
+        folder / "data",
+        cases=max(options.members, 3),
+        shape=patch,
+        classes=options.classes,
+        spacing=SPACING_MM,
+    )
+    recipe = {
+        "name": "members",
+        "data": {"root": str(data), "test": 0, "cache": str(folder / "cache")},
+        "spec": {
+            "modality": "MR",
+            "spacing": list(options.spacing) if options.spacing else "native",
+            "intensity": {"rule": "window", "lower": -160, "upper": 240},
+        },
+        "network": {
+            "name": "unet",
+            "channels": [4, 8, 16],
+            "strides": [2, 2],
+            "num_res_units": 0,
+        },
+        "method": {"name": "supervised"},
+        "training": {"iterations": 5, "patch": patch, "labeled_batch": 1, "workers": 0},
+        "inference": {"overlap": options.overlap, "memory_gb": options.memory_gb},
+    }
+    (folder / "recipe.yaml").write_text(json.dumps(recipe))
+    output = folder / "folds"
+    medssl.crossval(
+        folder / "recipe.yaml",
+        folds=max(options.members, 3),
+        baseline="none",
+        output=output,
+        device=options.device,
+        pictures=False,
+    )
+    return output
+
+
+def predict(options: Namespace, model: Path, scan: Path, output: Path) -> tuple[float, float]:
+    """Return the processor seconds of `medssl predict`, and its peak of resident memory in GB."""
+    command = [sys.executable, "-m", "medssl", "predict", str(model), str(scan)]
+    command += ["--output", str(output), "--device", options.device, "--force"]
+    command += ["--uncertainty"] if options.uncertainty else []
+    child = subprocess.Popen(command, env=child_environment())
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise RuntimeError(f"medssl predict ended with {child.returncode}")
+    written = nib.load(output / "ct.nii.gz")
+    ct = nib.load(scan)
+    if written.shape != ct.shape or not np.allclose(written.affine, AFFINE):
+        raise ValueError(f"the output {written.shape} is not on the grid of the image {ct.shape}")
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / 1e9
+
+
 def measure(options: Namespace, known: Mapping[str, Row]) -> Iterator[Row]:
-    """Yield peak memory and seconds of one prediction."""
-    torch.manual_seed(0)
+    """Yield peak memory of one member and of all, and how their times compare."""
     shape = (160, 160, 120) if options.quick else tuple(options.shape)
-    network = build_network(
-        "unet",
-        spatial_dims=3,
-        in_channels=1,
-        num_classes=options.classes,
-        settings={"channels": [4, 8, 16], "strides": [2, 2], "num_res_units": 0},
-    )
-    spec = DataSpec(
-        modality="CT",
-        spacing=list(options.spacing) if options.spacing else "native",
-        intensity={"rule": "window", "lower": -160, "upper": 240},
-    )
-    classes = range(options.classes)
-    predictor = Predictor(
-        network,
-        Task(
-            spec,
-            LabelMap(tuple(classes), tuple(f"class {k}" for k in classes)),
-            tuple(options.patch),
-        ),
-        InferenceSettings(overlap=options.overlap, memory_gb=options.memory_gb),
-        device=resolve_device(options.device),
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "ct.nii.gz"
-        write_ct(source, shape)
-        # The volume was in memory while it was written; only what comes after counts.
-        forget_peak()
-        before = resident_mib() / 1024
-        started = time.perf_counter()
-        written = nib.load(predictor.predict_file(source).save(Path(folder) / "out.nii.gz"))
-        seconds, peak = time.perf_counter() - started, peak_resident_mib() / 1024
-    if written.shape != shape or not np.allclose(written.affine, AFFINE):
-        raise ValueError(f"the output {written.shape} is not on the grid of the image {shape}")
-    yield Row(
-        f"peak resident memory, {shape}, {options.classes} classes",
-        peak,
-        "GiB",
-        "<= 6",
-        f"{seconds:.0f} s; {before:.2f} GiB before; inference.memory_gb {options.memory_gb:g}",
-        {"seconds": seconds, "before_gib": before, "patch": list(options.patch)},
-    )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folds, scan = train_members(options, folder), folder / "ct.nii.gz"
+        write_ct(scan, shape)
+        first = sorted(p.parent for p in folds.rglob("checkpoints") if p.is_dir())[0]
+        seconds = {}
+        wanted = [(1, first, "<= 6"), (options.members, folds, "<= 8")]
+        for count, model, target in wanted:
+            seconds[count], peak = predict(options, model, scan, folder / f"of_{count}")
+            yield Row(
+                f"peak resident memory, {shape}, {options.classes} classes, {count} member(s)",
+                peak,
+                "GB",
+                target,
+                f"{seconds[count]:.0f} s of processor; inference.memory_gb {options.memory_gb:g}",
+                {"seconds": seconds[count], "patch": list(options.patch)},
+            )
+    share = seconds[options.members] / seconds[1]
+    most = 1.04 * options.members
+    yield Row(f"{options.members} members against one: time", share, "", f"<= {most:.3g}")
 
 
 if __name__ == "__main__":
     parser = options_of(__doc__)
     parser.add_argument("--shape", type=int, nargs=3, default=(512, 512, 600))
     parser.add_argument("--classes", type=int, default=14)
+    parser.add_argument("--members", type=int, default=5)
     parser.add_argument("--patch", type=int, nargs=3, default=(96, 96, 96))
     parser.add_argument("--overlap", type=float, default=0.25)
     parser.add_argument("--spacing", type=float, nargs=3, help="resample to this first, mm")
+    parser.add_argument("--uncertainty", action="store_true", help="write it, too")
     parser.add_argument("--memory-gb", type=float, default=2.0)
     run_part(parser, measure)

@@ -11,6 +11,7 @@ from medssl.data.datasets.modality import dicom_kind, kind_beside
 from medssl.data.preprocessing.scan_facts import scan_facts
 from medssl.errors import MedSSLError
 from medssl.inference.task import Task
+from medssl.inference.unlike_training import Unlike
 from medssl.progress import Display
 from medssl.settings.spec import DataSpec
 
@@ -40,7 +41,7 @@ def compared(image: MetaTensor, task: Task, *, force: bool) -> tuple[DataSpec, t
     facts = scan_facts(image, spec)
     own_spec = trained.spec_for(facts, spec, slices=len(task.patch) == 2)
     by_header = "modality" in image.meta
-    found = trained.compare(facts, own_spec, _stated_kind(image), by_header=by_header)
+    found = Unlike(trained).compare(facts, own_spec, _stated_kind(image), by_header=by_header)
     if found.impossible is None:
         return own_spec, found.unusual
     if not force:

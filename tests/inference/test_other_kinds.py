@@ -15,6 +15,7 @@ from medssl.data.phantoms.parts import Scan
 from medssl.data.preprocessing.scan_facts import ScanFacts, scan_facts
 from medssl.data.preprocessing.tensors import make_image, read_images, series_image
 from medssl.inference.training_fingerprint import TrainingFingerprint, learn_fingerprint
+from medssl.inference.unlike_training import Unlike
 from medssl.settings.spec import DataSpec
 from medssl.settings.specs import load_spec
 
@@ -57,9 +58,9 @@ def test_every_phantom_of_another_kind_is_refused(trained: str, other: str) -> N
     spec = load_spec(SPECS[trained])
     fingerprint = learned(phantoms(trained, spec, range(6)))
     for facts in phantoms(other, spec, range(10, 16)):
-        assert fingerprint.compare(facts, spec, None).impossible is not None
+        assert Unlike(fingerprint).compare(facts, spec, None).impossible is not None
     for facts in phantoms(trained, spec, range(10, 16)):  # and its own is not
-        assert fingerprint.compare(facts, spec, None).impossible is None
+        assert Unlike(fingerprint).compare(facts, spec, None).impossible is None
 
 
 @pytest.mark.parametrize("trained", ["mr", "ct"])
@@ -67,7 +68,7 @@ def test_cone_beam_ct_is_at_least_worth_a_word(trained: str) -> None:
     spec = load_spec(SPECS[trained])
     fingerprint = learned(phantoms(trained, spec, range(6)))
     for facts in phantoms("cbct", spec, range(10, 16)):
-        found = fingerprint.compare(facts, spec, None)
+        found = Unlike(fingerprint).compare(facts, spec, None)
         assert found.unusual or found.impossible
 
 
@@ -82,13 +83,13 @@ def test_the_example_scans_are_told_apart(shared_data: Path) -> None:
         learned(phantoms(k, s, range(6))) for k, s in (("mr", mr), ("ct", ct))
     )
     ct_file, mr_file = folder / "example_ct_sm.nii.gz", folder / "example_mr_sm.nii.gz"
-    assert trained_mr.compare(facts_of(ct_file, mr), mr, None).impossible is not None
-    assert trained_ct.compare(facts_of(mr_file, ct), ct, None).impossible is not None
-    assert trained_ct.compare(facts_of(ct_file, ct), ct, None).impossible is None
-    assert trained_mr.compare(facts_of(mr_file, mr), mr, None).impossible is None
+    assert Unlike(trained_mr).compare(facts_of(ct_file, mr), mr, None).impossible is not None
+    assert Unlike(trained_ct).compare(facts_of(mr_file, ct), ct, None).impossible is not None
+    assert Unlike(trained_ct).compare(facts_of(ct_file, ct), ct, None).impossible is None
+    assert Unlike(trained_mr).compare(facts_of(mr_file, mr), mr, None).impossible is None
     [series] = find_series(folder / "dicom", min_slices=2).series
     facts = scan_facts(series_image(series), mr)
-    assert trained_mr.compare(facts, mr, None).impossible is not None
+    assert Unlike(trained_mr).compare(facts, mr, None).impossible is not None
 
 
 @pytest.mark.slow
@@ -111,7 +112,7 @@ def test_few_of_the_remaining_scans_get_a_warning(shared_data: Path, name: str) 
             while len(training) < count:
                 training += patients[ids.pop()]
             fingerprint = learned(training, len(patients) - len(ids))
-            found = [fingerprint.compare(f, spec, "MR") for i in ids for f in patients[i]]
+            found = [Unlike(fingerprint).compare(f, spec, "MR") for i in ids for f in patients[i]]
             assert not any(f.impossible for f in found)
             shares.append(np.mean([bool(f.unusual) for f in found]))
     assert max(shares) <= 0.05

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -280,3 +281,19 @@ def test_a_gallery_and_volumes_beside_the_maps(
     assert cli.run([*command, "--gallery"]) == 1  # what is there is drawn, not predicted again
     assert {p.name: p.stat().st_mtime_ns for p in out.glob("*.nii.gz")} == stamps
     assert (out / "gallery.html").read_text() == page
+
+
+def test_a_scan_is_opened_four_times_and_unpacked_once(run: Path, tmp_path: Path) -> None:
+    """Its header before anything is read, its voxels, its header for the map, its bytes' hash."""
+    image, _ = blob_case(0)
+    scan, opened, listening = tmp_path / "one.nii.gz", [], True
+    nib.save(nib.Nifti1Image(image, np.diag([-1, -1, 2, 1])), scan)
+
+    def listen(event: str, arguments: tuple[object, ...]) -> None:
+        if listening and event == "open" and str(arguments[0]) == str(scan):
+            opened.append(sys._getframe(1).f_code.co_filename)
+
+    sys.addaudithook(listen)
+    medssl.predict(run, scan, tmp_path / "out", device="cpu")
+    listening = False
+    assert len(opened) == 4, opened

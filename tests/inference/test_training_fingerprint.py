@@ -14,6 +14,7 @@ from medssl.inference.training_fingerprint import (
     learn_fingerprint,
     read_fingerprint,
 )
+from medssl.inference.unlike_training import Unlike
 from medssl.settings.spec import DataSpec
 
 MR = ChannelFacts((0, 20, 50, 100, 150, 180, 200), 0.0)
@@ -36,7 +37,7 @@ ALIKE = learned(*[scan()] * 10)
 
 
 def test_a_scan_like_the_training_scans_is_not_worth_a_word() -> None:
-    found = ALIKE.compare(scan((1.05, 1, 0.95), (90, 35, 40)), NATIVE, None)
+    found = Unlike(ALIKE).compare(scan((1.05, 1, 0.95), (90, 35, 40)), NATIVE, None)
     assert found.unusual == ()
     assert found.impossible is None
 
@@ -44,24 +45,26 @@ def test_a_scan_like_the_training_scans_is_not_worth_a_word() -> None:
 def test_voxels_of_another_size_are_named_with_what_becomes_of_them() -> None:
     facts = scan((0.6, 0.6, 1.2))
     said = "voxels of 0.6 x 0.6 x 1.2 mm, in training 1 x 1 x 1; "
-    assert ALIKE.compare(facts, NATIVE, None).unusual == (said + "not resampled",)
+    assert Unlike(ALIKE).compare(facts, NATIVE, None).unusual == (said + "not resampled",)
     target = DataSpec(spacing=[1, 1, None])
-    assert ALIKE.compare(facts, target, None).unusual == (said + "resampled to 1 x 1 x 1.2",)
+    assert Unlike(ALIKE).compare(facts, target, None).unusual == (
+        said + "resampled to 1 x 1 x 1.2",
+    )
 
 
 def test_an_extent_is_named_by_its_side() -> None:
     facts = scan(extent=(50, 250, 10))
-    assert ALIKE.compare(facts, NATIVE, None).unusual == (
+    assert Unlike(ALIKE).compare(facts, NATIVE, None).unusual == (
         "it measures 250 mm front-back, in training 60",
         "it measures 10 mm up-down, in training 40",
     )
     stored = DataSpec(orientation=None)
-    assert "250 mm along axis 2" in ALIKE.compare(facts, stored, None).unusual[0]
+    assert "250 mm along axis 2" in Unlike(ALIKE).compare(facts, stored, None).unusual[0]
 
 
 def test_values_that_are_spread_otherwise_are_told_by_the_most_unusual_percentile() -> None:
     dark = ChannelFacts((0, 2, 5, 8, 10, 150, 200), 0.0)
-    (said,) = ALIKE.compare(scan(channel=dark), NATIVE, None).unusual
+    (said,) = Unlike(ALIKE).compare(scan(channel=dark), NATIVE, None).unusual
     assert said == (
         "its values are spread otherwise: 75 % of them lie in the lowest 5% of their range, in "
         "training in the lowest 75% to 75%"
@@ -70,29 +73,31 @@ def test_values_that_are_spread_otherwise_are_told_by_the_most_unusual_percentil
 
 def test_the_scale_of_values_does_not_matter_where_it_is_taken_away() -> None:
     bright = ChannelFacts(tuple(1000 * v for v in MR.percentiles), 0.0)
-    assert ALIKE.compare(scan(channel=bright), NATIVE, None).impossible is None
-    assert ALIKE.compare(scan(channel=bright), NATIVE, None).unusual == ()
+    assert Unlike(ALIKE).compare(scan(channel=bright), NATIVE, None).impossible is None
+    assert Unlike(ALIKE).compare(scan(channel=bright), NATIVE, None).unusual == ()
     window = DataSpec(intensity={"rule": "window", "lower": 0, "upper": 200})
-    said = ALIKE.compare(scan(channel=bright), window, None).impossible
+    said = Unlike(ALIKE).compare(scan(channel=bright), window, None).impossible
     assert said == "its values reach from 0 to 2e+05, in training over 200"
 
 
 def test_what_varied_in_training_may_vary() -> None:
     sizes = (0.6, 0.7, 0.8, 0.9, 1.0)
     varied = learned(*(scan((s, s, 5 * s)) for s in sizes))
-    assert varied.compare(scan((1.2, 1.2, 6)), NATIVE, None).unusual == ()
-    assert varied.compare(scan((9, 9, 9)), NATIVE, None).unusual
+    assert Unlike(varied).compare(scan((1.2, 1.2, 6)), NATIVE, None).unusual == ()
+    assert Unlike(varied).compare(scan((9, 9, 9)), NATIVE, None).unusual
     # Of two patients nobody can say how much their scans vary; of ten scans of theirs neither.
     two = [scan((s, s, s)) for s in (0.8, 1.0)]
-    assert learned(*two * 5, patients=2).compare(scan((3, 3, 3)), NATIVE, None).unusual == ()
-    assert learned(*two * 5, patients=10).compare(scan((3, 3, 3)), NATIVE, None).unusual
+    assert (
+        Unlike(learned(*two * 5, patients=2)).compare(scan((3, 3, 3)), NATIVE, None).unusual == ()
+    )
+    assert Unlike(learned(*two * 5, patients=10)).compare(scan((3, 3, 3)), NATIVE, None).unusual
 
 
 # ------------------------------------------------------------------ what is refused
 
 
 def refused(fingerprint: TrainingFingerprint, facts: ScanFacts, modality=None) -> str:
-    said = fingerprint.compare(facts, NATIVE, modality).impossible
+    said = Unlike(fingerprint).compare(facts, NATIVE, modality).impossible
     assert said is not None
     return said
 
@@ -101,21 +106,21 @@ def test_another_modality_is_refused_if_it_is_stated() -> None:
     trained = learned(*[scan()] * 4, modality="MR")
     said = refused(trained, scan(), "CT")
     assert said == "it is stated to be CT, the model was trained on MR"
-    assert trained.compare(scan(), NATIVE, "MR").impossible is None
-    assert trained.compare(scan(), NATIVE, None).impossible is None
-    assert ALIKE.compare(scan(), NATIVE, "CT").impossible is None  # nobody knows of what
+    assert Unlike(trained).compare(scan(), NATIVE, "MR").impossible is None
+    assert Unlike(trained).compare(scan(), NATIVE, None).impossible is None
+    assert Unlike(ALIKE).compare(scan(), NATIVE, "CT").impossible is None  # nobody knows of what
 
 
 def test_a_header_that_says_ct_of_values_like_the_trainings_is_doubted() -> None:
     trained = learned(*[scan()] * 4, modality="MR")
-    found = trained.compare(scan(), NATIVE, "CT", by_header=True)
+    found = Unlike(trained).compare(scan(), NATIVE, "CT", by_header=True)
     assert found.impossible is None
     [said] = found.unusual
     assert said.startswith("it is stated to be CT, the model was trained on MR; but its values")
     # Not where values are Hounsfield units, or spread otherwise, or another kind is stated.
     even = ChannelFacts((0, 150, 160, 170, 180, 190, 200), 0.0)
     for facts, kind in ((scan(channel=CT), "CT"), (scan(channel=even), "CT"), (scan(), "PET")):
-        assert trained.compare(facts, NATIVE, kind, by_header=True).impossible is not None
+        assert Unlike(trained).compare(facts, NATIVE, kind, by_header=True).impossible is not None
 
 
 def test_values_tell_ct_from_mr_where_nothing_is_stated() -> None:
@@ -143,14 +148,19 @@ def test_values_tell_ct_from_mr_where_nothing_is_stated() -> None:
 )
 def test_what_may_be_is_not_refused(trained, own) -> None:
     scans = [scan(channel=c) for c in trained * 3]
-    assert learned(*scans).compare(scan(channel=own), NATIVE, None).impossible is None
+    assert Unlike(learned(*scans)).compare(scan(channel=own), NATIVE, None).impossible is None
 
 
 def test_a_blank_scan_is_refused() -> None:
     blank = ChannelFacts((7.0,) * 7, 0.0)
     assert refused(ALIKE, scan(channel=blank)) == "it is blank: nearly all its values are 7"
-    assert learned(scan(channel=blank)).compare(scan(channel=blank), NATIVE, None) is not None
-    assert learned(scan(channel=blank)).compare(scan(channel=MR), NATIVE, None).impossible is None
+    assert (
+        Unlike(learned(scan(channel=blank))).compare(scan(channel=blank), NATIVE, None) is not None
+    )
+    assert (
+        Unlike(learned(scan(channel=blank))).compare(scan(channel=MR), NATIVE, None).impossible
+        is None
+    )
 
 
 def test_voxels_a_thousand_times_as_large_are_a_wrong_unit() -> None:
@@ -158,7 +168,7 @@ def test_voxels_a_thousand_times_as_large_are_a_wrong_unit() -> None:
     assert "voxels of 1e+03 x 1e+03 x 1e+03 mm" in said
     assert "the unit in its header is likely wrong" in said
     # Slices ten times as thick are a scan like others.
-    assert ALIKE.compare(scan((1, 1, 12)), NATIVE, None).impossible is None
+    assert Unlike(ALIKE).compare(scan((1, 1, 12)), NATIVE, None).impossible is None
 
 
 # ------------------------------------------------------------------ native voxels
@@ -224,6 +234,8 @@ def test_few_further_scans_of_one_kind_get_a_warning(count: int) -> None:
     warned = total = 0
     for _ in range(20):
         trained = learned(*(draw() for _ in range(count)))
-        warned += sum(bool(trained.compare(draw(), NATIVE, None).unusual) for _ in range(50))
+        warned += sum(
+            bool(Unlike(trained).compare(draw(), NATIVE, None).unusual) for _ in range(50)
+        )
         total += 50
     assert warned / total <= 0.05

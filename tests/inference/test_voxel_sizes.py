@@ -81,8 +81,7 @@ def test_scans_of_other_voxel_sizes_are_segmented_as_well(
     predictor = medssl.load_run(run, device="cpu").predictor
     dice = {name: dice_of(predictor, size) for name, size in GRIDS.items()}
     assert dice["1 mm"] > 0.8, dice
-    # A network that is trained at 1.4 mm does no better there (0.814) than this one (0.821).
-    assert dice.pop("1.4 mm") > dice["1 mm"] - 0.07, dice
+    # Seen: 0.861, 0.854, 0.822 and 0.860. A network trained at 1.4 mm reaches no more there.
     assert min(dice.values()) > dice["1 mm"] - 0.05, dice
 
 

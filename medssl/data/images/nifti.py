@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import gzip
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -114,7 +116,8 @@ def read_nifti(path: Path) -> tuple[NiftiHeader, np.ndarray]:
         except KeyError:
             raise ImageFileError(f"its data type {header['datatype']} is unknown") from None
         offset = _offset_of(header["vox_offset"], path) or len(header.binaryblock) + 4
-        capacity = path.stat().st_size * (DEFLATE_RATIO if _is_packed(path) else 1)
+        packed = isinstance(stream, gzip.GzipFile)
+        capacity = path.stat().st_size * (DEFLATE_RATIO if packed else 1)
         size = check_claim(shape, dtype.itemsize, path=path, capacity=max(capacity - offset, 0))
         stream.read(offset - start)
         raw = stream.read(size)
@@ -125,14 +128,17 @@ def read_nifti(path: Path) -> tuple[NiftiHeader, np.ndarray]:
     return _understood(header), data.astype(dtype.newbyteorder("="), copy=False)
 
 
-def _is_packed(path: Path) -> bool:
-    """Tell by its content: many files called .gz are not, and some that are do not say so."""
+@contextmanager
+def _stream(path: Path) -> Iterator[BinaryIO | gzip.GzipFile]:
+    """Open a file, packed or not by its content: many called .gz are not, and some do not say."""
     with path.open("rb") as file:
-        return file.read(2) == _GZIP
-
-
-def _stream(path: Path) -> BinaryIO | gzip.GzipFile:
-    return gzip.open(path, "rb") if _is_packed(path) else path.open("rb")
+        packed = file.read(2) == _GZIP
+        file.seek(0)
+        if packed:
+            with gzip.GzipFile(fileobj=file, mode="rb") as stream:
+                yield stream
+        else:
+            yield file
 
 
 def _read_to_the_end(stream: BinaryIO | gzip.GzipFile, claimed: int, path: Path) -> None:
