@@ -1,17 +1,7 @@
 """The record beside predictions: which model made them, with which options, of which images.
 
-A folder holds the predictions of one model. ``predictions.json`` says so::
-
-    format       1
-    models       by key: model (the run or bundle), weights_sha256, and the options that change
-                 voxels, see :func:`medssl.inference.identity.options_of`; of a cross-validation
-                 the folds that predicted
-    predictions  by case: model (a key), images (file and sha256 each; of a DICOM series its folder
-                 and a hash of the sorted hashes), files (what was written), temperature, where
-                 there are maps that depend on it, unusual, what of the images is unlike the
-                 training scans, and volumes; images is null until the files are whole
-
-Several processes may predict into one folder: each adds what it has done.
+A folder holds the predictions of one model: :mod:`medssl.inference.record_file` says how it is
+recorded. Several processes may predict into one folder: each adds what it has done.
 """
 
 from __future__ import annotations
@@ -28,21 +18,17 @@ from typing import Any
 from medssl.data.datasets.known_files import KnownFiles
 from medssl.data.dicom.series import Series
 from medssl.errors import MedSSLError
-from medssl.files import locked, write_json
+from medssl.files import locked
 from medssl.files.atomic import remove
 from medssl.inference.case_files import CaseFiles
 from medssl.inference.identity import options_of, weights_sha256
 from medssl.inference.inputs import files_of
 from medssl.inference.predictor import Predictor
+from medssl.inference.record_file import Entry, read_record, sums, write_record
 from medssl.inference.volumes import Volumes
-from medssl.runs.lineage import PREDICTIONS
 
-FILE = PREDICTIONS
-FORMAT = 1
 SHARE_OF_TIME = 0.05
 """Writing the record takes at most about this share of the time."""
-
-Entry = dict[str, Any]
 
 
 class Record:
@@ -54,7 +40,7 @@ class Record:
     """
 
     def __init__(self, folder: Path, predictor: Predictor) -> None:
-        self.folder, self.path = folder, folder / FILE
+        self.folder = folder
         self.temperature = predictor.temperature
         self.made_with: Entry = {
             "model": predictor.source,
@@ -89,7 +75,7 @@ class Record:
             MedSSLError: the folder holds predictions of another model, of other images, or that
                 nothing is known of; or the record cannot be read or written.
         """
-        models, entries = self._read(damaged=overwrite)
+        models, entries = read_record(self.folder, damaged=overwrite)
         there: set[str] = set()
         if overwrite:
             self._refuse_what_stays(models, entries, everyone)
@@ -98,13 +84,13 @@ class Record:
             there = self._compare(entries, cases)
         todo = [case for case in cases if case.case_id not in there]
         with self._locked():
-            models, entries = self._read(damaged=overwrite)
+            models, entries = read_record(self.folder, damaged=overwrite)
             if not overwrite:
                 self._refuse_another_model(models, entries)  # one that began meanwhile
             self._before = {case.case_id: entries.get(case.case_id) for case in todo}
             for case in todo:
                 entries[case.case_id] = self._pending(case)
-            self._write(models, entries)
+            write_record(self.folder, {**models, self.key: self.made_with}, entries)
         try:
             yield there
         finally:
@@ -150,13 +136,13 @@ class Record:
     def _add_changes(self) -> None:
         began = time.monotonic()
         with self._locked():
-            models, entries = self._read(damaged=True)
+            models, entries = read_record(self.folder, damaged=True)
             for name, entry in self._changes.items():
                 if entry is None:
                     entries.pop(name, None)
                 else:
                     entries[name] = entry
-            self._write(models, entries)
+            write_record(self.folder, {**models, self.key: self.made_with}, entries)
         self._changes.clear()
         now = time.monotonic()
         self._not_before = now + (now - began) / SHARE_OF_TIME
@@ -184,7 +170,7 @@ class Record:
                 unknown.append(case.case_id)
             elif entry["images"] is None:
                 continue  # a killed process left them: they are made again
-            elif (images := self._images(case)) is None or _sums(images) == _sums(entry["images"]):
+            elif (images := self._images(case)) is None or sums(images) == sums(entry["images"]):
                 if self._is_whole(case, entry):
                     there.add(case.case_id)
             else:
@@ -252,58 +238,3 @@ class Record:
 
     def _locked(self) -> Any:
         return locked(self.folder / ".predictions.lock", stays=False)
-
-    def _read(self, *, damaged: bool) -> tuple[dict[str, Entry], dict[str, Entry]]:
-        """Return models and predictions; with ``damaged``, an unreadable record is an empty one."""
-        try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
-            if content["format"] != FORMAT:
-                raise ValueError(f"format {content['format']}")
-            models, entries = dict(content["models"]), dict(content["predictions"])
-            for entry in entries.values():
-                made = models[entry["model"]]
-                made["model"], made["weights_sha256"], dict(made["options"])
-                entry["images"] is None or _sums(entry["images"])
-            return models, entries
-        except FileNotFoundError:
-            return {}, {}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            if damaged:
-                return {}, {}
-            raise MedSSLError(
-                f"the record of the predictions cannot be read ({type(error).__name__}: {error})",
-                where=self.path,
-                fix="choose another --output, or add --overwrite to predict them again",
-            ) from None
-
-    def _write(self, models: Mapping[str, Entry], entries: Mapping[str, Entry]) -> None:
-        known = {**models, self.key: self.made_with}
-        used = {entry["model"] for entry in entries.values()}
-        if not entries:
-            remove(self.path)
-            return
-        write_json(
-            self.path,
-            {
-                "format": FORMAT,
-                "models": {key: known[key] for key in sorted(used)},
-                "predictions": dict(sorted(entries.items())),
-            },
-        )
-
-
-def recorded_predictions(folder: Path) -> dict[str, Entry]:
-    """Return what the record of a folder says of each whole prediction, by case id, in order.
-
-    Where the record is missing or damaged nothing is known.
-    """
-    try:
-        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        entries = content["predictions"].items()
-        return {str(name): dict(entry) for name, entry in sorted(entries) if entry["images"]}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
-
-
-def _sums(images: Sequence[Entry]) -> list[str]:
-    return [image["sha256"] for image in images]

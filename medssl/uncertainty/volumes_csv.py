@@ -11,7 +11,7 @@ from medssl.files import locked, write_csv
 from medssl.inference.assessment import Assessment, StructureFindings
 from medssl.inference.assessment_files import read_assessments
 from medssl.inference.calibration import Calibration
-from medssl.inference.record import recorded_predictions
+from medssl.inference.record_file import recorded_predictions
 from medssl.inference.volumes import Volumes
 
 NOT_ASSESSED = "no interval: predict with --uncertainty"

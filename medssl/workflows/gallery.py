@@ -17,7 +17,7 @@ from medssl.errors import MedSSLError
 from medssl.inference.folder import PredictionResult
 from medssl.inference.inputs import Item, Source
 from medssl.inference.predictor import Predictor
-from medssl.inference.record import recorded_predictions
+from medssl.inference.record_file import recorded_predictions
 from medssl.inference.settings import DICOM_SEG
 from medssl.progress import Display
 from medssl.reports.gallery import MAX_PICTURES, GalleryCase, Tables, order, write_gallery

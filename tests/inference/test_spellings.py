@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from medssl.data.datasets.case import LabelMap
 from medssl.inference.folder import predict_files
 from medssl.inference.inputs import find_cases
-from medssl.inference.predictor import Predictor, Task
+from medssl.inference.predictor import Predictor
 from medssl.inference.settings import PredictSettings
+from medssl.inference.task import Task
 from medssl.settings.recipe import InferenceSettings
 from medssl.settings.spec import DataSpec
 
