@@ -20,8 +20,9 @@ from medssl.data.preprocessing.cache import CaseCache
 from medssl.data.preprocessing.scan_facts import ScanFacts, scan_facts
 from medssl.data.preprocessing.tensors import read_images
 from medssl.errors import MedSSLError
-from medssl.inference.record import recorded_predictions
+from medssl.inference.record_file import recorded_predictions
 from medssl.inference.training_fingerprint import learn_fingerprint
+from medssl.inference.unlike_training import Unlike
 from medssl.progress import Display
 from medssl.runs.folder import RunFolder
 from medssl.settings.recipe import Recipe
@@ -110,7 +111,7 @@ def unusual_unlabeled(
     found = []
     for case in others:
         spec = fingerprint.spec_for(facts[case.id], recipe.spec, slices=slices)
-        comparison = fingerprint.compare(facts[case.id], spec, None)
+        comparison = Unlike(fingerprint).compare(facts[case.id], spec, None)
         impossible = () if comparison.impossible is None else (comparison.impossible,)
         lines = (*impossible, *comparison.unusual)
         if lines:
