@@ -183,8 +183,23 @@ def test_a_loss_of_half_precision_is_refused() -> None:
 
 def test_a_method_of_ones_own_passes() -> None:
     assert check_method(Plain, settings={}, dims=[2]) == [
-        check for check in CHECKS if check != "annotated_voxels"
+        check for check in CHECKS if check not in ("annotated_voxels", "scales")
     ]
+
+
+def test_a_method_that_says_it_takes_scales_and_does_not_is_refused() -> None:
+    class ClaimingSettings(PlainSettings):
+        """They say more than the method does."""
+
+        scales = True
+
+    class Claiming(Plain):
+        """It looks at logits as if there were one scale."""
+
+        Settings = ClaimingSettings
+
+    with pytest.raises(ContractError, match="check 'scales' failed: .*'Outputs'"):
+        check_method(Claiming, settings={}, only=["scales"])
 
 
 def test_a_method_that_mixes_labels_with_images_passes() -> None:
