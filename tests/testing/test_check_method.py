@@ -198,7 +198,7 @@ def test_a_method_that_says_it_takes_scales_and_does_not_is_refused() -> None:
 
         Settings = ClaimingSettings
 
-    with pytest.raises(ContractError, match="check 'scales' failed: .*'Outputs'"):
+    with pytest.raises(ContractError, match=r"check 'scales' failed: .*'Outputs'"):
         check_method(Claiming, settings={}, only=["scales"])
 
 
