@@ -6,12 +6,13 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from medssl.errors import MedSSLError
-from medssl.files.atomic import FIX, name_beside, reason_of, refusals, remove
+from medssl.files.atomic import FIX, move, name_beside, reason_of, refusals, remove
+from medssl.files.formats import write_bytes
 
 _PARTIAL = ".partial"
 
@@ -104,6 +105,55 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def move_in(building: Path, target: Path, *, replaced: Sequence[str], fix: str) -> None:
+    """Move the files of a folder into another one: all of them, or that one is as it was.
+
+    Args:
+        building: on the same disk; its files keep their places, below it and below ``target``.
+        target: the other folder.
+        replaced: names of files that take the place of those that are there, last and in this
+            order; all others must be new.
+        fix: what to do about one that is not.
+
+    Raises:
+        MedSSLError: a new file is there already, or the disk refuses.
+    """
+    files = [p.relative_to(building) for p in sorted(building.rglob("*")) if p.is_file()]
+    before = {n: _content(target / n) for n in replaced if (building / n).is_file()}
+    moved: list[Path] = []
+    fresh: list[Path] = []
+    try:
+        for name in files:
+            place = target / name
+            if name.as_posix() in before:
+                continue
+            if os.path.lexists(place):
+                what = f"{place.parent.name} already has a file {place.name}"
+                raise MedSSLError(what, where=place, fix=fix)
+            fresh += [p for p in place.parents if not p.exists()]
+            place.parent.mkdir(parents=True, exist_ok=True)
+            move(building / name, place)
+            moved.append(place)
+        for text in before:
+            move(building / text, target / text)
+    except BaseException:
+        for path in moved:
+            path.unlink(missing_ok=True)
+        for folder in sorted(fresh, key=lambda p: -len(p.parts)):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        for text, content in before.items():
+            if content is None:
+                (target / text).unlink(missing_ok=True)
+            elif _content(target / text) != content:
+                write_bytes(target / text, content)
+        raise
+
+
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
 
 
 def discard_folder(folder: Path) -> None:

@@ -137,6 +137,48 @@ def test_a_file_that_cannot_be_read_inside_is_named(tmp_path: Path) -> None:
     assert caught.value.where == str(tmp_path / "gone")
 
 
+def test_files_move_into_a_folder_all_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, building = tmp_path / "data", tmp_path / "building"
+    for path, text in (
+        (target / "list.json", "old"),
+        (building / "list.json", "new"),
+        (building / "images" / "a", "a"),
+        (building / "labels" / "a", "a"),
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    options = {"replaced": ("notes.json", "list.json"), "fix": "rename it"}
+    (building / "notes.json").write_text("notes")
+    with monkeypatch.context() as patched:
+        replace = os.replace
+
+        def last_fails(source: str, name: str) -> None:
+            if str(name).endswith("list.json"):
+                raise OSError(28, "No space left on device")
+            replace(source, name)
+
+        patched.setattr(os, "replace", last_fails)
+        with pytest.raises(MedSSLError, match="No space left"):
+            files.move_in(building, target, **options)
+    assert [p.name for p in target.rglob("*")] == ["list.json"]
+    assert (target / "list.json").read_text() == "old"
+
+    for name in ("images/a", "labels/a", "notes.json"):
+        (building / name).write_text("again")
+    (target / "labels").mkdir()
+    (target / "labels" / "a").write_text("mine")
+    with pytest.raises(MedSSLError, match="labels already has a file a"):
+        files.move_in(building, target, **options)
+    assert sorted(p.name for p in target.rglob("*")) == ["a", "labels", "list.json"]
+    (target / "labels" / "a").unlink()
+    (building / "images" / "a").write_text("again")
+    files.move_in(building, target, **options)
+    assert (target / "list.json").read_text() == "new"
+    assert (target / "images" / "a").read_text() == "again"
+
+
 def test_only_one_of_two_writers_of_a_folder_wins(tmp_path: Path) -> None:
     def second() -> None:
         with files.all_or_nothing(tmp_path / "out", "the thing") as building:

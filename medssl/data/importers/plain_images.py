@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import Field
 
 from medssl.data.datasets.case import Case, Dataset
+from medssl.data.datasets.change import alone_in
 from medssl.data.datasets.decathlon import read_dataset
 from medssl.data.datasets.decathlon_header import read_json
 from medssl.data.images.geometry import Unit
@@ -33,7 +34,7 @@ from medssl.data.importers.volumes import (
     refuse_format,
 )
 from medssl.errors import MedSSLError
-from medssl.files import locked, move, refusals, scratch_folder, write_bytes, write_json
+from medssl.files import move_in, scratch_folder, write_json
 from medssl.progress import Display, Done
 
 NO_LABELS = (
@@ -137,17 +138,7 @@ def join_dataset(
                 fix=f"leave out --option {name}, or name a new folder",
             )
 
-    def busy(_: int | None) -> MedSSLError:
-        return MedSSLError(
-            "another import into this dataset is going on",
-            where=dataset,
-            fix="wait for it to end, then import again",
-        )
-
-    with (
-        refusals(dataset, what="cannot write into the dataset"),
-        locked(dataset / ".lock", busy=busy, stays=False),
-    ):
+    with alone_in(dataset):
         return _join(source, dataset, settings, origin, display)
 
 
@@ -232,34 +223,9 @@ def _move_in(
     info, _ = read_json(dataset / "dataset.json")
     info["unlabeled"] = [*(info.get("unlabeled") or []), *writer.items["unlabeled"]]
     provenance = dataset / "provenance.json"
-    before = provenance.read_bytes() if provenance.is_file() else None
-    record = {} if before is None else read_json(provenance)[0]
+    record = read_json(provenance)[0] if provenance.is_file() else {}
     record["joined"] = [*record.get("joined", []), writer.provenance(origin)]
     write_json(building / "dataset.json", info)
     write_json(building / "provenance.json", record)
-    target = dataset / "imagesUn"
-    fresh = not target.exists()
-    moved: list[Path] = []
-    try:
-        target.mkdir(exist_ok=True)
-        for path in sorted((building / "imagesUn").iterdir()):
-            if (target / path.name).exists():
-                raise MedSSLError(
-                    f"imagesUn already has a file {path.name}",
-                    where=target / path.name,
-                    fix="rename the image in the source",
-                )
-            move(path, target / path.name)
-            moved.append(target / path.name)
-        move(building / "provenance.json", provenance)
-        move(building / "dataset.json", dataset / "dataset.json")
-    except BaseException:
-        for path in moved:
-            path.unlink(missing_ok=True)
-        if fresh and target.is_dir():
-            target.rmdir()
-        if before is None:
-            provenance.unlink(missing_ok=True)
-        elif provenance.read_bytes() != before:
-            write_bytes(provenance, before)
-        raise
+    replaced = ("provenance.json", "dataset.json")
+    move_in(building, dataset, replaced=replaced, fix="rename the image in the source")
