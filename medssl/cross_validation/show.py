@@ -29,4 +29,6 @@ def format_crossval(summary: Mapping[str, Any]) -> RenderableType:
         for entry in summary["patients"][:WORST]
     ]
     least = Text(f"patients that gain least: {', '.join(words)}", "dim")
-    return Group(format_comparison(summary), least)
+    apart = summary.get("apart")
+    more = [Text(apart["sentence"], "dim")] if apart else []
+    return Group(format_comparison(summary), least, *more)

@@ -21,8 +21,10 @@ from medssl.comparison.paired import (
     describe_experiment,
 )
 from medssl.cross_validation.deal import Folds
+from medssl.cross_validation.judged import describe_apart, judged_cases
 from medssl.cross_validation.plan import CrossvalPlan
 from medssl.cross_validation.pool import OUT_OF_FOLD, SPLIT, pool_folds
+from medssl.data.datasets.origins import chosen_patients
 from medssl.evaluation.coverage import coverage_sentence, crossval_sentence
 from medssl.evaluation.statistics import (
     LEVEL,
@@ -62,8 +64,8 @@ def summarize_crossval(plan: CrossvalPlan) -> dict[str, Any]:
     ]
     ours, others = experiments[0], experiments[1:]
     runs = [run for experiment in experiments for run in experiment.runs]
-    cases = sorted(plan.cases)
-    groups = [plan.cases[case].patient for case in cases]
+    judged = judged_cases(plan.cases)
+    cases, groups = judged.cases, judged.groups
     warnings: list[str] = []
     metrics = shared_metrics(runs, warnings)
     warnings += warnings_about(experiments, OUT_OF_FOLD)
@@ -74,7 +76,7 @@ def summarize_crossval(plan: CrossvalPlan) -> dict[str, Any]:
         )
         for other in others
     ]
-    verdicts = [p["verdict"] | {"cautions": _cautions(p, plan)} for p in pairs]
+    verdicts = [p["verdict"] | {"cautions": [*_cautions(p, plan), *judged.cautions]} for p in pairs]
     return {
         "split": OUT_OF_FOLD,
         "unit": runs[0].unit,
@@ -92,7 +94,8 @@ def summarize_crossval(plan: CrossvalPlan) -> dict[str, Any]:
         "verdicts": verdicts,
         "verdict": verdicts[0] if verdicts else None,
         "warnings": warnings,
-        "patients": _patients(plan, experiments, cases, groups),
+        "patients": _patients(plan, experiments),
+        "apart": describe_apart(judged, plan.cases, experiments),
         "out_of_fold": dict(ours.runs[0].summary),
         "rows": [row for other in others for row in case_rows(ours, other, cases, groups, metrics)],
     }
@@ -120,12 +123,14 @@ class Resampled:
     """Makes intervals over repeated divisions into folds, whose training sets overlap.
 
     Attributes:
-        members: for every repeat and fold, where its patients stand among all.
+        members: for every repeat and fold, where its patients stand among those judged.
         patients: how many there are.
+        folds: into how many the patients were dealt.
     """
 
     members: tuple[tuple[tuple[int, ...], ...], ...]
     patients: int
+    folds: int
 
     def __call__(
         self, ours: np.ndarray, baseline: np.ndarray, *, bounds: tuple[float, float]
@@ -141,7 +146,7 @@ class Resampled:
         patients = int(np.isfinite(gains).all(0).sum())
         if not known:
             return Interval(math.nan, math.nan, math.nan, 0, none="no patient has a value")
-        share = 1 / (len(self.members[0]) - 1)
+        share = 1 / (self.folds - 1)
         interval = resampled_interval(known, test_share=share, patients=patients, bounds=bounds)
         # Folds may differ in size by a patient: the mean is that over patients, as everywhere.
         shift = float(nanmean(nanmean(gains, 0), 0)) - interval.mean
@@ -161,11 +166,13 @@ def _interval_of(plan: CrossvalPlan, groups: Sequence[str]) -> PairedInterval:
     if len(plan.divisions) == 1:
         return paired_interval
     place = {patient: i for i, patient in enumerate(dict.fromkeys(groups))}
-    return Resampled(tuple(_places(folds, place) for folds in plan.divisions), len(place))
+    members = tuple(_places(folds, place) for folds in plan.divisions)
+    return Resampled(members, len(place), len(plan.divisions[0]))
 
 
 def _places(folds: Folds, place: Mapping[str, int]) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(place[patient] for patient in fold) for fold in folds)
+    found = (tuple(place[patient] for patient in fold if patient in place) for fold in folds)
+    return tuple(fold for fold in found if fold)  # one of chosen patients alone has none
 
 
 # ---------------------------------------------------------------------- words and tables
@@ -191,13 +198,11 @@ def _cautions(pair: Mapping[str, Any], plan: CrossvalPlan) -> list[str]:
     return found
 
 
-def _patients(
-    plan: CrossvalPlan,
-    experiments: Sequence[Experiment],
-    cases: Sequence[str],
-    groups: Sequence[str],
-) -> list[dict[str, Any]]:
+def _patients(plan: CrossvalPlan, experiments: Sequence[Experiment]) -> list[dict[str, Any]]:
     """Return what happened to each patient, the one that gains least (or is worst) first."""
+    cases = sorted(plan.cases)
+    groups = [plan.cases[case].patient for case in cases]
+    chosen = chosen_patients(plan.cases.values())
     structures = list(experiments[0].runs[0].structures)
     means = [
         nanmean(patient_means(e.values("dice", cases, structures), groups), 2).mean(0)
@@ -211,6 +216,7 @@ def _patients(
         entry: dict[str, Any] = {
             "patient": patient,
             "fold": runs[patient].fold,
+            "chosen": patient in chosen,
             "dice": float(means[0][index]),
             "predictions": {case: (where / f"{case}.nii.gz").as_posix() for case in own},
         }

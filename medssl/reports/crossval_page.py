@@ -100,6 +100,8 @@ def crossval_caveats(found: Mapping[str, Any]) -> list[str]:
         sentence = failure_sentence(experiment["failures"], "mean Dice")
         out.append(f"{experiment['name']}: {sentence}.")
     out += [f"{line}." for line in (*lineage_lines(summary), *found["notes"])]
+    apart = found.get("apart")
+    out += [f"{apart['sentence']}; the table per structure is of all."] if apart else []
     out += [f"Shared by all folds: {line}." for line in found["shared"]]
     out.append(
         "Other scanners, protocols, ages and diseases than these have not been tried. It is not a "

@@ -35,6 +35,7 @@ from medssl.data.opened import open_dataset
 from medssl.errors import MedSSLError
 from medssl.progress import Display
 from medssl.recipe.load import load_recipe
+from medssl.reports.crossval_page import crossval_caveats
 from medssl.reports.crossval_unusual import (
     UnusualScan,
     gathered,
@@ -313,6 +314,56 @@ def test_the_verdict_is_the_t_interval_over_patients_out_of_fold(
     assert len(base.read_text().splitlines()) == 17
 
 
+def come_from_rounds(plan: CrossvalPlan, **origins: str) -> CrossvalPlan:
+    """Say of cases of a plan that a round brought their labels: chosen or random."""
+    cases = {
+        name: replace(case, meta={"label_origin": origins[name], "label_draft": "edited"})
+        if name in origins
+        else case
+        for name, case in plan.cases.items()
+    }
+    return replace(plan, cases=cases)
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_patients_that_a_rule_chose_stand_apart_from_the_verdict(
+    recipe: Path, tmp_path: Path, repeats: int
+) -> None:
+    plan = planned(recipe, tmp_path, repeats=repeats)
+    ids = sorted(plan.cases)
+    gains = dict.fromkeys(ids, 0.02) | {ids[0]: 0.3, ids[1]: 0.2, ids[2]: 0.03}
+    write_folds(plan, gains)
+    whole = summarize_crossval(plan)
+    assert (whole["apart"], whole["n_patients"]) == (None, 8)
+    plan = come_from_rounds(plan, **{ids[0]: "chosen", ids[1]: "chosen", ids[2]: "random"})
+    found = summarize_crossval(plan)
+    dice = found["comparisons"][0]["structures"]["mean"]["metrics"]["dice"]
+    mean = (5 * 0.02 + 0.03) / 6 + 0.005 * (repeats - 1)
+    assert dice["difference"] == pytest.approx(mean, abs=1e-6)
+    assert (found["n_patients"], found["verdict"]["patients"]["n"]) == (6, 6)
+    apart = found["apart"]
+    assert apart["patients"] == ids[:2]
+    assert apart["dice"] - apart["baseline"] == pytest.approx(0.25 + 0.005 * (repeats - 1))
+    assert "2 patients that a rule chose" in apart["sentence"]
+    assert any(
+        "labels of 3 patients were made from drafts" in c for c in found["verdict"]["cautions"]
+    )
+    assert sorted(p["patient"] for p in found["patients"] if p["chosen"]) == ids[:2]
+    assert len(found["patients"]) == 8
+    assert any(
+        apart["sentence"] in line for line in crossval_caveats({**plan.described(), **found})
+    )
+
+
+def test_a_verdict_about_chosen_patients_alone_says_so(recipe: Path, tmp_path: Path) -> None:
+    plan = planned(recipe, tmp_path)
+    write_folds(plan, dict.fromkeys(plan.cases, 0.02) | {min(plan.cases): 0.03})
+    chosen = dict.fromkeys(sorted(plan.cases)[:6], "chosen")
+    found = summarize_crossval(come_from_rounds(plan, **chosen))
+    assert (found["apart"], found["n_patients"]) == (None, 8)
+    assert any("6 of 8 patients were chosen" in c for c in found["verdict"]["cautions"])
+
+
 def test_repeats_are_judged_by_the_corrected_resampled_t(recipe: Path, tmp_path: Path) -> None:
     plan = planned(recipe, tmp_path, repeats=2)
     gains = {case: 0.01 * (i + 1) for i, case in enumerate(sorted(plan.cases))}
@@ -333,7 +384,7 @@ def test_repeats_are_judged_by_the_corrected_resampled_t(recipe: Path, tmp_path:
 
 def test_resampled_intervals_pass_over_patients_without_a_value() -> None:
     gains = np.array([[0.1, np.nan, 0.3, 0.2], [0.2, np.nan, 0.1, 0.3]])
-    made = Resampled((((0, 1), (2, 3)), ((0, 2), (1, 3))), 4)
+    made = Resampled((((0, 1), (2, 3)), ((0, 2), (1, 3))), 4, 2)
     found = made(gains, np.zeros_like(gains), bounds=(-1.0, 1.0))
     assert found.mean == pytest.approx(0.2)
     assert found.n == 3

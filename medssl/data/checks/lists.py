@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from medssl.data.datasets.case import Case, Dataset
+from medssl.data.datasets.origins import chosen_patients
 from medssl.data.datasets.problem import Problem
 from medssl.data.images.names import EXTENSIONS, group_channels, list_images, split_extension
 
@@ -18,8 +19,22 @@ def list_problems(dataset: Dataset) -> list[Problem]:
         *_guess(dataset),
         *_label_names(dataset),
         *_unlisted(dataset),
+        *_origins(dataset),
         *_deviations(dataset),
     ]
+
+
+def _origins(dataset: Dataset) -> Iterator[Problem]:
+    chosen = chosen_patients(dataset.training)
+    if chosen:
+        yield Problem(
+            "note",
+            dataset.root / "dataset.json",
+            f"{len(chosen)} of {len({c.patient for c in dataset.training})} labeled patients were "
+            f"chosen by a rule (medssl next; first: '{min(chosen)}')",
+            "nothing to do: medssl crossval judges on the others and reports these apart",
+            "label_origin",
+        )
 
 
 def _patients(dataset: Dataset) -> Iterator[Problem]:
