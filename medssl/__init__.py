@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from medssl.recipe.find import list_recipes
     from medssl.recipe.load import load_recipe
     from medssl.reports.page import report
+    from medssl.rounds.accept import accept
+    from medssl.rounds.next_labels import next_labels
     from medssl.settings.specs import list_specs
     from medssl.sweeps.sweep import sweep
     from medssl.workflows.calibrate import calibrate
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MedSSLError",
     "__version__",
+    "accept",
     "calibrate",
     "check",
     "compare",
@@ -58,6 +61,7 @@ __all__ = [
     "load_plugin",
     "load_recipe",
     "load_run",
+    "next_labels",
     "phantom",
     "plan",
     "predict",
@@ -72,6 +76,7 @@ __all__ = [
 
 _PLACES = {
     "MedSSLError": "errors:MedSSLError",
+    "accept": "rounds.accept:accept",
     "calibrate": "workflows.calibrate:calibrate",
     "check": "workflows.check:check",
     "compare": "comparison.compare:compare",
@@ -88,6 +93,7 @@ _PLACES = {
     "load_plugin": "plugins:load_plugin",
     "load_recipe": "recipe.load:load_recipe",
     "load_run": "models.loaded_run:load_run",
+    "next_labels": "rounds.next_labels:next_labels",
     "phantom": "data.phantoms.dataset:write_phantom",
     "plan": "planning.planner:plan",
     "predict": "workflows.predict:predict",

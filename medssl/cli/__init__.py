@@ -18,6 +18,7 @@ from medssl.cli import (
     listing,
     planning,
     reporting,
+    rounds,
     running,
     uncertain,
 )
@@ -33,6 +34,7 @@ GROUPS = (
     planning,
     datasets,
     uncertain,
+    rounds,
     reporting,
     bundles,
     listing,

@@ -94,8 +94,16 @@ def _picture_entropy(case: Case, predictor: Predictor) -> Picture:
     )
 
 
-def draw_heat(image: np.ndarray, heat: np.ndarray, affine: np.ndarray) -> Any:
-    """Draw a map in [0, 1] over an image, in the three planes where it is largest."""
+def draw_heat(
+    image: np.ndarray, heat: np.ndarray, affine: np.ndarray, *, numbers: bool = True
+) -> Any:
+    """Draw a map in [0, 1] over an image, in the three planes where it is largest.
+
+    Args:
+        image, heat: ``(X, Y, Z)``.
+        affine: voxel to RAS.
+        numbers: write the number of each slice, in RAS order and counted from 0.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -122,7 +130,7 @@ def draw_heat(image: np.ndarray, heat: np.ndarray, affine: np.ndarray) -> Any:
             origin="lower",
             aspect=ratio,
         )
-        axes.set_title(f"{plane}, slice {index}", fontsize=9)
+        axes.set_title(f"{plane}, slice {index}" if numbers else plane, fontsize=9)
         axes.axis("off")
         mark_sides(axes, plane)
     assert shown is not None  # a picture has planes
