@@ -39,3 +39,9 @@ def golden() -> Callable[[str], dict[str, Any]]:
         return json.loads(path.read_text())
 
     return read
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the files that hold slow tests, so that no process is left alone with one."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)

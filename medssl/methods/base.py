@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from medssl.methods.settings import MethodSettings, Stage
+from medssl.methods.starting import Loader
 from medssl.networks.build import blueprint_of
 
 NetworkBuilder = Callable[..., nn.Module]
@@ -24,13 +25,6 @@ NetworkBuilder = Callable[..., nn.Module]
 Without arguments, the network of the recipe. ``settings`` override the recipe's network settings;
 with another ``network`` (a registered name) they are all the settings it gets.
 """
-
-
-class Loader(Protocol):
-    """Fills a network with given weights; see :meth:`Method.start_from`."""
-
-    def __call__(self, network: nn.Module, *, keep_head: bool = False) -> None:
-        """Load what fits."""
 
 
 def _cases_of_their_own(image: Tensor) -> Tensor:

@@ -37,8 +37,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from medssl.methods.base import Batch, Loader, Method, NetworkBuilder, Progress, StepOutput
+from medssl.methods.base import Batch, Method, NetworkBuilder, Progress, StepOutput
 from medssl.methods.cps_settings import CPSSettings
+from medssl.methods.starting import Loader, start_peers
 from medssl.networks.ensemble import Ensemble
 from medssl.networks.passes import forward_each
 from medssl.ops.deep_supervision import Prediction, finest, joined
@@ -94,8 +95,7 @@ class CPS(Method):
 
     def start_from(self, load: Loader) -> None:
         """Load both; the second keeps a head of its own, or the two would always agree."""
-        load(self.first)
-        load(self.second, keep_head=True)
+        start_peers(load, [self.first, self.second])
 
     def trainable(self, stage: str) -> dict[str, list[nn.Parameter]]:
         """Optimize both networks, each with an optimizer of its own."""

@@ -47,11 +47,11 @@ import torch
 from torch import Tensor, nn
 
 from medssl.methods import rail_losses as losses
-from medssl.methods.base import Batch, Loader, Method, NetworkBuilder, Progress, StepOutput
+from medssl.methods.base import Batch, Method, NetworkBuilder, Progress, StepOutput
 from medssl.methods.rail_losses import Best, Common, StudentOutput, Truth, Weights
 from medssl.methods.rail_settings import RailSettings
 from medssl.methods.settings import Stage
-from medssl.networks.build import blueprint_of
+from medssl.methods.starting import Loader, start_peers
 from medssl.networks.ensemble import Ensemble
 from medssl.ops.ema import copy_weights, ema_decay, ema_update, frozen_copy
 from medssl.ops.modes import set_mode
@@ -92,10 +92,7 @@ class Rail(Method):
 
         Teachers become copies of their students, as after the code's first update.
         """
-        built = blueprint_of(self.students[0])
-        for number, student in enumerate(self.students):
-            if blueprint_of(student) == built:
-                load(student, keep_head=number > 0)
+        start_peers(load, list(self.students))
         for teacher, student in zip(self.teachers, self.students, strict=False):
             copy_weights(teacher, student)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from medssl.methods.base import Loader, Method, NetworkBuilder, Progress
+from medssl.methods.base import Method, NetworkBuilder, Progress
 from medssl.methods.settings import TeacherSettings
+from medssl.methods.starting import Loader
 from medssl.ops.ema import copy_weights, ema_decay, ema_update, frozen_copy
 
 
