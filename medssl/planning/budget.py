@@ -21,6 +21,9 @@ TRAINING_SHARE = 0.8
 """Share of a budget that steps may take; the rest is for preparing, validating, predicting."""
 LEAST_ITERATIONS = 50
 """With fewer nothing is learned."""
+LEAST_AT_FULL_RESOLUTION = 500
+"""A third of what a CPU's training takes by default: with fewer, a network at half resolution gets
+some ten times as many in the same time. A choice, not measured."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,8 @@ class Budget:
         Raises:
             MedSSLError: too few for anything to be learned; says how many minutes would do.
         """
-        each = self.folds * (seconds + (twin_seconds if self.twin else 0.0))
-        count = TRAINING_SHARE * 60 * self.minutes / each
+        each = self._round(seconds, twin_seconds)
+        count = self.affordable(seconds, twin_seconds)
         if count < LEAST_ITERATIONS:
             enough = math.ceil(LEAST_ITERATIONS * each / (TRAINING_SHARE * 60))
             raise MedSSLError(
@@ -60,6 +63,14 @@ class Budget:
         shown = 10 ** max(math.floor(math.log10(count)) - 1, 0)
         reason = f"all stages; {self.minutes:g} minutes here{self._shared}, evaluation included"
         return int(count // shown * shown), reason
+
+    def affordable(self, seconds: float, twin_seconds: float = 0.0) -> float:
+        """Return how many iterations of each training the minutes hold; see `iterations`."""
+        return TRAINING_SHARE * 60 * self.minutes / self._round(seconds, twin_seconds)
+
+    def _round(self, seconds: float, twin_seconds: float) -> float:
+        """Return the seconds of one iteration of every training."""
+        return self.folds * (seconds + (twin_seconds if self.twin else 0.0))
 
     @property
     def _shared(self) -> str:
@@ -80,6 +91,8 @@ def within_budget(
 ) -> Draft:
     """Draft again with as many iterations as the minutes of an order allow.
 
+    Where they are few for a network at full resolution, one at half resolution is taken instead.
+
     Args:
         draft: what fits into the memory.
         found, counts, order, guess: what it was made from; the order names the minutes.
@@ -90,16 +103,28 @@ def within_budget(
         MedSSLError: the minutes are too few.
     """
     assert order.minutes is not None
-    batch = draft.batch
     twin = counts.folds is not None and get_settings(order.method).uses_unlabeled
     budget = Budget(order.minutes, counts.folds or 1, twin)
-    twin_seconds = 0.0
-    if twin:
+
+    def drafted(order: PlanOrder, iterations: tuple[int, str] | None = None) -> Draft:
+        return make_draft(
+            found, counts, order, guess, shrink=shrink, batch=draft.batch, iterations=iterations
+        )
+
+    def seconds_of(own: Draft, order: PlanOrder) -> tuple[float, float]:
+        """Return the seconds of an iteration, and of one of the twin."""
+        if not twin:
+            return pace(own.loaded), 0.0
         names = list_methods()
-        own = replace(order, method=next(n for n in names if not get_settings(n).uses_unlabeled))
-        alone = make_draft(found, counts, own, guess, shrink=shrink, batch=batch)
-        twin_seconds = pace(alone.loaded)
-    iterations = budget.iterations(pace(draft.loaded), twin_seconds)
-    return make_draft(
-        found, counts, order, guess, shrink=shrink, batch=batch, iterations=iterations
-    )
+        alone = next(n for n in names if not get_settings(n).uses_unlabeled)
+        return pace(own.loaded), pace(drafted(replace(order, method=alone)).loaded)
+
+    seconds = seconds_of(draft, order)
+    count = budget.affordable(*seconds)
+    if order.device == "cpu" and count < LEAST_AT_FULL_RESOLUTION:
+        why = f"half resolution: {order.minutes:g} minutes hold {count:.0f} iterations of the full"
+        small = replace(order, small=why)
+        smaller = drafted(small)
+        if smaller.network.name != draft.network.name:
+            order, seconds = small, seconds_of(smaller, small)
+    return drafted(order, budget.iterations(*seconds))

@@ -42,6 +42,7 @@ class PlanOrder:
         name: of the recipe; empty: made of the dataset's and the method's.
         native: each scan is to keep its own voxels.
         minutes: that all trainings together may take here; None: no budget.
+        small: why the network is to be a small one that works at half resolution; empty: it is not.
     """
 
     root: str
@@ -56,6 +57,7 @@ class PlanOrder:
     name: str = ""
     native: bool = False
     minutes: float | None = None
+    small: str = ""
 
 
 class Lines:
@@ -124,7 +126,9 @@ def make_draft(
     method = get_settings(order.method)
     hints = method.plan_hints
     grid = choose_grid(found, spec, cubes=hints.turns_volumes, native=order.native)
-    network = choose_network(grid, method, order.device, shrink=shrink, thin=spec.thin)
+    network = choose_network(
+        grid, method, order.device, shrink=shrink, thin=spec.thin, small=order.small
+    )
     batch = batch or choose_batch(network.patch, order.device)
     lines = Lines()
     lines.add("name", recipe_name(found, order))

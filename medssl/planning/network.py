@@ -53,6 +53,7 @@ def choose_network(
     *,
     shrink: float = 1.0,
     thin: bool = False,
+    small: str = "",
 ) -> NetworkPlan:
     """Choose network and patch.
 
@@ -62,6 +63,8 @@ def choose_network(
         device: where the training will run.
         shrink: factor of the usual voxels of a patch.
         thin: structures are a few voxels wide.
+        small: why the network is to work at half resolution, where voxels are alike; empty: it
+            works at full resolution.
     """
     hints = method.plan_hints
     dims = len(grid.axes)
@@ -82,8 +85,8 @@ def choose_network(
         if factors is not None and min(shape) >= max(factors):
             patch = fixed_patch(shape, voxel, budget=budget, factors=factors, cube=cubes)
             return NetworkPlan(published.name, patch, published.reason, dict(published.settings))
-    if cubes and levels.isotropic:
-        plan = _small_unet(levels)
+    if (cubes or small) and levels.isotropic:
+        plan = _small_unet(levels, small or "a small network, as there are several")
     else:
         plan = _dynunet(levels, kind, method, thin=thin)
     if hints.dropout is not None:
@@ -99,11 +102,11 @@ def _factors(network: str, dims: int) -> list[int] | None:
         return None
 
 
-def _small_unet(levels: Levels) -> NetworkPlan:
-    """Return MONAI's UNet, a small one, as a method takes that trains several networks."""
+def _small_unet(levels: Levels, why: str) -> NetworkPlan:
+    """Return MONAI's UNet, a small one, whose first level works at half resolution."""
     count = len(levels.strides)
     settings: dict[str, tuple[Any, str]] = {
-        "channels": (FILTERS["cpu"][: max(count, 1) + 1], "a small network, as there are several"),
+        "channels": (FILTERS["cpu"][: max(count, 1) + 1], why),
         "strides": ([_step(s) for s in levels.strides] or [1], _halved(levels)),
         "num_res_units": (0, "plain convolutions: quick"),
     }

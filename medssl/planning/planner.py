@@ -205,6 +205,9 @@ def make_plan(
         draft = make_draft(found, counts, order, guess, shrink=shrink, batch=batch)
     if order.minutes is not None and pace is not None:
         draft = within_budget(draft, found, counts, order, guess, shrink=shrink, pace=pace)
+        # It may have another network.
+        patch, step = draft.loaded.recipe.training.patch, footprint(draft)
+        need = step.bytes(patch, order.device)
     top = header(found, order, draft, labeled=found.labeled, memory=need)
     seconds = step.seconds_per_voxel * math.prod(patch) if order.device == "cpu" else 0.0
     return Plan(text_of(top, draft.body), draft.loaded, guess, need, seconds, folds=counts.folds)

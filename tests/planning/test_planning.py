@@ -321,6 +321,26 @@ def test_the_network_works_at_full_resolution_and_learns_at_coarser_scales(
     assert recipe.training.augment.preset == ("light" if device == "cpu" else "nnunet")
 
 
+def test_few_minutes_on_a_cpu_take_the_network_that_gets_somewhere():
+    # 80 % of 60 minutes: 2880 s, by 2 s 1440 iterations; by 20 minutes 480, too few for that one.
+    seconds = {"dynunet": 2.0, "unet": 0.1}
+    planned = {}
+    for minutes in (60, 20):
+        made = make_plan(
+            found((64, 64, 64)),
+            COUNTS,
+            replace(order("bcp"), minutes=minutes),
+            SpecGuess("mr", "the test"),
+            measure=lambda _: SMALL_STEP,
+            pace=lambda loaded: seconds[loaded.recipe.network.name],
+        )
+        recipe = made.loaded.recipe
+        planned[minutes] = recipe.network.name, recipe.training.iterations
+    assert planned == {60: ("dynunet", 1400), 20: ("unet", 9600)}
+    assert "half resolution: 20 minutes hold 480 iterations of the full" in made.text
+    assert recipe.network.settings["strides"][0] == 2
+
+
 def test_the_plan_shrinks_batch_and_patch_until_it_fits():
     def need(loaded):
         patches = loaded.recipe.training.labeled_batch + loaded.recipe.training.unlabeled_batch
