@@ -64,10 +64,11 @@ def plan(
     out.print(f"memory: about {result.memory / 2**30:.1f} GiB, as measured here")
     if result.seconds:
         hours = result.seconds * result.loaded.recipe.training.iterations / 3600
+        long = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
         if result.folds is None:
-            whole = f"{hours:.1f} hours in all; a first look: --set training.iterations=100"
+            whole = f"{long} in all; a first look: --set training.iterations=100"
         else:
-            whole = f"{hours:.1f} hours for each of {result.folds} folds; a budget: --minutes 60"
+            whole = f"{long} for each of {result.folds} folds; a budget for all: --minutes 60"
         out.print(f"time: roughly {result.seconds:.2g} s an iteration here, {whole}")
     for warning in result.loaded.warnings:
         out.print(f"warning: {warning}")
