@@ -27,8 +27,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[PredictSettings]:
         found.append(settings)
         raise Enough
 
-    # The module of `predict` loads what opens a model only when it is called.
-    opened = ("open_predictor.open_predictor", "triage.open_predictor", "calibrate.load_ensemble")
+    # The module of `predict` loads what opens a model only when it is called; the place that the
+    # others import it from comes last, or they would keep the stand-in.
+    opened = ("triage.open_predictor", "calibrate.load_ensemble", "open_predictor.open_predictor")
     for place in opened:
         monkeypatch.setattr(f"medssl.workflows.{place}", note)
     return found
