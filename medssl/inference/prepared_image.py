@@ -25,22 +25,8 @@ from medssl.settings.recipe import InferenceSettings
 class PreparedImagePredictor:
     """Decide preprocessed images with a trained network, in 3D windows or slice by slice.
 
-    Args:
-        model: image in, logits out; moved to ``device``.
-        task: what it was trained for.
-        inference: sliding-window settings.
-        device: where the network runs.
-        precision: of the forward pass; softmax and blending are always float32.
-        regions: what finds the region of interest of a scan; outside of it is background.
-
-    Attributes:
-        calibration: makes probability and entropy maps calibrated, and says how far volumes can be
-            off; None: they are the network's own. Label maps do not depend on it.
-        source: the run or bundle it was loaded from, for the reader.
-        folds: names of the folds that predict, of a cross-validation.
-
-    Raises:
-        MedSSLError: the inference settings contradict the patch.
+    Arguments, attributes and errors are those of :class:`medssl.inference.predictor.Predictor`,
+    which adds the way from a file and back.
     """
 
     def __init__(

@@ -6,8 +6,6 @@ import csv
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
 
@@ -57,11 +55,10 @@ def test_no_choice_yet(tmp_path: Path) -> None:
     assert "no choice is finished" in crossval_truth.table(tmp_path)
 
 
-def test_test_cases_are_in_no_choice(tmp_path: Path) -> None:
-    dataset = ROOT.parent / "shared" / "data" / "Task04_Hippocampus"
-    if not dataset.is_dir():
-        pytest.skip("no hippocampus data beside the checkout")
-    study = crossval_truth.Study(dataset, tmp_path / "study", iterations=1)
+def test_test_cases_are_in_no_choice(tmp_path: Path, shared_data: Path) -> None:
+    study = crossval_truth.Study(
+        shared_data / "Task04_Hippocampus", tmp_path / "study", iterations=1
+    )
     assert (len(study.test), len(study.pool)) == (40, 160)
     assert not set(study.test) & set(study.pool)
     assert len(list((tmp_path / "study" / "labels").iterdir())) == 40
