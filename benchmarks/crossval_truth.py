@@ -100,6 +100,8 @@ class Study:
         found = medssl.crossval(
             RECIPE, folds=FOLDS, overrides=settings, output=folds, pictures=False
         )
+        if found.stopped is not None:
+            raise SystemExit("stopped: the same command goes on")
         judged = found.summary
         ours = np.array([[patient["dice"] for patient in judged["patients"]]])
         alone = np.array([[patient["baseline"] for patient in judged["patients"]]])

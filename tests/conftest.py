@@ -45,3 +45,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start with the files that hold slow tests, so that no process is left alone with one."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return one process more than there are cores: many tests wait for a child or the clock."""
+    return (os.cpu_count() or 1) + 1

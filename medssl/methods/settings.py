@@ -15,8 +15,9 @@ from pydantic import ConfigDict, model_validator
 from medssl.methods.fields import BelowOne, Preset, Who, setting
 from medssl.methods.plan_hints import PlanHints
 from medssl.ops.variants import BufferRule
-from medssl.settings.recipe import NetworkSettings, TrainingSettings
+from medssl.settings.recipe import NetworkSettings
 from medssl.settings.spec import DataSpec
+from medssl.settings.training import TrainingSettings
 from medssl.strict import Strict
 
 Tables = Mapping[str, Mapping[str, Any]]

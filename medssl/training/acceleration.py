@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from medssl.device import speed_up
 from medssl.methods.base import Method
-from medssl.settings.recipe import TrainingSettings
+from medssl.settings.training import TrainingSettings
 from medssl.training.compilation import compile_networks
 from medssl.training.compute import Compute
 from medssl.training.cudnn_versions import warn_of_cudnn

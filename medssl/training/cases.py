@@ -20,8 +20,8 @@ from medssl.data.patches.sides import class_pairs, side_axis
 from medssl.errors import MedSSLError, located
 from medssl.progress import Display
 from medssl.recipe.load import LoadedRecipe
-from medssl.settings.recipe import TrainingSettings
 from medssl.settings.spec import DataSpec
+from medssl.settings.training import TrainingSettings
 
 if TYPE_CHECKING:
     from medssl.data.patches.augment import Augmenter

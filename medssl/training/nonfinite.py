@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from medssl.errors import MedSSLError
 from medssl.paths import command
 from medssl.runs.folder import RunFolder
-from medssl.settings.recipe import TrainingSettings
+from medssl.settings.training import TrainingSettings
 from medssl.training.state import State
 
 NOT_FINITE_FIX = (

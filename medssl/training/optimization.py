@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from medssl.settings.recipe import OptimizerSettings, ScheduleSettings
+from medssl.settings.training import OptimizerSettings, ScheduleSettings
 from medssl.training.memory_format import follow_layout
 
 FUSED_DEVICES = ("cuda", "cpu")

@@ -11,8 +11,8 @@ from medssl.data.patches.device_cases import DeviceCases, held_bytes
 from medssl.data.patches.sampling import Deliver
 from medssl.errors import MedSSLError
 from medssl.progress import Display
-from medssl.settings.recipe import TrainingSettings
 from medssl.settings.spec import DataSpec
+from medssl.settings.training import TrainingSettings
 from medssl.training.prepare import TrainingData
 
 LARGEST_SHARE = 0.25

@@ -18,8 +18,8 @@ from medssl.inference.training_fingerprint import TrainingFingerprint, learn_fin
 from medssl.models.coarse import describe_regions
 from medssl.progress import Display
 from medssl.recipe.load import LoadedRecipe
-from medssl.settings.recipe import TrainingSettings
 from medssl.settings.spec import DataSpec
+from medssl.settings.training import TrainingSettings
 from medssl.training.cases import CasePlan
 from medssl.training.checked import checked_plan
 from medssl.training.distributed import ALONE, World

@@ -12,8 +12,9 @@ from medssl.data.patches.device_cases import DeviceCases
 from medssl.data.patches.sampling import PatchSampler, PatchSettings, Stream
 from medssl.methods.settings import Stage
 from medssl.progress import Display
-from medssl.settings.recipe import Recipe, TrainingSettings
+from medssl.settings.recipe import Recipe
 from medssl.settings.spec import DataSpec
+from medssl.settings.training import TrainingSettings
 from medssl.training.compute import Compute
 from medssl.training.placement import place_cases
 from medssl.training.prepare import TrainingData

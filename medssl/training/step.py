@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medssl.device import autocast, make_scaler
 from medssl.methods.base import Batch, Method, Progress
-from medssl.settings.recipe import TrainingSettings
+from medssl.settings.training import TrainingSettings
 from medssl.training.batches import to_batch, torch_seed, whole_batch
 from medssl.training.compute import Compute
 from medssl.training.nonfinite import Guard, Watch, gradient_norm

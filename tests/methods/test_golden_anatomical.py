@@ -33,7 +33,7 @@ from medssl.ops.ema import ema_decay
 from medssl.ops.losses import dice_and_ce, one_hot
 from medssl.ops.mask_repair import reconstruction_terms
 from medssl.ops.uncertainty import predictive_entropy
-from medssl.settings.recipe import ScheduleSettings
+from medssl.settings.training import ScheduleSettings
 from medssl.training.optimization import learning_rate
 
 

@@ -22,7 +22,7 @@ from medssl.methods.rail_settings import RailSettings
 from medssl.networks.build import build_network
 from medssl.ops.disagreement import axis_kl, squared_error, voxel_kl
 from medssl.ops.ema import ema_decay
-from medssl.settings.recipe import ScheduleSettings
+from medssl.settings.training import ScheduleSettings
 from medssl.training.optimization import learning_rate
 
 

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from medssl.methods.base import Batch, Progress
 from medssl.ops.corruption import corrupt_slices
-from medssl.settings.recipe import ScheduleSettings
+from medssl.settings.training import ScheduleSettings
 from medssl.training.optimization import learning_rate
 
 # ------------------------------------------------------------------------------------ UA-MT

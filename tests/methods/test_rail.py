@@ -27,7 +27,8 @@ from medssl.networks.vnet import VNet
 from medssl.recipe.find import find_recipe
 from medssl.recipe.load import load_recipe, resolve
 from medssl.runs.checkpoint import load_checkpoint
-from medssl.settings.recipe import Recipe, ScheduleSettings
+from medssl.settings.recipe import Recipe
+from medssl.settings.training import ScheduleSettings
 from medssl.training.optimization import learning_rate
 
 SHAPE = (6, 5, 4)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from medssl.methods.base import Batch, LabeledBatch, Progress, UnlabeledBatch
 from medssl.methods.registry import get_method, get_settings, list_methods
 from medssl.networks.build import build_network
-from medssl.settings.recipe import ScheduleSettings
+from medssl.settings.training import ScheduleSettings
 from medssl.training.batches import torch_seed
 from medssl.training.optimization import learning_rate
 

@@ -21,7 +21,7 @@ from medssl.progress import Display, describe_terms
 from medssl.recipe.load import load_recipe
 from medssl.runs.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from medssl.runs.folder import RunFolder, free_run_path
-from medssl.settings.recipe import OptimizerSettings, ScheduleSettings
+from medssl.settings.training import OptimizerSettings, ScheduleSettings
 from medssl.training.cases import plan_cases
 from medssl.training.optimization import build_optimizer, learning_rate
 from medssl.training.setup import loader_workers

@@ -21,7 +21,7 @@ from medssl.data.patches.sampling import PatchSampler
 from medssl.errors import MedSSLError
 from medssl.recipe.load import load_recipe
 from medssl.settings.augment import AugmentSettings
-from medssl.settings.recipe import TrainingSettings
+from medssl.settings.training import TrainingSettings
 from medssl.training.batches import to_batch
 from medssl.training.placement import augments_on, holds_cases
 from medssl.workflows.train import train
