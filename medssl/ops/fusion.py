@@ -43,6 +43,27 @@ def fuse_others(
     return fused.div_(torch.stack(weights).sum(dim=0))
 
 
+def entropy_weights(probs: Sequence[Tensor]) -> list[Tensor]:
+    """Return ``exp(-H_i) / sum_j exp(-H_j)`` per voxel: the surer a prediction, the more it counts.
+
+    Args:
+        probs: N tensors ``(B, C, *spatial)`` of probabilities.
+
+    Returns:
+        N weights ``(B, *spatial)`` that sum to 1; H is in bits.
+
+    Source: Zhao et al., AD-MT (ECCV 2024, arXiv 2311.17325), published code.
+    """
+    entropy = [-(p * (p + 1e-10).log2()).sum(dim=1) for p in probs]
+    return list(torch.softmax(-torch.stack(entropy), dim=0).unbind(0))
+
+
+def fuse_by_entropy(probs: Sequence[Tensor]) -> Tensor:
+    """Return the mean of predictions weighted by :func:`entropy_weights`, ``(B, C, *spatial)``."""
+    weights = entropy_weights(probs)
+    return torch.stack([w.unsqueeze(1) * p for w, p in zip(weights, probs, strict=True)]).sum(0)
+
+
 def vote_scores(probs: Sequence[Tensor]) -> Tensor:
     """Return ``(votes + mean probability) / (N + 1)`` per class, which sum to one.
 

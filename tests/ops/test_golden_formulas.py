@@ -5,18 +5,23 @@ AD-MT, UniMatch and a masked autoencoder: Dice, cross-entropy, ramps, mixing and
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medssl.methods.fixmatch import confident_labels, strong_view_loss
+from medssl.ops.boxes import area_box, centred_boxes
+from medssl.ops.ema import ema_decay, ema_update
+from medssl.ops.feature_dropout import complementary_masks
 from medssl.ops.losses import dice_and_ce, half_dice_half_ce, weighted_mean
 from medssl.ops.mixing import box_mask, mix
 from medssl.ops.ramps import sigmoid_ramp
+from medssl.ops.turns import draw_turns, turn_at
 from medssl.ops.variants import WHOLE
 
 Golden = Callable[[str], dict[str, Any]]
@@ -82,13 +87,115 @@ def test_losses_of_unimatch(golden: Golden) -> None:
         assert int((target != 255).sum()) == truth[f"kept_{name}"]
         found = dice_and_ce(logits, target, dice=WHOLE)[0]
         assert found.item() == pytest.approx(truth[f"l_{name}"], rel=EXACT)
-    truth = checks["03_v2_loss"]
+    parts = [dice_and_ce(v, t, dice=WHOLE)[0] for v, t in ((u_1, one), (u_2, two), (fp, own))]
+    whole = half_dice_half_ce(x, y, dice=WHOLE) + (parts[0] + parts[1]) / 4 + parts[2] / 2
+    assert (whole / 2).item() == pytest.approx(truth["L"], rel=EXACT)
+    every = mix(u_w.argmax(1), m_w.argmax(1), boxes[0])
+    assert every.flatten().bincount().tolist() == truth["label_1_counts"]
+    supervised, truth = ce, checks["03_v2_loss"]
     assert ce.item() == pytest.approx(truth["l_x"], rel=EXACT)
     one, two = targets(u_w.flip(0))
+    parts = []
     for logits, target, name in ((u_1, one, "1"), (u_2, two, "2")):
         assert int((target != 255).sum()) == truth[f"kept_{name}"]
-        found = strong_view_loss(logits, target, loss="ce", normalize="all")
-        assert found.item() == pytest.approx(truth[f"l_{name}"], rel=EXACT)
+        parts.append(strong_view_loss(logits, target, loss="ce", normalize="all"))
+        assert parts[-1].item() == pytest.approx(truth[f"l_{name}"], rel=EXACT)
+    whole = (supervised + (parts[0] + parts[1]) / 2) / 2
+    assert whole.item() == pytest.approx(truth["L"], rel=EXACT)
+
+
+def test_complementary_dropout_of_unimatch(golden: Golden) -> None:
+    truth = golden("unimatch")["checks"]["04_complementary_dropout"]
+    for seed in range(5):
+        first, second = complementary_masks(4, 6, np.random.RandomState(seed))
+        assert (first + second).unique().tolist() == [truth["sum_of_masks"]]
+        assert set(first.unique().tolist()) <= {0.0, 1.0, 2.0}
+        kept = (first == 1).all(1) & (second == 1).all(1)
+        assert int(kept.sum()) == truth["undropped_samples_of_4"]
+        assert not (first[~kept] == 1).any()
+    assert not (complementary_masks(1, 8, np.random.RandomState(0))[0] == 1).any()
+
+
+def test_rectangles_of_unimatch(golden: Golden) -> None:
+    """None with probability 1/2; area, aspect and place until the rectangle fits."""
+    truth = golden("unimatch")["checks"]["01_box"]
+    for row in truth["rows"]:
+        there = random.Random(row["seed"]).random() <= 0.5
+        rng = np.random.RandomState(row["seed"])
+        found = [list(span) for span in area_box((64, 64), rng)] if there else None
+        assert found == row["box"]
+    rng = np.random.RandomState(0)
+    shares = [
+        (a[1] - a[0]) * (b[1] - b[0]) / 64**2
+        for a, b in (area_box((64, 64), rng) for _ in range(2000))
+    ]
+    assert np.mean(shares) == pytest.approx(truth["mean_area_given_a_box"], abs=0.01)
+
+
+def test_boxes_of_ad_mt(golden: Golden) -> None:
+    """Image, label, confidence and conflicts are cut alike; boxes lie around a random centre."""
+    truth = golden("ad_mt")["checks"]["02_cutmix_3d"]
+    image = torch.arange(2 * 6 * 7 * 8).view(2, 1, 6, 7, 8)
+    flat = image[:, 0]
+    known = {
+        "image": image,
+        "label": flat % 5,
+        "confidence": (flat % 11) / 11,
+        "conflict": (flat % 3 == 0).long(),
+    }
+    for row in truth["rows"]:
+        boxes = centred_boxes((6, 7, 8), 2, np.random.RandomState(row["seed"]))
+        assert [[list(span) for span in box] for box in boxes] == row["boxes"]
+        assert row["identity"] == (row["permutation"] == [0, 1])
+        mask = box_mask((6, 7, 8), boxes)
+        for name, value in known.items():
+            mixed = mix(value, value[row["permutation"]], mask)
+            sums = mixed.flatten(1).sum(1).tolist()
+            assert sums == pytest.approx(row[f"{name}_sums"], rel=1e-6), name
+    rng = np.random.RandomState(0)
+    for shape, key in (((112, 112, 80), "3d_112x112x80"), ((256, 256), "2d_256")):
+        drawn = [centred_boxes(shape, 2, rng) for _ in range(1500)]
+        shares = [
+            np.prod([(stop - start) / n for (start, stop), n in zip(box, shape, strict=True)])
+            for boxes in drawn
+            for box in boxes
+        ]
+        expected = truth["statistics"][f"mean_share_pasted_{key}"]
+        assert np.mean(shares) == pytest.approx(expected, abs=0.01)
+
+
+def test_turns_of_ad_mt(golden: Golden) -> None:
+    truth = golden("ad_mt")["checks"]["05_schedules"]
+    drawn = draw_turns(20, 19, np.random.RandomState(0))
+    assert drawn.tolist() == truth["turns_numpy_seed_0_P19"]
+    assert truth["first_turn_updates"].startswith("teacher 1")
+    assert turn_at(0, drawn).active == 0
+    # The published code's turns that are not random last one iteration, these last P.
+    states = [turn_at(i, draw_turns(6, 1, np.random.RandomState(0))).active == 0 for i in range(6)]
+    assert states == truth["not_random_fault"]["states"]
+    fixed = draw_turns(6, 3, np.random.RandomState(0), random=False)
+    assert [turn_at(i, fixed).active for i in range(6)] == [0, 0, 0, 1, 1, 1]
+
+
+def test_averages_of_ad_mt(golden: Golden) -> None:
+    """The warm-up counts pairs of iterations, from as many pairs on as the ramp has steps."""
+    checks = golden("ad_mt")["checks"]
+    for it, alpha in checks["05_schedules"]["ema_alpha_rampup40"].items():
+        since = int(it) // 2 - 40
+        found = ema_decay(since, 0.99) if since >= 0 else 0.0
+        assert found == pytest.approx(alpha, rel=1e-6)
+    truth = checks["06_ema"]
+    teacher, student = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+    for network, first, mean, count in ((teacher, None, 1, 2), (student, 1, 3, 7)):
+        values = torch.full((4,), -1.0) if first is None else torch.arange(1.0, 5.0)
+        nn.utils.vector_to_parameters(values, network.parameters())
+        network.running_mean.fill_(mean)
+        network.num_batches_tracked.fill_(count)
+    ema_update(teacher, student, ema_decay(41 - 40, 0.99))
+    found = nn.utils.parameters_to_vector(teacher.parameters()).tolist()
+    assert found == truth["parameters"]
+    assert teacher.running_mean.tolist() == [truth["running_mean"]] * 2
+    assert int(teacher.num_batches_tracked) == int(truth["num_batches_tracked"])
 
 
 def test_masked_mean_of_an_autoencoder(golden: Golden) -> None:
