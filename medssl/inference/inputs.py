@@ -14,6 +14,7 @@ from medssl.data.images.names import (
     IMAGE_SUFFIXES,
     group_channels,
     image_suffix,
+    is_file,
     list_images,
     safe_id,
     split_extension,
@@ -187,7 +188,7 @@ def _short_hash(text: str) -> str:
 def _images_in(entry: Path) -> list[Path]:
     if entry.is_dir():
         found = list_images(entry)
-    elif not entry.is_file():
+    elif not is_file(entry):
         raise MedSSLError("there is no such file or folder", where=entry, fix="check the path")
     elif image_suffix(entry) is None:
         raise MedSSLError(

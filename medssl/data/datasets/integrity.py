@@ -15,6 +15,7 @@ from medssl.data.datasets.known_files import KnownFiles
 from medssl.data.datasets.problem import Problem
 from medssl.data.datasets.split import Splits
 from medssl.data.datasets.verdicts import Verdicts
+from medssl.data.images.explain import AGAIN
 from medssl.data.images.geometry import (
     GRID_ERROR_VOXELS,
     GRID_WARNING_VOXELS,
@@ -25,7 +26,7 @@ from medssl.data.images.geometry import (
 )
 from medssl.data.images.labels import count_values
 from medssl.data.images.notes import told_once
-from medssl.data.images.volume import AGAIN, Volume, image_fault, read_volume
+from medssl.data.images.volume import Volume, image_fault, read_volume
 from medssl.errors import MedSSLError
 from medssl.paths import command
 from medssl.progress import Done

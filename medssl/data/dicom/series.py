@@ -12,6 +12,7 @@ import numpy as np
 
 from medssl.data.dicom.files import read_dicom
 from medssl.data.dicom.geometry import UnusableError, frame_grid, slice_grid
+from medssl.data.images.names import is_file
 from medssl.optional import optional_module
 from medssl.progress import looking_at
 
@@ -88,7 +89,9 @@ class _Tree:
     def __init__(self) -> None:
         self.groups: dict[tuple[str, ...], list[DicomHeader]] = defaultdict(list)
         self.segmentations: list[DicomHeader] = []
-        self.copies = self.other = self.unreadable = self.reused = 0
+        self.copies = self.other = self.reused = 0
+        self.misnamed: list[Path] = []
+        self.closed: list[Path] = []
         self._seen: dict[str, list[DicomHeader]] = defaultdict(list)
 
     def add(self, header: DicomHeader) -> None:
@@ -119,10 +122,14 @@ class _Tree:
             "files have the SOPInstanceUID of another image or patient: each is taken for itself": (
                 self.reused
             ),
-            "files are called DICOM but are not": self.unreadable,
             "DICOM files hold no image (reports, contours, plans)": self.other,
         }
-        return [f"{n} {what}" for what, n in counts.items() if n]
+        lists = {
+            "files are called DICOM but are not": self.misnamed,
+            "files cannot be opened, or are links that lead nowhere": self.closed,
+        }
+        notes = [f"{n} {what}" for what, n in counts.items() if n]
+        return notes + [f"{len(p)} {w} (first: {p[0].name})" for w, p in lists.items() if p]
 
 
 def find_series(source: Path, *, min_slices: int) -> Found:
@@ -137,8 +144,12 @@ def find_series(source: Path, *, min_slices: int) -> Found:
     for path in looking_at(dicom_candidates(source), "reading DICOM headers"):
         try:
             data = read_dicom(path, EXTRA, stop_before_pixels=True, specific_tags=TAGS)
-        except (pydicom.errors.InvalidDicomError, OSError):
-            tree.unreadable += path.suffix.lower() in (".dcm", ".dicom", ".ima")
+        except OSError:
+            tree.closed.append(path)
+            continue
+        except pydicom.errors.InvalidDicomError:
+            if path.suffix.lower() in (".dcm", ".dicom", ".ima"):
+                tree.misnamed.append(path)
             continue
         tree.add(DicomHeader(path, data))
     found, notes = [], tree.notes()
@@ -181,7 +192,7 @@ def dicom_candidates(source: Path) -> list[Path]:
     return sorted(
         path
         for path in source.rglob("*")
-        if path.is_file()
+        if is_file(path)
         and path.name != "DICOMDIR"
         and not path.name.lower().endswith(other)
         and not any(part.startswith(".") for part in path.relative_to(source).parts)

@@ -66,6 +66,19 @@ def split_extension(name: str, suffixes: Iterable[str] = IMAGE_SUFFIXES) -> tupl
     return (name[:-length], name[-length:]) if length else (name, "")
 
 
+def is_file(path: Path) -> bool:
+    """Tell whether there is a file, or a link to one that is missing.
+
+    The second must not be passed over, as if nobody had put it there: reading it says what helps.
+    """
+    return path.is_file() or is_dead_link(path)
+
+
+def is_dead_link(path: Path) -> bool:
+    """Tell whether a path is a link to something that is not there."""
+    return path.is_symlink() and not path.exists()
+
+
 def list_images(folder: Path, suffixes: Iterable[str] = IMAGE_SUFFIXES) -> list[Path]:
     """Return the images directly inside a folder, without hidden files such as macOS's ``._x``.
 
@@ -76,7 +89,7 @@ def list_images(folder: Path, suffixes: Iterable[str] = IMAGE_SUFFIXES) -> list[
     return sorted(
         p
         for p in folder.iterdir()
-        if not p.name.startswith(".") and image_suffix(p, suffixes) and p.is_file()
+        if not p.name.startswith(".") and image_suffix(p, suffixes) and is_file(p)
     )
 
 

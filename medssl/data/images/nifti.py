@@ -30,6 +30,7 @@ from medssl.data.images.geometry import (
     straightened,
 )
 from medssl.data.images.limits import DEFLATE_RATIO, SizeError, check_claim
+from medssl.errors import MedSSLError
 
 RawHeader = nib.Nifti1Header | nib.Nifti2Header
 
@@ -161,6 +162,8 @@ def _read_to_the_end(stream: BinaryIO | gzip.GzipFile, claimed: int, path: Path)
 def _header(stream: BinaryIO | gzip.GzipFile, path: Path) -> tuple[RawHeader, int]:
     """Return the header, and how many bytes were read for it and its extensions."""
     block = stream.read(_NIFTI1)
+    if block.startswith(_GZIP):
+        raise MedSSLError("the file is packed twice", where=path, fix="unpack it once (gunzip)")
     if len(block) < _NIFTI1:
         raise EOFError(f"only {len(block)} bytes, less than a header")
     length = struct.unpack("<i", block[:4])[0], struct.unpack(">i", block[:4])[0]

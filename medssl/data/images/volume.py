@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import DTypeLike
 
+from medssl.data.images.explain import explained
 from medssl.data.images.geometry import (
     GRID_ERROR_VOXELS,
     Grid,
@@ -23,22 +21,12 @@ from medssl.data.images.geometry import (
     spacing_of,
     unit_factor,
 )
-from medssl.data.images.names import IMAGE_SUFFIXES, NIFTI, image_suffix
+from medssl.data.images.names import NIFTI, image_suffix
 from medssl.data.images.nifti import nifti_header, read_nifti
 from medssl.errors import MedSSLError
 
-AGAIN = "copy or download it again from its source"
 UNUSABLE = "the header's affine is not usable (zero spacing, parallel axes or not a number)"
 PLACE = "write the right spacing and orientation into the header"
-
-_INSTEAD = (
-    (b"version https://git-lfs", "a pointer of Git LFS, not the image", "run `git lfs pull` there"),
-    (b"/annex/objects", "a pointer of git-annex, not the image", "run `git annex get` on it"),
-    (b"<!doctype html", "a web page, not the image", "download it again, logged in if need be"),
-    (b"<html", "a web page, not the image", "download it again, logged in if need be"),
-    (b"pk\x03\x04", "a ZIP archive, not the image", "unpack it"),
-)
-"""What may lie under an image's name: how it starts, what it is, and what helps."""
 
 
 @dataclass(frozen=True)
@@ -246,48 +234,3 @@ def _volume_axes(data: np.ndarray) -> np.ndarray:
     while data.ndim > 3 and data.shape[-1] == 1:
         data = data[..., 0]
     return data.reshape(*data.shape, *(1,) * (3 - data.ndim))
-
-
-@contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turn whatever the libraries raise into what is wrong with an image file and what helps.
-
-    Raises:
-        MedSSLError: the file is missing or of another kind, or reading it raised.
-    """
-    try:
-        if not path.is_file():
-            what = "the path is a folder" if path.is_dir() else "the file does not exist"
-            raise MedSSLError(what, fix="correct the path, or remove the case from dataset.json")
-        if image_suffix(path) is None:
-            raise MedSSLError(
-                f"images ending in {path.suffix!r} cannot be read",
-                fix=f"convert it to one of {' '.join(IMAGE_SUFFIXES)}",
-            )
-        yield
-    except MedSSLError as error:
-        raise type(error)(error.what, where=error.where or path, fix=error.fix) from error
-    except Exception as error:  # the libraries raise anything at all for a damaged file
-        what, fix = _explain(path, error)
-        raise MedSSLError(what, where=path, fix=fix) from error
-
-
-def _explain(path: Path, error: Exception) -> tuple[str, str]:
-    try:
-        with path.open("rb") as file:
-            start = file.read(512)
-    except OSError as refused:
-        return f"the file cannot be opened ({refused.strerror})", "check its rights"
-    if not start.strip(b"\0"):
-        what = "empty" if not start else "blank (zeros only)"
-        return f"the file is {what}", AGAIN
-    for beginning, what, fix in _INSTEAD:
-        if start.lstrip().lower().startswith(beginning):
-            return f"the file is {what}", fix
-    if isinstance(error, EOFError | zlib.error):
-        return f"the file is truncated or damaged ({error})", AGAIN
-    if isinstance(error, gzip.BadGzipFile):
-        return f"the file is damaged ({error})", AGAIN
-    reason = next((s for s in reversed(str(error).splitlines()) if s.strip()), "")
-    reason = reason.replace(str(path), path.name)[:150] or type(error).__name__
-    return f"the file cannot be read ({reason})", AGAIN

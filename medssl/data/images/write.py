@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import DTypeLike
 
+from medssl.data.images.explain import explained
 from medssl.data.images.geometry import (
     ItkGeometry,
     Unit,
@@ -22,7 +23,7 @@ from medssl.data.images.geometry import (
 )
 from medssl.data.images.names import EXTENSIONS, NIFTI, image_suffix
 from medssl.data.images.nifti import GEOMETRY_FIELDS, NiftiHeader, nifti_header
-from medssl.data.images.volume import Volume, explained
+from medssl.data.images.volume import Volume
 from medssl.errors import MedSSLError
 from medssl.files import new_file, reason_of, replacing
 

@@ -13,6 +13,7 @@ from medssl.data.images.names import (
     IMAGE_SUFFIXES,
     group_channels,
     image_suffix,
+    is_file,
     safe_id,
     split_extension,
 )
@@ -74,7 +75,7 @@ def find_pairs(
     files = [
         classify(p, base, label_suffix)
         for p in paths
-        if image_suffix(p) and not p.name.startswith(".") and p.is_file()
+        if image_suffix(p) and not p.name.startswith(".") and is_file(p)
     ]
     derived = [f for f in files if f.derived and not f.is_label]
     images = _without_channel([f for f in files if not f.is_label and not f.derived])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,9 +16,12 @@ import SimpleITK as sitk  # noqa: N813
 from medssl.data.datasets.case import Case, LabelMap
 from medssl.data.datasets.integrity import check_case
 from medssl.data.images.labels import read_label
+from medssl.data.images.names import list_images
 from medssl.data.images.volume import read_volume
+from medssl.data.importers.pairing import find_pairs
 from medssl.data.preprocessing.pipeline import preprocess_case, preprocess_image
 from medssl.errors import MedSSLError
+from medssl.inference.inputs import find_cases
 from medssl.settings.spec import DataSpec
 
 SHAPE = (24, 20, 12)
@@ -73,6 +78,13 @@ BROKEN = {
     "git annex": (lambda: b"/annex/objects/MD5E-s1--a.nii.gz\n", "git-annex", "git annex get"),
     "web page": (lambda: b"\n<!DOCTYPE html><html>404</html>", "a web page", "download it again"),
     "archive": (lambda: b"PK\x03\x04" + bytes(500), "a ZIP archive", "unpack it"),
+    "answer": (lambda: b'<?xml version="1.0"?><Error/>', "a server's message", "download it again"),
+    "packed twice": (lambda: gzip.compress(packed()), "packed twice", "unpack it once"),
+    "bzip2": (lambda: bz2.compress(plain()), "packed by bzip2", "unpack it"),
+    "xz": (lambda: lzma.compress(plain()), "packed by xz", "unpack it"),
+    "nrrd": (lambda: b"NRRD0004\ntype: short\n" + bytes(500), "a NRRD", "end in .nrrd"),
+    "dicom": (lambda: bytes(128) + b"DICM" + bytes(500), "is DICOM", "medssl import dicom"),
+    "hdf5": (lambda: b"\x89HDF\r\n\x1a\n" + bytes(500), "an HDF5 file", "as NIfTI"),
     "text": (lambda: b"x,y\n1,2\n" * 90, "cannot be read", "copy or download it again"),
     "pair": (lambda: plain().replace(b"n+1", b"ni1", 1), "in one file", "copy or download"),
 }
@@ -143,3 +155,20 @@ def test_names(tmp_path: Path) -> None:
     ):
         with pytest.raises(MedSSLError, match=message):
             read_volume(path)
+
+
+@pytest.mark.parametrize(
+    ("target", "fix"), [("../.git/annex/objects/1/a.nii.gz", "git annex get"), ("gone", "copy the")]
+)
+def test_a_link_that_leads_nowhere_is_no_reason_to_pass_over_a_scan(
+    tmp_path: Path, target: str, fix: str
+) -> None:
+    write(tmp_path / "a.nii.gz", packed())
+    (tmp_path / "b.nii.gz").symlink_to(target)
+    assert [p.name for p in list_images(tmp_path)] == ["a.nii.gz", "b.nii.gz"]
+    assert [p.image.name for p in find_pairs(tmp_path)[0]] == ["a.nii.gz", "b.nii.gz"]
+    assert [name for name, _ in find_cases([tmp_path])[0]] == ["a", "b"]
+    for read in READERS.values():
+        with pytest.raises(MedSSLError, match=f"a link to .*{Path(target).name}") as caught:
+            read(tmp_path / "b.nii.gz")
+        assert fix in str(caught.value.fix)

@@ -200,12 +200,14 @@ def test_series_of_one_folder_become_cases_or_are_chosen(tmp_path: Path) -> None
     write_series(tmp_path / "in" / "other", voxels(3), series="x", PatientID="second")
     shutil.copy(tmp_path / "in" / "venous000.dcm", tmp_path / "in" / "copy.dcm")
     (tmp_path / "in" / "notes.dcm").write_text("no DICOM")
+    (tmp_path / "in" / "IM0009").symlink_to("nowhere")
     info, _, result = run(tmp_path / "in", tmp_path)
     pairs = [(c["image"], c["patient"]) for c in info["unlabeled"]]
     first_one, again, second_one = (p for _, p in pairs)
     assert first_one == again != second_one
     assert "1 files are copies" in result.notes[0]
-    assert "1 files are called DICOM but are not" in result.notes[1]
+    assert "1 files are called DICOM but are not (first: notes.dcm)" in result.notes[1]
+    assert "links that lead nowhere (first: IM0009)" in result.notes[2]
     assert [c["series_number"] for c in info["unlabeled"]] == ["3", "4", "1"]
     for options in ({"series": "VENOUS"}, {"series": "4"}):
         info, image, _ = run(tmp_path / "in", tmp_path, **options)
