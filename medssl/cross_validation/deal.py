@@ -223,7 +223,7 @@ def _read(
         MedSSLError: a file cannot be read.
     """
     values: dict[str, frozenset[int]] = {}
-    voxels: dict[str, str] = {}
+    voxels: dict[str, tuple[str, ...]] = {}
     with display.counting("reading labeled cases", len(cases)) as done:
         for case in cases:
             assert case.label is not None
@@ -232,7 +232,7 @@ def _read(
                 found = [int(v) for v in np.unique(read_label(case.label)[0])]
                 files.keep(case.label, "values", found)
             values[case.id] = frozenset(found) - {0}
-            voxels[case.id] = contents.of(case)
+            voxels[case.id] = contents.all_of(case)
             done(case.id)
     groups = patient_groups(sorted(cases, key=lambda c: c.id), voxels)
     shown: dict[str, frozenset[int]] = {}

@@ -90,8 +90,7 @@ class Lineage:
 
 def voxel_hashes(case: Case, contents: Contents | None) -> tuple[str, ...]:
     """Return the hashes by which a case's images are recognized anywhere; none without contents."""
-    found = None if contents is None else contents.of(case)
-    return (found,) if found else ()  # a constant image says nothing
+    return () if contents is None else contents.all_of(case)
 
 
 def lineage_of(

@@ -45,7 +45,7 @@ def checked_plan(
         if world.first:  # one reader is enough
             check = partial(check_training_set, memory=memory, files=plan.files, contents=contents)
             warnings = check(plan.dataset, splits, on_progress=done)
-            known = {case.id: contents.of(case) for case in everyone}
+            known = {case.id: contents.all_of(case) for case in everyone}
             lent = loaded.recipe.data.transductive
             copies = find_copies(splits, known, transductive=lent)
     copies = world.from_first(copies)

@@ -28,7 +28,8 @@ class CaseFacts:
         axes: where the stored axes point, such as ``RAS``.
         affine: of the first image.
         channels: image channels.
-        image_hash, label_hash: of the decoded voxels.
+        image_hashes: that copies share one of, see :mod:`medssl.data.datasets.contents`.
+        label_hash: of the decoded voxels.
         sketch: of its thumbnail, see :mod:`medssl.data.checks.sketches`.
         levels: percentiles and maximum of the first channel.
         rough: see :func:`medssl.data.checks.measures.roughness`; RAS axes.
@@ -47,7 +48,7 @@ class CaseFacts:
     axes: str = ""
     affine: np.ndarray = field(default_factory=lambda: np.eye(4))
     channels: int = 1
-    image_hash: str = ""
+    image_hashes: tuple[str, ...] = ()
     label_hash: str = ""
     sketch: Sketch | None = None
     levels: tuple[float, ...] = ()

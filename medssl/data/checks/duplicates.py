@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -24,12 +23,18 @@ def duplicate_problems(facts: Sequence[CaseFacts], read: Reader) -> list[Problem
 
 def exact_groups(facts: Sequence[CaseFacts]) -> list[list[CaseFacts]]:
     """Return the groups of two and more cases whose image voxels are equal."""
-    groups: dict[str, list[CaseFacts]] = defaultdict(list)
+    groups: list[list[CaseFacts]] = []
+    place: dict[str, list[CaseFacts]] = {}
     for f in facts:
-        # Constant images are equal, but that is another fault.
-        if f.image_hash and f.levels:
-            groups[f.image_hash].append(f)
-    return [g for g in groups.values() if len(g) > 1]
+        if not f.levels:  # constant images are equal, but that is another fault
+            continue
+        group = next((place[h] for h in f.image_hashes if h in place), None)
+        if group is None:
+            group = []
+            groups.append(group)
+        group.append(f)
+        place |= {h: place.get(h, group) for h in f.image_hashes}
+    return [g for g in groups if len(g) > 1]
 
 
 def _role(facts: CaseFacts) -> str:

@@ -21,7 +21,7 @@ from medssl.data.checks.repairs import plan_repairs
 from medssl.data.checks.sketches import make_sketch
 from medssl.data.checks.teeth import is_cbct, tooth_problems
 from medssl.data.datasets.case import Case, Dataset
-from medssl.data.datasets.contents import channel_hashes, scan_hash, voxel_hash
+from medssl.data.datasets.contents import both_hashes, copy_hashes, voxel_hash
 from medssl.data.datasets.integrity import check_case
 from medssl.data.datasets.problem import Problem
 from medssl.data.images.geometry import Unit, turn_to_ras
@@ -122,7 +122,7 @@ def _with_image(facts: CaseFacts, images: list[Volume]) -> CaseFacts:
         axes=axis_codes(first.affine),
         affine=first.affine,
         channels=len(images) if len(images) > 1 else int(np.prod(first.data.shape[3:])),
-        image_hash=scan_hash([h for v in images for h in channel_hashes(v)]),
+        image_hashes=copy_hashes([both_hashes(v) for v in images]),
     )
     if any(p.check in ("not_finite", "constant") for p in facts.problems):
         return facts  # their levels would only be reported a second time

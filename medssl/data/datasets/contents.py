@@ -13,7 +13,7 @@ from medssl.data.datasets.known_files import KnownFiles
 from medssl.data.images.geometry import Unit, turn_to_ras
 from medssl.data.images.volume import Volume, read_volume
 
-KEPT_AS = "voxels"
+KEPT_AS = "voxels in both orders"
 SLAB = 16
 """Slices that are hashed at a time, which bounds what a copy as float32 takes."""
 
@@ -29,7 +29,7 @@ class Contents:
     def __init__(self, files: KnownFiles, unit: Unit = "mm") -> None:
         self._files = files
         self._unit = unit
-        self._seen: dict[tuple[Path, str], list[str]] = {}
+        self._seen: dict[tuple[Path, str], list[list[str]]] = {}
 
     def of(self, case: Case) -> str:
         """Return a hash of a scan's voxels; empty if all of it is constant.
@@ -40,7 +40,18 @@ class Contents:
         Raises:
             MedSSLError: a file cannot be read.
         """
-        return scan_hash([h for path in case.images for h in self._channels(path)])
+        return scan_hash([h for path in case.images for h in self._channels(path)[0]])
+
+    def all_of(self, case: Case) -> tuple[str, ...]:
+        """Return the hashes that a copy of a scan shares at least one of; none if it is constant.
+
+        Besides that of :meth:`of`, one of the voxels in the order of the file: a copy whose header
+        was lost or written anew may say that its axes run another way.
+
+        Raises:
+            MedSSLError: a file cannot be read.
+        """
+        return copy_hashes([self._channels(path) for path in case.images])
 
     def reading(self, case: Case) -> Callable[..., Volume]:
         """Return a function that reads files as :func:`read_volume` does, and learns the case's."""
@@ -53,19 +64,20 @@ class Contents:
 
         return read
 
-    def _channels(self, path: Path) -> list[str]:
+    def _channels(self, path: Path) -> list[list[str]]:
+        """Return the hashes of a file's channels in RAS order, and in the order of the file."""
         digest = self._files.digest(path)
         seen = self._seen.get((path, digest))
         if seen is not None:
             return seen
         kept = self._files.recall(path, KEPT_AS)
-        if isinstance(kept, list) and all(isinstance(h, str) for h in kept):
+        if isinstance(kept, list) and len(kept) == 2:
             return kept
         return self._learn(path, read_volume(path, unit=self._unit))
 
-    def _learn(self, path: Path, volume: Volume) -> list[str]:
+    def _learn(self, path: Path, volume: Volume) -> list[list[str]]:
         digest = self._files.digest(path)
-        found = channel_hashes(volume)
+        found = both_hashes(volume)
         self._files.keep(path, KEPT_AS, found)
         self._seen[path, digest] = found
         return found
@@ -78,13 +90,38 @@ def scan_hash(channels: list[str]) -> str:
     return hashlib.blake2b("".join(channels).encode(), digest_size=16).hexdigest()
 
 
+def copy_hashes(channels: list[list[list[str]]]) -> tuple[str, ...]:
+    """Return the hashes of :meth:`Contents.all_of` from those of :func:`both_hashes`, file by file.
+
+    A constant scan has none.
+    """
+    found = (scan_hash([h for file in channels for h in file[order]]) for order in (0, 1))
+    return tuple(dict.fromkeys(h for h in found if h))
+
+
 def channel_hashes(volume: Volume) -> list[str]:
     """Return a hash of the true values of each channel, in RAS order; empty where constant.
 
     Constant images are alike whosever they are.
     """
-    unscaled = volume.scale == (1.0, 0.0)
-    data = turn_to_ras(volume.values(None if unscaled else np.float32), volume.affine)
+    return _hashes(turn_to_ras(_true_values(volume), volume.affine))
+
+
+def both_hashes(volume: Volume) -> list[list[str]]:
+    """Return the hashes of `channel_hashes`, and such of the values in the order of the file."""
+    stored = _true_values(volume)
+    turned = turn_to_ras(stored, volume.affine)
+    first = _hashes(turned)
+    # One hash is enough where the file has that order already; strides tell turned from not.
+    same = turned.shape == stored.shape and turned.strides == stored.strides
+    return [first, first if same else _hashes(stored)]
+
+
+def _true_values(volume: Volume) -> np.ndarray:
+    return volume.values(None if volume.scale == (1.0, 0.0) else np.float32)
+
+
+def _hashes(data: np.ndarray) -> list[str]:
     channels = np.moveaxis(data, 3, 0) if data.ndim == 4 else data[None]
     return ["" if c.min() == c.max() else voxel_hash(c) for c in channels]
 

@@ -15,13 +15,13 @@ HELD_BACK = ("test", "validation")
 """Roles whose scans are not trained on, the more important first."""
 
 
-def patient_groups(cases: Iterable[Case], contents: Mapping[str, str]) -> dict[str, str]:
+def patient_groups(cases: Iterable[Case], contents: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Put together the scans of one person: those of one patient, and copies under other names.
 
     Args:
         cases: any scans, unlabeled ones included.
-        contents: hash of the voxels by case id, as
-            :class:`medssl.data.datasets.contents.Contents` gives it; an empty one says nothing.
+        contents: hashes of the voxels by case id, as
+            :meth:`medssl.data.datasets.contents.Contents.all_of` gives them; copies share one.
 
     Returns:
         The group of each case id: the name of its first patient in the order of ``cases``.
@@ -40,8 +40,7 @@ def patient_groups(cases: Iterable[Case], contents: Mapping[str, str]) -> dict[s
     for case in cases:
         parent.setdefault(case.patient, case.patient)
         place.setdefault(case.patient, len(place))
-        content = contents.get(case.id)
-        if content:
+        for content in contents.get(case.id, ()):
             one, other = sorted(
                 (top(first.setdefault(content, case.patient)), top(case.patient)),
                 key=place.__getitem__,
@@ -51,7 +50,7 @@ def patient_groups(cases: Iterable[Case], contents: Mapping[str, str]) -> dict[s
 
 
 def find_copies(
-    splits: Splits, contents: Mapping[str, str], *, transductive: bool = False
+    splits: Splits, contents: Mapping[str, Sequence[str]], *, transductive: bool = False
 ) -> tuple[LeftOut, ...]:
     """Find what would be trained on though it shows a patient of the validation or test set.
 
@@ -61,7 +60,7 @@ def find_copies(
 
     Args:
         splits: as :func:`medssl.data.datasets.split.make_splits` makes them.
-        contents: hash of the voxels by case id, see :func:`patient_groups`.
+        contents: hashes of the voxels by case id, see :func:`patient_groups`.
         transductive: images of test patients may serve as unlabeled ones.
     """
     order = (*HELD_BACK, *(role for role in ROLES if role not in HELD_BACK))
@@ -75,13 +74,13 @@ def find_copies(
         if owner is not None and owner[0] != role:
             if transductive and (role, owner[0]) == ("unlabeled", "test"):
                 continue
-            original = exact.get(contents.get(case.id) or "")
+            own = contents.get(case.id, ())
+            original = next((exact[content] for content in own if content in exact), None)
             as_role, first = original or owner
             found.append(LeftOut(case.id, role, first.id, as_role, original is not None))
         elif role in HELD_BACK:
             kept.setdefault(groups[case.id], (role, case))
-            content = contents.get(case.id)
-            if content:
+            for content in contents.get(case.id, ()):
                 exact.setdefault(content, (role, case))
     return tuple(found)
 

@@ -207,9 +207,13 @@ def _refuse_repeated(raw: Any, where: Path) -> None:
 
 
 def _refuse_same_names(names: Mapping[int, str], where: Path) -> None:
-    """Refuse two structures whose names read alike: their numbers could not be told apart."""
+    """Refuse names that are empty or alike: their numbers could not be told apart."""
     values: dict[str, int] = {}
     for value, name in sorted(names.items()):
+        if not name.strip():
+            raise MedSSLError(
+                f"the value {value} has no name", where=where, fix="give each structure a name"
+            )
         other = values.setdefault(" ".join(unicodedata.normalize("NFC", name).split()), value)
         if other != value:
             raise MedSSLError(

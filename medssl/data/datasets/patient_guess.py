@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from medssl.data.datasets.patient_names import DATE, HOW, MARKERS, MOST, SEPARATOR
+from medssl.data.datasets.patient_names import DATE, HOW, MARKERS, MOST, SEPARATOR, subject_of
 
 EACH_ITS_OWN = "(.+)"
 """The pattern that says that every scan is of another patient."""
@@ -163,6 +163,8 @@ def _judge(pattern: str, patients: Mapping[str, str]) -> PatientGuess | None:
         return None
     if max(map(len, joined.values())) > MOST:
         return None
+    if any(len({subject_of(name) for name in names} - {None}) > 1 for names in joined.values()):
+        return None  # sub-01 and sub-02 are two people, whatever else is alike
     # A number that runs far and starts again in few groups counts patients, not their scans.
     kinds = set().union(*(rests[base] for base in joined))
     if len(kinds) > max(4, len(rests)):

@@ -3,7 +3,8 @@
 An id is read as who, then which scan: ``P07_ses-2_T1w``, ``101_OD``, ``patient012_frame01``.
 Certain is
 
-* BIDS: ``sub-LABEL``, with whatever stands before it (``siteA_sub-01`` is not ``siteB_sub-01``);
+* BIDS: ``sub-LABEL``, with whatever stands before it (``siteA_sub-01`` is not ``siteB_sub-01``)
+  but which of the patient's scans it is (``ses-2_sub-01``);
 * a known suffix behind a name with a digit in it, or behind at least two names without one:
   session, visit, time point, baseline, follow-up, pre, post; frame, phase, ED, ES; OD, OS; L, R,
   left, right; a date. Words that say how a scan was made (T1w, CT, axial) and BIDS entities may
@@ -38,7 +39,7 @@ MARKERS: Mapping[str, str] = {
     r"|fu[-_. ]?\d+|(?:pre|post)(?:[-_]?op)?",
     "frame": r"(?:frame|phase)[-_. ]?\d+|ed|es|(?:end[-_]?)?(?:dia|sy)stole",
     "eye": r"od|os|ou",
-    "side": r"l|r|left|right|lt|rt|lh|rh|le|re",
+    "side": r"l|r|left|right|lt|rt|lh|rh|le|re|links|rechts|gauche|droite?|左眼?|右眼?",
     "date": DATE,
 }
 """Kinds of suffixes that say which scan of a patient it is; upper and lower case alike."""
@@ -51,7 +52,11 @@ HOW = (
 """Words that say how a scan was made; behind a suffix they say nothing about the patient."""
 
 _ENTITY = r"[a-z]+-[a-z0-9]+"
-_SUBJECT = re.compile(r"(?:^|[_\-. ])sub-[a-z0-9]+(?![a-z0-9])", re.IGNORECASE)
+_SUBJECT = re.compile(r"(?:^|[_\-. ])(?P<own>sub-[a-z0-9]+)(?![a-z0-9])", re.IGNORECASE)
+_WHICH = "|".join(MARKERS[kind] for kind in ("session", "visit", "frame", "date"))
+_BEFORE_SUBJECT = re.compile(
+    rf"(?:^|(?<=[-_. ]))(?:(?:{_WHICH}|{HOW}){SEPARATOR})+(?=sub-)", re.IGNORECASE
+)
 _DIGIT = re.compile(r"\d")
 
 
@@ -74,7 +79,7 @@ def patients_by_name(ids: Iterable[str]) -> dict[str, str]:
     for name in dict.fromkeys(ids):
         subject = _SUBJECT.search(name)
         if subject is not None:
-            out[name] = name[: subject.end()]
+            out[name] = _BEFORE_SUBJECT.sub("", name[: subject.end()])
         else:
             left.append(name)
     kinds = [k for k in MARKERS if k != "side" or _sides_are_meant(left)]
@@ -85,6 +90,12 @@ def patients_by_name(ids: Iterable[str]) -> dict[str, str]:
         own = parsed.get(name)
         out[name] = own.base if own is not None and own.base in certain else name
     return out
+
+
+def subject_of(name: str) -> str | None:
+    """Return the ``sub-LABEL`` in an id, None if there is none."""
+    found = _SUBJECT.search(name)
+    return None if found is None else found["own"].lower()
 
 
 def tail_pattern(markers: str) -> re.Pattern[str]:
@@ -131,7 +142,7 @@ def _certain_bases(parsed: Mapping[str, _Parsed]) -> set[str]:
 
 def _sides_are_meant(ids: Sequence[str]) -> bool:
     """Tell whether L and R at the end of ids are sides: both of one name, and no third letter."""
-    last = re.compile(rf"^(.*){SEPARATOR}([a-z]+)$", re.IGNORECASE)
+    last = re.compile(rf"^(.*){SEPARATOR}([^\W\d_]+)$", re.IGNORECASE)
     side = re.compile(rf"(?:{MARKERS['side']})$", re.IGNORECASE)
     how = re.compile(rf"(?:{SEPARATOR}(?:{HOW}|{DATE}|{_ENTITY}))+$", re.IGNORECASE)
     ends: dict[str, set[str]] = defaultdict(set)

@@ -72,6 +72,21 @@ def test_another_voxel_or_side_is_another_scan(tmp_path: Path) -> None:
     assert content(write(tmp_path / "c.nii", DATA[::-1], AFFINE)) != content(first)
 
 
+def test_a_copy_whose_header_was_lost_is_one(tmp_path: Path) -> None:
+    def hashes(name: str, data: np.ndarray, affine: np.ndarray) -> set[str]:
+        path = write(tmp_path / name, data, affine)
+        return set(Contents(KnownFiles(None)).all_of(Case("c", (path,), None, "c")))
+
+    lps = AFFINE @ np.diag([-1.0, -1.0, 1.0, 1.0])
+    scan, other = hashes("a.nii", DATA, lps), DATA.copy()
+    other[3, 4, 19] += 1
+    assert len(scan) == 2
+    assert len(hashes("b.nii", DATA, np.eye(4)) & scan) == 1
+    assert hashes("c.nii", np.stack([DATA, DATA], axis=-1), lps) & scan == set()
+    assert hashes("d.nii", other, lps) & scan == hashes("e.nii", DATA[::-1], lps) & scan == set()
+    assert hashes("f.nii", np.zeros_like(DATA), lps) == set()
+
+
 def test_channels_in_one_file_or_several_and_constant_ones(tmp_path: Path) -> None:
     one = write(tmp_path / "c_0000.nii", DATA, AFFINE)
     two = write(tmp_path / "c_0001.nii", DATA[::-1], AFFINE)
@@ -95,6 +110,7 @@ def test_what_is_known_is_not_read_again(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("medssl.data.datasets.contents.read_volume", refuse)
     assert Contents(KnownFiles(tmp_path / "known")).of(case) == expected
     assert learning.of(case) == expected
+    assert learning.all_of(case) == (expected,)
     with pytest.raises(AssertionError, match="read again"):
         content(case.images[0])
     monkeypatch.setattr("medssl.data.datasets.contents.read_volume", volume.read_volume)

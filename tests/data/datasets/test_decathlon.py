@@ -109,6 +109,7 @@ def test_ignore_label_and_gaps_in_values(tmp_path: Path) -> None:
         ({str(i): f"s{i}" for i in range(300)}, "declares 299 structures"),
         ({"1": "tumor", "2": "tumor"}, "the values 1 and 2 are both called 'tumor'"),
         ({"tumor": 1, "tumor ": 2}, "the values 1 and 2 are both called 'tumor'"),
+        ({"1": " ", "2": "tumor"}, "the value 1 has no name"),
         ({"1": "Gef\u00e4\u00df", "2": "Gefa\u0308\u00df"}, "the values 1 and 2 are both called"),
     ],
 )

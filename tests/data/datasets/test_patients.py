@@ -21,6 +21,7 @@ from medssl.settings.recipe import DataSettings
 TOGETHER = {
     "bids": ("sub-01_ses-01_T1w", "sub-01_ses-02_T1w", "sub-01_T2w", "sub-01"),
     "bids with entities": ("sub-A7_acq-x_run-1_bold", "sub-A7_acq-y_run-2_bold"),
+    "bids, session first": ("ses-01_sub-01", "ses-02_sub-01", "2020-01-31_sub-01", "T1w_sub-01"),
     "bids of a site": ("siteA_sub-01_T1w", "siteA_sub-01_ses-2_T1w"),
     "session": ("P7_ses-1_T1w", "P7_ses-1_run-2_T1w", "P7_ses02", "P7_session_3", "P7-sess4"),
     "time point": ("012_timepoint1", "012_timepoint_2", "012_TP3", "012_time4_FLAIR"),
@@ -30,6 +31,7 @@ TOGETHER = {
     "phases": ("patient3_phase10", "patient3_phase_90", "patient3_end-diastole", "patient3_SA_ED"),
     "eyes": ("101_OD", "101_OS", "101_od_oct"),
     "sides": ("101_L", "101_R", "101_R_T1"),
+    "sides in other words": ("101_links", "101_rechts", "101_左", "101_右眼"),
     "sides in words": ("101-left", "101 right", "101.Left.CT"),
     "dates": ("P1_20200131", "P1_2020-02-28_CT", "P1_28.02.2021", "P1_2022_12_01_T1w"),
     "dates and times": ("P1_20200131T101112", "P1_20200131_1011", "P1_1998.08.23"),
@@ -49,6 +51,7 @@ def test_spellings_of_one_patient(ids: tuple[str, ...]) -> None:
     [
         ("sub-01_ses-01_T1w", "sub-01"),
         ("site_sub-01_T1w", "site_sub-01"),
+        ("site_ses-2_sub-01_T1w", "site_sub-01"),
         ("P7_ses-1", "P7"),
         ("patient012_frame01", "patient012"),
         ("P-07_visit1_CT", "P-07"),
@@ -143,6 +146,7 @@ def test_ids_that_look_alike_are_guessed_and_not_joined(truth: dict[str, str]) -
         tuple(f"TCGA-{k:02d}-{n:04d}" for k in (2, 6, 8) for n in range(5)),
         tuple(f"study2_202001{n:02d}" for n in range(1, 26)),
         ("sub-01_ses-01", "sub-01_ses-02"),
+        ("ses-01_sub-01", "ses-02_sub-01", "ses-01_sub-02", "ses-02_sub-02", "ses-01_sub-03"),
         ("scan_0000", "scan_0001", "scan_0002"),
         (),
     ],
