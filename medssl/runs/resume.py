@@ -6,6 +6,7 @@ import json
 import shlex
 from typing import Any
 
+from medssl.data.datasets.case import Dataset
 from medssl.errors import MedSSLError
 from medssl.recipe.load import LoadedRecipe, load_recipe
 from medssl.recipe.method import continued
@@ -63,6 +64,40 @@ def check_same_cases(run: RunFolder, splits: str) -> None:
             "the cases of the run have changed since it was started (another split)",
             where=run.splits,
             fix="restore the dataset and data.labeled, or train into another --output",
+        )
+
+
+def check_same_labels(run: RunFolder, dataset: Dataset) -> None:
+    """Refuse a dataset whose structures are no longer those that a run learned.
+
+    Another name for a value would give one structure the numbers of another.
+
+    Args:
+        run: whose manifest says what its label values mean.
+        dataset: as it is now.
+
+    Raises:
+        MedSSLError: a value has another name, or there are others.
+    """
+    recorded = run.read_manifest().get("labels")
+    if not recorded:  # it was killed before that
+        return
+    before = dict(zip(recorded["values"], recorded["names"], strict=True))
+    now = dict(zip(dataset.labels.values, dataset.labels.names, strict=True))
+    for value in {**before, **now}:
+        if before.get(value) != now.get(value):
+            raise MedSSLError(
+                f"the value {value} is called {now.get(value)!r}, but the run learned it as "
+                f"{before.get(value)!r}",
+                where=dataset.root / "dataset.json",
+                fix="restore 'labels' there, or train into another --output",
+            )
+    if recorded.get("ignore_value") != dataset.labels.ignore_value:
+        raise MedSSLError(
+            f"the value without annotation is {dataset.labels.ignore_value}, but the run was "
+            f"started with {recorded.get('ignore_value')}",
+            where=dataset.root / "dataset.json",
+            fix="restore 'labels' there, or train into another --output",
         )
 
 

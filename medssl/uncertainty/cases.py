@@ -15,6 +15,7 @@ from medssl.errors import MedSSLError, located
 from medssl.models.loaded_run import LoadedRun
 from medssl.runs.folder import RunFolder
 from medssl.runs.lineage import read_lineage
+from medssl.runs.resume import check_same_labels
 from medssl.runs.seen import refuse_seen, who_was_seen
 
 
@@ -53,6 +54,7 @@ def choose_cases(
             patients, or both sets share a patient.
     """
     dataset = open_dataset(loaded.recipe.data, loaded.recipe.spec)
+    check_same_labels(loaded.folder, dataset)
     splits = load_splits(loaded.folder.splits, dataset)
     if named:
         chosen = _named(named, loaded, dataset, splits)

@@ -32,6 +32,7 @@ from medssl.models.loaded_run import LoadedRun, load_run
 from medssl.paths import AnyPath
 from medssl.progress import Display
 from medssl.runs.lineage import read_lineage
+from medssl.runs.resume import check_same_labels
 from medssl.runs.seen import refuse_seen, who_was_seen
 from medssl.settings.recipe import Recipe
 
@@ -68,6 +69,7 @@ def evaluate_run(
     display = display or Display(quiet=True)
     run = load_run(path, checkpoint=checkpoint, device=device, precision=precision)
     dataset = open_dataset(run.recipe.data, run.recipe.spec)
+    check_same_labels(run.folder, dataset)
     cases = sorted(getattr(load_splits(run.folder.splits, dataset), split, ()), key=lambda c: c.id)
     if not cases:
         raise MedSSLError(

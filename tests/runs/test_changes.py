@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,26 @@ def test_a_label_edited_between_stop_and_resume_is_named(
     assert entry["from"] == was != entry["to"] == manifest(run)["files"]["labeled"][1]["label"]
     whole = medssl.train(tmp_path / "recipe.yaml", output=tmp_path / "whole").path
     assert medssl.compare([run, whole])["comparisons"][0]["differs_in"] == ["data.files"]
+
+
+def test_structures_that_change_their_names_stop_the_run(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = stopped(recipe_file(data), tmp_path / "R")
+    before, where = content(run), data / "dataset.json"
+    header = json.loads(where.read_text())
+    (one, first), (two, second) = ((v, n) for v, n in header["labels"].items() if v != "0")
+    for labels, said in (
+        ({one: second, two: first}, f"called '{second}', but the run learned it as '{first}'"),
+        ({one: first}, f"value {two} is called None"),
+        ({one: first, two: second, "9": "ignore"}, "the value without annotation is 9"),
+    ):
+        where.write_text(json.dumps(header | {"labels": {"0": "background", **labels}}))
+        assert cli.run(["train", str(run), "--resume"]) == 2
+        assert said in " ".join(capsys.readouterr().err.split())
+        with pytest.raises(medssl.MedSSLError, match=re.escape(said)):
+            medssl.evaluate_run(run, "test")
+        assert content(run) == before
 
 
 def test_runs_of_other_labels_are_told_apart(data: Path, tmp_path: Path) -> None:
