@@ -92,6 +92,10 @@ bcp-bug-3d: {method: {name: bcp, preset: official, variant: acdc, legacy_backgro
 bcp-all-pieces-3d: {method: {name: bcp, largest_component: 'off'}}
 bcp-one-stage-3d: {method: {name: bcp, pretrain_fraction: 0}}
 fixmatch-kept-3d: {method: {name: fixmatch, normalize: kept}}
+mean_teacher-whole-2d: {method: {name: mean_teacher, mixing: none}}
+uamt-whole-3d: {method: {name: uamt, mixing: none}}
+cps-whole-2d: {method: {name: cps, mixing: none}}
+fixmatch-whole-3d: {method: {name: fixmatch, mixing: none}}
 umct-six-views-3d: {method: {name: umct, views: 6, mc_samples: 4, target: soft, fusion: vote}}
 umct-ulf-3d: {method: {name: umct, fusion: ulf, members: eval}}
 # networks

@@ -35,7 +35,7 @@ Presets. ``official`` follows the published code; its network needs ``grid``, th
   * no latent noise in stage 2: U is not random; PyTorch's initialization;
   * one weight per voxel, U summed over the classes, as in the paper's formula (official: one per
     class), and the weighted mean (official: half of it), so that ``control: uniform`` is exactly
-    ``mean_teacher``;
+    ``mean_teacher`` with ``mixing: none``;
   * teacher and autoencoder on unlabeled patches only, the autoencoder not at all while the
     consistency counts less than 3 % of its final weight; then the weight is 1;
   * a quarter of the iterations for the autoencoder (official: 50 000 of 58 000), as many masks per
@@ -43,7 +43,7 @@ Presets. ``official`` follows the published code; its network needs ``grid``, th
     the stage (official: its cosine is 2 000 iterations longer);
   * the teacher starts as a copy, in eval mode, buffers averaged, smooth ramp over 40 % of the stage
     to a weight of 5 (official: 0.1), supervised loss not halved, the teacher predicts: all as in
-    ``mean_teacher``.
+    ``mean_teacher``, whose CutMix is off here.
 Not here: the code keeps the autoencoder and the student that do best on labeled validation cases;
 the stages here end with their last weights, and ``best`` is the student's.
 

@@ -19,7 +19,7 @@ from medssl.methods.fields import (
 from medssl.methods.plan_hints import Advice, PlanHints
 from medssl.methods.settings import Sections, Stage, Tables
 from medssl.methods.weighted_teacher_settings import PUBLISHED, WeightedTeacherSettings
-from medssl.ops.variants import CorruptionStyle, Deviation, Reduction, Weighting
+from medssl.ops.variants import CorruptionStyle, Deviation, Mixing, Reduction, Weighting
 
 
 class AnatomicalSettings(WeightedTeacherSettings):
@@ -65,6 +65,8 @@ class AnatomicalSettings(WeightedTeacherSettings):
         }
     }
 
+    mixing: Mixing = setting("none", "medssl")
+    """Of unlabeled patches, as in mean_teacher."""
     control: Literal["none", "uniform", "identity"] = setting("none", "medssl")
     """Uniform: weight 1; identity: an autoencoder that changes nothing."""
     autoencoder_fraction: BelowOne = setting(0.25, "published code")

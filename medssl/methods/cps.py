@@ -5,7 +5,8 @@ Supervision" (CVPR 2021, arXiv 2106.01226).
 
 Algorithm, per iteration:
   1. both networks predict the labeled and the unlabeled patches;
-  2. each takes the hard labels of the other (arg-max, no gradient) as its target;
+  2. each takes the hard labels of the other (arg-max, no gradient) as its target; where unlabeled
+     patches are mixed, the labels come from passes before that, and are mixed alike;
   3. loss = sum over both networks of supervised(labeled) + w(t) * cross(labeled and unlabeled).
 
 Presets. ``official`` with variant ``paper`` (default) follows the authors' code: cross-entropy
@@ -20,18 +21,20 @@ training (plateaus of 1/200), Kaiming and Xavier initialization. ``corrected`` (
     without annotation (255);
   * weight 1 after a smooth ramp over 40 % of the iterations: with a handful of labels the first
     pseudo-labels are mostly wrong;
-  * labeled and unlabeled patches in one pass: BatchNorm sees them together, and it is quicker.
-Left out: the paper's CutMix.
+  * labeled and unlabeled patches in one pass: BatchNorm sees them together, and it is quicker;
+  * ``mixing: cutmix`` of unlabeled patches, as in the paper's best results; ``official`` leaves
+    it out.
 
 ``predict_with`` is ``first`` in all presets, so that CPS is compared with other methods network
 for network; ``mean`` averages the two networks' probabilities at twice the cost of prediction.
-``labels_from: eval`` takes the pseudo-labels from passes of their own, without dropout: a third
-more time, but only one network's activations in memory at once.
+``labels_from: eval`` takes the pseudo-labels from passes of their own, without dropout, as happens
+wherever patches are mixed: a third more time, but only one network's activations in memory at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -45,6 +48,7 @@ from medssl.networks.passes import forward_each
 from medssl.ops.deep_supervision import Prediction, finest, joined
 from medssl.ops.losses import supervised_loss
 from medssl.ops.modes import eval_mode
+from medssl.ops.perturb import mixing_of
 from medssl.ops.pseudo_labels import hard_labels
 from medssl.ops.ramps import share_ramp
 
@@ -113,9 +117,9 @@ class CPS(Method):
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Compute the losses of both networks."""
         weight = self.cross_weight(progress)
-        if self.settings.labels_from == "eval":
+        if self.settings.labels_from == "eval" or self.settings.mixing != "none":
             terms: dict[str, Tensor] = {}
-            return StepOutput(self._one_at_a_time(batch, weight, terms), terms)
+            return StepOutput(self._one_at_a_time(batch, progress, terms), terms)
         labeled, _ = batch.both()
         for net in (self.first, self.second):
             net.train()
@@ -127,15 +131,18 @@ class CPS(Method):
         return StepOutput(loss, _report([one, two], labels, weight))
 
     def _one_at_a_time(
-        self, batch: Batch, weight: float, terms: dict[str, Tensor]
+        self, batch: Batch, progress: Progress, terms: dict[str, Tensor]
     ) -> Iterator[Tensor]:
         """Label first, then train one network after the other; ``terms`` is filled at the end."""
         labeled, unlabeled = batch.both()
+        weight = self.cross_weight(progress)
         images = torch.cat([labeled.image, unlabeled.image])[self._start(batch) :]
+        mixed = mixing_of(self.settings.mixing, unlabeled.image, progress.rng("mixing"))
+        batch = Batch(labeled, replace(unlabeled, image=mixed(unlabeled.image)))
         labels = []
         for net in (self.first, self.second):
             with eval_mode(net), torch.no_grad():
-                labels.append(hard_labels(net(images)))
+                labels.append(mixed(hard_labels(net(images))))
         parts = []
         for i, net in enumerate((self.first, self.second)):
             own, cross = network_loss(

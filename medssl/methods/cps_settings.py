@@ -6,12 +6,13 @@ from collections.abc import Collection, Iterator
 from typing import ClassVar, Literal
 
 from medssl.methods.fields import Natural, NotNegative, Positive, Preset, Share, setting
+from medssl.methods.mixing_settings import MixingSettings
 from medssl.methods.plan_hints import PlanHints
-from medssl.methods.settings import MethodSettings, Sections, Tables
+from medssl.methods.settings import Sections, Tables
 from medssl.ops.variants import DiceVariant, LossName
 
 
-class CPSSettings(MethodSettings):
+class CPSSettings(MixingSettings):
     """Settings of ``cps``."""
 
     paper = "Chen et al., CVPR 2021 (arXiv 2106.01226)"
@@ -20,7 +21,7 @@ class CPSSettings(MethodSettings):
         "two networks label the unlabeled scans for each other", trained_networks=2
     )
     presets: ClassVar[Tables] = {
-        "official": {"variant": "paper"},
+        "official": {"variant": "paper", "mixing": "none"},
         "official/paper": {
             "labeled_loss": "ce",
             "cross_loss": "ce",
@@ -61,7 +62,7 @@ class CPSSettings(MethodSettings):
     joint_forward: bool = setting(True, "medssl")
     """Labeled and unlabeled patches in one pass."""
     labels_from: Literal["forward", "eval"] = setting("forward", "medssl")
-    """With eval: extra passes without dropout, half the memory."""
+    """With eval, and where patches are mixed: extra passes without dropout, half the memory."""
     init: Literal["network", "kaiming_xavier"] = setting("network", "SSL4MIS")
     """Initial weights: the network's own, or Kaiming and Xavier."""
     dice_background: bool = setting(False, "SSL4MIS")

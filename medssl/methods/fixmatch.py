@@ -7,7 +7,8 @@ Algorithm, per iteration:
   1. probabilities q of the weakly augmented unlabeled patches, no gradient;
   2. pseudo-label = arg-max q; a voxel counts where max q >= threshold;
   3. the student predicts labeled patches and the strong view of the unlabeled ones (same geometry,
-     strong noise, gamma, contrast, brightness, blur) in one pass;
+     strong noise, gamma, contrast, brightness, blur) in one pass; the views are mixed with each
+     other, and their pseudo-labels alike;
   4. loss = supervised(labeled) + w(t) * loss of the strong view on the counted voxels;
   5. teacher <- d teacher + (1 - d) student.
 
@@ -24,6 +25,8 @@ interleaved with the others. ``corrected`` (default) differs:
   * threshold 0.7: what is undecided in a segmentation is its boundary. After 300 iterations on 4
     hippocampi, 0.95 kept a third of the predicted foreground, and the strong view agreed with all
     of it: nothing to learn. 0.7 kept 78 % (81 % of it right; of all, 72 %), with 1 % disagreement;
+  * ``mixing: cutmix``, boxes of other patches: where only intensities differ, the strong view soon
+    agrees with nearly all that it is told, and there is nothing left to learn;
   * a ramp over 40 % of the iterations, because the first confident labels are background;
   * EMA decay 0.99 with warm-up, which suits a few thousand iterations.
 ``normalize: kept`` divides by the counted voxels instead; ``all`` scales Dice by the counted share
@@ -41,6 +44,7 @@ from medssl.methods.student_teacher import StudentTeacher
 from medssl.ops.deep_supervision import Prediction, finest
 from medssl.ops.losses import IGNORE_INDEX, supervised_loss
 from medssl.ops.modes import set_mode
+from medssl.ops.perturb import View, mixing_of
 from medssl.ops.pseudo_labels import hard_labels, kept_shares
 from medssl.ops.ramps import share_ramp
 from medssl.ops.variants import LossName
@@ -98,17 +102,17 @@ class FixMatch(StudentTeacher):
         (strong,) = unlabeled.views
         settings, count = self.settings, len(labeled.image)
         target, terms = self.pseudo_labels(unlabeled.image)
+        rng = progress.rng("mixing")
+        view = View(strong, target).each(mixing_of(settings.mixing, strong, rng))
         set_mode(self.student, "train")
-        logits = self.student(torch.cat([labeled.image, strong]))
+        logits = self.student(torch.cat([labeled.image, view.image]))
         supervised = supervised_loss(logits[:count], labeled.label, loss=settings.loss)
         unsupervised = strong_view_loss(
-            logits[count:], target, loss=settings.loss, normalize=settings.normalize
+            logits[count:], view.label, loss=settings.loss, normalize=settings.normalize
         )
         with torch.no_grad():
-            kept = target != IGNORE_INDEX
-            agree = (
-                hard_labels(finest(logits).detach()[count:]) == target
-            ).sum() / kept.sum().clamp(min=1)
+            right = hard_labels(finest(logits).detach()[count:]) == view.label
+            agree = right.sum() / (view.label != IGNORE_INDEX).sum().clamp(min=1)
         weight = self.unlabeled_weight(progress)
         return StepOutput(
             supervised + weight * unsupervised,

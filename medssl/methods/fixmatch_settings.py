@@ -6,12 +6,13 @@ from collections.abc import Collection, Iterator
 from typing import ClassVar, Literal
 
 from medssl.methods.fields import Mode, NotNegative, Share, Who, setting
+from medssl.methods.mixing_settings import MixingSettings
 from medssl.methods.plan_hints import PlanHints
 from medssl.methods.settings import Sections, Tables, TeacherSettings
 from medssl.ops.variants import LossName
 
 
-class FixMatchSettings(TeacherSettings):
+class FixMatchSettings(MixingSettings, TeacherSettings):
     """Settings of ``fixmatch``."""
 
     paper = "Sohn et al., NeurIPS 2020 (arXiv 2001.07685)"
@@ -22,6 +23,7 @@ class FixMatchSettings(TeacherSettings):
     )
     presets: ClassVar[Tables] = {
         "official": {
+            "mixing": "none",
             "threshold": 0.95,
             "ramp_fraction": 0.0,
             "loss": "ce",
@@ -63,7 +65,7 @@ class FixMatchSettings(TeacherSettings):
                 f"{named}: with two classes every voxel is as sure as that, and the threshold does "
                 "nothing"
             )
-        if recipe.training.augment.strong_probability == 0:
+        if recipe.training.augment.strong_probability == 0 and self.mixing == "none":
             yield (
                 "training.augment.strong_probability is 0: the strong view is the weak one, and "
                 "its pseudo-labels have little to teach"

@@ -4,15 +4,17 @@ Paper: Tarvainen and Valpola, "Mean teachers are better role models" (NeurIPS 20
 segmentation in the form of UA-MT (Yu et al., MICCAI 2019) without its uncertainty mask.
 
 Algorithm, per iteration:
-  1. student logits on the labeled and unlabeled patches (clean, one pass);
+  1. student logits on the labeled and unlabeled patches (clean, one pass), the latter mixed;
   2. teacher logits on the patches plus noise ``clip(s N(0, 1), -2s, 2s)``, no gradient;
-  3. loss = supervised(labeled) + w(t) * mean squared difference of the two softmax outputs;
+  3. its predictions are mixed as the patches are;
+     loss = supervised(labeled) + w(t) * mean squared difference of the two softmax outputs;
   4. after the optimizer step, teacher <- d teacher + (1 - d) student, d = min(1 - 1/(t+1), decay).
 
 Presets: ``official`` follows the UA-MT code base, ``corrected`` is the default.
 Differences of ``corrected`` from ``official``:
   * teacher in eval mode: its target depends neither on dropout nor on the other patches;
   * BatchNorm buffers averaged as the weights are, instead of drifting on noisy teacher inputs;
+  * ``mixing: cutmix``, boxes of other patches: the student sees something new, not noise alone;
   * consistency on unlabeled patches only: labeled ones have a better target, and it is cheaper;
   * the ramp ends after 40 % of the iterations instead of with the last one, when the learning rate
     has already decayed, and rises smoothly instead of in 40 steps;
@@ -33,6 +35,7 @@ from medssl.methods.student_teacher import StudentTeacher
 from medssl.ops.deep_supervision import finest
 from medssl.ops.losses import softmax_mse, supervised_loss
 from medssl.ops.modes import set_mode
+from medssl.ops.perturb import mixing_of
 from medssl.ops.ramps import share_ramp
 
 
@@ -76,14 +79,15 @@ class MeanTeacher(NoisyTeacher):
         count = len(labeled.image)
         first = 0 if self.settings.consistency_on == "all" else count
         noisy = self.perturb(images[first:])
-        logits = self.student(images)
+        mixed = mixing_of(self.settings.mixing, unlabeled.image, progress.rng("mixing"))
+        logits = self.student(mixed(images))
         with torch.no_grad():
             target = self.teacher(noisy)
 
         supervised = self.settings.supervised_weight * supervised_loss(
             logits[:count], labeled.label
         )
-        consistency = softmax_mse(finest(logits)[first:], target)
+        consistency = softmax_mse(finest(logits)[first:], mixed(target))
         weight = self.consistency_weight(progress)
         return StepOutput(
             supervised + weight * consistency,

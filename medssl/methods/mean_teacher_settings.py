@@ -6,11 +6,12 @@ from collections.abc import Collection, Iterator
 from typing import ClassVar, Literal
 
 from medssl.methods.fields import Mode, Natural, NotNegative, Positive, Share, setting
+from medssl.methods.mixing_settings import MixingSettings
 from medssl.methods.plan_hints import PlanHints
 from medssl.methods.settings import Sections, Tables, TeacherSettings
 
 
-class ConsistencySettings(TeacherSettings):
+class ConsistencySettings(MixingSettings, TeacherSettings):
     """Settings of every mean teacher, its consistency weighted or not."""
 
     consistency_weight: NotNegative = setting(5.0, "sec. 3")
@@ -40,6 +41,7 @@ class MeanTeacherSettings(ConsistencySettings):
     plan_hints = PlanHints("on unlabeled scans, agrees with the average of its own past")
     presets: ClassVar[Tables] = {
         "official": {
+            "mixing": "none",
             "consistency_weight": 0.1,
             "consistency_on": "all",
             "ramp_fraction": 1.0,
@@ -57,7 +59,7 @@ class MeanTeacherSettings(ConsistencySettings):
     def warn_recipe(self, recipe: Sections, overridden: Collection[str]) -> Iterator[str]:
         """Warn of settings that leave the unlabeled images without effect."""
         yield from super().warn_recipe(recipe, overridden)
-        if self.noise == 0 and self.teacher_mode == "eval":
+        if self.noise == 0 and self.teacher_mode == "eval" and self.mixing == "none":
             yield (
                 "method.noise is 0 with a teacher in eval mode: student and teacher see the same "
                 "input, and the consistency loss has little to teach"

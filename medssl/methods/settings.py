@@ -77,6 +77,7 @@ class MethodSettings(Strict):
         uses_unlabeled: False for a method that learns from labels alone.
         unlabeled_views: views of an unlabeled patch that it wants beside the weakly augmented one;
             ``strong`` is the same patch with strong changes of intensity. A name may repeat.
+        before: of settings that came later, the values that runs without them were trained with.
         plan_hints: what a planned recipe needs to know of the method.
         scales: its losses take a network's outputs of several scales (deep supervision); preset
             ``official`` never does.
@@ -88,6 +89,7 @@ class MethodSettings(Strict):
     paper: ClassVar[str] = ""
     uses_unlabeled: ClassVar[bool] = True
     unlabeled_views: ClassVar[tuple[str, ...]] = ()
+    before: ClassVar[Mapping[str, Any]] = {}
     plan_hints: ClassVar[PlanHints] = PlanHints()
     scales: ClassVar[bool] = False
 

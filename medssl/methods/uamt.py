@@ -4,11 +4,13 @@ Paper: Yu, Wang, Li, Fu, Heng, "Uncertainty-aware Self-ensembling Model for Semi
 Atrium Segmentation" (MICCAI 2019, arXiv 1907.07034).
 
 Algorithm, per iteration:
-  1. student logits on all patches (clean, one pass); teacher logits on noisy ones: the target;
+  1. student logits on all patches (clean, one pass, unlabeled ones mixed); teacher logits on noisy
+     ones that are not mixed: the target;
   2. 8 more teacher passes with dropout and fresh noise, two copies of the batch at a time;
      U = entropy of the mean of their softmax outputs;
   3. mask = U < H, with H rising from 0.75 to 1 times the largest entropy over the whole run;
-  4. loss = supervised(labeled) + w(t) * squared softmax difference, averaged over the mask;
+  4. target and mask are mixed as the patches are;
+     loss = supervised(labeled) + w(t) * squared softmax difference, averaged over the mask;
   5. teacher <- average of the student's weights.
 
 Presets. ``official`` follows the published code: by default its script ``unlabel``, with
@@ -20,8 +22,8 @@ whatever the length of the run; ``ramp_fraction`` scales it. ``corrected`` (defa
     no difference between passes, and the target is not one random draw;
   * BatchNorm buffers averaged as the weights are;
   * the teacher starts as a copy, a smooth ramp over 40 % of the run to a weight of 5 (official:
-    0.1), supervised loss not halved, the teacher predicts: all as in ``mean_teacher``, so that the
-    two differ by the mask alone.
+    0.1), supervised loss not halved, CutMix, the teacher predicts: all as in ``mean_teacher``, so
+    that the two differ by the mask alone.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from medssl.methods.weighted_teacher_settings import WeightedTeacherSettings
 from medssl.ops.certainty import deviation, error_auroc, probabilities, weighted_consistency
 from medssl.ops.deep_supervision import finest
 from medssl.ops.losses import one_hot, supervised_loss
+from medssl.ops.perturb import mixing_of
 from medssl.ops.pseudo_labels import hard_labels
 from medssl.ops.ramps import share_ramp, sigmoid_ramp
 
@@ -58,16 +59,18 @@ class WeightedTeacher(NoisyTeacher):
         images = torch.cat([labeled.image, unlabeled.image])
         count = len(labeled.image)
         first = 0 if self.settings.consistency_on == "all" else count
-        logits = self.student(images)
+        mixed = mixing_of(self.settings.mixing, unlabeled.image, progress.rng("mixing"))
+        logits = self.student(mixed(images))
         with torch.no_grad():
             target = self.teacher(self.perturb(images[first:]))
             certainty, terms = self.weigh(images[first:], target, progress)
+            certainty = None if certainty is None else mixed(certainty)
 
         supervised = self.settings.supervised_weight * supervised_loss(
             logits[:count], labeled.label
         )
         consistency = weighted_consistency(
-            finest(logits)[first:], target, certainty, normalizer=self.settings.normalizer
+            finest(logits)[first:], mixed(target), certainty, normalizer=self.settings.normalizer
         )
         weight = self.consistency_weight(progress)
         terms |= {

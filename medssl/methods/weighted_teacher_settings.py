@@ -11,6 +11,7 @@ from medssl.methods.settings import Sections
 from medssl.ops.variants import Normalizer
 
 PUBLISHED = {
+    "mixing": "none",
     "consistency_weight": 0.1,
     "ramp_fraction": "off",
     "ramp_steps": 40,

@@ -47,8 +47,19 @@ def draw_box(
     Raises:
         ValueError: see :func:`box_size`.
     """
+    return place_box(shape, box_size(shape, ratio), rng, inclusive=inclusive)
+
+
+def place_box(
+    shape: Sequence[int],
+    sizes: Sequence[int],
+    rng: np.random.RandomState,
+    *,
+    inclusive: bool = True,
+) -> Box:
+    """Draw where a box of ``sizes`` voxels lies in a patch; see :func:`draw_box`."""
     box = []
-    for n, size in zip(shape, box_size(shape, ratio), strict=True):
+    for n, size in zip(shape, sizes, strict=True):
         start = int(rng.randint(0, n - size + int(inclusive)))
         box.append((start, start + size))
     return tuple(box)

@@ -14,6 +14,9 @@ BufferRule = Literal["average", "copy", "keep"]
 LossName = Literal["ce", "dice_ce"]
 """Cross-entropy, or Dice loss and cross-entropy, see :func:`medssl.ops.losses.supervised_loss`."""
 
+Mixing = Literal["none", "cutmix"]
+"""How patches are mixed, see :mod:`medssl.ops.perturb`."""
+
 Deviation = Literal["squared", "apart", "abs", "entropy"]
 Reduction = Literal["per_class", "sum", "mean", "max"]
 Weighting = Literal["exp", "threshold", "none"]

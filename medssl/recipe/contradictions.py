@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medssl.errors import MedSSLError, did_you_mean
+from medssl.methods.mixing_settings import MixingSettings
 from medssl.methods.settings import MethodSettings
 from medssl.networks.registry import check_patch
 from medssl.settings.recipe import Recipe
@@ -80,12 +81,22 @@ def refuse_contradictions(recipe: Recipe, settings: MethodSettings, path: Path) 
         raise MedSSLError(problems[0] + more, where=path, fix="change one of the two settings")
 
 
-def spec_warnings(recipe: Recipe) -> list[str]:
-    """Return what the data spec warns of the recipe's method."""
-    reason = recipe.spec.warn.get(recipe.method.name)
-    if reason is None:
-        return []
-    return [f"method {recipe.method.name!r} on {recipe.spec.name!r} data: {reason}"]
+def spec_warnings(recipe: Recipe, settings: MethodSettings) -> list[str]:
+    """Return what the data spec warns of the recipe's method, and of mixing patches."""
+    spec, found = recipe.spec, []
+    reason = spec.warn.get(recipe.method.name)
+    if reason is not None:
+        found.append(f"method {recipe.method.name!r} on {spec.name!r} data: {reason}")
+    torn = spec.warn.get("bcp")  # whose boxes are the same
+    if spec.label_pairs and torn is None:
+        torn = "a pasted box tears structures from what tells left from right"
+    if torn is not None and _mixes(settings):
+        found.append(f"method.mixing on {spec.name!r} data: {torn}; none leaves patches whole")
+    return found
+
+
+def _mixes(settings: MethodSettings) -> bool:
+    return isinstance(settings, MixingSettings) and settings.mixing != "none"
 
 
 def idle_settings(recipe: Recipe, settings: MethodSettings) -> list[str]:
@@ -106,6 +117,11 @@ def idle_settings(recipe: Recipe, settings: MethodSettings) -> list[str]:
         found.append(
             f"the learning rate never drops: training.schedule.step_size ({schedule.step_size}) "
             f"is not below training.iterations ({training.iterations})"
+        )
+    if training.unlabeled_batch == 1 and _mixes(settings):
+        found.append(
+            "method.mixing does nothing with training.unlabeled_batch 1: a box comes from the next "
+            "patch of the batch"
         )
     optimizer = training.optimizer
     if optimizer.name != "sgd" and {"momentum", "nesterov"} & optimizer.model_fields_set:

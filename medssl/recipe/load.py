@@ -84,7 +84,7 @@ def load_recipe(name_or_path: AnyPath, overrides: Sequence[str] = ()) -> LoadedR
     clean = data.pop("clean", None) or {}
     if not isinstance(clean, dict):
         raise MedSSLError("`clean` must be a section", where=path, fix="indent keys below it")
-    data, recorded = open_record(data, where=path)
+    data, recorded = open_record(data, where=path, of_a_run=is_of_a_run(path))
     if trial.get("protocol", "clean") == "clean":
         data = laid_over(data, clean)
         lines |= {key[1:]: line for key, line in lines.items() if key[0] == "clean" and key[1:]}
@@ -174,7 +174,7 @@ def resolve(
         *idle_settings(recipe, settings),
         *settings.warn_recipe(recipe, method.overridden),
         *method.warnings,
-        *spec_warnings(recipe),
+        *spec_warnings(recipe, settings),
     )
     return LoadedRecipe(recipe, settings, path, warnings)
 

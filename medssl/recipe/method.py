@@ -63,16 +63,22 @@ def is_record(data: Mapping[str, Any]) -> bool:
 
 
 def open_record(
-    data: Mapping[str, Any], *, where: Path | str
+    data: Mapping[str, Any], *, where: Path | str, of_a_run: bool = False
 ) -> tuple[dict[str, Any], Recorded | None]:
     """Return a recipe as its user could have written it, and what else its record says.
+
+    Args:
+        data: the recipe.
+        where: its file.
+        of_a_run: the file is a run's; one of 0.1.0 says of its method what its user set, no more.
 
     Raises:
         MedSSLError: ``overridden`` does not list settings of the section.
     """
+    section: Any = data.get("method")
     if not is_record(data):
-        return dict(data), None
-    section = data["method"]
+        known = of_a_run and isinstance(section, Mapping)
+        return dict(data), Recorded(_named(section), {}) if known else None
     listed = section[OVERRIDDEN]
     if not isinstance(listed, list) or not all(key in section for key in listed):
         raise MedSSLError(
@@ -81,10 +87,14 @@ def open_record(
             fix=f"list the settings that are not the preset's, or remove `{OVERRIDDEN}` and all "
             "settings that are",
         )
-    names = {key: section[key] for key in NAMES if key in section}
+    names = _named(section)
     given = {key: section[key] for key in listed}
     values = {k: v for k, v in section.items() if k not in (*NAMES, OVERRIDDEN, *listed)}
     return {**data, "method": {**names, **given}}, Recorded(names, values)
+
+
+def _named(section: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: section[key] for key in NAMES if section.get(key) is not None}
 
 
 def resolve_method(
@@ -112,10 +122,10 @@ def resolve_method(
     cls = get_settings(section.name)
     given = {key: value for key, value in section.settings.items() if value is not None}
     kept: dict[str, Any] = {}
-    names = {"name": section.name, **{k: given[k] for k in NAMES if k in given}}
+    names = {"name": section.name, **_named(given)}
     if recorded is not None and names == recorded.names:
         follows = set() if as_recorded else {k for k in recorded.values if "auto" in cls.words(k)}
-        kept = {k: v for k, v in recorded.values.items() if k not in follows}
+        kept = {k: v for k, v in {**cls.before, **recorded.values}.items() if k not in follows}
 
     def fill(values: Mapping[str, Any]) -> MethodSettings:
         checked = validate_settings(cls, values, where=where, lines=lines, prefix=("method",))

@@ -446,7 +446,7 @@ def test_the_uniform_control_is_the_mean_teacher():
     method = make(control="uniform")
     torch.manual_seed(0)
     plain = teacher(
-        teacher.Settings(), lambda **_: Calls(1, 3, 2), num_classes=3, spatial_dims=2
+        teacher.Settings(mixing="none"), lambda **_: Calls(1, 3, 2), num_classes=3, spatial_dims=2
     ).train()
     plain.load_state_dict({k: v for k, v in method.state_dict().items() if "autoenc" not in k})
     method.start_stage("guided")

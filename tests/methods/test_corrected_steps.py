@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from literal_steps import (
     TOTAL,
+    boxes_of_the_next,
     clipped_noise,
     dice_ce,
     draw,
@@ -30,16 +31,23 @@ from torch import Tensor
 from medssl.methods.base import Batch, LabeledBatch, Progress, UnlabeledBatch
 from medssl.ops.policy import keep_confident
 
+MIXED = pytest.mark.parametrize("mixing", ["none", "cutmix"])
+
+
+def mixing_in(twin: Any, batch: Batch, progress: Progress) -> Any:
+    return boxes_of_the_next(twin.settings.mixing, progress, batch.unlabeled.image)
+
+
 # ------------------------------------------------------------------------------------ mean teacher
 
 
 def literal_mean_teacher(twin: Any, batch: Batch, progress: Progress) -> Tensor:
     """The teacher, without dropout and with averaged statistics, sees noisy unlabeled ones."""
     x_l, y, x_u = batch.labeled.image, batch.labeled.label, batch.unlabeled.image
-    noisy = x_u + clipped_noise(x_u)
-    logits = twin.student.train()(torch.cat([x_l, x_u]))
+    noisy, mixed = x_u + clipped_noise(x_u), mixing_in(twin, batch, progress)
+    logits = twin.student.train()(torch.cat([x_l, mixed(x_u)]))
     with torch.no_grad():
-        target = twin.teacher.eval()(noisy).softmax(1)
+        target = mixed(twin.teacher.eval()(noisy).softmax(1))
     consistency = ((logits[2:].softmax(1) - target) ** 2).mean()
     return dice_ce(logits[:2], y) + 5 * ramp(progress.iteration) * consistency
 
@@ -56,8 +64,9 @@ def literal_official_mean_teacher(twin: Any, batch: Batch, progress: Progress) -
     return 0.5 * dice_ce(logits[:2], y) + weight * consistency
 
 
-def test_mean_teacher() -> None:
-    method = make("mean_teacher", 3, tiny(3))
+@MIXED
+def test_mean_teacher(mixing: str) -> None:
+    method = make("mean_teacher", 3, tiny(3), mixing=mixing)
     follow(method, literal_mean_teacher, classes=3)
     assert method.predictor() is method.teacher
 
@@ -82,7 +91,8 @@ def test_official_mean_teacher() -> None:
 def literal_uamt(twin: Any, batch: Batch, progress: Progress) -> Tensor:
     """Eight passes with dropout alone switched on, four times two copies; ln C; a mean over C."""
     x_l, y, x_u = batch.labeled.image, batch.labeled.label, batch.unlabeled.image
-    logits = twin.student.train()(torch.cat([x_l, x_u]))
+    mixed = mixing_in(twin, batch, progress)
+    logits = twin.student.train()(torch.cat([x_l, mixed(x_u)]))
     with torch.no_grad():
         target = twin.teacher.eval()(x_u + clipped_noise(x_u)).softmax(1)
         twin.teacher.body[3].train()
@@ -96,13 +106,15 @@ def literal_uamt(twin: Any, batch: Batch, progress: Progress) -> Tensor:
     rise = math.exp(-5 * (1 - progress.iteration / TOTAL) ** 2)
     mask = (entropy < (0.75 + 0.25 * rise) * math.log(classes)).float()
     assert 0 < mask.mean() < 1
-    distance = (logits[2:].softmax(1) - target) ** 2
+    mask = mixed(mask)
+    distance = (logits[2:].softmax(1) - mixed(target)) ** 2
     consistency = (mask * distance).sum() / (classes * mask.sum())
     return dice_ce(logits[:2], y) + 5 * ramp(progress.iteration) * consistency
 
 
-def test_uamt() -> None:
-    method = make("uamt", 3, tiny(3))
+@MIXED
+def test_uamt(mixing: str) -> None:
+    method = make("uamt", 3, tiny(3), mixing=mixing)
     follow(method, literal_uamt, classes=3)
     assert method.predictor() is method.teacher
     assert make("uamt", 3, tiny(3), preset="official").predictor().body is not method.teacher.body
@@ -215,10 +227,11 @@ def literal_fixmatch(twin: Any, batch: Batch, progress: Progress) -> Tensor:
     x_l, y, x_u = batch.labeled.image, batch.labeled.label, batch.unlabeled.image
     with torch.no_grad():
         sure, label = twin.teacher.eval()(x_u).softmax(1).max(1)
-    target = torch.where(sure >= 0.7, label, 255)
+    mixed = mixing_in(twin, batch, progress)
+    target = mixed(torch.where(sure >= 0.7, label, 255))
     kept = (target != 255).float()
     assert 0 < kept.mean() < 1
-    logits = twin.student.train()(torch.cat([x_l, *batch.unlabeled.views]))
+    logits = twin.student.train()(torch.cat([x_l, mixed(*batch.unlabeled.views)]))
     p, strong = logits[2:].softmax(1), logits[2:]
     dice = []
     for c in range(1, p.shape[1]):
@@ -229,8 +242,9 @@ def literal_fixmatch(twin: Any, batch: Batch, progress: Progress) -> Tensor:
     return dice_ce(logits[:2], y) + ramp(progress.iteration) * unlabeled
 
 
-def test_fixmatch() -> None:
-    method = make("fixmatch", 3, tiny(3))
+@MIXED
+def test_fixmatch(mixing: str) -> None:
+    method = make("fixmatch", 3, tiny(3), mixing=mixing)
     follow(method, literal_fixmatch, classes=3, batch_of=strong_views)
     assert method.predictor() is method.teacher
 
@@ -247,9 +261,25 @@ def literal_cps(twin: Any, batch: Batch, progress: Progress) -> Tensor:
     return labels + ramp(progress.iteration) * cross
 
 
-def test_cps() -> None:
-    method = make("cps", 3, tiny(3))
-    follow(method, literal_cps, classes=3, trained=["first", "second"], averaged=False)
+def literal_mixed_cps(twin: Any, batch: Batch, progress: Progress) -> Tensor:
+    """Labels of whole patches, made without dropout, are mixed as the unlabeled patches are."""
+    x_l, y, x_u = batch.labeled.image, batch.labeled.label, batch.unlabeled.image
+    mixed, guesses = mixing_in(twin, batch, progress), []
+    for net in (twin.first, twin.second):
+        with torch.no_grad():
+            guess = net.eval()(torch.cat([x_l, x_u])).argmax(1)
+        guesses.append(torch.cat([guess[:2], mixed(guess[2:])]))
+    seen = torch.cat([x_l, mixed(x_u)])
+    one, two = twin.first.train()(seen), twin.second.train()(seen)
+    labels = dice_ce(one[:2], y) + dice_ce(two[:2], y)
+    cross = dice_ce(one, guesses[1]) + dice_ce(two, guesses[0])
+    return labels + ramp(progress.iteration) * cross
+
+
+@pytest.mark.parametrize(("mixing", "lit"), [("none", literal_cps), ("cutmix", literal_mixed_cps)])
+def test_cps(mixing: str, lit: Any) -> None:
+    method = make("cps", 3, tiny(3), mixing=mixing)
+    follow(method, lit, classes=3, trained=["first", "second"], averaged=False)
     assert method.predictor() is method.first
 
 

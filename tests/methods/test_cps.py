@@ -81,7 +81,7 @@ def test_official_medical_by_hand() -> None:
 
 
 def test_the_target_is_the_other_networks_label_without_gradient() -> None:
-    method, data = make(cross_on="unlabeled"), batch()
+    method, data = make(cross_on="unlabeled", mixing="none"), batch()
     blank = torch.full_like(data.labeled.label, 255)
     data = Batch(LabeledBatch(data.labeled.image, blank), data.unlabeled)
     output = method.training_step(data, END)
@@ -125,9 +125,9 @@ def test_medical_variant_draws_kaiming_and_xavier() -> None:
 @pytest.mark.parametrize("cross_on", ["all", "unlabeled"])
 def test_one_at_a_time_gives_the_same_gradients(cross_on: str) -> None:
     """Without dropout and BatchNorm, labels from passes of their own are the same labels."""
-    together, data = make(cross_on=cross_on), batch()
+    together, data = make(cross_on=cross_on, mixing="none"), batch()
     alone = copy.deepcopy(together)
-    alone.settings = CPSSettings(cross_on=cross_on, labels_from="eval")
+    alone.settings = CPSSettings(cross_on=cross_on, mixing="none", labels_from="eval")
     one = together.training_step(data, END)
     one.loss.backward()
     two = alone.training_step(data, END)
@@ -143,8 +143,10 @@ def test_one_at_a_time_gives_the_same_gradients(cross_on: str) -> None:
     assert alone.training
 
 
-def test_dropout_is_off_in_labels_from_eval() -> None:
-    method, data = make(labels_from="eval", cross_on="unlabeled"), batch()
+@pytest.mark.parametrize("given", [{"labels_from": "eval", "mixing": "none"}, {}])
+def test_labels_of_passes_of_their_own_have_no_dropout(given: dict[str, str]) -> None:
+    """As asked for, and where patches are mixed."""
+    method, data = make(cross_on="unlabeled", **given), batch()
     seen = []
     for net in (method.first, method.second):
         net.register_forward_pre_hook(
@@ -176,7 +178,7 @@ def test_predictors() -> None:
 
 
 def test_agreement_counts_foreground() -> None:
-    method, data = make(), batch()
+    method, data = make(mixing="none"), batch()
     method.second.load_state_dict(method.first.state_dict())
     assert method.training_step(data, END).terms["pseudo/agreement"] == 1
 

@@ -95,7 +95,7 @@ def test_official_step_by_hand() -> None:
 
 
 def test_the_weak_view_labels_and_the_strong_view_learns() -> None:
-    method, data = make(), batch()
+    method, data = make(mixing="none"), batch()
     seen: dict[str, list[torch.Tensor]] = {"student": [], "teacher": []}
     for name in seen:
         getattr(method, name).register_forward_pre_hook(
@@ -146,7 +146,8 @@ def test_recipes() -> None:
     assert warnings({}) == ""
     assert "0.95" in warnings({"threshold": 1.0})
     assert "every voxel" in warnings({"threshold": 0.5})
-    assert "strong_probability" in warnings({}, strong_probability=0)
+    assert warnings({}, strong_probability=0) == ""
+    assert "strong_probability" in warnings({"mixing": "none"}, strong_probability=0)
     assert "do nothing" in warnings({"unlabeled_weight": 0})
     loaded = load_recipe("hippocampus_fixmatch")
     assert loaded.warnings == ()

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -91,6 +92,28 @@ def foreground_dice(p: Tensor, y: Tensor) -> Tensor:
 
 def clipped_noise(x: Tensor) -> Tensor:
     return torch.clamp(torch.randn_like(x) * 0.1, -0.2, 0.2)
+
+
+def boxes_of_the_next(mixing: str, progress: Progress, x: Tensor) -> Callable[[Tensor], Tensor]:
+    """CutMix as the iteration draws it: in each patch a box of the next, its sides 1/4 to 3/4."""
+    if mixing == "none":
+        return lambda y: y
+    rng, inside = progress.rng("mixing"), torch.zeros(len(x), *x.shape[2:], dtype=torch.bool)
+    for i in range(len(x)):
+        share = rng.uniform(0.25, 0.75)
+        sides = [int(n * share) for n in x.shape[2:]]
+        starts = [rng.randint(n - side + 1) for n, side in zip(x.shape[2:], sides, strict=True)]
+        for voxel in np.ndindex(*sides):
+            inside[(i, *[a + b for a, b in zip(starts, voxel, strict=True)])] = True
+
+    def mixed(y: Tensor) -> Tensor:
+        others = torch.stack([y[(i + 1) % len(y)] for i in range(len(y))])
+        box = inside if y.ndim == inside.ndim else inside[:, None].expand_as(y)
+        out = y.clone()
+        out[box] = others[box]
+        return out
+
+    return mixed
 
 
 def exp_ramp(step: int, steps: int) -> float:

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from medssl.errors import MedSSLError
 from medssl.methods.base import Batch, Method, NetworkBuilder, Progress, StepOutput
+from medssl.methods.mean_teacher import MeanTeacher
 from medssl.methods.settings import MethodSettings, TeacherSettings
 from medssl.methods.student_teacher import StudentTeacher
 from medssl.methods.supervised import Supervised
-from medssl.ops.losses import supervised_loss
+from medssl.ops.losses import softmax_mse, supervised_loss
+from medssl.ops.perturb import mixing_of
 from medssl.testing import CHECKS, ContractError, NotApplicable, check_method
 from medssl.testing.subject import Subject
 
@@ -125,6 +127,20 @@ class ForgettingLabels(Mixing):
     labels_too = False
 
 
+class LeavingGuesses(MeanTeacher):
+    """Its student sees mixed patches, but what the teacher says stays where it was."""
+
+    def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
+        labeled, unlabeled = batch.both()
+        move = mixing_of("cutmix", unlabeled.image, progress.rng("mixing"))
+        truth = supervised_loss(self.student(labeled.image), labeled.label)
+        with torch.no_grad():
+            guess = self.teacher(unlabeled.image)
+        agree = softmax_mse(self.student(move(unlabeled.image)), guess)
+        terms = {"loss/labeled": truth.detach(), "loss/consistency": agree.detach()}
+        return StepOutput(truth + agree, terms)
+
+
 class Hiding(Plain):
     """Its student is where processes that share a batch do not find it."""
 
@@ -155,12 +171,13 @@ class OnlyInThreeSpatialDims(Plain):
         (CountingIgnored, "ignored_voxels", "does not change loss/labeled; seen"),
         (CountingIgnored, "blank_patches", "without any annotation loss/labeled is 0"),
         (ForgettingLabels, "labels_travel", "loss/labeled is 0 for a network that reads labels"),
+        (LeavingGuesses, "labels_travel", "loss/consistency is 0 for a network that reads"),
         (Hiding, "processes", "same in two processes as in one .*in its nn.ModuleList"),
         (OnlyInThreeSpatialDims, "gradients", "2D.*the method raised IndexError"),
     ],
 )
 def test_the_method_fails_and_hears_why(method: type[Method], check: str, says: str) -> None:
-    preset = {"preset": "corrected"} if issubclass(method, Plain) else {}
+    preset = {} if issubclass(method, Supervised) else {"preset": "corrected"}
     with pytest.raises(ContractError, match=says) as caught:
         check_method(method, settings=preset, dims=[2], only=[check])
     message = str(caught.value)

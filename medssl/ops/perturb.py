@@ -1,0 +1,92 @@
+"""What a student sees in place of a patch: voxels that are moved, and all that is known of them.
+
+A mixing is drawn once, as a function that moves voxels, and is applied to image, label, weight and
+targets alike: labels travel with their voxels. A teacher's guesses are made before, on patches that
+nobody mixed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medssl.ops.boxes import place_box
+from medssl.ops.mixing import box_mask, mix
+from medssl.ops.variants import Mixing
+
+Move = Callable[[Tensor], Tensor]
+"""Move the voxels of the last N rows of ``(N or more, ..., *spatial)``; rows before them stay."""
+
+RATIO = (0.25, 0.75)
+"""Least and largest side of a box, as a share of the patch's."""
+
+
+@dataclass(frozen=True)
+class View:
+    """Patches as a student sees them, and what is known of each voxel.
+
+    Attributes:
+        image: ``(N, C, *spatial)``.
+        label: ``(N, *spatial)`` class indices, 255 where there is none.
+        truth: boolean ``(N, *spatial)``, where the label is ground truth and no guess.
+        weight: ``(N, *spatial)`` or ``(N, 1 or K, *spatial)``, how much a voxel counts.
+        soft: ``(N, K, *spatial)`` probabilities, or logits of them.
+    """
+
+    image: Tensor
+    label: Tensor
+    truth: Tensor | None = None
+    weight: Tensor | None = None
+    soft: Tensor | None = None
+
+    def each(self, move: Move) -> View:
+        """Return the view with all its voxels moved alike."""
+        parts = (self.truth, self.weight, self.soft)
+        moved = [None if part is None else move(part) for part in parts]
+        return View(move(self.image), move(self.label), *moved)
+
+
+def boxes_of_the_next(
+    image: Tensor, rng: np.random.RandomState, ratio: tuple[float, float] = RATIO
+) -> Move:
+    """Draw a box in each patch, to be filled with the same box of the next patch of the batch.
+
+    A box keeps its place, so that no structure changes sides; a single patch has no next one and
+    stays as it is.
+
+    Args:
+        image: ``(N, C, *spatial)``; its shape and device alone are looked at.
+        rng: draws, patch by patch, one side for all axes, uniform between ``ratio`` times the
+            patch's (at least one voxel), then a uniformly random place.
+        ratio: least and largest side of a box relative to the patch's, in (0, 1].
+
+    Source: Yun et al., "CutMix" (ICCV 2019, arXiv 1905.04899); for segmentation without labels
+    French et al., BMVC 2020 (arXiv 1906.01916). Sides in place of areas are this package's.
+    """
+    count, shape = len(image), image.shape[2:]
+    boxes = []
+    for _ in range(count):
+        share = rng.uniform(*ratio)
+        boxes.append(place_box(shape, [max(1, int(n * share)) for n in shape], rng))
+    mask = box_mask(shape, boxes, device=image.device)
+
+    def move(x: Tensor) -> Tensor:
+        stay, rows = x[:-count], x[-count:]
+        moved = mix(rows, rows.roll(-1, 0), mask)
+        return torch.cat([stay, moved]) if len(stay) else moved
+
+    return move
+
+
+def cutmix(view: View, rng: np.random.RandomState, ratio: tuple[float, float] = RATIO) -> View:
+    """Put a box of the next patch into each one; see :func:`boxes_of_the_next`."""
+    return view.each(boxes_of_the_next(view.image, rng, ratio))
+
+
+def mixing_of(mixing: Mixing, image: Tensor, rng: np.random.RandomState) -> Move:
+    """Draw a mixing by its name, for patches ``(N, C, *spatial)``; ``none`` leaves all in place."""
+    return boxes_of_the_next(image, rng) if mixing == "cutmix" else lambda x: x
