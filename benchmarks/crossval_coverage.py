@@ -100,7 +100,7 @@ def recipe_of(root: Path, seed: int) -> dict[str, Any]:
         "data": {"root": str(root / "data"), "labeled": None, "cache": str(root / "cache")},
         "spec": {"intensity": {"rule": "none"}, "orientation": None, "flip_axes": [0, 1]},
         "network": {"name": "unet", "channels": [6, 12], "strides": [2]},
-        "method": {"name": "mean_teacher", "ema_decay": 0.9},
+        "method": {"name": "mean_teacher", "ema_decay": 0.9, "mixing": "none"},
         "training": {
             "iterations": 30,
             "patch": list(SHAPE),
