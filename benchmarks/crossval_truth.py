@@ -78,7 +78,7 @@ class Study:
         """Make the runs of one choice of labels, and its row of figures."""
         path = self.folder / FIGURES
         rows = read_rows(path)
-        if any(int(row["choice"]) == choice for row in rows):
+        if any(int(float(row["choice"])) == choice for row in rows):
             return
         row = {"choice": float(choice), **self._figures(choice)}
         rows.append({name: str(value) for name, value in row.items()})

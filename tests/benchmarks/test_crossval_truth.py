@@ -62,3 +62,8 @@ def test_test_cases_are_in_no_choice(tmp_path: Path, shared_data: Path) -> None:
     assert (len(study.test), len(study.pool)) == (40, 160)
     assert not set(study.test) & set(study.pool)
     assert len(list((tmp_path / "study" / "labels").iterdir())) == 40
+    made = []
+    study._figures = lambda choice: made.append(choice) or ROW
+    for choice in (0, 1, 0, 1):  # what is done is not done again
+        study.run(choice)
+    assert made == [0, 1]
