@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-_TRAINING, _PREDICTION = (2**31 - 1, 2**30), (2**31 - 1, 2**28)
+_MOST = 2**31 - 1  # that mallopt takes
 _GLIBC = (2**26, 2**25)  # how far glibc's own thresholds would have grown
+_PAGE = 2**12
 _lock = threading.Lock()
 _wanted = 0
 
@@ -23,17 +24,19 @@ def keep_freed_memory() -> None:
     (4 patches of 48 x 48 x 32), and 3 of 904 so; 1.2 of the 2.6 s of a window of 112 x 112 x 80 on
     a virtual machine, where pages are dear. Where there is no glibc, nothing happens.
     """
-    _count(1, _TRAINING)
+    _count(1, (_MOST, 2**30))
 
 
 @contextmanager
-def freed_memory_kept() -> Iterator[None]:
+def freed_memory_kept(largest: int) -> Iterator[None]:
     """Do what :func:`keep_freed_memory` does for a while, and give back what is free afterwards.
 
-    Only for blocks up to 256 MiB, as windows have: a whole volume's are few and large, and kept
-    they would lie beside each other.
+    Args:
+        largest: bytes of the largest block that is soon wanted again. Larger ones are given back
+            at once: kept, they would lie between the others, free and of use to nobody.
     """
-    _count(1, _PREDICTION)
+    threshold = min(max(largest + _PAGE, _GLIBC[1]), _MOST)  # a block has a header, and is aligned
+    _count(1, (_MOST, threshold))
     try:
         yield
     finally:

@@ -180,6 +180,7 @@ def _rolled(
             yield first, mean.roll(corner[0])
             first = corner[0]
         mean.add([c - o for c, o in zip(corner, offset, strict=True)], probabilities)
+        del probabilities
     yield first, mean.roll(size)
 
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from medssl.device import Precision
 from medssl.errors import MedSSLError
-from medssl.freed_memory import freed_memory_kept
 from medssl.inference.blocks import Block, probability_blocks
 from medssl.inference.forward import forward_logits, wrong_channels
 from medssl.inference.members import WithMirrored
 from medssl.inference.mirror import Mirroring, mirroring
+from medssl.inference.reused_memory import memory_reused
 from medssl.inference.task import Task
 from medssl.inference.windows import (
     Empty,
@@ -126,7 +126,8 @@ class Windowed:
         predict, windows = self._windows(model, classes, pad_value=lowest)
         budget = settings.memory_gb * 2**30
         on_host = self.device.type == "cpu"
-        with eval_mode(self.model), freed_memory_kept() if on_host else nullcontext():
+        reused = memory_reused(predict, model) if on_host else nullcontext(predict)
+        with eval_mode(self.model), reused as predict:
             for where, block in probability_blocks(
                 image,
                 predict,

@@ -171,9 +171,10 @@ def window_probabilities(
         if wanted:
             logits = _logits(torch.stack([pieces[i] for i in wanted]), predict, windows.device)
             found = dict(zip(wanted, logits.float().softmax(dim=1), strict=True))
+            del logits  # nothing of a window is left when the next one needs memory
         for i, corner in enumerate(corners):
             if i in found:
-                yield corner, found[i]
+                yield corner, found.pop(i)
             elif empty is not None:
                 yield corner, empty.probabilities(windows.patch).to(windows.device)
         if progress is not None:

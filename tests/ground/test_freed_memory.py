@@ -43,24 +43,32 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
 
 def test_only_the_first_switches_on_and_only_the_last_off(asked: list[tuple[str, int]]) -> None:
-    with freed_memory_kept():
+    with freed_memory_kept(2**28):
         on = list(asked)
-        with freed_memory_kept():
+        with freed_memory_kept(2**29):
             pass
         assert asked == on  # the outer one still wants it
-    assert on == [("mallopt", 2**28), ("mallopt", 2**31 - 1)]
+    assert on == [("mallopt", 2**28 + 2**12), ("mallopt", 2**31 - 1)]
     assert asked[2:] == [("mallopt", 2**25), ("mallopt", 2**26), ("malloc_trim", 0)]
+
+
+@pytest.mark.parametrize(("largest", "threshold"), [(5, 2**25), (2**40, 2**31 - 1)])
+def test_what_is_kept_is_at_least_what_the_library_keeps_and_at_most_what_it_takes(
+    asked: list[tuple[str, int]], largest: int, threshold: int
+) -> None:
+    with freed_memory_kept(largest):
+        assert asked[0] == ("mallopt", threshold)
 
 
 def test_a_training_keeps_it_after_its_validations(asked: list[tuple[str, int]]) -> None:
     freed_memory.keep_freed_memory()
-    with freed_memory_kept():
+    with freed_memory_kept(2**28):
         pass
     assert asked == [("mallopt", 2**30), ("mallopt", 2**31 - 1)]
 
 
 def test_it_is_given_back_after_an_error(asked: list[tuple[str, int]]) -> None:
-    with pytest.raises(ZeroDivisionError), freed_memory_kept():
+    with pytest.raises(ZeroDivisionError), freed_memory_kept(1):
         1 / 0  # noqa: B018 - raises
     assert asked[-1] == ("malloc_trim", 0)
 
@@ -68,7 +76,7 @@ def test_it_is_given_back_after_an_error(asked: list[tuple[str, int]]) -> None:
 def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(freed_memory, "_wanted", 0)
     monkeypatch.setattr(freed_memory.sys, "platform", "darwin")
-    with freed_memory_kept():
+    with freed_memory_kept(LARGE):
         assert touch_and_free() is not None
 
 
@@ -87,7 +95,7 @@ def test_freed_memory_stays_resident_inside_and_leaves_afterwards() -> None:
 
 MEASURED = """
 start = resident()
-with freed_memory_kept():
+with freed_memory_kept(LARGE):
     touch_and_free()
     kept = resident() - start
 print(kept, resident() - start, touch_and_free())
