@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from medssl.rounds.next_labels import next_labels
     from medssl.settings.specs import list_specs
     from medssl.sweeps.sweep import sweep
+    from medssl.workflows.atlas import atlas
     from medssl.workflows.calibrate import calibrate
     from medssl.workflows.check import check
     from medssl.workflows.evaluate import evaluate_run
@@ -45,6 +46,7 @@ __all__ = [
     "MedSSLError",
     "__version__",
     "accept",
+    "atlas",
     "calibrate",
     "check",
     "compare",
@@ -77,6 +79,7 @@ __all__ = [
 _PLACES = {
     "MedSSLError": "errors:MedSSLError",
     "accept": "rounds.accept:accept",
+    "atlas": "workflows.atlas:atlas",
     "calibrate": "workflows.calibrate:calibrate",
     "check": "workflows.check:check",
     "compare": "comparison.compare:compare",

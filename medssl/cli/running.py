@@ -88,6 +88,9 @@ def predict(
     force: Annotated[
         bool, typer.Option("--force", help="predict scans of another modality, too")
     ] = False,
+    with_atlas: Annotated[
+        Path | None, typer.Option(help="folder of `medssl atlas`: a second opinion on each scan")
+    ] = None,
     shard: options.Shard = None,
     device: options.Device = "auto",
     precision: options.Precision = None,
@@ -114,12 +117,49 @@ def predict(
         gallery=gallery,
         overwrite=overwrite,
         force=force,
+        with_atlas=with_atlas,
         shard=shard,
         display=display_of(ctx),
     )
     _show_predictions(results, output, gallery)
     if any(result.error for result in results):
         raise typer.Exit(1)
+
+
+@app.command()
+def atlas(
+    ctx: typer.Context,
+    recipe: Annotated[str, typer.Argument(help="recipe file or name, or a run folder")],
+    overrides: options.Overrides = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="folder; default: runs/NAME-atlas")
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="so many nearest atlases vote; default: all")
+    ] = None,
+    unlabeled: Annotated[
+        bool, typer.Option("--unlabeled", help="also label the unlabeled scans")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="where labeled scans do not predict each other, too")
+    ] = False,
+) -> None:
+    """Segment without training: register the labeled scans to others, and fuse their labels."""
+    import medssl
+
+    found = medssl.atlas(
+        recipe,
+        overrides=overrides or (),
+        output=output,
+        count=count,
+        unlabeled=unlabeled,
+        force=force,
+        display=display_of(ctx),
+    )
+    if found.test is not None:
+        show_summary(found.test)
+    out.print(f"written: {found.path}; beside a network: medssl predict RUN IMAGES --output DIR \\")
+    out.print(f"  --with-atlas {found.path}")
 
 
 def _show_predictions(results: Sequence[PredictionResult], output: Path, gallery: bool) -> None:

@@ -33,7 +33,7 @@ def weights_sha256(model: nn.Module) -> str:
 def options_of(predictor: Predictor) -> dict[str, Any]:
     """Return, as plain data, what but the weights changes the voxels of a label map."""
     regions = predictor.regions
-    temperatures = temperatures_of(predictor.model)
+    temperatures, opinion = temperatures_of(predictor.model), predictor.opinion
     return {
         **predictor.inference.model_dump(mode="json", exclude=SAME_VOXELS),
         "largest_component": predictor.largest_component,
@@ -43,6 +43,7 @@ def options_of(predictor: Predictor) -> dict[str, Any]:
         "spec_sha256": _sha256(predictor.spec.model_dump(mode="json")),
         "regions_sha256": None if regions is None else regions.fingerprint,
         **({"temperatures": temperatures} if temperatures else {}),
+        **({"opinion": [opinion.sha256, opinion.weight]} if opinion is not None else {}),
     }
 
 

@@ -44,6 +44,7 @@ class Predictor(PreparedImagePredictor):
             on, the temperatures of folds that are averaged, is in the model.
         source: the run or bundle it was loaded from, for the reader.
         folds: names of the folds that predict, of a cross-validation.
+        opinion: a second opinion about each scan, averaged with the network's; None: none.
 
     Raises:
         MedSSLError: the inference settings contradict the patch.
@@ -169,6 +170,7 @@ class Predictor(PreparedImagePredictor):
                 assess=assess,
                 margins=prepared.grid.voted,
                 progress=progress,
+                other=None if self.opinion is None else self.opinion.giver.probabilities(prepared),
             )
             classes = prepared.restore(decision.classes, decision.margins)
         except MedSSLError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from medssl.inference.calibration import Calibration
 from medssl.inference.decision import Deciding, Decision, decide
 from medssl.inference.members import members_of
 from medssl.inference.mirror import mirrored
+from medssl.inference.opinion import Opinion, as_block, blended
 from medssl.inference.task import Task
 from medssl.inference.windowed import Windowed
 from medssl.inference.windows import WindowProgress
@@ -46,6 +47,7 @@ class PreparedImagePredictor:
         self.calibration: Calibration | None = None
         self.source = ""
         self.folds: tuple[str, ...] = ()
+        self.opinion: Opinion | None = None
         if inference.tta:
             model = mirrored(model, task.spec, task.label_map, spatial_dims=len(self.patch))
         self.model = model.to(self.device)
@@ -122,6 +124,7 @@ class PreparedImagePredictor:
         assess: bool = False,
         margins: bool = False,
         progress: WindowProgress | None = None,
+        other: Tensor | None = None,
     ) -> Decision:
         """Return the class of each voxel and, if asked for, how sure the network is.
 
@@ -132,6 +135,7 @@ class PreparedImagePredictor:
             assess: also return the sums that volumes and expected Dice are made from.
             margins: also return how sure each voxel is of its class.
             progress: called with the windows done and their total.
+            other: probabilities ``(K, X, Y, Z)`` of the second opinion, which are mixed in.
         """
         looks = self.looks if assess else 0
         # Of a network by itself, its mirror images are members; of several, the networks are.
@@ -147,7 +151,13 @@ class PreparedImagePredictor:
             margins=margins,
             looks=looks,
         )
-        blocks = self._windowed.looked_at(image, progress, members=members, looks=looks)
+        blocks: Iterable[Block]
+        if other is not None and self.opinion is not None and self.opinion.weight == 1:
+            members, blocks = 1, as_block(other, image.shape[1:])
+        else:
+            blocks = self._windowed.looked_at(image, progress, members=members, looks=looks)
+            if other is not None and self.opinion is not None:
+                blocks = blended(blocks, other, self.opinion.weight)
         return decide(blocks, image.shape[1:], deciding, members=members)
 
     @property

@@ -39,6 +39,7 @@ class PredictSettings:
         gallery: draw all of it on one page, ``gallery.html``.
         overwrite: predict again what is already there.
         force: predict what the model cannot be meant for, too.
+        with_atlas: folder of `medssl atlas` whose atlases give a second opinion; None: none.
 
     Raises:
         MedSSLError: there is no such format.
@@ -60,6 +61,7 @@ class PredictSettings:
     gallery: bool = False
     overwrite: bool = False
     force: bool = False
+    with_atlas: Path | None = None
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:

@@ -55,11 +55,18 @@ class CasePlan:
         return (*self.splits.labeled, *self.splits.unlabeled, *self.splits.validation)
 
 
-def plan_cases(loaded: LoadedRecipe, display: Display, *, verify_cache: bool = False) -> CasePlan:
+def plan_cases(
+    loaded: LoadedRecipe,
+    display: Display,
+    *,
+    verify_cache: bool = False,
+    uses_unlabeled: bool | None = None,
+) -> CasePlan:
     """Read the dataset, decide which case is used as what, and check that the recipe suits it.
 
     Args:
         verify_cache: believe nothing that is known of image files.
+        uses_unlabeled: whether unlabeled scans are used; None: as the recipe's method does.
 
     Raises:
         MedSSLError: a dataset that cannot be read or divided as the recipe says, or one that its
@@ -68,7 +75,9 @@ def plan_cases(loaded: LoadedRecipe, display: Display, *, verify_cache: bool = F
     recipe = loaded.recipe
     with located(loaded.source):
         dataset = open_dataset(recipe.data, recipe.spec, display)
-        splits = make_splits(dataset, recipe.data, uses_unlabeled=loaded.settings.uses_unlabeled)
+        if uses_unlabeled is None:
+            uses_unlabeled = loaded.settings.uses_unlabeled
+        splits = make_splits(dataset, recipe.data, uses_unlabeled=uses_unlabeled)
         for note in splits.notes:
             display.say(f"note: {note}")
         _check_native_spacing(loaded, splits)

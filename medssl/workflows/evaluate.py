@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from medssl.data.datasets.case import Case
+from medssl.data.datasets.case import Case, LabelMap
 from medssl.data.datasets.contents import Contents
 from medssl.data.datasets.split_file import load_splits
 from medssl.data.opened import known_files, open_dataset
@@ -26,6 +26,7 @@ from medssl.evaluation.summary import summarize, write_cases_csv
 from medssl.files import write_json
 from medssl.inference.compared import say_unusual
 from medssl.inference.folder import predict_files
+from medssl.inference.predictor import Predictor
 from medssl.inference.settings import PredictSettings
 from medssl.models.coarse import record_regions
 from medssl.models.loaded_run import LoadedRun, load_run
@@ -35,6 +36,7 @@ from medssl.runs.lineage import read_lineage
 from medssl.runs.resume import check_same_labels
 from medssl.runs.seen import refuse_seen, who_was_seen
 from medssl.settings.recipe import Recipe
+from medssl.settings.spec import DataSpec
 
 
 def evaluate_run(
@@ -85,9 +87,11 @@ def evaluate_run(
         chosen=split == "validation",
     )
     refuse_seen(seen, split, where=run.folder.path)
-    paths = _predict(run, cases, run.folder.predictions(name or split), split, display)
+    paths = predict_cases(
+        run.predictor, cases, run.folder.predictions(name or split), split, display
+    )
     with display.counting(f"measuring {split}", len(cases)) as done:
-        rows, boundaries = _measure(run, cases, paths, done)
+        rows, boundaries = measure(run.recipe, run.label_map, cases, paths, done)
     more = {"split": split} | seen.as_dict()
     return _write(run, cases, rows, boundaries, more, run.folder.evaluation(name or split))
 
@@ -105,7 +109,7 @@ def _write(
     summary = summarize(
         rows,
         patients=patients,
-        nsd_tolerance=_measures(recipe).nsd_tolerance,
+        nsd_tolerance=measures_of(recipe).nsd_tolerance,
         failure_dice=recipe.evaluation.failure_dice,
     )
     summary |= more | {"checkpoint": run.checkpoint, "run": recipe.name}
@@ -125,19 +129,32 @@ def _write(
     return summary
 
 
-def _predict(
-    run: LoadedRun, cases: Sequence[Case], output: Path, split: str, display: Display
+def predict_cases(
+    predictor: Predictor,
+    cases: Sequence[Case],
+    output: Path,
+    split: str,
+    display: Display,
+    *,
+    anew: bool = True,
 ) -> dict[str, Path]:
-    """Predict cases anew; return their files by id.
+    """Predict cases of the model's own dataset; return their files by id.
+
+    Args:
+        predictor: what predicts.
+        cases: of the dataset.
+        output: folder of the predictions.
+        split: what the cases are, for the reader.
+        anew: predict again what is there.
 
     Raises:
         MedSSLError: a prediction failed.
     """
     items = [(c.id, c.images) for c in cases]
-    anew = PredictSettings(overwrite=True, force=True)  # the run's own dataset
+    settings = PredictSettings(overwrite=anew, force=True)
     with display.counting_parts(f"predicting {split}", len(cases)) as (done, window):
         results = predict_files(
-            run.predictor, items, output, anew, on_progress=done, on_window=window
+            predictor, items, output, settings, on_progress=done, on_window=window
         )
     say_unusual({r.case_id: r.unusual for r in results}, display)
     failed = [r for r in results if r.error]
@@ -150,10 +167,11 @@ def _predict(
     return {r.case_id: r.path for r in results if r.path}
 
 
-def _measure(
-    run: LoadedRun,
+def measure(
+    recipe: Recipe,
+    label_map: LabelMap,
     cases: Sequence[Case],
-    predictions: dict[str, Path],
+    predictions: Mapping[str, Path],
     done: Callable[[str], None],
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Compare each written prediction with its reference, as a reader of the files would.
@@ -163,22 +181,22 @@ def _measure(
     """
     rows: list[dict[str, Any]] = []
     boundaries: list[dict[str, Any]] = []
-    spec, measures = run.recipe.spec, _measures(run.recipe)
+    spec, measures = recipe.spec, measures_of(recipe)
     for case in cases:
         assert case.label is not None
         reference, affine = read_label(case.label, unit=spec.spatial_unit)
         prediction, _ = read_label(predictions[case.id])
-        truth = run.label_map.to_classes(reference)
-        guess = run.label_map.to_classes(prediction)
+        truth = label_map.to_classes(reference)
+        guess = label_map.to_classes(prediction)
         spacing = np.linalg.norm(affine[:3, :3], axis=0).tolist()
         if "boundaries" in spec.metrics:
-            boundaries += _boundaries(run, case, guess, truth, affine)
+            boundaries += _boundaries(spec, label_map, case, (guess, truth), affine)
         rows += evaluate_case(
             guess,
             truth,
             measures,
             spacing=spacing,
-            label_map=run.label_map,
+            label_map=label_map,
             case_id=case.id,
         )
         done(case.id)
@@ -186,18 +204,20 @@ def _measure(
 
 
 def _boundaries(
-    run: LoadedRun, case: Case, prediction: np.ndarray, reference: np.ndarray, affine: np.ndarray
+    spec: DataSpec,
+    label_map: LabelMap,
+    case: Case,
+    both: tuple[np.ndarray, np.ndarray],
+    affine: np.ndarray,
 ) -> list[dict[str, Any]]:
-    """Measure the boundaries of one case on its file's own grid."""
-    spec = run.recipe.spec
+    """Measure the boundaries of one case, prediction and reference, on its file's own grid."""
     try:
         axis, _ = depth_and_slices(spec, affine)
         spacing = float(np.linalg.norm(affine[:3, axis]))
         return evaluate_boundaries(
-            prediction,
-            reference,
+            *both,
             Depth(axis, deeper(spec, affine), spacing),
-            label_map=run.label_map,
+            label_map=label_map,
             case_id=case.id,
             unit=spec.spatial_unit,
         )
@@ -209,7 +229,7 @@ def _boundaries(
         ) from None
 
 
-def _measures(recipe: Recipe) -> Measures:
+def measures_of(recipe: Recipe) -> Measures:
     """Return what a recipe measures."""
     settings, spec = recipe.evaluation, recipe.spec
     tolerance = settings.nsd_tolerance or spec.nsd_tolerance

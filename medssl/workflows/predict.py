@@ -39,6 +39,7 @@ def predict(
     gallery: bool = False,
     overwrite: bool = False,
     force: bool = False,
+    with_atlas: AnyPath | None = None,
     shard: str | None = None,
     display: Display | None = None,
 ) -> list[PredictionResult]:
@@ -67,6 +68,8 @@ def predict(
             would be mixed up with it is refused: ``predictions.json`` there says what is what.
         force: predict what the model cannot be meant for, too: another modality than it was trained
             on, as DICOM or the dataset states it, or values that no such scan has.
+        with_atlas: a folder of `atlas`: what registered labeled scans say counts as much as the
+            network. It takes the scans themselves, so no bundle carries it.
         shard: ``I/N``, to predict every N-th case from the I-th on, counted from 1. The shards may
             run at the same time and share their output folder; tables are about all that is there.
 
@@ -96,6 +99,7 @@ def predict(
         gallery=gallery,
         overwrite=overwrite,
         force=force,
+        with_atlas=None if with_atlas is None else Path(with_atlas),
     )
     part, display = parse_shard(shard), display or Display(quiet=True)
     if gallery and part is not None:
