@@ -13,6 +13,9 @@ from medssl.methods.settings import MethodSettings
 
 _NAMES = {float: "number", int: "whole number", bool: "true or false", str: "text"}
 
+MOST_COLUMNS = 5
+"""Presets that have a column each; of more, all but the first share one."""
+
 
 def method_table(name: str) -> Table:
     """Return the settings of a method, one a row.
@@ -22,15 +25,19 @@ def method_table(name: str) -> Table:
     """
     cls = get_settings(name)
     presets = _presets(cls)
+    first, many = next(iter(presets)), len(presets) > MOST_COLUMNS
+    columns = (first, "other presets") if many else tuple(presets)
     table = Table(
         Column("setting", no_wrap=True),
-        *(*presets, "takes", "what it is", "paper"),
+        *(*columns, "takes", "what it is", "paper"),
         title=f"{name}: {cls.paper}",
     )
     for key, field in cls.model_fields.items():
         if key in ("preset", "variant"):
             continue
         values = [_shown(getattr(settings, key)) for settings in presets.values()]
+        if many:
+            values = [values[0], _others(values, list(presets))]
         extra = field.json_schema_extra
         section = extra["section"] if isinstance(extra, dict) else ""
         meaning = " ".join((field.description or "").split())
@@ -39,14 +46,26 @@ def method_table(name: str) -> Table:
 
 
 def _presets(cls: type[MethodSettings]) -> dict[str, MethodSettings]:
-    """Return the settings of each preset and variant; of a variant, without its bare preset."""
+    """Return the settings of each preset and variant; of a variant, without a bare preset that is
+    none of its own.
+    """
     whole = {name.partition("/")[0] for name in cls.presets if "/" in name}
-    found = {"corrected" if cls.presets else "default": cls()}
+    settings = cls()
+    found = {getattr(settings, "preset", "default"): settings}
     for name in cls.presets:
         preset, _, variant = name.partition("/")
-        if name not in whole:
+        if name not in whole or (variant == "" and "corrected" in cls.words("variant")):
             found[name] = cls(preset=preset, **({"variant": variant} if variant else {}))  # type: ignore[call-arg]
     return found
+
+
+def _others(values: list[str], presets: list[str]) -> str:
+    """Say which presets have which value, where it is not the first one's."""
+    named: dict[str, list[str]] = {}
+    for value, preset in zip(values, presets, strict=True):
+        if value != values[0]:
+            named.setdefault(value, []).append(preset)
+    return "; ".join(f"{value}: {', '.join(which)}" for value, which in named.items()) or "-"
 
 
 def takes(field: FieldInfo) -> str:
@@ -64,8 +83,9 @@ def _takes(kind: Any, limits: list[Any]) -> str:
     if origin is Literal:
         return ", ".join(map(str, parts))
     if origin is not None:
-        inside = ", ".join(dict.fromkeys(_takes(p, []) for p in parts if p is not Any))
-        return f"{origin.__name__} ({inside})" if inside else str(origin.__name__)
+        inside = ", ".join(dict.fromkeys(_takes(p, []) for p in parts if p not in (Any, ...)))
+        name = "list" if origin is tuple else str(origin.__name__)
+        return f"{name} ({inside})" if inside else name
     bounds = _bounds(limits)
     return _NAMES.get(kind, "a value") + (f", {bounds}" if bounds else "")
 
@@ -88,4 +108,6 @@ def _bounds(limits: list[Any]) -> str:
 def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "none"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -18,3 +18,8 @@ class MixingSettings(MethodSettings):
     mixing: Mixing = setting("cutmix", "Yun 2019, French 2020")
     """Of unlabeled patches whose guesses are made: with cutmix each one has a box of the next in
     it, its sides 1/4 to 3/4 of the patch's."""
+
+    @property
+    def mixes(self) -> bool:
+        """Whether patches are mixed with each other."""
+        return self.mixing != "none"

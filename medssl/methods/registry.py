@@ -90,6 +90,7 @@ for _name, _class in {
     "mean_teacher": "MeanTeacher",
     "pseudo_supervisor": "PseudoSupervisor",
     "rail": "Rail",
+    "self_training": "SelfTraining",
     "supervised": "Supervised",
     "uamt": "UAMT",
     "umct": "UMCT",

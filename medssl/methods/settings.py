@@ -66,7 +66,9 @@ class Sections(Protocol):
 
 
 class MethodSettings(Strict):
-    """Base of a method's settings. The defaults of its fields are preset ``corrected``.
+    """Base of a method's settings. The defaults of its fields are those of its default preset.
+
+    For most methods that is ``corrected``, beside ``official``.
 
     A setting that is left out, or null, is as the preset says (with ``variant``, as that variant
     does): an instance holds every value.
@@ -79,6 +81,8 @@ class MethodSettings(Strict):
             ``strong`` is the same patch with strong changes of intensity. A name may repeat.
         before: of settings that came later, the values that runs without them were trained with.
         plan_hints: what a planned recipe needs to know of the method.
+        contract: settings that a contract is held to and that use all parts of the method between
+            them; by default every preset and variant.
         scales: its losses take a network's outputs of several scales (deep supervision); preset
             ``official`` never does.
     """
@@ -91,12 +95,18 @@ class MethodSettings(Strict):
     unlabeled_views: ClassVar[tuple[str, ...]] = ()
     before: ClassVar[Mapping[str, Any]] = {}
     plan_hints: ClassVar[PlanHints] = PlanHints()
+    contract: ClassVar[tuple[Mapping[str, Any], ...]] = ()
     scales: ClassVar[bool] = False
 
     @property
     def takes_scales(self) -> bool:
         """Whether a network may train at coarser scales, too."""
         return self.scales and getattr(self, "preset", "corrected") == "corrected"
+
+    @property
+    def mixes(self) -> bool:
+        """Whether patches are mixed with each other."""
+        return False
 
     @model_validator(mode="before")
     @classmethod
@@ -164,11 +174,9 @@ def _words(annotation: Any) -> list[str]:
     return [w for p in parts for w in ([p] if isinstance(p, str) else _words(p))]
 
 
-class TeacherSettings(MethodSettings):
-    """Settings of every method with a student and the moving average of its weights."""
+class AverageSettings(MethodSettings):
+    """Settings of a student and the moving average of its weights."""
 
-    preset: Preset = setting("corrected", "medssl")
-    """Official follows the paper, or its published code; corrected is repaired."""
     ema_decay: BelowOne = setting(0.99, "Mean Teacher, sec. 2")
     """Share of its own past that the teacher keeps each iteration."""
     ema_warmup: bool = setting(True, "medssl")
@@ -177,3 +185,10 @@ class TeacherSettings(MethodSettings):
     """BatchNorm's statistics: averaged, the student's, or the teacher's own."""
     predict_with: Who = setting("teacher", "published code")
     """Network that validates and predicts."""
+
+
+class TeacherSettings(AverageSettings):
+    """Settings of every method that has the two, and was published by itself."""
+
+    preset: Preset = setting("corrected", "medssl")
+    """Official follows the paper, or its published code; corrected is repaired."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from medssl.methods.base import Method, NetworkBuilder, Progress
-from medssl.methods.settings import TeacherSettings
+from medssl.methods.settings import AverageSettings
 from medssl.methods.starting import Loader
 from medssl.ops.ema import copy_weights, ema_decay, ema_update, frozen_copy
 
@@ -16,7 +16,7 @@ class StudentTeacher(Method):
     A subclass adds the training step.
     """
 
-    settings: TeacherSettings
+    settings: AverageSettings
 
     def make_networks(self, build: NetworkBuilder) -> None:
         """Make the student; the teacher starts as a copy of it."""

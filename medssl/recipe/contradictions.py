@@ -36,13 +36,14 @@ def refuse_contradictions(recipe: Recipe, settings: MethodSettings, path: Path) 
         )
     check_stride(recipe.inference.stride, training.patch)
     if recipe.network.settings.get("deep_supervision") and not settings.takes_scales:
-        why = "preset official is as published," if settings.scales else "its losses are"
+        key = "variant" if "official" in settings.words("variant") else "preset"
+        why = f"{key} official is as published," if settings.scales else "its losses are"
         raise MedSSLError(
             f"network.deep_supervision trains at coarser scales, which method "
             f"{recipe.method.name!r} does not take: {why} at full resolution alone",
             where=path,
             fix="set network.deep_supervision to false"
-            + (", or method.preset to corrected" if settings.scales else ""),
+            + (f", or method.{key} to corrected" if settings.scales else ""),
         )
     if training.cache_on_device is True and training.augment.place == "loader":
         raise MedSSLError(
@@ -90,13 +91,9 @@ def spec_warnings(recipe: Recipe, settings: MethodSettings) -> list[str]:
     torn = spec.warn.get("bcp")  # whose boxes are the same
     if spec.label_pairs and torn is None:
         torn = "a pasted box tears structures from what tells left from right"
-    if torn is not None and _mixes(settings):
+    if torn is not None and settings.mixes:
         found.append(f"method.mixing on {spec.name!r} data: {torn}; none leaves patches whole")
     return found
-
-
-def _mixes(settings: MethodSettings) -> bool:
-    return isinstance(settings, MixingSettings) and settings.mixing != "none"
 
 
 def idle_settings(recipe: Recipe, settings: MethodSettings) -> list[str]:
@@ -118,7 +115,7 @@ def idle_settings(recipe: Recipe, settings: MethodSettings) -> list[str]:
             f"the learning rate never drops: training.schedule.step_size ({schedule.step_size}) "
             f"is not below training.iterations ({training.iterations})"
         )
-    if training.unlabeled_batch == 1 and _mixes(settings):
+    if training.unlabeled_batch == 1 and isinstance(settings, MixingSettings) and settings.mixes:
         found.append(
             "method.mixing does nothing with training.unlabeled_batch 1: a box comes from the next "
             "patch of the batch"

@@ -140,8 +140,9 @@ def resolve_method(
                 f"method.{changed[0]} is {then[changed[0]]!r} as recorded, but {now[changed[0]]!r} "
                 f"in the preset ({len(changed)} such settings): the record decides"
             )
-    preset, variant = given.get("preset", "corrected"), given.get("variant", "off")
-    if variant != "off" and f"{preset}/{variant}" not in cls.presets:
+    preset, variant = given.get("preset", getattr(settings, "preset", "")), given.get("variant")
+    usual = cls.model_fields["variant"].default if "variant" in cls.model_fields else None
+    if variant not in (None, usual) and f"{preset}/{variant}" not in cls.presets:
         warnings.append(f"method.variant does nothing with preset {preset}")
     overridden = tuple(key for key in given if key not in NAMES)
     return Resolved(settings, overridden, tuple(warnings))

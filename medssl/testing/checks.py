@@ -134,7 +134,12 @@ def check_method(
 
 
 def all_settings(settings: type[MethodSettings]) -> list[dict[str, str]]:
-    """Return every preset, and every variant of the official preset where it has variants."""
+    """Return what a contract is held to: what the settings say, or else every preset.
+
+    Of the official preset every variant, where it has variants.
+    """
+    if settings.contract:
+        return [dict(given) for given in settings.contract]
     out = []
     for preset in sorted(settings.words("preset")) or [""]:
         variants = sorted(settings.words("variant") - {"off"}) if preset == "official" else []

@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from medssl.testing.contract import NotApplicable, expect
 from medssl.testing.subject import (
@@ -19,38 +20,52 @@ from medssl.testing.subject import (
 
 
 def check_the_teacher_is_the_closed_form_average(subject: Subject) -> None:
-    """After a step: teacher = d teacher + (1 - d) student; buffers as ``ema_buffers`` says."""
+    """After a step: teacher = d teacher + (1 - d) student; buffers as ``ema_buffers`` says.
+
+    A method with several averages says by ``averages(progress)`` which modules follow its student
+    after an iteration, each with its decay.
+    """
     method: Any = subject.make()
-    if not all(hasattr(method, part) for part in ("student", "teacher", "decay")):
+    several = hasattr(method, "averages")
+    if not (several or all(hasattr(method, part) for part in ("student", "teacher", "decay"))):
         raise NotApplicable("no single EMA teacher")
     stage = method.stages(BUDGET)[-1]
     method.start_stage(stage.name)
     optims = optimizers(method, stage)
-    parameters = {key for key, _ in method.teacher.named_parameters()}
     rule = getattr(method.settings, "ema_buffers", "average")
     for iteration in range(3):
         back_propagate(method, stage, iteration, optims, make_batch(method, stage))
         for optimizer in optims.values():
             optimizer.step()
-        before = copy.deepcopy(method.teacher.state_dict())
-        student = copy.deepcopy(method.student.state_dict())
-        method.after_step(progress_of(stage, iteration))
-        d = method.decay(iteration)
-        expect(0 <= d < 1, "the decay lies in [0, 1)", d)
-        for key, value in method.teacher.state_dict().items():
-            wanted = before[key]
-            if key in parameters or rule == "average":
-                mean = d * before[key].float() + (1 - d) * student[key].float()
-                wanted = mean.to(value.dtype)
-            elif rule == "copy":
-                wanted = student[key]
-            expect(
-                torch.allclose(value.double(), wanted.double(), rtol=1.3e-6, atol=1e-5),
-                f"after iteration {iteration} the teacher's {key!r} is d teacher + (1 - d) student "
-                f"with d = {d} (buffers: {rule})",
-                f"a difference of {(value.double() - wanted.double()).abs().max().item():.3g}",
-            )
-        for key, value in method.student.state_dict().items():
-            expect(
-                torch.equal(value, student[key]), f"after_step leaves the student's {key!r}", "not"
-            )
+        progress = progress_of(stage, iteration)
+        decays = method.averages(progress) if several else {"teacher": method.decay(iteration)}
+        before = copy.deepcopy(method.state_dict())
+        method.after_step(progress)
+        for name, d in decays.items():
+            expect(0 <= d < 1, "the decay lies in [0, 1)", d)
+            _expect_average(method, name, before, d, rule, f"after iteration {iteration}")
+        followed = tuple(f"{name}." for name in decays)
+        for key, value in method.state_dict().items():
+            if key.startswith(("student.", "teacher")) and not key.startswith(followed):
+                expect(torch.equal(value, before[key]), f"after_step leaves {key!r}", "not")
+
+
+def _expect_average(
+    method: nn.Module, name: str, before: dict[str, Tensor], d: float, rule: str, when: str
+) -> None:
+    """Look at one average, by its module's name and the method's state before its update."""
+    teacher = method.get_submodule(name)
+    parameters = {key for key, _ in teacher.named_parameters()}
+    for key, value in teacher.state_dict().items():
+        old, student = before[f"{name}.{key}"], before[f"student.{key}"]
+        wanted = old
+        if key in parameters or rule == "average":
+            wanted = (d * old.float() + (1 - d) * student.float()).to(value.dtype)
+        elif rule == "copy":
+            wanted = student
+        expect(
+            torch.allclose(value.double(), wanted.double(), rtol=1.3e-6, atol=1e-5),
+            f"{when} the {name}'s {key!r} is d teacher + (1 - d) student with d = {d} (buffers: "
+            f"{rule})",
+            f"a difference of {(value.double() - wanted.double()).abs().max().item():.3g}",
+        )

@@ -25,6 +25,15 @@ def test_presets_and_variants_have_columns_of_their_own() -> None:
     assert [str(c.header) for c in method_table("umct").columns][1:3] == ["default", "takes"]
 
 
+def test_many_presets_share_a_column() -> None:
+    columns = {str(c.header): list(c.cells) for c in method_table("self_training").columns}
+    assert list(columns) == ["setting", "mixed", "other presets", "takes", "what it is", "paper"]
+    rows = dict(zip(columns["setting"], columns["other presets"], strict=True))
+    assert rows["views"] == "2: unimatch"
+    assert rows["threshold"] == "0.95: fixmatch/official; 0.8: uda; 0.9: soft_teacher"
+    assert rows["temperature"] == "-"
+
+
 @pytest.mark.parametrize(
     ("name", "key", "words"),
     [
@@ -36,6 +45,7 @@ def test_presets_and_variants_have_columns_of_their_own() -> None:
         ("cps", "cross_weight", "number, 0 or more"),
         ("rail", "loaded_batches", "whole number, 1 or more, or off"),
         ("umct", "eps", "number, above 0"),
+        ("self_training", "weight", "list (confidence, boundary, soft_background)"),
         ("anatomical", "corruption", "coherent, official2d"),
     ],
 )

@@ -1,0 +1,104 @@
+"""What ``self_training`` remembers of earlier guesses, and what it makes of it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from medssl.methods.self_training_settings import SelfTrainingSettings
+from medssl.methods.self_training_teachers import Guess
+from medssl.ops.reliability import boundary_factor, soft_background
+from medssl.ops.selection import (
+    BINS,
+    adaptive,
+    class_histogram,
+    gmm_peak,
+    gmm_valley,
+    levels_or,
+    mean_of,
+    normal_weight,
+    reliable_threshold,
+    remembered,
+    two_means,
+    variance_of,
+    voxel_weight,
+)
+
+CONSTANT = ("fixed", "agreement", "none")
+"""Rules that need no memory."""
+
+
+class Memory(nn.Module):
+    """A histogram of confidence by class, and which voxels count by it.
+
+    Buffers:
+        confidence: ``(3, K, 64)``: of all guesses, and of right and wrong ones on labeled patches.
+    """
+
+    confidence: Tensor
+
+    def __init__(self, settings: SelfTrainingSettings, classes: int) -> None:
+        super().__init__()
+        self.settings = settings
+        self.register_buffer("confidence", torch.zeros(3, classes, BINS))
+
+    @torch.no_grad()
+    def believe(self, guess: Guess, checked: tuple[Guess, Tensor] | None) -> Tensor:
+        """Remember guesses and weigh their voxels, ``(B, *spatial)``.
+
+        Args:
+            guess: of unlabeled patches.
+            checked: a guess of labeled patches with their labels, for the rule that asks for it.
+        """
+        self._remember(guess, checked)
+        weight = self._selected(guess)
+        if self.settings.selection == "agreement" and guess.conflict is not None:
+            weight = weight * ~guess.conflict
+        return weight * self._factors(guess)
+
+    def _remember(self, guess: Guess, checked: tuple[Guess, Tensor] | None) -> None:
+        if self.settings.selection in CONSTANT:
+            return
+        classes = self.confidence.shape[1]
+        new = [class_histogram(guess.confidence, guess.label, classes)]
+        if checked is not None:
+            known, truth = checked
+            right = torch.where(truth == known.label, known.label, 255)
+            wrong = torch.where((truth == known.label) | (truth == 255), 255, known.label)
+            new += [class_histogram(known.confidence, each, classes) for each in (right, wrong)]
+        old = self.confidence[: len(new)]
+        old.copy_(remembered(old, torch.stack(new), self.settings.memory_decay))
+
+    def _selected(self, guess: Guess) -> Tensor:
+        settings, every = self.settings, self.confidence[0]
+        if settings.selection == "none":
+            return torch.ones_like(guess.confidence)
+        if settings.selection == "softmatch":
+            whole = every.sum(0)
+            return normal_weight(guess.confidence, mean_of(whole), variance_of(whole))
+        if settings.selection == "adaptive":
+            levels = adaptive(every)
+        elif settings.selection == "two_level":
+            levels = two_means(every)
+        elif settings.selection == "gmm":
+            levels = (gmm_peak if settings.gmm_at == "peak" else gmm_valley)(every)
+        elif settings.selection == "gate":
+            _, right, wrong = self.confidence
+            levels = reliable_threshold(right, wrong, settings.reliability)
+        else:
+            levels = torch.full_like(every[:, :2], settings.threshold)
+        levels = levels_or(levels, settings.threshold)
+        return voxel_weight(guess.confidence, guess.label, levels)
+
+    def _factors(self, guess: Guess) -> Tensor:
+        settings = self.settings
+        factor = torch.ones_like(guess.confidence)
+        for name in settings.weight:
+            if name == "confidence":
+                factor = factor * guess.confidence**settings.confidence_power
+            elif name == "boundary":
+                extra, radius = settings.boundary_extra, settings.boundary_radius
+                factor = factor * boundary_factor(guess.label, extra, radius)
+            else:
+                factor = factor * soft_background(guess.label, guess.probs)
+        return factor

@@ -1,0 +1,64 @@
+"""Which parts each paper puts together: the presets of ``self_training``.
+
+What a row leaves out is as in preset ``mixed``, which are the defaults of the settings.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from medssl.methods.settings import Tables
+
+PresetName = Literal[
+    "mixed",
+    "fixmatch",
+    "uda",
+    "unimatch",
+    "dual_teacher",
+    "hssda",
+    "consistent_teacher",
+    "cw_bass",
+    "reviewer",
+    "elr",
+    "soft_teacher",
+]
+
+PRESETS: Tables = {
+    "fixmatch": {"view": "strong", "mixing": ()},
+    "fixmatch/official": {
+        "teacher": "student",
+        "teacher_mode": "train",
+        "threshold": 0.95,
+        "loss": "ce",
+        "ramp_fraction": 0.0,
+        "ema_decay": 0.999,
+        "ema_warmup": False,
+        "ema_buffers": "copy",
+    },
+    "uda": {
+        "threshold": 0.8,
+        "view": "strong",
+        "mixing": (),
+        "target": "sharpened",
+        "temperature": 0.4,
+    },
+    "unimatch": {"view": "strong", "views": 2, "mixing": ("cutmix",)},
+    "dual_teacher": {
+        "teacher": "dual",
+        "arbiter": "student",
+        "view": "by_turn",
+        "mixing": ("cutmix",),
+    },
+    "hssda": {
+        "selection": "two_level",
+        "weight": ("confidence",),
+        "view": "strong",
+        "mixing": ("shuffle",),
+    },
+    "consistent_teacher": {"selection": "gmm", "view": "strong", "mixing": ()},
+    "consistent_teacher/official": {"gmm_at": "peak"},
+    "cw_bass": {"weight": ("confidence", "boundary"), "mixing": ()},
+    "reviewer": {"teacher": "slow", "mixing": ("cutmix",)},
+    "elr": {"mixing": ("cutmix",), "elr_weight": 1.0},
+    "soft_teacher": {"threshold": 0.9, "weight": ("soft_background",), "mixing": ("cutmix",)},
+}

@@ -1,0 +1,104 @@
+"""What the student of ``self_training`` is shown, and the loss of what is guessed there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medssl.methods.base import LabeledBatch, Progress
+from medssl.methods.self_training_settings import Kind, SelfTrainingSettings
+from medssl.ops.blocks import exchanged_blocks, shuffled_blocks
+from medssl.ops.deep_supervision import Prediction
+from medssl.ops.losses import IGNORE_INDEX, region_terms, supervised_loss
+from medssl.ops.pasting import joined_views, known, paste
+from medssl.ops.perturb import Move, View, boxes_of_the_next
+from medssl.ops.reliability import elr, soft_ce
+from medssl.ops.variants import FOREGROUND
+
+Draw = Callable[[Tensor, np.random.RandomState], Move]
+MOVES: dict[str, Draw] = {
+    "cutmix": boxes_of_the_next,
+    "shuffle": shuffled_blocks,
+    "cube": exchanged_blocks,
+}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """All that the student sees in one pass.
+
+    Attributes:
+        view: the patches ``(N, C, *spatial)``.
+        labeled: rows with truth.
+        guessed: rows of each view of the unlabeled patches.
+    """
+
+    view: View
+    labeled: slice
+    guessed: tuple[slice, ...]
+
+
+def perturb(
+    labeled: LabeledBatch, guesses: Sequence[View], kinds: Sequence[Kind], progress: Progress
+) -> Shown:
+    """Mix the views of unlabeled patches, each by draws of its own, and put labeled ones beside.
+
+    Args:
+        labeled: labeled patches.
+        guesses: the same patches with the same guesses in one or several views.
+        kinds: mixings in their order; ``paste`` mixes labeled and guessed patches with each other,
+            so that nothing is put beside.
+        progress: addresses the draws.
+    """
+    truth = known(labeled.image, labeled.label, guesses[0])
+    parts = []
+    for number, view in enumerate(guesses):
+        rng = progress.rng("mixing" if number == 0 else f"mixing {number}")
+        for kind in kinds:
+            if kind != "paste":
+                view = view.each(MOVES[kind](view.image, rng))
+        parts.append(joined_views(paste(truth, view, rng)) if "paste" in kinds else view)
+    beside = [] if "paste" in kinds else [truth]
+    rows, start = [], sum(len(part.image) for part in beside)
+    labeled_rows = slice(0, start) if beside else slice(None)
+    for part in parts:
+        rows.append(slice(start, start + len(part.image)))
+        start += len(part.image)
+    return Shown(joined_views([*beside, *parts]), labeled_rows, tuple(rows))
+
+
+def truth_loss(logits: Prediction, shown: Shown, settings: SelfTrainingSettings) -> Tensor:
+    """Compute the loss where there is ground truth."""
+    view, rows = shown.view, shown.labeled
+    assert view.truth is not None
+    target = torch.where(view.truth[rows], view.label[rows], IGNORE_INDEX)
+    return supervised_loss(logits[rows], target, loss=settings.loss)
+
+
+def guess_loss(logits: Prediction, shown: Shown, settings: SelfTrainingSettings) -> Tensor:
+    """Compute the loss of guesses, the mean over the views: the weighted mean times the share of
+    guessed voxels that count at all.
+    """
+    view, losses = shown.view, []
+    assert view.truth is not None
+    assert view.weight is not None
+    for rows in shown.guessed:
+        seen, weight, guessed = logits[rows], view.weight[rows], ~view.truth[rows]
+        share = (weight > 0).sum() / guessed.sum().clamp(min=1)
+        soft = None if view.soft is None else view.soft[rows]
+        if settings.target != "hard":
+            assert soft is not None
+            value = soft_ce(seen, soft, weight)
+        else:
+            ((dice, ce),) = region_terms(seen, view.label[rows], [weight], dice=FOREGROUND)
+            value = ce if settings.loss == "ce" else dice + ce
+        value = value * share
+        if settings.elr_weight > 0:
+            assert soft is not None
+            value = value + settings.elr_weight * elr(seen, soft, guessed.float())
+        losses.append(value)
+    return torch.stack(losses).mean()
