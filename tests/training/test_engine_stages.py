@@ -74,11 +74,15 @@ def test_a_stages_end_is_kept_for_other_runs(tmp_path: Path) -> None:
 
 def test_a_stage_of_its_own_optimizer_and_rate(tmp_path: Path) -> None:
     own = {"name": "sgd", "lr": 0.125, "momentum": 0.0, "weight_decay": 0.0}
-    trained = engine(tmp_path, plan=two(), iterations=5, stages={"two": {"optimizer": own}})
+    falling = {"name": "poly", "power": 1.0}
+    trained = engine(
+        tmp_path, plan=two(), iterations=5, schedule=falling, stages={"two": {"optimizer": own}}
+    )
     trained.fit()
     method: Any = trained.method
-    ms = means(3)
-    moved = 0.5 * sum(ms) + 0.125 * sum(ms[:2])
+    a, b, c = means(3)
+    # The schedule begins anew with each stage, over its own iterations.
+    moved = 0.5 * (a + b * 2 / 3 + c / 3) + 0.125 * (a + b / 2)
     assert method.first.w.item() == pytest.approx(1 - moved, abs=1e-5)
 
 

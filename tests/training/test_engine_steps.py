@@ -105,10 +105,13 @@ def test_the_predictor_is_validated_and_training_goes_on_in_train_mode(tmp_path:
     same_bits(dict(best["method_state"]), dict(short.method.state_dict()))
 
 
-@pytest.mark.parametrize("kind", ["sgd", "adam"])
-def test_a_run_that_was_cut_goes_on_with_momentum_and_state(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "accumulate"), [("sgd", 1), ("adam", 2)])
+def test_a_run_that_was_cut_goes_on_with_momentum_and_state(
+    tmp_path: Path, kind: str, accumulate: int
+) -> None:
     momentum = {"momentum": 0.9} if kind == "sgd" else {}
     settings = {"optimizer": {"name": kind, "lr": 0.1, **momentum}, "checkpoint_every": 2}
+    settings |= {"accumulate": accumulate}
     scores = iter([0.5, 0.9, 0.3, 0.2, 0.3, 0.2])
     settings |= {"validate_every": 1, "dice": lambda _: next(scores)}
     whole = engine(tmp_path / "whole", **settings)
@@ -121,7 +124,7 @@ def test_a_run_that_was_cut_goes_on_with_momentum_and_state(tmp_path: Path, kind
     resumed = engine(tmp_path / "cut", **settings)
     torch.manual_seed(99)  # what another process draws
     resumed.fit(resume=True)
-    assert resumed.method.draws == whole.method.draws[2:]
+    assert resumed.method.draws == whole.method.draws[2 * accumulate :]
     saved = [
         load_checkpoint(tmp_path / name / "checkpoints" / "last.pt") for name in ("whole", "cut")
     ]

@@ -79,6 +79,12 @@ def test_optimizers(name: str, kind: type) -> None:
     assert type(optimizer) is kind
     assert optimizer.param_groups[0]["lr"] == 0.5
     assert optimizer.param_groups[0]["weight_decay"] == 0.25
+    if name == "sgd":
+        changed = settings.model_copy(update={"momentum": 0.75, "nesterov": True})
+        group = build_optimizer([torch.nn.Parameter(torch.ones(3))], changed, CPU).param_groups[0]
+        assert (group["momentum"], group["nesterov"]) == (0.75, True)
+    else:
+        assert optimizer.param_groups[0]["betas"] == tuple(settings.betas)
 
 
 def test_precision_on_a_cpu() -> None:
