@@ -101,9 +101,12 @@ class Patients:
         self.notes: list[str] = []
         said = {}
         if patients is not None:
-            lookup = _table(patients) if is_table(patients) else _pattern(patients)
+            table = read_patient_table(Path(patients).expanduser()) if is_table(patients) else {}
+            lookup = table.get if table else _pattern(patients)
             said = {i: p for i, item in items.items() if (p := lookup(i) or lookup(item.id))}
-            self._note_missing(list(items), said, patients)
+            known = {*items, *(item.id for item in items.values())}
+            others = [name for name in table if name not in known]
+            self._note_missing(list(items), said, patients, others)
         said |= {i: v.patient for i, v in items.items() if i not in said and v.patient is not None}
         # The id without the folder that tells two apart: scans of a patient may lie in two.
         names = {i: item.id for i, item in items.items() if i not in said}
@@ -117,7 +120,9 @@ class Patients:
         """Return the cases with their patients."""
         return tuple(replace(case, patient=self._of[case.id]) for case in cases)
 
-    def _note_missing(self, ids: Sequence[str], said: Mapping[str, str], patients: str) -> None:
+    def _note_missing(
+        self, ids: Sequence[str], said: Mapping[str, str], patients: str, others: Sequence[str]
+    ) -> None:
         missing = [i for i in ids if i not in said]
         if not missing:
             return
@@ -131,11 +136,9 @@ class Patients:
         self.notes.append(
             f"{WHERE}: the {kind} all cases but "
             f"{len(missing)} (first: {missing[0]}): their patients are as without it"
+            # A slip in a name, perhaps; a table of more cases than these is nothing to talk of.
+            + (f"; {len(others)} that it names are not here ({others[0]})" if others else "")
         )
-
-
-def _table(name: str) -> Callable[[str], str | None]:
-    return read_patient_table(Path(name).expanduser()).get
 
 
 def _pattern(text: str) -> Callable[[str], str | None]:

@@ -193,7 +193,11 @@ def test_table(tmp_path: Path, text: str) -> None:
     assert read_patient_table(table) == {"a": "1", "b": "1", "c": "2"}
     dataset = read_dataset(make_dataset(tmp_path / "d", ["a", "b", "c", "d"]), patients=str(table))
     assert [c.patient for c in dataset.training] == ["1", "1", "2", "d"]
-    assert any("table names all cases but 1 (first: d)" in d for d in dataset.deviations)
+    [note] = [d for d in dataset.deviations if "table names all cases but 1 (first: d)" in d]
+    assert "are not here" not in note
+    table.write_text("case,patient\na,1\nb,1\nc,2\nD,3\n", encoding="utf-8")
+    dataset = read_dataset(tmp_path / "d", patients=str(table))
+    assert any("1 that it names are not here (D)" in d for d in dataset.deviations)
 
 
 @pytest.mark.parametrize(
