@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -22,7 +21,7 @@ from medssl.cli import (
     running,
     uncertain,
 )
-from medssl.cli.console import app, err, out
+from medssl.cli.console import app, err, out, warnings_shown
 from medssl.cli.plugins import take_plugins
 from medssl.errors import MedSSLError, ToldElsewhere
 from medssl.paths import command
@@ -81,9 +80,11 @@ def run(arguments: Sequence[str]) -> int:
     ``--debug``, ``--plugin`` and ``--allow-changed-plugin`` may stand anywhere, since they are
     often added after the fact.
     """
-    debug = "--debug" in arguments
-    arguments = [a for a in arguments if a != "--debug"]
-    logging.getLogger("medssl").addHandler(logging.NullHandler())
+    with warnings_shown(quiet="--quiet" in arguments):
+        return _run([a for a in arguments if a != "--debug"], debug="--debug" in arguments)
+
+
+def _run(arguments: Sequence[str], *, debug: bool) -> int:
     try:
         arguments = take_plugins(arguments)
         app(args=arguments)

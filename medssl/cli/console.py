@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import typer
@@ -52,6 +55,26 @@ if not out.is_terminal:
 err = _Console(stderr=True)
 if place()[0] > 0:  # one of several processes of a run: the first one speaks
     out.quiet = True
+
+
+class _Warnings(logging.Handler):
+    """Prints what the library warns of where no display is at hand to say it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        err.print(f"warning: {record.getMessage()}")
+
+
+@contextmanager
+def warnings_shown(*, quiet: bool) -> Iterator[None]:
+    """Show the library's warnings: nothing it leaves out or assumes is for a log alone."""
+    log = logging.getLogger("medssl")
+    silent = quiet or place()[0] > 0
+    handler = logging.NullHandler() if silent else _Warnings(logging.WARNING)
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
 
 
 def display_of(ctx: typer.Context) -> Any:

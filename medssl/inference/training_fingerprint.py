@@ -59,6 +59,7 @@ class TrainingFingerprint:
             scan's own ends, by name: ``spacing 0``, ``extent 2``, ``values 0 95``.
         edge: least and largest geometric mean of a scan's voxel edges.
         channels: ranges of stored values.
+        axes: where the axes of the scans lead as they are stored; empty in older records.
     """
 
     modality: str | None
@@ -67,6 +68,7 @@ class TrainingFingerprint:
     edge: tuple[float, float]
     measures: Mapping[str, Normal]
     channels: tuple[ChannelRange, ...]
+    axes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the content as plain values, for JSON."""
@@ -95,6 +97,7 @@ class TrainingFingerprint:
             (float(content["edge"][0]), float(content["edge"][1])),
             measures,
             channels,
+            tuple(str(code) for code in content.get("axes", ())),
         )
 
     def spacing_range(self, axis: int) -> tuple[float, float]:
@@ -167,7 +170,8 @@ def learn_fingerprint(
     )
     edges = [math.prod(scan.spacing) ** (1 / 3) for scan in scans]
     edge = (min(edges), max(edges))
-    return TrainingFingerprint(modality, len(scans), patients, edge, measures, channels)
+    axes = tuple(sorted({scan.axes for scan in scans} - {""}))
+    return TrainingFingerprint(modality, len(scans), patients, edge, measures, channels, axes)
 
 
 def read_fingerprint(content: Any) -> TrainingFingerprint | None:

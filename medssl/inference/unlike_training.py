@@ -135,6 +135,7 @@ class Unlike:
             yield f"{reach}, in training over {_range_text(*trained.span)}"
 
     def _unusual(self, facts: ScanFacts, spec: DataSpec) -> Iterator[str]:
+        yield from self._turned(facts, spec)
         own = measures_of(facts)
         out = {name for name, value in own.items() if self._is_outside(name, value)}
         if any(name.startswith("spacing") for name in out):
@@ -152,6 +153,18 @@ class Unlike:
             if names:
                 name = max(names, key=lambda n: abs(own[n] - self.trained.measures[n].mean))
                 yield self._values_text(name, own[name], channel)
+
+    def _turned(self, facts: ScanFacts, spec: DataSpec) -> Iterator[str]:
+        """Say where a model that sees axes as they are stored would see a scan turned or mirrored.
+
+        Where the data spec has an orientation, every scan is turned to it.
+        """
+        known = self.trained.axes
+        if spec.orientation is None and facts.axes and known and facts.axes not in known:
+            yield (
+                f"its axes are stored as {facts.axes}, in training as {' or '.join(known)}, and "
+                "this model sees scans as they are stored: turn them alike"
+            )
 
     def _is_outside(self, name: str, value: float) -> bool:
         normal = self.trained.measures.get(name)

@@ -52,6 +52,21 @@ def test_voxels_of_another_size_are_named_with_what_becomes_of_them() -> None:
     )
 
 
+def test_a_model_that_sees_scans_as_stored_tells_axes_it_has_not_seen() -> None:
+    stored, turned = DataSpec(orientation=None), DataSpec()
+    trained = learned(*[replace(scan(), axes=axes) for axes in ("LPS", "RAS", "LPS")])
+    other = replace(scan(), axes="PIR")
+    assert Unlike(trained).compare(other, stored, None).unusual == (
+        "its axes are stored as PIR, in training as LPS or RAS, and this model sees scans as they "
+        "are stored: turn them alike",
+    )
+    assert Unlike(trained).compare(other, turned, None).unusual == ()
+    for facts, of in ((replace(scan(), axes="RAS"), trained), (other, ALIKE), (scan(), trained)):
+        assert Unlike(of).compare(facts, stored, None).unusual == ()
+    again = read_fingerprint(json.loads(json.dumps(trained.as_dict())))
+    assert again == trained
+
+
 def test_an_extent_is_named_by_its_side() -> None:
     facts = scan(extent=(50, 250, 10))
     assert Unlike(ALIKE).compare(facts, NATIVE, None).unusual == (

@@ -32,11 +32,11 @@ precision stay below the first; above the second, a voxel of one lies on another
 SHEAR = 1e-4
 """Largest deviation from right angles of axes that ITK takes for perpendicular."""
 
-LARGEST_MM = 10_000.0
+LARGEST_MM, COARSEST_MM = 10_000.0, 100.0
 SMALLEST_MM = 1.0
 FINE_MM = 0.01
-"""No scan is larger than the first; none is smaller than the second with all voxels below the
-third, but those of microscopes."""
+"""No scan is larger than the first, or of voxels larger than the second; none is smaller than the
+third with all voxels below the last, but those of microscopes."""
 
 FINEST_OCT_MM = 0.1
 """No OCT has axial voxels as large as this: such a number is in micrometers, whatever the header
@@ -140,10 +140,11 @@ def impossible_size(
     spacing = np.array(spacing_of(affine)) * MM_PER_UNIT[unit]
     extent = float((spacing * shape[:3]).max())
     small = extent < SMALLEST_MM and spacing.max() < FINE_MM and mm_per_unit < 1 and unit == "mm"
-    if extent <= LARGEST_MM and not small:
+    large = extent > LARGEST_MM or spacing.max() > COARSEST_MM
+    if not large and not small:
         return None
     name = {1000.0: "meter", 1.0: "mm", 1e-3: "micron"}.get(mm_per_unit, "unknown")
-    size = f"{extent / 1000:.3g} m" if extent > LARGEST_MM else f"{extent:.3g} mm"
+    size = f"{extent / 1000:.3g} m" if large else f"{extent:.3g} mm"
     voxels = " x ".join(f"{v:.4g}" for v in spacing)
     return MedSSLError(
         f"by its header (unit '{name}', voxels of {voxels} mm) the scan would be {size} long",

@@ -48,11 +48,13 @@ class ScanFacts:
         spacing: voxel edges in the data spec's unit.
         extent: voxels times edges, in the same unit.
         channels: what the values are like.
+        axes: where the stored axes lead, such as ``LPS``; empty in older records.
     """
 
     spacing: tuple[float, ...]
     extent: tuple[float, ...]
     channels: tuple[ChannelFacts, ...]
+    axes: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the content as plain values, for JSON."""
@@ -70,7 +72,7 @@ class ScanFacts:
             for c in content["channels"]
         )
         spacing, extent = (tuple(map(float, content[key])) for key in ("spacing", "extent"))
-        return cls(spacing, extent, channels)
+        return cls(spacing, extent, channels, str(content.get("axes", "")))
 
 
 def scan_facts(image: MetaTensor, spec: DataSpec) -> ScanFacts:
@@ -88,6 +90,7 @@ def scan_facts(image: MetaTensor, spec: DataSpec) -> ScanFacts:
         tuple(float(v) for v in spacing),
         tuple(float(v) for v in extent),
         tuple(_channel(channel) for channel in image.as_tensor().numpy()),
+        "".join(code or "?" for code in orientations.aff2axcodes(affine)),
     )
 
 

@@ -25,6 +25,7 @@ from nifti_headers import (
 
 from medssl.data.images.geometry import (
     grid_distance,
+    impossible_size,
     is_sheared,
     straightened,
     turn_onto,
@@ -208,6 +209,13 @@ def test_impossible_units_are_refused(tmp_path: Path, unit: str, size: float, me
             read(path)
         assert caught.value.where == str(path)
         assert "xyzt_units" in str(caught.value.fix)
+
+
+def test_no_scan_has_voxels_of_a_third_of_a_meter() -> None:
+    for edge, possible in ((300.0, False), (90.0, True)):
+        found = impossible_size(np.diag([edge, edge, 20, 1]), (16, 16, 12), 1.0, "mm")
+        assert (found is None) == possible
+        assert found is None or "voxels of 300 x 300 x 20 mm) the scan would be 4.8 m" in found.what
 
 
 def test_small_scans_are_possible(tmp_path: Path) -> None:

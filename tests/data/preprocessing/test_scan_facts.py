@@ -25,6 +25,7 @@ def test_axes_come_in_the_order_of_the_spec() -> None:
     facts = facts_of(array)  # RAS: left-right, front-back, up-down
     assert facts.spacing == pytest.approx((0.5, 2, 3))
     assert facts.extent == pytest.approx((3, 8, 15))
+    assert facts.axes == "PSL"
     assert facts_of(array, orientation=None).spacing == pytest.approx((2, 3, 0.5))
     assert facts_of(array, orientation="SPL").spacing == pytest.approx((3, 2, 0.5))
     assert spec_axes(AFFINE, "RAS") == [2, 0, 1]
