@@ -99,7 +99,7 @@ class SelfTraining(Method):
             View(image, guess.label, nowhere, weight, soft)
             for image in self._seen(unlabeled.image, unlabeled.views, progress)
         ]
-        shown = perturb(labeled, views, self._kinds(progress), progress)
+        shown = perturb(labeled, views, self._kinds(progress), settings, progress)
         set_mode(self.student, "train")
         logits = self.student(shown.view.image)
         truth = truth_loss(logits, shown, settings)

@@ -20,7 +20,7 @@ from medssl.methods.fields import (
 from medssl.methods.plan_hints import PlanHints
 from medssl.methods.self_training_presets import PRESETS, PresetName
 from medssl.methods.settings import AverageSettings, Sections, Tables
-from medssl.ops.variants import LossName
+from medssl.ops.variants import LossName, PublishedBox
 
 Rule = Literal["fixed", "adaptive", "softmatch", "gmm", "two_level", "gate", "agreement", "none"]
 Factor = Literal["confidence", "boundary", "soft_background"]
@@ -97,6 +97,9 @@ class SelfTrainingSettings(AverageSettings):
     """Strong views of each patch, mixed apart."""
     mixing: Kinds | Auto = setting("auto", "CutMix, BCP, HSSDA, MagicNet")
     """Of what is shown; auto: cutmix and paste, or cutmix alone where pasting does harm."""
+    box: Literal["sides"] | PublishedBox = setting("sides", "CutMix, UniMatch and AD-MT")
+    """Of cutmix: of 1/4 to 3/4 of all sides; UniMatch's by area, in half of the patches of two
+    axes; or AD-MT's around a random centre."""
     target: Literal["hard", "soft", "sharpened"] = setting("hard", "UDA, sec. 3")
     """What the student learns: labels, probabilities, or these to the power 1 / temperature."""
     temperature: Positive = setting(0.4, "UDA, sec. 3")
@@ -176,6 +179,8 @@ class SelfTrainingSettings(AverageSettings):
             yield f"method.view by_turn needs teachers that take turns: {self.teacher} does not"
         if self.views == 2 and self.view != "strong":
             yield f"method.views 2 needs method.view strong, not {self.view}"
+        if self.box == "rectangle" and len(recipe.training.patch) != 2:
+            yield "method.box rectangle is one of two axes: training.patch has three"
         if len(set(self.kinds)) < len(self.kinds) or "paste" in self.kinds[:-1]:
             yield "method.mixing takes each kind once, and paste at the end"
 

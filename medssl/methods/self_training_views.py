@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,16 +15,9 @@ from medssl.ops.blocks import exchanged_blocks, shuffled_blocks
 from medssl.ops.deep_supervision import Prediction
 from medssl.ops.losses import IGNORE_INDEX, region_terms, supervised_loss
 from medssl.ops.pasting import joined_views, known, paste
-from medssl.ops.perturb import Move, View, boxes_of_the_next
+from medssl.ops.perturb import Move, View, boxes_of_the_next, published_boxes_of_the_next
 from medssl.ops.reliability import elr, soft_ce
 from medssl.ops.variants import FOREGROUND
-
-Draw = Callable[[Tensor, np.random.RandomState], Move]
-MOVES: dict[str, Draw] = {
-    "cutmix": boxes_of_the_next,
-    "shuffle": shuffled_blocks,
-    "cube": exchanged_blocks,
-}
 
 
 @dataclass(frozen=True)
@@ -43,7 +36,11 @@ class Shown:
 
 
 def perturb(
-    labeled: LabeledBatch, guesses: Sequence[View], kinds: Sequence[Kind], progress: Progress
+    labeled: LabeledBatch,
+    guesses: Sequence[View],
+    kinds: Sequence[Kind],
+    settings: SelfTrainingSettings,
+    progress: Progress,
 ) -> Shown:
     """Mix the views of unlabeled patches, each by draws of its own, and put labeled ones beside.
 
@@ -52,6 +49,7 @@ def perturb(
         guesses: the same patches with the same guesses in one or several views.
         kinds: mixings in their order; ``paste`` mixes labeled and guessed patches with each other,
             so that nothing is put beside.
+        settings: which boxes are drawn.
         progress: addresses the draws.
     """
     truth = known(labeled.image, labeled.label, guesses[0])
@@ -60,7 +58,7 @@ def perturb(
         rng = progress.rng("mixing" if number == 0 else f"mixing {number}")
         for kind in kinds:
             if kind != "paste":
-                view = view.each(MOVES[kind](view.image, rng))
+                view = view.each(_move(kind, view.image, rng, settings))
         parts.append(joined_views(paste(truth, view, rng)) if "paste" in kinds else view)
     beside = [] if "paste" in kinds else [truth]
     rows, start = [], sum(len(part.image) for part in beside)
@@ -69,6 +67,18 @@ def perturb(
         rows.append(slice(start, start + len(part.image)))
         start += len(part.image)
     return Shown(joined_views([*beside, *parts]), labeled_rows, tuple(rows))
+
+
+def _move(
+    kind: Kind, image: Tensor, rng: np.random.RandomState, settings: SelfTrainingSettings
+) -> Move:
+    if kind == "shuffle":
+        return shuffled_blocks(image, rng)
+    if kind == "cube":
+        return exchanged_blocks(image, rng)
+    if settings.box == "sides":
+        return boxes_of_the_next(image, rng)
+    return published_boxes_of_the_next(settings.box, image, rng)
 
 
 def truth_loss(logits: Prediction, shown: Shown, settings: SelfTrainingSettings) -> Tensor:

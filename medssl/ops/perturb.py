@@ -7,22 +7,24 @@ nobody mixed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from medssl.ops.boxes import place_box
+from medssl.ops.boxes import Box, area_box, centred_boxes, place_box
 from medssl.ops.mixing import box_mask, mix
-from medssl.ops.variants import Mixing
+from medssl.ops.variants import Mixing, PublishedBox
 
 Move = Callable[[Tensor], Tensor]
 """Move the voxels of the last N rows of ``(N or more, ..., *spatial)``; rows before them stay."""
 
 RATIO = (0.25, 0.75)
 """Least and largest side of a box, as a share of the patch's."""
+RECTANGLES = 0.5
+"""Chance of a rectangle in a patch."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +69,37 @@ def boxes_of_the_next(
     Source: Yun et al., "CutMix" (ICCV 2019, arXiv 1905.04899); for segmentation without labels
     French et al., BMVC 2020 (arXiv 1906.01916). Sides in place of areas are this package's.
     """
-    count, shape = len(image), image.shape[2:]
-    boxes = []
-    for _ in range(count):
+    shape, boxes = image.shape[2:], []
+    for _ in range(len(image)):
         share = rng.uniform(*ratio)
         boxes.append(place_box(shape, [max(1, int(n * share)) for n in shape], rng))
-    mask = box_mask(shape, boxes, device=image.device)
+    return of_the_next(image, boxes)
+
+
+def published_boxes_of_the_next(
+    rule: PublishedBox, image: Tensor, rng: np.random.RandomState
+) -> Move:
+    """Draw the box of a published code in each patch, to be filled as above.
+
+    Args:
+        rule: ``rectangle`` is UniMatch's, of two axes, in a half of the patches; ``centred`` is
+            AD-MT's.
+        image: ``(N, C, *spatial)``; its shape and device alone are looked at.
+        rng: draws for UniMatch whether there is a box, then the box, patch by patch; for AD-MT see
+            :func:`medssl.ops.boxes.centred_boxes`.
+    """
+    shape = tuple(image.shape[2:])
+    if rule == "centred":
+        return of_the_next(image, centred_boxes(shape, len(image), rng))
+    empty = tuple((0, 0) for _ in shape)
+    there = [rng.uniform() <= RECTANGLES for _ in range(len(image))]
+    return of_the_next(image, [area_box(shape, rng) if each else empty for each in there])
+
+
+def of_the_next(image: Tensor, boxes: Sequence[Box]) -> Move:
+    """Return what fills a box in each patch ``(N, C, *spatial)`` with the next patch's voxels."""
+    count = len(boxes)
+    mask = box_mask(image.shape[2:], boxes, device=image.device)
 
     def move(x: Tensor) -> Tensor:
         stay, rows = x[:-count], x[-count:]

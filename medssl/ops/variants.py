@@ -16,6 +16,8 @@ LossName = Literal["ce", "dice_ce"]
 
 Mixing = Literal["none", "cutmix"]
 """How patches are mixed, see :mod:`medssl.ops.perturb`."""
+PublishedBox = Literal["rectangle", "centred"]
+"""Boxes of published codes, see :func:`medssl.ops.perturb.published_boxes_of_the_next`."""
 
 Deviation = Literal["squared", "apart", "abs", "entropy"]
 Reduction = Literal["per_class", "sum", "mean", "max"]

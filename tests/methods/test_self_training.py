@@ -294,7 +294,7 @@ def shown_by(settings: SelfTrainingSettings, weight: float | None = None) -> tup
         soft if settings.needs_probabilities else None,
     )
     views = [view] * settings.views
-    shown = perturb(batch.labeled, views, settings.kinds, progress(3))
+    shown = perturb(batch.labeled, views, settings.kinds, settings, progress(3))
     logits = torch.randn(len(shown.view.image), 3, *label.shape[1:], generator=g)
     return logits.requires_grad_(), shown
 
@@ -358,6 +358,20 @@ def test_two_views_count_half_each_and_have_boxes_of_their_own() -> None:
     torch.testing.assert_close(guess_loss(logits, shown, settings), (alone[0] + alone[1]) / 2)
 
 
+@pytest.mark.parametrize("box", ["sides", "rectangle", "centred"])
+def test_boxes_of_published_codes_move_labels_too(box: Any) -> None:
+    settings = SelfTrainingSettings(mixing="cutmix", box=box)
+    _, shown = shown_by(settings)
+    plain = shown_by(SelfTrainingSettings(mixing="none"))[1].view
+    (rows,) = shown.guessed
+    own, next_one = plain.image[rows], plain.image[rows].roll(-1, 0)
+    foreign = shown.view.image[rows] != own
+    assert 0.01 < foreign.float().mean() < 0.6
+    assert torch.equal(shown.view.image[rows], torch.where(foreign, next_one, own))
+    label = torch.where(foreign[:, 0], plain.label[rows].roll(-1, 0), plain.label[rows])
+    assert torch.equal(shown.view.label[rows], label)
+
+
 def test_the_share_that_counts_scales_the_guessed_part() -> None:
     settings = SelfTrainingSettings(mixing="none")
     logits, shown = shown_by(settings)
@@ -417,6 +431,7 @@ def test_views_that_are_asked_of_the_loader() -> None:
         ({"views": 2}, "needs method.view strong"),
         ({"mixing": ["paste", "cutmix"]}, "paste at the end"),
         ({"mixing": ["cutmix", "cutmix"]}, "each kind once"),
+        ({"box": "rectangle"}, "training.patch has three"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(given: dict[str, Any], words: str) -> None:
