@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from medssl.ops.ramps import share_ramp
 from medssl.ops.reliability import elr
 from medssl.ops.selection import class_histogram
 from medssl.ops.variants import FOREGROUND
+from medssl.recipe.load import load_recipe, save_recipe
 from medssl.settings.recipe import Recipe
 from medssl.testing.subject import (
     BUDGET,
@@ -457,6 +459,22 @@ def test_settings_that_do_nothing_are_named(
     recipe = Recipe.model_validate({"training": training})
     warnings = list(SelfTrainingSettings(**given).warn_recipe(recipe, given))
     assert any(words in warning for warning in warnings), warnings
+
+
+def test_lists_and_words_of_a_recipe_and_its_record(tmp_path: Path) -> None:
+    loaded = load_recipe("hippocampus_self_training")
+    assert loaded.warnings == ()
+    assert loaded.settings.mixing == ("cutmix", "paste")
+    given = ["method.mixing=none", "method.weight=[boundary, confidence]", "data.root=phantom"]
+    changed = load_recipe("hippocampus_self_training", given)
+    assert changed.settings.mixing == ()
+    save_recipe(changed.recipe, tmp_path / "recipe.yaml")
+    again = load_recipe(tmp_path / "recipe.yaml")
+    assert again.settings == changed.settings
+    assert not any("method" in warning for warning in again.warnings)
+    fdi = load_recipe("hippocampus_self_training", ["spec=cbct_fdi", "data.root=phantom"])
+    assert fdi.settings.mixing == ("cutmix",)
+    assert any("a pasted box tears teeth" in warning for warning in fdi.warnings)
 
 
 def test_the_default_has_nothing_to_be_warned_of() -> None:

@@ -101,6 +101,10 @@ def test_it_is_built_without_memory_on_the_meta_device() -> None:
     ("method", "words"),
     [
         ({"name": "mean_teacher", "preset": "official"}, "preset official is as published"),
+        (
+            {"name": "self_training", "preset": "fixmatch", "variant": "official"},
+            "variant official is as published",
+        ),
         ({"name": "rail"}, "its losses are at full resolution alone"),
     ],
 )
