@@ -24,7 +24,7 @@ from medssl.data.images.geometry import (
     grid_distance,
     is_sheared,
 )
-from medssl.data.images.labels import count_values
+from medssl.data.images.labels import NOT_WHOLE_FIX, count_values
 from medssl.data.images.notes import told_once
 from medssl.data.images.volume import Volume, image_fault, read_volume
 from medssl.errors import MedSSLError
@@ -216,7 +216,9 @@ def _check_label(path: Path, label: Volume, labels: LabelMap | None) -> Iterator
             "error",
             path,
             f"label values not declared in dataset.json: {listed}{more}",
-            "declare them under 'labels', or correct the label image",
+            "declare them under 'labels', or correct the label image"
+            if all(value.is_integer() for value in unknown)  # false for NaN and infinity
+            else NOT_WHOLE_FIX,
             "undeclared",
         )
     elif not any(counts.get(float(v)) for v in labels.values[1:]):

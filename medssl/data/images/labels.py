@@ -14,6 +14,7 @@ WHOLE = 1e-3
 """A value this close to a whole number is meant to be it: factors in headers, interpolation and
 compression leave such traces."""
 
+NOT_WHOLE_FIX = "give label maps, not images or probabilities, resampled with nearest neighbor"
 _FIX = "store one whole number per voxel (argmax of the channels, one time point)"
 
 
@@ -67,7 +68,7 @@ def whole_numbers(values: np.ndarray) -> np.ndarray:
     if wrong.any():
         raise MedSSLError(
             f"{int(wrong.sum())} voxels are not whole numbers, the first is {values[wrong][0]:g}",
-            fix="give label maps, not images or probabilities, resampled with nearest neighbor",
+            fix=NOT_WHOLE_FIX,
         )
     return np.rint(values).astype(np.int32)
 

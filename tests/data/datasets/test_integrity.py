@@ -237,6 +237,7 @@ def test_label_values(case: Case) -> None:
     label[0, 0, :3] = 9
     write(case.label, label)
     only(check(case), "label values not declared in dataset.json: 9 (3 voxels)")
+    assert "declare them" in check(case)[0].fix
     with_ignore = LabelMap((0, 1, 2), ("background", "a", "b"), ignore_value=9)
     assert check_case(case, with_ignore, 1) == []
     soft = label_array().astype(np.float32)
@@ -246,6 +247,7 @@ def test_label_values(case: Case) -> None:
     soft[0, 0, 0] = np.nan
     write(case.label, soft)
     only(check(case), "nan (1 voxels)")
+    assert "give label maps" in check(case)[0].fix  # nobody can declare that
     write(case.label, np.arange(120, dtype=np.int16).reshape(SHAPE))
     only(check(case), "3 (1 voxels), 4 (1 voxels), 5 (1 voxels), 6 (1 voxels) and 113 more values")
 
