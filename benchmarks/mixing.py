@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         if len(done) > 1:
             found = medssl.compare(done, output=asked.output / "comparison")
-            print(*found["verdicts"], sep="\n", flush=True)
+            print(*(verdict["sentence"] for verdict in found["verdicts"]), sep="\n", flush=True)
 
 
 if __name__ == "__main__":
