@@ -12,13 +12,12 @@ import pytest
 import yaml
 from helpers import write_dataset
 
-import medssl
 from medssl import cli
 
 
 def commands_below(heading: str) -> list[list[str]]:
     """Return the words of each ``medssl`` command in the code blocks below a heading."""
-    readme = Path(medssl.__file__).parents[1] / "README.md"
+    readme = Path(__file__).parents[2] / "README.md"
     section = readme.read_text(encoding="utf-8").split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
     blocks = re.findall(r"^```\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
     lines = [line for block in blocks for line in block.splitlines()]

@@ -10,7 +10,7 @@ import yaml
 
 import medssl
 
-ROOT = Path(medssl.__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_citation_agrees() -> None:

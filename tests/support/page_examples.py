@@ -6,14 +6,12 @@ import ast
 import re
 from pathlib import Path
 
-import medssl
-
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 def examples_of(page: str) -> list[str]:
     """Return the Python blocks of ``docs/PAGE``."""
-    path = Path(medssl.__file__).parents[1] / "docs" / page
+    path = Path(__file__).parents[2] / "docs" / page
     return _BLOCK.findall(path.read_text(encoding="utf-8"))
 
 
