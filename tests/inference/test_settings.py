@@ -56,12 +56,13 @@ def test_every_keyword_of_predict_arrives(
     seen: list[PredictSettings], scan: Path, tmp_path: Path
 ) -> None:
     written = {"probabilities": True, "uncertainty": True, "format": "nrrd", "overwrite": True}
-    written |= {"force": True, "gallery": True}
+    written |= {"force": True, "gallery": True, "with_atlas": "atlases"}
     with pytest.raises(Enough):
         medssl.predict("run", scan, tmp_path / "out", calibrated=True, **OPENED, **FOLDS, **written)
     ensemble = (Path("other"), Path("third"))
     expected = {**OPENED, **FOLDS, **written}
     expected |= {"ensemble": ensemble, "calibrated": True, "assess": True}
+    expected |= {"with_atlas": Path("atlases")}
     assert set(expected) == {f.name for f in fields(PredictSettings)}
     assert seen == [PredictSettings(**expected)]
     assert seen[0] != PredictSettings()
