@@ -54,6 +54,7 @@ class Atlases(nn.Module):
         self.atlases = tuple(atlases)
         self.num_classes = num_classes
         self.settings = settings
+        self._known = [_voxels(atlas.volume) for atlas in self.atlases]
         for index, atlas in enumerate(self.atlases):
             parts = {
                 "image": atlas.volume.image,
@@ -113,7 +114,9 @@ class Atlases(nn.Module):
             yield warp_atlas(atlas, warp, self.num_classes)
 
     def _nearest(self, scan: Volume) -> Iterator[tuple[Atlas, Warp]]:
-        own = {a.patient for a in self.atlases if _voxels(a.volume) == _voxels(scan)}
+        voxels = _voxels(scan)
+        known = zip(self.atlases, self._known, strict=True)
+        own = {atlas.patient for atlas, its in known if its == voxels}
         others = [atlas for atlas in self.atlases if atlas.patient not in own]
         if not others:
             raise MedSSLError(

@@ -151,13 +151,14 @@ class PreparedImagePredictor:
             margins=margins,
             looks=looks,
         )
+        weight = 0.0 if other is None or self.opinion is None else self.opinion.weight
         blocks: Iterable[Block]
-        if other is not None and self.opinion is not None and self.opinion.weight == 1:
+        if other is not None and weight == 1:  # the network is not asked
             members, blocks = 1, as_block(other, image.shape[1:])
         else:
             blocks = self._windowed.looked_at(image, progress, members=members, looks=looks)
-            if other is not None and self.opinion is not None:
-                blocks = blended(blocks, other, self.opinion.weight)
+            if other is not None and weight:
+                blocks = blended(blocks, other, weight)
         return decide(blocks, image.shape[1:], deciding, members=members)
 
     @property
