@@ -90,8 +90,8 @@ class Atlases(nn.Module):
         patients = {case.patient for case in cases}
         if len(patients) < FEWEST:
             raise MedSSLError(
-                f"{len(patients)} labeled patients: atlases are judged by how well they predict "
-                f"each other, which takes {FEWEST}",
+                f"atlases are judged by how well they predict each other, which takes {FEWEST} "
+                f"labeled patients, and here is {len(patients)}",
                 fix="label more scans, or raise data.labeled",
             )
         return cls(

@@ -90,7 +90,7 @@ def test_anatomy_that_does_not_align_is_refused_with_the_figure(tmp_path: Path) 
 
 def test_one_patient_and_a_missing_folder_are_refused(place: Path, tmp_path: Path) -> None:
     alone = ["data.labeled=[case_00]"]
-    with pytest.raises(medssl.MedSSLError, match="1 labeled patient"):
+    with pytest.raises(medssl.MedSSLError, match="takes 2 labeled patients, and here is 1"):
         medssl.atlas(place / "a.yaml", output=tmp_path / "a", overrides=alone)
     with pytest.raises(medssl.MedSSLError, match="not a folder of `medssl atlas`"):
         read_record(tmp_path)
