@@ -27,10 +27,10 @@ SPEC = "from medssl.settings.specs import register_spec\nregister_spec({!r}, {!r
 
 
 @pytest.fixture(autouse=True)
-def untouched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Leave the tables, the environment and the modules as they were."""
+def untouched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Leave the tables, the environment and the test's own modules as they were."""
     tables = (methods._METHODS, networks.NETWORKS, specs._OWN, importers.REGISTRY)
-    tables = (*tables, intensity_rules._PLUGGED, plugins._loaded, sys.modules)
+    tables = (*tables, intensity_rules._PLUGGED, plugins._loaded)
     before = [dict(table) for table in tables]
     looked_up, path = set(plugins._looked_up), list(sys.path)
     monkeypatch.setenv(plugins.PLUGINS, "")
@@ -39,6 +39,10 @@ def untouched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for table, content in zip(tables, before, strict=True):
         for key in set(table) - set(content):
             del table[key]
+    # Only what lies in the test's folder: a library imported meanwhile cannot be loaded twice.
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
     plugins._looked_up.clear()
     plugins._looked_up.update(looked_up)
     sys.path[:] = path
