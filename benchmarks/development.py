@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         resume_or_start=True,
         display=Display(),
     )
-    print(f"development: Dice {result.summaries['test']['mean']['dice']}")
+    print(f"development: Dice {result.summaries['test']['overall']['metrics']['dice']['mean']}")
 
 
 if __name__ == "__main__":

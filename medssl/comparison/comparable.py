@@ -15,7 +15,7 @@ from medssl.errors import MedSSLError
 from medssl.evaluation.summary_table import lineage_lines
 from medssl.runs.changes import CHANGES, FILES, notes_of
 from medssl.runs.folder import STATUS_FINISHED
-from medssl.runs.given_weights import STARTED_FROM
+from medssl.runs.given_weights import STARTED_FROM, TAUGHT_BY
 
 
 def shared_cases(
@@ -164,6 +164,11 @@ def warnings_about(experiments: Sequence[Experiment], split: str) -> list[str]:
             found.append(
                 f"{experiment.name} starts from trained weights (network.init): what these cost is "
                 "left out"
+            )
+        if any(run.manifest.get(TAUGHT_BY) for run in experiment.runs):
+            found.append(
+                f"{experiment.name} learns from a trained model (method.teacher): what that cost "
+                "is left out"
             )
     for key, what in (
         ("precision", "numerical precision"),

@@ -108,20 +108,20 @@ def _check(plan: CrossvalPlan, display: Display) -> None:
         MedSSLError: names the run or fold.
     """
     from medssl.training.cases import plan_cases
-    from medssl.workflows.train import check_init, refuse_seen_patients
+    from medssl.workflows.train import check_start, refuse_seen_patients, starts_with
 
     _check_record(plan)
     for run in plan.runs:
         run.check_folder()
-    fitting: set[str | None] = {None}
+    fitting: set[tuple[str | None, str | None]] = {(None, None)}
     for run in plan.runs:
         if not run.finished:
             cases = plan_cases(run.loaded, Display(quiet=True))
             refuse_seen_patients(run.loaded, cases)
-            given = run.loaded.recipe.network.given
-            if given not in fitting:
-                check_init(run.loaded, cases)
-                fitting.add(given)
+            start = starts_with(run.loaded.recipe)
+            if start not in fitting:
+                check_start(run.loaded, cases)
+                fitting.add(start)
     for warning in dict.fromkeys(w for run in plan.runs for w in run.loaded.warnings):
         display.say(f"warning: {warning}")
     for note in plan.notes:

@@ -188,6 +188,16 @@ class Method(nn.Module):
             if blueprint_of(network) == blueprint_of(built[0]):
                 load(network)
 
+    def learn_from(self, teacher: nn.Module) -> None:
+        """Take the trained model that the setting ``teacher`` names, where settings are ``taught``.
+
+        It is no part of the method's state: whoever trains gives the same one again.
+
+        Args:
+            teacher: ``(B, C, *spatial)`` in, logits or logarithms of probabilities out.
+        """
+        raise NotImplementedError
+
     def check_networks(self) -> list[str]:
         """Return why the method cannot work with the networks it made, in plain words.
 

@@ -86,6 +86,7 @@ for _name, _class in {
     "anatomical": "Anatomical",
     "bcp": "BCP",
     "cps": "CPS",
+    "distill": "Distill",
     "fixmatch": "FixMatch",
     "mean_teacher": "MeanTeacher",
     "pseudo_supervisor": "PseudoSupervisor",

@@ -19,6 +19,9 @@ Mixing = Literal["none", "cutmix"]
 PublishedBox = Literal["rectangle", "centred"]
 """Boxes of published codes, see :func:`medssl.ops.perturb.published_boxes_of_the_next`."""
 
+Divergence = Literal["js", "kl"]
+"""Of two predictions, see :func:`medssl.ops.distillation.divergence`."""
+
 Deviation = Literal["squared", "apart", "abs", "entropy"]
 Reduction = Literal["per_class", "sum", "mean", "max"]
 Weighting = Literal["exp", "threshold", "none"]

@@ -20,7 +20,7 @@ from medssl.recipe.contradictions import idle_settings, refuse_contradictions, s
 from medssl.recipe.find import find_recipe
 from medssl.recipe.inherit import BASE, is_of_a_run, laid_over, read_recipe
 from medssl.recipe.method import Recorded, open_record, resolve_method
-from medssl.recipe.paths import locate, locate_init, refuse_no_data
+from medssl.recipe.paths import locate, locate_init, locate_teacher, refuse_no_data
 from medssl.settings.recipe import Recipe
 from medssl.settings.spec import DataSpec
 from medssl.settings.specs import check_spec, load_spec
@@ -108,6 +108,7 @@ def load_recipe(name_or_path: AnyPath, overrides: Sequence[str] = ()) -> LoadedR
     located_paths = {
         "data": locate(loaded.recipe.data, lines, path),
         "network": locate_init(loaded.recipe.network, lines, path),
+        "method": locate_teacher(loaded.recipe.method, lines, path),
     }
     return replace(loaded, recipe=loaded.recipe.model_copy(update=located_paths))
 

@@ -14,7 +14,14 @@ from pathlib import Path
 
 from medssl.data.datasets.patient_table import is_table
 from medssl.errors import MedSSLError
-from medssl.settings.recipe import DataSettings, NetworkSettings, Selection, SplitFile
+from medssl.methods.registry import get_settings
+from medssl.settings.recipe import (
+    DataSettings,
+    MethodSection,
+    NetworkSettings,
+    Selection,
+    SplitFile,
+)
 from medssl.settings.yaml_file import Lines
 
 PHANTOM = "phantom"
@@ -71,6 +78,15 @@ def locate_init(network: NetworkSettings, lines: Lines, path: Path) -> NetworkSe
         return network
     bases = _bases(("network", "init"), lines, path)
     return network.model_copy(update={"init": _found(network.given, bases)})
+
+
+def locate_teacher(section: MethodSection, lines: Lines, path: Path) -> MethodSection:
+    """Return a method's section with the place of its trained teacher as an absolute path."""
+    teacher = section.settings.get("teacher")
+    if not teacher or not get_settings(section.name).taught:
+        return section
+    bases = _bases(("method", "teacher"), lines, path)
+    return section.model_copy(update={"teacher": _found(str(teacher), bases)})
 
 
 def _bases(key: tuple[str, str], lines: Lines, path: Path) -> list[Path]:

@@ -13,6 +13,8 @@ from medssl.runs.lineage import CROSSVAL, INIT
 Kind = Literal["run", "bundle", "file"]
 STARTED_FROM = "init"
 """Key of a run's manifest: what weights it started from."""
+TAUGHT_BY = "teacher"
+"""Key of a run's manifest: which trained model taught it."""
 FILES = (".pt", ".pth", ".ckpt", ".bin", ".model")
 
 

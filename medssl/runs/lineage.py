@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from medssl.errors import MedSSLError
 from medssl.files import write_json
+from medssl.methods.registry import get_settings
 from medssl.recipe.load import load_recipe
 from medssl.runs.folder import RunFolder
 from medssl.settings.recipe import Recipe
@@ -34,6 +35,7 @@ FORMAT = 1
 CROSSVAL = "crossval.json"
 """Marks the folder of a cross-validation, whose folds together saw all its labels."""
 ANCESTORS, ROI, INIT = "data.ancestors", "data.roi", "network.init"
+TEACHER = "method.teacher"
 """Keys of a recipe that name what a run starts from."""
 PREDICTIONS = "predictions.json"
 """The record beside predictions, which names the run that made them."""
@@ -172,10 +174,22 @@ def sources_of(recipe: Recipe) -> list[tuple[str, str]]:
         found.append((INIT, recipe.network.given))
     if recipe.data.roi is not None:
         found.append((ROI, recipe.data.roi.run))
+    if (teacher := teacher_of(recipe)) is not None:
+        found.append((TEACHER, teacher))
     for name, stage in recipe.training.stages.items():
         if stage.reuse:
             found.append((f"training.stages.{name}.reuse", stage.reuse))
     return found
+
+
+def teacher_of(recipe: Recipe) -> str | None:
+    """Return the trained model that a method learns from, if it is such a method and one is named.
+
+    Other methods may have a setting of that name.
+    """
+    if not get_settings(recipe.method.name).taught:
+        return None
+    return str(recipe.method.settings.get("teacher") or "") or None
 
 
 def read_ancestor(how: str, path: Path, *, depth: int = 0) -> Lineage:

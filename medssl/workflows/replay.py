@@ -31,6 +31,7 @@ from medssl.training.compute import Compute
 from medssl.training.prepare import TrainingData, prepare_cases
 from medssl.training.regions import open_regions
 from medssl.training.setup import make_samplers, patch_settings
+from medssl.workflows.teaching import taught_by
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,8 @@ def replay(
     finder = open_regions(loaded, folder, plan, compute, display)
     labels = plan.dataset.labels
     method = create_method(loaded.recipe, loaded.settings, labels=labels, **plan.sizes).to(where)
+    if loaded.settings.taught:
+        method.learn_from(taught_by(folder, loaded, plan).to(where))
     data = prepare_cases(loaded, plan, display, finder=finder)
     saved, path, _ = load_newest(
         (folder.last, folder.previous), map_location=where, method=loaded.recipe.method.name

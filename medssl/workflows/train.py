@@ -15,12 +15,14 @@ from medssl.ranks import place
 from medssl.recipe.load import LoadedRecipe, load_recipe
 from medssl.runs.folder import RunFolder, free_run_path
 from medssl.runs.given_weights import find_weights
-from medssl.runs.lineage import lineage_of
+from medssl.runs.lineage import lineage_of, teacher_of
 from medssl.runs.log import remembered
 from medssl.runs.resume import is_finished
 from medssl.runs.seen import refuse_seen, who_was_seen
+from medssl.workflows.teaching import find_teacher, open_teacher
 
 if TYPE_CHECKING:
+    from medssl.settings.recipe import Recipe
     from medssl.training.cases import CasePlan
 
 
@@ -152,6 +154,7 @@ def order_of(asked: Asked, display: Display) -> TrainingOrder:
     finished = resume and is_finished(run, loaded)
     if not resume and loaded.recipe.network.given is not None:
         find_weights(Path(loaded.recipe.network.given))
+    find_teacher(loaded)
     plan = plan_cases(loaded, display, verify_cache=asked.verify_cache)
     if not resume:
         refuse_seen_patients(loaded, plan)
@@ -181,19 +184,26 @@ def refuse_seen_patients(loaded: LoadedRecipe, plan: CasePlan) -> None:
         refuse_seen(seen, split, where=loaded.source)
 
 
-def check_init(loaded: LoadedRecipe, plan: CasePlan) -> None:
-    """Refuse weights to start from that do not fit; loads PyTorch and the weights.
+def starts_with(recipe: Recipe) -> tuple[str | None, str | None]:
+    """Return the weights that a recipe starts from, and the model that teaches it."""
+    return recipe.network.given, teacher_of(recipe)
+
+
+def check_start(loaded: LoadedRecipe, plan: CasePlan) -> None:
+    """Refuse weights to start from, or a teacher, that do not fit; loads PyTorch and the weights.
 
     Raises:
-        MedSSLError: they cannot be read, or do not fit the recipe's network.
+        MedSSLError: they cannot be read, or do not fit the recipe.
     """
     from medssl.models.create import create_method
     from medssl.models.warm_start import warm_start
 
-    assert loaded.recipe.network.given is not None
-    labels = plan.dataset.labels
-    method = create_method(loaded.recipe, loaded.settings, labels=labels, **plan.sizes)
-    warm_start(method, loaded.recipe.network.given, labels, lambda _: None)
+    labels, given = plan.dataset.labels, loaded.recipe.network.given
+    if given is not None:
+        method = create_method(loaded.recipe, loaded.settings, labels=labels, **plan.sizes)
+        warm_start(method, given, labels, lambda _: None)
+    if find_teacher(loaded) is not None:
+        open_teacher(loaded, plan, lambda _: None)
 
 
 def spaced_as(loaded: LoadedRecipe, run: RunFolder) -> LoadedRecipe:

@@ -29,7 +29,7 @@ from medssl.reports.preview import write_previews
 from medssl.runs.changes import FILES, Continuation
 from medssl.runs.checkpoint import is_whole
 from medssl.runs.folder import STATUS_FINISHED, RunFolder, environment
-from medssl.runs.given_weights import STARTED_FROM
+from medssl.runs.given_weights import STARTED_FROM, TAUGHT_BY
 from medssl.runs.lineage import lineage_of, write_lineage
 from medssl.runs.lock import only_writer
 from medssl.runs.privacy import Redactor
@@ -45,6 +45,7 @@ from medssl.training.regions import open_regions
 from medssl.training.setup import make_feed
 from medssl.training.validation import make_validation
 from medssl.workflows.evaluate import evaluate_run
+from medssl.workflows.teaching import open_teacher, refuse_another_teacher
 from medssl.workflows.train import Asked, TrainingOrder, TrainResult, order_of
 
 logger = logging.getLogger(__name__)
@@ -97,14 +98,14 @@ def train_run(
     method = create_method(loaded.recipe, loaded.settings, labels=labels, **plan.sizes)
     for warning in method.warn_networks():
         this.display.say(f"warning: {warning}")
-    init = _start_warm(this, method)
+    start = _start_warm(this, method) | _find_teacher(this, method)
     data = prepare_cases(loaded, plan, this.display, finder=regions, world=compute.world)
     this = replace(this, plan=data.plan)  # without copies
     with compute.world.together():
         if this.resume:
             check_same_cases(run, split_hash(data.plan.splits))
     _begin(this, data, method, held)
-    run.write_manifest(**init)
+    run.write_manifest(**start)
     with (
         recorded(run, compute.device),
         memory_explained(loaded, compute.device, compute.precision, **plan.sizes),
@@ -173,6 +174,25 @@ def _start_warm(this: _Resolved, method: Method) -> dict[str, Any]:
                 fix="train into another --output",
             )
     return {STARTED_FROM: record}
+
+
+def _find_teacher(this: _Resolved, method: Method) -> dict[str, Any]:
+    """Give a method the trained model that it learns from.
+
+    Returns:
+        What is added to the manifest.
+
+    Raises:
+        MedSSLError: it does not suit, or is not the one that the run was begun with.
+    """
+    if not this.loaded.settings.taught:
+        return {}
+    with this.compute.world.together():
+        teacher, record = open_teacher(this.loaded, this.plan, this.display.say)
+        if this.resume:
+            refuse_another_teacher(this.run, record)
+    method.learn_from(teacher)
+    return {TAUGHT_BY: record}
 
 
 def _begin(this: _Resolved, data: TrainingData, method: Method, held: ExitStack) -> None:

@@ -217,6 +217,10 @@ def test_weights_to_start_from_are_those_of_the_same_fold_for_method_and_twin(
     for run in second.runs:
         assert run.loaded.recipe.network.init == str(first / f"fold_{run.fold}")
     assert len({run.method for run in second.runs}) == 2
+    taught = planned(recipe, tmp_path / "third", f"method={{name: distill, teacher: {first}}}")
+    for run in taught.runs:
+        own = str(first / f"fold_{run.fold}") if run.method == "distill" else None
+        assert run.loaded.recipe.method.settings.get("teacher") == own
     record["folds"][0][0], record["folds"][0][1] = record["folds"][0][1], record["folds"][0][0]
     (first / "crossval.json").write_text(json.dumps(record))
     with pytest.raises(MedSSLError, match=r"network.init names a cross-validation of other folds"):
@@ -232,6 +236,9 @@ def test_a_start_or_labels_from_a_run_that_saw_the_patients_are_refused(
     out = tmp_path / "out"
     with pytest.raises(MedSSLError, match=rf"{patient} \(by network.init: .*saw\)"):
         medssl.crossval(recipe, output=out, overrides=[f"network.init={saw.path}"])
+    taught = f"method={{name: distill, teacher: {saw.path}}}"
+    with pytest.raises(MedSSLError, match=rf"{patient} \(by method.teacher: .*saw\)"):
+        medssl.crossval(recipe, output=out, overrides=[taught])
     data = tmp_path / "data"
     shutil.copytree(recipe.parent / "data", data)
     models = {"k": {"model": str(saw.path)}}

@@ -44,6 +44,12 @@ COUNTED: list[tuple[str, str, dict[str, Any]]] = [
         TEACHER | {"mask_ratio": 0.4, "weight_gt": 3.0, "weight_pseudo": 3.0, "dice_smooth": 0.5},
     ),
     ("cps", "train", RAMP | {"labeled_weight": 3.0, "cross_weight": 3.0}),
+    (
+        "distill",
+        "train",
+        {"temperature": 3.0, "divergence_weight": 3.0, "dice_weight": 3.0}
+        | {"labeled_weight": 3.0, "labels_from": 0.5},
+    ),
     ("fixmatch", "train", TEACHER | RAMP | {"threshold": 0.4, "unlabeled_weight": 3.0}),
     ("mean_teacher", "train", TEACHER | CONSISTENCY | RAMP),
     ("pseudo_supervisor", "train", TEACHER | RAMP | {"unlabeled_weight": 3.0, "virtual_lr": 0.5}),

@@ -76,7 +76,11 @@ difference over seeds 0 to 5, and the range of the seeds. Each must stay above `
 TOLERANCE = 0.03
 CLEAR = ("bcp", "cps", "pseudo_supervisor", "self_training", "umct")
 """Methods that gain so much that two seeds and ``FEWER`` iterations show it."""
-METHODS = [name for name in list_methods() if get_settings(name).uses_unlabeled]
+METHODS = [
+    name
+    for name in list_methods()
+    if get_settings(name).uses_unlabeled and not get_settings(name).taught
+]
 
 
 # ------------------------------------------------------------------------------------ images

@@ -19,7 +19,7 @@ from torch import nn
 
 import medssl
 from medssl.errors import MedSSLError
-from medssl.methods.registry import list_methods
+from medssl.methods.registry import get_settings, list_methods
 from medssl.networks import whole_batch
 from medssl.networks.whole_batch import Rows, prepare, seeing
 from medssl.ranks import place
@@ -88,6 +88,8 @@ def recipe_of(folder: Path, method: str, **training: Any) -> dict[str, Any]:
     }
     recipe["data"] |= {"labeled": 4, "validation": 2, "test": 0}
     recipe["training"] |= {"log_every": 1, "unlabeled_batch": 3, "iterations": 6, **training}
+    if get_settings(method).taught:
+        recipe["method"]["teacher"] = str(folder / "alone-bcp")  # trained before
     if method == "umct":
         recipe["method"] |= {"views": 3, "allow_anisotropic": True}
         recipe["training"]["patch"] = [8, 8, 8]

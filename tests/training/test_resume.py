@@ -21,7 +21,7 @@ from helpers import crash_after, same_bits, small_recipe, write_dataset, write_r
 import medssl
 from medssl import cli
 from medssl.errors import Stopped
-from medssl.methods.registry import list_methods
+from medssl.methods.registry import get_settings, list_methods
 from medssl.runs.checkpoint import load_checkpoint
 from medssl.training.engine import Engine
 
@@ -40,7 +40,12 @@ NEEDS: dict[str, dict[str, Any]] = {
 
 def recipe_file(world: tuple[Path, Path], folder: Path, name: str, **changes: Any) -> Path:
     """Write a recipe that ends with its training; evaluation follows only if a test says so."""
-    plain = {"method": {"name": name}, "evaluation": {"splits": []}}
+    plain: dict[str, Any] = {"method": {"name": name}, "evaluation": {"splits": []}}
+    if get_settings(name).taught:
+        teacher = world[1].parent / "teacher"
+        if not teacher.exists():
+            medssl.train(recipe_file(world, folder, "supervised"), output=teacher)
+        plain["method"]["teacher"] = str(teacher)
     changes = {**NEEDS.get(name, {}), **plain, **changes}
     return write_recipe(folder / f"{name}.yaml", small_recipe(*world, **changes))
 
