@@ -74,3 +74,8 @@ def plan(
         out.print(f"warning: {warning}")
     verb = "train" if result.folds is None else "crossval"
     out.print(f"next: read it, then  {command(verb, output)}")
+    if result.folds is not None:
+        # Measured ahead of the folds' own ensemble at equal cost: docs/crossval.md.
+        seed = f"{command('train', output)} --set seed=1 --output RUN1"
+        out.print(f"then, for new scans: {result.folds} seeds of all labels, {seed} and so on,")
+        out.print("predict together:  medssl predict RUN1 IMAGES --ensemble RUN2 ... --output DIR")

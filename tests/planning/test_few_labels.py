@@ -96,7 +96,10 @@ def test_a_plan_for_nine_patients_as_typed(
     output = tmp_path / "a.yaml"
     command = ["plan", str(scans), "--method", "bcp", "--device", "cpu", "-o", str(output)]
     assert cli.run([*command, "--minutes", "30"]) == 0
-    assert f"medssl crossval {output}" in " ".join(capsys.readouterr().out.split())
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"medssl crossval {output}" in said
+    # At equal cost seeds of all labels are ahead of the folds: docs/crossval.md.
+    assert f"seeds of all labels, medssl train {output} --set seed=1" in said
     text = output.read_text()
     recipe = yaml.safe_load(text)
     assert (recipe["data"]["test"], recipe["data"]["validation"]) == (0, 0)
