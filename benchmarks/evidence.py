@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from development import CASES, development_settings
+from development import development_settings
 from harness import ROOT
 
 import medssl
