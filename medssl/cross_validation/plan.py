@@ -124,6 +124,12 @@ def plan_crossval(
         )
     if settings.repeats < 1:
         raise MedSSLError(f"{settings.repeats} repeats", where="--repeats", fix="give 1 or more")
+    if not loaded.settings.segments:
+        raise MedSSLError(
+            f"{own.method.name} predicts nothing that could be cross-validated",
+            where=loaded.source,
+            fix="train it, and cross-validate a recipe that starts from its run (--init RUN)",
+        )
     dealt = deal(loaded, settings.folds, repeats=settings.repeats, display=display)
     folder = Path("runs") / f"{own.name}-crossval" if output is None else Path(output)
     if RunFolder(folder).recipe.is_file():

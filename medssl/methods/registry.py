@@ -88,6 +88,7 @@ for _name, _class in {
     "cps": "CPS",
     "distill": "Distill",
     "fixmatch": "FixMatch",
+    "masked_pretraining": "MaskedPretraining",
     "mean_teacher": "MeanTeacher",
     "pseudo_supervisor": "PseudoSupervisor",
     "rail": "Rail",

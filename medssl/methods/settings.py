@@ -83,6 +83,8 @@ class MethodSettings(Strict):
         plan_hints: what a planned recipe needs to know of the method.
         contract: settings that a contract is held to and that use all parts of the method between
             them; by default every preset and variant.
+        segments: False for a method that learns images alone: its run predicts nothing, and others
+            start from it.
         taught: its setting ``teacher`` names a trained run, cross-validation or bundle, which is
             given to :meth:`medssl.methods.base.Method.learn_from`.
         scales: its losses take a network's outputs of several scales (deep supervision); preset
@@ -98,6 +100,7 @@ class MethodSettings(Strict):
     before: ClassVar[Mapping[str, Any]] = {}
     plan_hints: ClassVar[PlanHints] = PlanHints()
     contract: ClassVar[tuple[Mapping[str, Any], ...]] = ()
+    segments: ClassVar[bool] = True
     taught: ClassVar[bool] = False
     scales: ClassVar[bool] = False
 

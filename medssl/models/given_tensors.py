@@ -79,7 +79,8 @@ def _predicting(source: WeightSource) -> tuple[nn.Module, LabelMap]:
     load_weights(method, state["method_state"], source.file)
     predictor = method.predictor()
     network = next((m for m in predictor.modules() if blueprint_of(m) is not None), predictor)
-    return network, labels
+    # Outputs of a pretext are no classes, however many there are.
+    return network, labels if loaded.settings.segments else LabelMap((0,), ("background",))
 
 
 def _read(file: Path) -> Any:

@@ -125,6 +125,12 @@ def _load(path: Path, settings: PredictSettings) -> LoadedRun:
     """Load a run's predictor; see :func:`load_run`."""
     folder = open_run(path)
     loaded = load_recipe(folder.recipe)
+    if not loaded.settings.segments:
+        raise MedSSLError(
+            f"the run predicts nothing: {loaded.recipe.method.name} learned images alone",
+            where=path,
+            fix=f"start a training from it: medssl train RECIPE --init {path}",
+        )
     inference = settings.chosen(loaded.recipe.inference)
     recipe = loaded.recipe.model_copy(update={"inference": inference})
     label_map, channels = trained_on(folder)

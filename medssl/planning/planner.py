@@ -245,7 +245,8 @@ def _first_draft(
     except MedSSLError as error:
         others = []
         for name in list_methods():
-            if name == order.method:
+            kind = get_settings(name)
+            if name == order.method or kind.taught or not kind.segments:
                 continue
             other = replace(order, method=name)
             try:

@@ -109,15 +109,16 @@ def lineage_of(
         MedSSLError: an image cannot be read, or the record of an ancestor is damaged.
     """
     trained = (*splits.labeled, *splits.unlabeled)
-    chosen = (*splits.labeled, *splits.validation)
+    segments = get_settings(recipe.method.name).segments
+    chosen = (*splits.labeled, *splits.validation) if segments else ()
     images: dict[str, tuple[str, ...]] = {}
     for case in sorted(trained, key=lambda c: c.id):
         own = voxel_hashes(case, contents)
         images[case.patient] = (*images.get(case.patient, ()), *own)
     return Lineage(
         dataset=dataset.name,
-        labels=_patients(splits.labeled),
-        selection=_patients(splits.validation),
+        labels=_patients(splits.labeled if segments else ()),
+        selection=_patients(splits.validation if segments else ()),
         images=images,
         ancestors=tuple(
             read_ancestor(how, Path(path))

@@ -82,7 +82,10 @@ def prepare_cases(
     labeled = tuple(cached[c.id] for c in splits.labeled)
     unlabeled = tuple(cached[c.id] for c in splits.unlabeled)
     if loaded.settings.uses_unlabeled:
-        unlabeled += _partly_annotated(labeled, plan.dataset, display)
+        if not loaded.settings.segments:
+            unlabeled += _images_of(labeled)
+        else:
+            unlabeled += _images_of(_partly_annotated(labeled, plan.dataset, display))
         if not unlabeled:
             raise MedSSLError(
                 "the method learns from unlabeled images but there are none: every label is "
@@ -125,7 +128,7 @@ def _fingerprint(
 def _partly_annotated(
     labeled: Sequence[CachedCase], dataset: Dataset, display: Display
 ) -> tuple[CachedCase, ...]:
-    """Return the labeled cases with voxels that nobody annotated, without their labels.
+    """Return the labeled cases with voxels that nobody annotated.
 
     What is not annotated of them is unlabeled data like any other.
     """
@@ -137,7 +140,12 @@ def _partly_annotated(
             f"note: {len(partly)} labeled cases are annotated in part; their images also serve as "
             "unlabeled ones"
         )
-    return tuple(replace(case, label=None, class_indices={}) for case in partly)
+    return tuple(partly)
+
+
+def _images_of(cases: Sequence[CachedCase]) -> tuple[CachedCase, ...]:
+    """Return cases without their labels."""
+    return tuple(replace(case, label=None, class_indices={}) for case in cases)
 
 
 def _check_patch(training: TrainingSettings, spec: DataSpec, data: TrainingData) -> None:

@@ -14,7 +14,7 @@ from medssl.progress import Display
 from medssl.ranks import place
 from medssl.recipe.load import LoadedRecipe, load_recipe
 from medssl.runs.folder import RunFolder, free_run_path
-from medssl.runs.given_weights import find_weights
+from medssl.runs.given_weights import WeightSource, find_weights
 from medssl.runs.lineage import lineage_of, teacher_of
 from medssl.runs.log import remembered
 from medssl.runs.resume import is_finished
@@ -153,7 +153,7 @@ def order_of(asked: Asked, display: Display) -> TrainingOrder:
     loaded = spaced_as(loaded, run) if resume else with_spacing(loaded, display)
     finished = resume and is_finished(run, loaded)
     if not resume and loaded.recipe.network.given is not None:
-        find_weights(Path(loaded.recipe.network.given))
+        check_pretraining(loaded, find_weights(Path(loaded.recipe.network.given)))
     find_teacher(loaded)
     plan = plan_cases(loaded, display, verify_cache=asked.verify_cache)
     if not resume:
@@ -189,6 +189,27 @@ def starts_with(recipe: Recipe) -> tuple[str | None, str | None]:
     return recipe.network.given, teacher_of(recipe)
 
 
+def check_pretraining(loaded: LoadedRecipe, source: WeightSource) -> None:
+    """Refuse weights that were pre-trained on other images than the recipe's.
+
+    Raises:
+        MedSSLError: another voxel size or modality.
+    """
+    if source.kind != "run":
+        return
+    before = load_recipe(RunFolder(source.path).recipe)
+    if before.settings.segments:
+        return
+    for key in ("modality", "spacing"):
+        there, here = getattr(before.recipe.spec, key), getattr(loaded.recipe.spec, key)
+        if here not in (there, "median"):
+            raise MedSSLError(
+                f"network.init: its spec.{key} is {there!r}, not {here!r}",
+                where=source.path,
+                fix="pre-train with the data spec of the recipe that starts from it",
+            )
+
+
 def check_start(loaded: LoadedRecipe, plan: CasePlan) -> None:
     """Refuse weights to start from, or a teacher, that do not fit; loads PyTorch and the weights.
 
@@ -200,6 +221,7 @@ def check_start(loaded: LoadedRecipe, plan: CasePlan) -> None:
 
     labels, given = plan.dataset.labels, loaded.recipe.network.given
     if given is not None:
+        check_pretraining(loaded, find_weights(Path(given)))
         method = create_method(loaded.recipe, loaded.settings, labels=labels, **plan.sizes)
         warm_start(method, given, labels, lambda _: None)
     if find_teacher(loaded) is not None:

@@ -242,7 +242,7 @@ def _set_up(this: _Resolved, data: TrainingData, method: Method) -> Engine:
         method,
         recipe,
         make_feed(recipe, data, compute, this.display, views=views, step_bytes=need),
-        validation=make_validation(recipe, data, compute),
+        validation=make_validation(recipe, data, compute) if loaded.settings.segments else None,
         run=this.run,
         compute=compute,
         display=this.display,
@@ -271,6 +271,9 @@ def _announce(this: _Resolved) -> None:
 def _evaluate_splits(this: _Resolved) -> dict[str, dict[str, Any]]:
     """Evaluate what the recipe asks for; under the literature's protocol both checkpoints."""
     run, recipe = this.run, this.loaded.recipe
+    if not this.loaded.settings.segments:
+        this.display.say(f"next: medssl train RECIPE --init {run.path}")
+        return {}
     evaluate = partial(
         evaluate_run,
         run.path,

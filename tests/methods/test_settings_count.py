@@ -51,6 +51,7 @@ COUNTED: list[tuple[str, str, dict[str, Any]]] = [
         | {"labeled_weight": 3.0, "labels_from": 0.5},
     ),
     ("fixmatch", "train", TEACHER | RAMP | {"threshold": 0.4, "unlabeled_weight": 3.0}),
+    ("masked_pretraining", "train", {"mask_share": 0.3}),
     ("mean_teacher", "train", TEACHER | CONSISTENCY | RAMP),
     ("pseudo_supervisor", "train", TEACHER | RAMP | {"unlabeled_weight": 3.0, "virtual_lr": 0.5}),
     (
@@ -81,6 +82,8 @@ ELSEWHERE = {
     # What the policy learns with, see test_policy_memory; only with ``weight: hard``.
     *("buffer", "buffer_patches", "measure_every", "reward_patches", "policy_lr", "alpha", "gamma"),
     *("entropy", "floor", "policy_clip", "threshold"),
+    # Of the other pretext, see test_masked_pretraining.
+    "min_edge",
     # Parts of self_training that are off here, see test_self_training.
     *("slow_decay", "reliability", "views"),
 }

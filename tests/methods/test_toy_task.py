@@ -79,7 +79,9 @@ CLEAR = ("bcp", "cps", "pseudo_supervisor", "self_training", "umct")
 METHODS = [
     name
     for name in list_methods()
-    if get_settings(name).uses_unlabeled and not get_settings(name).taught
+    if get_settings(name).uses_unlabeled
+    and get_settings(name).segments
+    and not get_settings(name).taught
 ]
 
 
