@@ -37,7 +37,7 @@ STATUS_RUNNING, STATUS_FINISHED, STATUS_STOPPED, STATUS_FAILED = (
 
 
 WRITABLE = "choose a writable folder with --output"
-TELLING = ("dataset", "command", "error", "sessions", "changes", "left_out", "init")
+TELLING = ("dataset", "command", "error", "sessions", "changes", "left_out", "init", "teacher")
 """Keys of the manifest whose text may name a patient."""
 
 
