@@ -31,113 +31,18 @@ interleaved with the others. ``corrected`` (default) differs:
   * EMA decay 0.99 with warm-up, which suits a few thousand iterations.
 ``normalize: kept`` divides by the counted voxels instead; ``all`` scales Dice by the counted share
 too, so that both parts keep their proportion.
+
+The step is that of ``self_training``, which has the same as preset ``fixmatch``, bit for bit (there
+``corrected`` does not mix); here are the names by which recipes and runs know it.
 """
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
-from medssl.methods.base import Batch, Progress, StepOutput
 from medssl.methods.fixmatch_settings import FixMatchSettings
-from medssl.methods.student_teacher import StudentTeacher
-from medssl.ops.deep_supervision import Prediction, finest
-from medssl.ops.losses import IGNORE_INDEX, supervised_loss
-from medssl.ops.modes import set_mode
-from medssl.ops.perturb import View, mixing_of
-from medssl.ops.pseudo_labels import hard_labels, kept_shares
-from medssl.ops.ramps import share_ramp
-from medssl.ops.variants import LossName
+from medssl.methods.self_training import SelfTraining
 
 
-def confident_labels(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """Label a prediction and drop what it is not sure of.
-
-    Args:
-        logits: ``(B, C, *spatial)``.
-        threshold: least probability of the most probable class that counts.
-
-    Returns:
-        int64 ``(B, *spatial)`` with 255 where it does not count, and the confidence everywhere,
-        ``(B, *spatial)``.
-
-    Source: Sohn et al. 2020, section 2.2.
-    """
-    confidence, label = torch.softmax(logits.float(), dim=1).max(dim=1)
-    return torch.where(confidence >= threshold, label, IGNORE_INDEX), confidence
-
-
-def strong_view_loss(
-    logits: Prediction, target: Tensor, *, loss: LossName = "ce", normalize: str = "all"
-) -> Tensor:
-    """Compute the loss of the strong view on the voxels that count.
-
-    Args:
-        logits: the student's for the strong view, ``(B, C, *spatial)``.
-        target: ``(B, *spatial)``, 255 where the voxel does not count.
-        loss: ``ce`` or ``dice_ce``.
-        normalize: ``kept`` is the mean over the counted voxels; ``all`` multiplies it by their
-            share, which for cross-entropy is the sum over them divided by all voxels.
-
-    Source: Sohn et al. 2020, eq. 4.
-    """
-    value = supervised_loss(logits, target, loss=loss)
-    return value * (target != IGNORE_INDEX).float().mean() if normalize == "all" else value
-
-
-class FixMatch(StudentTeacher):
+class FixMatch(SelfTraining):
     """Weak-to-strong consistency on confident voxels."""
 
     Settings = FixMatchSettings
-    settings: FixMatchSettings
-
-    def unlabeled_weight(self, progress: Progress) -> float:
-        """Return the weight of the strong view's loss at an iteration."""
-        ramp = share_ramp(progress.iteration, progress.total, self.settings.ramp_fraction)
-        return self.settings.unlabeled_weight * ramp
-
-    def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
-        """Compute the supervised and the strong view's loss."""
-        labeled, unlabeled = batch.both()
-        (strong,) = unlabeled.views
-        settings, count = self.settings, len(labeled.image)
-        target, terms = self.pseudo_labels(unlabeled.image)
-        rng = progress.rng("mixing")
-        view = View(strong, target).each(mixing_of(settings.mixing, strong, rng))
-        set_mode(self.student, "train")
-        logits = self.student(torch.cat([labeled.image, view.image]))
-        supervised = supervised_loss(logits[:count], labeled.label, loss=settings.loss)
-        unsupervised = strong_view_loss(
-            logits[count:], view.label, loss=settings.loss, normalize=settings.normalize
-        )
-        with torch.no_grad():
-            right = hard_labels(finest(logits).detach()[count:]) == view.label
-            agree = right.sum() / (view.label != IGNORE_INDEX).sum().clamp(min=1)
-        weight = self.unlabeled_weight(progress)
-        return StepOutput(
-            supervised + weight * unsupervised,
-            {
-                "loss/labeled": supervised.detach(),
-                "loss/unlabeled": unsupervised.detach(),
-                "weight/unlabeled": torch.tensor(weight),
-                "pseudo/agreement": agree,
-                **terms,
-            },
-        )
-
-    @torch.no_grad()
-    def pseudo_labels(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Label the weak view ``(B, C, *spatial)``; 255 where the label does not count.
-
-        A student in train mode updates its BatchNorm statistics here, on patches that it does not
-        otherwise see, as it does in the paper.
-
-        Returns:
-            Class indices ``(B, *spatial)``, and the shares to log: of all voxels that count, of
-            those predicted as foreground that count, and the mean confidence.
-        """
-        network = self.teacher if self.settings.labels_from == "teacher" else self.student
-        set_mode(network, self.settings.label_mode)
-        logits = network(image)
-        target, confidence = confident_labels(logits, self.settings.threshold)
-        return target, {**kept_shares(logits, target), "pseudo/confidence": confidence.mean()}

@@ -19,7 +19,7 @@ Presets (``medssl methods self_training`` shows their values):
   * ``mixed`` (default): an averaged teacher, threshold 0.7, weak views with boxes of each other,
     then pasted into labeled patches and these into them. On hippocampus with 4 labels one stage of
     it was as good as BCP's two (0.813 and 0.811), and +0.014 [0.007, 0.022] above labels alone;
-  * ``fixmatch``: as method ``fixmatch`` without mixing, bit for bit, in both variants;
+  * ``fixmatch``: method ``fixmatch`` without mixing, in both variants;
   * ``uda``: sharpened probabilities; ``unimatch``: two strong views, each with boxes of its own;
   * ``dual_teacher``: AD-MT, two averages that follow the student in turns, each with its own view;
   * ``hssda``: two levels per class by 2-means, blocks of a patch shuffled;
@@ -45,15 +45,20 @@ rule alone, ``consistent_teacher``.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
-from medssl.methods.base import Batch, LabeledBatch, Method, NetworkBuilder, Progress, StepOutput
+from medssl.methods.base import Batch, LabeledBatch, NetworkBuilder, Progress, StepOutput
 from medssl.methods.self_training_memory import Memory
 from medssl.methods.self_training_settings import Kind, SelfTrainingSettings
+from medssl.methods.self_training_sure_settings import SureSettings
 from medssl.methods.self_training_teachers import Guess, decays, guess_of, settled, turn_of
 from medssl.methods.self_training_views import Shown, guess_loss, perturb, truth_loss
+from medssl.methods.settings import MethodSettings
 from medssl.methods.starting import Loader
+from medssl.methods.student_teacher import StudentTeacher
 from medssl.networks.ensemble import Ensemble
 from medssl.ops.deep_supervision import finest
 from medssl.ops.ema import copy_weights, ema_update, frozen_copy
@@ -64,34 +69,35 @@ from medssl.ops.pseudo_labels import hard_labels, kept_shares, sharpen
 from medssl.ops.ramps import share_ramp
 
 
-class SelfTraining(Method):
+class SelfTraining(StudentTeacher):
     """A student that learns from labels, and from what its averages guess."""
 
-    Settings = SelfTrainingSettings
-    settings: SelfTrainingSettings
+    Settings: ClassVar[type[MethodSettings]] = SelfTrainingSettings
+    settings: SureSettings
 
     def make_networks(self, build: NetworkBuilder) -> None:
         """Make the student; its averages start as copies of it."""
-        self.student = build()
-        self.teachers = nn.ModuleList(
-            frozen_copy(self.student) for _ in range(self.settings.averages)
-        )
-        self.memory = Memory(self.settings, self.num_classes)
+        super().make_networks(build)
+        self.parts = self.settings.parts
+        if self.parts.averages == 2:
+            self.second = frozen_copy(self.student)
+        self.memory = Memory(self.parts, self.num_classes)
+
+    @property
+    def teachers(self) -> list[nn.Module]:
+        """The averages of the student."""
+        return [self.teacher, self.second] if self.parts.averages == 2 else [self.teacher]
 
     def start_from(self, load: Loader) -> None:
         """Load the student; its averages become its copies."""
-        load(self.student)
-        for teacher in self.teachers:
+        super().start_from(load)
+        for teacher in self.teachers[1:]:
             copy_weights(teacher, self.student)
-
-    def trainable(self, stage: str) -> dict[str, list[nn.Parameter]]:
-        """Optimize the student only."""
-        return {"student": list(self.student.parameters())}
 
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Guess, believe, perturb, predict, learn."""
         labeled, unlabeled = batch.both()
-        settings = self.settings
+        settings = self.parts
         guess = self.guess(unlabeled.image)
         weight = self.memory.believe(guess, self._checked(labeled))
         nowhere, soft = torch.zeros_like(guess.label, dtype=torch.bool), self._soft(guess)
@@ -117,59 +123,56 @@ class SelfTraining(Method):
 
     def guess(self, image: Tensor) -> Guess:
         """Label weak views ``(B, C, *spatial)``."""
-        student = self.settings.teacher == "student"
-        guess = guess_of(image, [self.student] if student else list(self.teachers), self.settings)
-        if self.settings.arbiter == "student" and guess.conflict is not None:
+        student = self.parts.teacher == "student"
+        guess = guess_of(image, [self.student] if student else self.teachers, self.parts)
+        if self.parts.arbiter == "student" and guess.conflict is not None:
             return settled(guess, image, self.student)
         return guess
 
     def _checked(self, labeled: LabeledBatch) -> tuple[Guess, Tensor] | None:
         """Return guesses of labeled patches with the truth, where the rule asks for them."""
         return (
-            (self.guess(labeled.image), labeled.label)
-            if self.settings.selection == "gate"
-            else None
+            (self.guess(labeled.image), labeled.label) if self.parts.selection == "gate" else None
         )
 
     def _soft(self, guess: Guess) -> Tensor | None:
         """Return the probabilities ``(B, K, *spatial)`` that the loss asks for."""
-        if not self.settings.needs_probabilities:
+        if not self.parts.needs_probabilities:
             return None
-        if self.settings.target == "sharpened":
-            return sharpen(guess.probs, self.settings.temperature)
+        if self.parts.target == "sharpened":
+            return sharpen(guess.probs, self.parts.temperature)
         return guess.probs
 
     def _seen(
         self, weak: Tensor, strong: tuple[Tensor, ...], progress: Progress
     ) -> tuple[Tensor, ...]:
         """Return the views ``(B, C, *spatial)`` of unlabeled patches that the student sees."""
-        shows_weak = self.settings.view == "weak" or self._second_turn(progress)
+        shows_weak = self.parts.view == "weak" or self._second_turn(progress)
         return (weak,) if shows_weak else strong
 
     def _kinds(self, progress: Progress) -> tuple[Kind, ...]:
         """Return how they are mixed."""
-        by_turn = self.settings.view == "by_turn"
-        return () if by_turn and not self._second_turn(progress) else self.settings.kinds
+        by_turn = self.parts.view == "by_turn"
+        return () if by_turn and not self._second_turn(progress) else self.parts.kinds
 
     def _second_turn(self, progress: Progress) -> bool:
-        by_turn = self.settings.view == "by_turn"
-        return by_turn and turn_of(self.settings, progress).active == 1
+        by_turn = self.parts.view == "by_turn"
+        return by_turn and turn_of(self.parts, progress).active == 1
 
     def averages(self, progress: Progress) -> dict[str, float]:
         """Return the modules that follow the student after an iteration, with their decay."""
-        return {f"teachers.{k}": decay for k, decay in decays(self.settings, progress).items()}
+        return decays(self.parts, progress)
 
     def after_step(self, progress: Progress) -> None:
         """Let the averages follow the student."""
         for name, decay in self.averages(progress).items():
             teacher = self.get_submodule(name)
-            ema_update(teacher, self.student, decay, buffers=self.settings.ema_buffers)
+            ema_update(teacher, self.student, decay, buffers=self.parts.ema_buffers)
 
     def predictor(self) -> nn.Module:
         """Return the student, its average, or the mean of both averages."""
-        if self.settings.predict_with == "student":
-            return self.student
-        return self.teachers[0] if len(self.teachers) == 1 else Ensemble(list(self.teachers))
+        two = self.parts.predict_with == "teacher" and self.parts.averages == 2
+        return Ensemble(self.teachers) if two else super().predictor()
 
 
 @torch.no_grad()

@@ -32,7 +32,8 @@ class Memory(nn.Module):
     """A histogram of confidence by class, and which voxels count by it.
 
     Buffers:
-        confidence: ``(3, K, 64)``: of all guesses, and of right and wrong ones on labeled patches.
+        confidence: ``(3, K, 64)``: of all guesses, and of right and wrong ones on labeled patches;
+            only of rules that look at it.
     """
 
     confidence: Tensor
@@ -40,7 +41,9 @@ class Memory(nn.Module):
     def __init__(self, settings: SelfTrainingSettings, classes: int) -> None:
         super().__init__()
         self.settings = settings
-        self.register_buffer("confidence", torch.zeros(3, classes, BINS))
+        self.classes = classes
+        if settings.selection not in CONSTANT:
+            self.register_buffer("confidence", torch.zeros(3, classes, BINS))
 
     @torch.no_grad()
     def believe(self, guess: Guess, checked: tuple[Guess, Tensor] | None) -> Tensor:
@@ -59,20 +62,24 @@ class Memory(nn.Module):
     def _remember(self, guess: Guess, checked: tuple[Guess, Tensor] | None) -> None:
         if self.settings.selection in CONSTANT:
             return
-        classes = self.confidence.shape[1]
-        new = [class_histogram(guess.confidence, guess.label, classes)]
+        new = [class_histogram(guess.confidence, guess.label, self.classes)]
         if checked is not None:
             known, truth = checked
             right = torch.where(truth == known.label, known.label, 255)
             wrong = torch.where((truth == known.label) | (truth == 255), 255, known.label)
-            new += [class_histogram(known.confidence, each, classes) for each in (right, wrong)]
+            new += [
+                class_histogram(known.confidence, each, self.classes) for each in (right, wrong)
+            ]
         old = self.confidence[: len(new)]
         old.copy_(remembered(old, torch.stack(new), self.settings.memory_decay))
 
     def _selected(self, guess: Guess) -> Tensor:
-        settings, every = self.settings, self.confidence[0]
+        settings = self.settings
         if settings.selection == "none":
             return torch.ones_like(guess.confidence)
+        if settings.selection in CONSTANT:
+            return (guess.confidence >= settings.threshold).float()
+        every, right, wrong = self.confidence
         if settings.selection == "softmatch":
             whole = every.sum(0)
             return normal_weight(guess.confidence, mean_of(whole), variance_of(whole))
@@ -82,13 +89,9 @@ class Memory(nn.Module):
             levels = two_means(every)
         elif settings.selection == "gmm":
             levels = (gmm_peak if settings.gmm_at == "peak" else gmm_valley)(every)
-        elif settings.selection == "gate":
-            _, right, wrong = self.confidence
-            levels = reliable_threshold(right, wrong, settings.reliability)
         else:
-            levels = torch.full_like(every[:, :2], settings.threshold)
-        levels = levels_or(levels, settings.threshold)
-        return voxel_weight(guess.confidence, guess.label, levels)
+            levels = reliable_threshold(right, wrong, settings.reliability)
+        return voxel_weight(guess.confidence, guess.label, levels_or(levels, settings.threshold))
 
     def _factors(self, guess: Guess) -> Tensor:
         settings = self.settings

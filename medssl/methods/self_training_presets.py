@@ -5,7 +5,8 @@ What a row leaves out is as in preset ``mixed``, which are the defaults of the s
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from medssl.methods.settings import Tables
 
@@ -23,18 +24,19 @@ PresetName = Literal[
     "soft_teacher",
 ]
 
+FIXMATCH: Mapping[str, Any] = {
+    "threshold": 0.95,
+    "loss": "ce",
+    "ramp_fraction": 0.0,
+    "ema_decay": 0.999,
+    "ema_warmup": False,
+    "ema_buffers": "copy",
+}
+"""Values of FixMatch's paper that have the same names in method ``fixmatch``."""
+
 PRESETS: Tables = {
     "fixmatch": {"view": "strong", "mixing": ()},
-    "fixmatch/official": {
-        "teacher": "student",
-        "teacher_mode": "train",
-        "threshold": 0.95,
-        "loss": "ce",
-        "ramp_fraction": 0.0,
-        "ema_decay": 0.999,
-        "ema_warmup": False,
-        "ema_buffers": "copy",
-    },
+    "fixmatch/official": {"teacher": "student", "teacher_mode": "train", **FIXMATCH},
     "uda": {
         "threshold": 0.8,
         "view": "strong",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator
 
@@ -19,8 +19,9 @@ from medssl.methods.fields import (
 )
 from medssl.methods.plan_hints import PlanHints
 from medssl.methods.self_training_presets import PRESETS, PresetName
-from medssl.methods.settings import AverageSettings, Sections, Tables
-from medssl.ops.variants import LossName, PublishedBox
+from medssl.methods.self_training_sure_settings import SureSettings
+from medssl.methods.settings import Sections, Tables
+from medssl.ops.variants import PublishedBox
 
 Rule = Literal["fixed", "adaptive", "softmatch", "gmm", "two_level", "gate", "agreement", "none"]
 Factor = Literal["confidence", "boundary", "soft_background"]
@@ -41,7 +42,7 @@ SMALLEST = 32
 """Least side of a patch in voxels whose halves are worth changing places."""
 
 
-class SelfTrainingSettings(AverageSettings):
+class SelfTrainingSettings(SureSettings):
     """Settings of ``self_training``; preset ``mixed`` are the defaults of all."""
 
     paper = "parts of some ten papers, one a preset: medssl methods self_training"
@@ -75,8 +76,6 @@ class SelfTrainingSettings(AverageSettings):
     """Where two teachers conflict, a surer student overrules them."""
     selection: Rule = setting("fixed", "FixMatch, FreeMatch, SoftMatch, Consistent-Teacher, HSSDA")
     """Which voxels count: those above a threshold, which may depend on class and on training."""
-    threshold: Share = setting(0.7, "FixMatch, sec. 2.2")
-    """Tau, least confidence; of other rules, for classes that none was predicted of."""
     gmm_at: Literal["valley", "peak"] = setting("valley", "Consistent-Teacher, sec. 3")
     """Of selection gmm: between two normal distributions, or the mean of the surer."""
     reliability: Share = setting(0.9, "CW-BASS v2")
@@ -104,14 +103,13 @@ class SelfTrainingSettings(AverageSettings):
     """What the student learns: labels, probabilities, or these to the power 1 / temperature."""
     temperature: Positive = setting(0.4, "UDA, sec. 3")
     """Of target sharpened."""
-    loss: LossName = setting("dice_ce", "FixMatch, eqs. 3, 4")
-    """Of both parts; soft targets have cross-entropy alone."""
-    unlabeled_weight: NotNegative = setting(1.0, "FixMatch, sec. 2.2")
-    """Lambda, factor of the guessed part after the ramp."""
-    ramp_fraction: Share = setting(0.4, "medssl")
-    """Share of all iterations until the ramp ends."""
     elr_weight: NotNegative = setting(0.0, "ELR, eq. 6")
     """Of early-learning regularization, within the guessed part."""
+
+    @property
+    def parts(self) -> Self:
+        """These."""
+        return self
 
     @property
     def takes_scales(self) -> bool:
@@ -132,6 +130,11 @@ class SelfTrainingSettings(AverageSettings):
     def mixes(self) -> bool:
         """Whether patches are mixed with each other."""
         return bool(self.kinds)
+
+    @property
+    def asks_confidence(self) -> bool:
+        """Whether a guess has to be sure in order to count."""
+        return self.selection != "none"
 
     @property
     def averages(self) -> int:
@@ -186,36 +189,15 @@ class SelfTrainingSettings(AverageSettings):
 
     def warn_recipe(self, recipe: Sections, overridden: Collection[str]) -> Iterator[str]:
         """Warn of settings that do nothing, or that the data speak against."""
-        yield from self._warn_of_labels(recipe)
+        yield from super().warn_recipe(recipe, overridden)
         yield from self._warn_of_mixing(recipe)
         if self.teacher == "dual" and self.longest_turn(recipe.training.iterations) > (
             recipe.training.iterations
         ):
             yield "method.turn is longer than the run: the second teacher may never have a turn"
 
-    def _warn_of_labels(self, recipe: Sections) -> Iterator[str]:
-        named = f"method.threshold is {self.threshold:g}"
-        if self.unlabeled_weight == 0:
-            yield "method.unlabeled_weight is 0: the unlabeled images do nothing"
-        if self.selection == "none":
-            return
-        if self.threshold > 0.9999:
-            yield (
-                f"{named}: next to no voxel is ever so sure, and the unlabeled images do nothing"
-            )
-        if self.threshold <= 0.5:
-            yield (
-                f"{named}: with two classes every voxel is as sure as that, and the threshold does "
-                "nothing"
-            )
-
     def _warn_of_mixing(self, recipe: Sections) -> Iterator[str]:
         training = recipe.training
-        if self.view != "weak" and training.augment.strong_probability == 0 and not self.kinds:
-            yield (
-                "training.augment.strong_probability is 0: the strong view is the weak one, and "
-                "its pseudo-labels have little to teach"
-            )
         if training.unlabeled_batch == 1 and set(self.kinds) & {"cutmix", "cube"}:
             yield (
                 "method.mixing cutmix and cube do nothing with training.unlabeled_batch 1: what is "

@@ -19,6 +19,9 @@ from medssl.ops.pseudo_labels import confidence, hard_labels
 from medssl.ops.reliability import overruled
 from medssl.ops.turns import Turn, draw_turns, turn_at
 
+AVERAGES = ("teacher", "second")
+"""The averages by the names under which a method holds them."""
+
 
 @dataclass(frozen=True)
 class Guess:
@@ -83,13 +86,15 @@ def _turns(seed: int, stage: str, total: int, longest: int, random: bool) -> np.
     return draw_turns(total, longest, rng, random=random)
 
 
-def decays(settings: SelfTrainingSettings, progress: Progress) -> dict[int, float]:
-    """Return which averages follow the student after an iteration, by number, with their decay."""
+def decays(settings: SelfTrainingSettings, progress: Progress) -> dict[str, float]:
+    """Return which averages follow the student after an iteration, by name, with their decay."""
     iteration, warmup = progress.iteration, settings.ema_warmup
+    first, second = AVERAGES
     if settings.teacher == "dual":
         turn = turn_of(settings, progress)
-        return {turn.active: ema_decay(turn.updates, settings.ema_decay, warmup=warmup)}
-    found = {0: ema_decay(iteration, settings.ema_decay, warmup=warmup)}
+        decay = ema_decay(turn.updates, settings.ema_decay, warmup=warmup)
+        return {AVERAGES[turn.active]: decay}
+    found = {first: ema_decay(iteration, settings.ema_decay, warmup=warmup)}
     if settings.teacher == "slow":
-        found[1] = ema_decay(iteration, settings.slow_decay, warmup=warmup)
+        found[second] = ema_decay(iteration, settings.slow_decay, warmup=warmup)
     return found

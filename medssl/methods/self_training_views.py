@@ -91,14 +91,13 @@ def truth_loss(logits: Prediction, shown: Shown, settings: SelfTrainingSettings)
 
 def guess_loss(logits: Prediction, shown: Shown, settings: SelfTrainingSettings) -> Tensor:
     """Compute the loss of guesses, the mean over the views: the weighted mean times the share of
-    guessed voxels that count at all.
+    guessed voxels that count at all, or with ``normalize: kept`` without that factor.
     """
     view, losses = shown.view, []
     assert view.truth is not None
     assert view.weight is not None
     for rows in shown.guessed:
         seen, weight, guessed = logits[rows], view.weight[rows], ~view.truth[rows]
-        share = (weight > 0).sum() / guessed.sum().clamp(min=1)
         soft = None if view.soft is None else view.soft[rows]
         if settings.target != "hard":
             assert soft is not None
@@ -106,7 +105,8 @@ def guess_loss(logits: Prediction, shown: Shown, settings: SelfTrainingSettings)
         else:
             ((dice, ce),) = region_terms(seen, view.label[rows], [weight], dice=FOREGROUND)
             value = ce if settings.loss == "ce" else dice + ce
-        value = value * share
+        if settings.normalize == "all":
+            value = value * ((weight > 0).sum() / guessed.sum().clamp(min=1))
         if settings.elr_weight > 0:
             assert soft is not None
             value = value + settings.elr_weight * elr(seen, soft, guessed.float())

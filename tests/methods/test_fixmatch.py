@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from medssl.methods.base import Batch, LabeledBatch, Progress, UnlabeledBatch
-from medssl.methods.fixmatch import (
-    FixMatch,
-    FixMatchSettings,
-    confident_labels,
-    strong_view_loss,
-)
+from medssl.methods.fixmatch import FixMatch
+from medssl.methods.fixmatch_settings import FixMatchSettings
+from medssl.methods.self_training_memory import Memory
+from medssl.methods.self_training_teachers import guess_of
+from medssl.methods.self_training_views import Shown, guess_loss
+from medssl.ops.perturb import View
 from medssl.recipe.load import load_recipe
 from medssl.settings.recipe import Recipe
 
@@ -44,14 +44,31 @@ def logits_of(probs: list[list[float]]) -> torch.Tensor:
     return torch.tensor(probs).log().T[None, :, :, None]
 
 
+def confident_labels(logits: torch.Tensor, threshold: float) -> torch.Tensor:
+    """Return what a teacher with these logits is sure of, 255 elsewhere."""
+
+    class Saying(nn.Module):
+        def forward(self, _: torch.Tensor) -> torch.Tensor:
+            return logits
+
+    parts = FixMatchSettings(threshold=threshold).parts
+    guess = guess_of(logits, [Saying()], parts)
+    weight = Memory(parts, logits.shape[1]).believe(guess, None)
+    return torch.where(weight > 0, guess.label, 255)
+
+
+def strong_view_loss(logits: torch.Tensor, target: torch.Tensor, **settings) -> torch.Tensor:
+    guessed, weight = torch.zeros_like(target, dtype=torch.bool), (target != 255).float()
+    shown = Shown(View(logits, target, guessed, weight), slice(0, 0), (slice(None),))
+    return guess_loss(logits, shown, FixMatchSettings(**{"loss": "ce", **settings}).parts)
+
+
 def test_threshold_is_inclusive_and_drops_the_rest() -> None:
     logits = logits_of([[0.96, 0.04], [0.06, 0.94], [0.03, 0.97], [0.5, 0.5]])
-    target, confidence = confident_labels(logits, 0.95)
-    assert target.flatten().tolist() == [0, 255, 1, 255]
-    torch.testing.assert_close(confidence.flatten(), torch.tensor([0.96, 0.94, 0.97, 0.5]))
+    assert confident_labels(logits, 0.95).flatten().tolist() == [0, 255, 1, 255]
     exact = logits.new_tensor([[40.0, 0.0]]).T.reshape(1, 2, 1, 1)
-    assert confident_labels(exact, 1.0)[0].item() == 0
-    assert confident_labels(logits, 0.0)[0].flatten().tolist() == [0, 1, 1, 0]
+    assert confident_labels(exact, 1.0).item() == 0
+    assert confident_labels(logits, 0.0).flatten().tolist() == [0, 1, 1, 0]
 
 
 def test_cross_entropy_is_divided_by_all_voxels() -> None:
@@ -111,11 +128,10 @@ def test_the_weak_view_labels_and_the_strong_view_learns() -> None:
 def test_labeling_leaves_no_gradient_and_a_teacher_in_eval_mode_no_statistics() -> None:
     method, data = make(norm=True), batch()
     before = {k: v.clone() for k, v in method.teacher.state_dict().items()}
-    target, _ = method.pseudo_labels(data.unlabeled.image)
-    assert not target.requires_grad
+    assert not method.guess(data.unlabeled.image).probs.requires_grad
     assert all(torch.equal(before[k], v) for k, v in method.teacher.state_dict().items())
     official = make(norm=True, preset="official")
-    official.pseudo_labels(data.unlabeled.image)
+    official.guess(data.unlabeled.image)
     assert official.student[1].num_batches_tracked == 1
 
 

@@ -71,10 +71,11 @@ def progress(iteration: int, total: int = BUDGET) -> Progress:
         ({"mixing": "none"}, {}),
         ({"mixing": "cutmix"}, {"mixing": "cutmix"}),
         ({"preset": "official"}, {"variant": "official"}),
+        ({"normalize": "kept"}, {"mixing": "cutmix", "normalize": "kept"}),
     ],
-    ids=["corrected", "mixed", "official"],
+    ids=["corrected", "mixed", "official", "kept"],
 )
-def test_preset_fixmatch_is_the_method_bit_for_bit(
+def test_method_fixmatch_is_the_preset_bit_for_bit(
     fixmatch: dict[str, Any], parts: dict[str, Any]
 ) -> None:
     one, losses, terms = trained("fixmatch", **fixmatch)
@@ -84,7 +85,8 @@ def test_preset_fixmatch_is_the_method_bit_for_bit(
     assert 0.1 < terms["pseudo/kept"] < 1
     assert terms["loss/unlabeled"] > 0
     assert equal(one.student, two.student)
-    assert equal(one.teacher, two.teachers[0])
+    assert equal(one.teacher, two.teacher)
+    assert {key.partition(".")[0] for key in one.state_dict()} == {"student", "teacher"}
 
 
 def test_two_averages_of_one_decay_are_one() -> None:
@@ -133,7 +135,7 @@ def test_turns_decide_who_follows_and_what_is_shown() -> None:
     (stage,) = method.stages(BUDGET)
     batch = make_batch(method, stage)
     for iteration, active in ((2, 0), (3, 1), (6, 0)):
-        assert list(method.averages(progress(iteration))) == [f"teachers.{active}"]
+        assert list(method.averages(progress(iteration))) == [("teacher", "second")[active]]
         seen.clear()
         losses_of(method, stage, iteration, batch)
         guessed = seen[-1][len(batch.labeled.image) :]
@@ -142,8 +144,8 @@ def test_turns_decide_who_follows_and_what_is_shown() -> None:
         if active == 1:
             weak = (guessed == batch.unlabeled.image).float().mean()
             assert 0.3 < weak < 1
-    assert method.averages(progress(0)) == {"teachers.0": 0.0}
-    assert method.averages(progress(6)) == {"teachers.0": 0.75}, "its own updates are counted"
+    assert method.averages(progress(0)) == {"teacher": 0.0}
+    assert method.averages(progress(6)) == {"teacher": 0.75}, "its own updates are counted"
 
 
 def test_random_turns_depend_on_seed_and_iteration_alone() -> None:
@@ -181,7 +183,7 @@ def test_two_teachers_are_fused_and_the_student_settles_their_conflicts() -> Non
     assert mean.probs[0, 0].flatten().tolist() == pytest.approx([0.75, 0.55])
 
     method = made(preset="dual_teacher")
-    method.teachers = torch.nn.ModuleList(teachers)
+    method.teacher, method.second = teachers
     method.student = Saying([[0.01, 0.99], [0.01, 0.99]])
     settled = method.guess(image)
     assert settled.label.flatten().tolist() == [0, 1], "only where they conflict"
@@ -245,9 +247,7 @@ def test_the_histogram_forgets_and_the_rule_reads_it() -> None:
     old, new = (class_histogram(g.confidence, g.label, 3) for g in (first, second))
     torch.testing.assert_close(memory.confidence[0], 0.75 * 0.25 * old + 0.25 * new)
     assert not memory.confidence[1:].any()
-    constant = Memory(SelfTrainingSettings(), 3)
-    constant.believe(first, None)
-    assert not constant.confidence.any(), "rule fixed remembers nothing"
+    assert not list(Memory(SelfTrainingSettings(), 3).buffers()), "rule fixed remembers nothing"
 
 
 def test_the_gate_is_judged_on_labeled_patches() -> None:
@@ -382,6 +382,8 @@ def test_the_share_that_counts_scales_the_guessed_part() -> None:
     ((dice, ce),) = region_terms(logits[rows], shown.view.label[rows], [weight], dice=FOREGROUND)
     expected = (dice + ce) * (weight > 0).float().mean()
     torch.testing.assert_close(guess_loss(logits, shown, settings), expected)
+    kept = SelfTrainingSettings(mixing="none", normalize="kept")
+    torch.testing.assert_close(guess_loss(logits, shown, kept), dice + ce)
     truth = supervised_loss(logits[shown.labeled], shown.view.label[shown.labeled])
     torch.testing.assert_close(truth_loss(logits, shown, settings), truth)
 

@@ -14,12 +14,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medssl.methods.fixmatch import confident_labels, strong_view_loss
+from medssl.methods.self_training_settings import SelfTrainingSettings
+from medssl.methods.self_training_views import Shown, guess_loss
 from medssl.ops.boxes import area_box, centred_boxes
 from medssl.ops.ema import ema_decay, ema_update
 from medssl.ops.feature_dropout import complementary_masks
 from medssl.ops.losses import dice_and_ce, half_dice_half_ce, weighted_mean
 from medssl.ops.mixing import box_mask, mix
+from medssl.ops.perturb import View
+from medssl.ops.pseudo_labels import confidence, hard_labels
 from medssl.ops.ramps import sigmoid_ramp
 from medssl.ops.turns import draw_turns, turn_at
 from medssl.ops.variants import WHOLE
@@ -61,6 +64,18 @@ def test_ramps_of_ad_mt(golden: Golden) -> None:
             assert found == pytest.approx(value, rel=EXACT)
 
 
+def sure_labels(logits: Tensor) -> Tensor:
+    probs = logits.softmax(1)
+    return torch.where(confidence(probs) >= 0.95, hard_labels(probs), 255)
+
+
+def strong_view_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Return the cross-entropy over sure voxels, divided by all."""
+    guessed, weight = torch.zeros_like(target, dtype=torch.bool), (target != 255).float()
+    shown = Shown(View(logits, target, guessed, weight), slice(0, 0), (slice(None),))
+    return guess_loss(logits, shown, SelfTrainingSettings(preset="unimatch", loss="ce"))
+
+
 def test_losses_of_unimatch(golden: Golden) -> None:
     """Targets inside boxes come from the images pasted there; half of Dice and cross-entropy."""
     checks = golden("unimatch")["checks"]
@@ -74,10 +89,10 @@ def test_losses_of_unimatch(golden: Golden) -> None:
         (1, 1, ((2, 6), (1, 8))),
     ):
         boxes[view, sample] = box_mask((6, 8), box)
-    own, _ = confident_labels(u_w, 0.95)
+    own = sure_labels(u_w)
 
     def targets(partner: Tensor) -> list[Tensor]:
-        return [mix(own, confident_labels(partner, 0.95)[0], mask) for mask in boxes]
+        return [mix(own, sure_labels(partner), mask) for mask in boxes]
 
     truth = checks["02_v1_loss"]
     dice, ce = dice_and_ce(x, y, dice=WHOLE)
@@ -98,7 +113,7 @@ def test_losses_of_unimatch(golden: Golden) -> None:
     parts = []
     for logits, target, name in ((u_1, one, "1"), (u_2, two, "2")):
         assert int((target != 255).sum()) == truth[f"kept_{name}"]
-        parts.append(strong_view_loss(logits, target, loss="ce", normalize="all"))
+        parts.append(strong_view_loss(logits, target))
         assert parts[-1].item() == pytest.approx(truth[f"l_{name}"], rel=EXACT)
     whole = (supervised + (parts[0] + parts[1]) / 2) / 2
     assert whole.item() == pytest.approx(truth["L"], rel=EXACT)
