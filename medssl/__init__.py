@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from medssl.bundle.verify import verify_bundle
     from medssl.comparison.compare import compare
     from medssl.cross_validation.crossval import crossval
+    from medssl.cross_validation.forget import forget
     from medssl.data.importers.dataset import import_dataset, list_formats
     from medssl.data.phantoms.dataset import write_phantom as phantom
     from medssl.errors import MedSSLError
@@ -54,6 +55,7 @@ __all__ = [
     "evaluate",
     "evaluate_run",
     "export",
+    "forget",
     "import_dataset",
     "list_formats",
     "list_methods",
@@ -84,6 +86,7 @@ _PLACES = {
     "check": "workflows.check:check",
     "compare": "comparison.compare:compare",
     "crossval": "cross_validation.crossval:crossval",
+    "forget": "cross_validation.forget:forget",
     "evaluate": "workflows.evaluate_folders:evaluate",
     "evaluate_run": "workflows.evaluate:evaluate_run",
     "export": "bundle.export:export",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -139,6 +140,52 @@ def crossval(
         out.print(format_crossval(result.summary))
         out.print(f"written: {result.path}/crossval.json, report.html")
     end_of_runs(result)
+
+
+@app.command()
+def forget(
+    ctx: typer.Context,
+    run: options.Result,
+    patients: Annotated[
+        list[str], typer.Option("--patients", help="patients or cases, with commas between")
+    ],
+    overrides: options.Overrides = None,
+    output: options.OutputOrNone = None,
+    delete_old: Annotated[
+        bool, typer.Option("--delete-old", help="delete the old folder at the end, unasked")
+    ] = False,
+    device: options.Device = "auto",
+    precision: options.Precision = None,
+) -> None:
+    """Write a new folder in which nothing was learned from a patient; the old one may go."""
+    import medssl
+    from medssl.files import discard_folder
+
+    found = medssl.forget(
+        run,
+        [one for text in patients for one in text.split(",")],
+        output=output,
+        overrides=overrides or (),
+        delete_old=delete_old,
+        device=device,
+        precision=precision,
+        display=display_of(ctx),
+    )
+    for name, reason in found.failures.items():
+        err.print(f"failed: {name}: {reason}")
+    if found.failures:
+        raise typer.Exit(1)
+    out.print(f"written: {found.path}")
+    for path in found.descendants:
+        out.print(f"started from the old folder, forget there, too: {path}")
+    for path in found.out_of_reach:
+        out.print(f"a bundle beside it, which may hold the old weights: {path}")
+    out.print(
+        "out of reach: bundles, predictions and copies written elsewhere, backups, whatever others "
+        "were given"
+    )
+    if not found.deleted and sys.stdin.isatty() and typer.confirm(f"delete {run} for good?"):
+        discard_folder(run)
 
 
 def _number_or_word(text: str | None) -> int | str | None:

@@ -96,9 +96,9 @@ def crossval(
     if part is not None:
         mine = part.of(names)
         todo = [job for job in todo if job.name in mine]
-        return _train(plan, todo, where, display, pictures=pictures)
+        return train_folds(plan, todo, where, display, pictures=pictures)
     with only_one(plan.folder, "cross-validation"):
-        return _train(plan, todo, where, display, pictures=pictures)
+        return train_folds(plan, todo, where, display, pictures=pictures)
 
 
 def _check(plan: CrossvalPlan, display: Display) -> None:
@@ -150,7 +150,7 @@ def _check_record(plan: CrossvalPlan) -> None:
         )
 
 
-def _train(
+def train_folds(
     plan: CrossvalPlan,
     todo: Sequence[Job],
     where: Launcher,
