@@ -37,7 +37,7 @@ class Traces:
         """Return the ids that are not theirs."""
         return [one for one in ids if one not in self.names]
 
-    def touch(self, node: Lineage) -> bool:
+    def known_to(self, node: Lineage) -> bool:
         """Say whether a run, its ancestors aside, saw a label or an image of theirs."""
         named = {*node.labels, *node.selection, *node.images} & self.names
         return bool(named) or any(self.hashes & set(own) for own in node.images.values())
@@ -109,13 +109,13 @@ def learned_from(run: RunFolder, traces: Traces) -> bool:
     """
     lineage = read_lineage(run)
     for node in lineage.everyone():
-        if node.how and traces.touch(node):
+        if node.how and traces.known_to(node):
             raise MedSSLError(
                 f"it learned from the patient through {node.named}",
                 where=run.path,
                 fix=f"forget there first, then again here with --set {node.how}=NEW_FOLDER",
             )
-    return traces.touch(lineage)
+    return traces.known_to(lineage)
 
 
 def descendants(folder: Path) -> tuple[list[Path], list[Path]]:
