@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from medssl.networks.registry import list_networks
     from medssl.planning.planner import plan
     from medssl.plugins import load_plugin
+    from medssl.pseudo_labels.selftrain import selftrain
     from medssl.recipe.find import list_recipes
     from medssl.recipe.load import load_recipe
     from medssl.reports.page import report
@@ -72,6 +73,7 @@ __all__ = [
     "preprocess",
     "replay",
     "report",
+    "selftrain",
     "sweep",
     "train",
     "triage",
@@ -106,6 +108,7 @@ _PLACES = {
     "preprocess": "workflows.preprocess:preprocess",
     "replay": "workflows.replay:replay",
     "report": "reports.page:report",
+    "selftrain": "pseudo_labels.selftrain:selftrain",
     "sweep": "sweeps.sweep:sweep",
     "train": "workflows.train:train",
     "triage": "workflows.triage:triage",

@@ -188,6 +188,62 @@ def forget(
         discard_folder(run)
 
 
+@app.command()
+def selftrain(
+    ctx: typer.Context,
+    recipe: options.Recipe,
+    rounds: Annotated[int, typer.Option(help="at most so many")] = 2,
+    members: Annotated[
+        str, typer.Option(metavar="KIND", help="seeds, seeds:5, folds, or methods:bcp,cps")
+    ] = "seeds",
+    folds: Annotated[
+        str | None, typer.Option(metavar="K|all", help="default: what suits the patients")
+    ] = None,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="one student of all labels; nothing is compared")
+    ] = False,
+    agree: Annotated[float, typer.Option(help="share of members that decide a voxel")] = 2 / 3,
+    drop: Annotated[float, typer.Option(help="share of scans to leave out, at most 0.25")] = 0.1,
+    with_atlas: Annotated[
+        Path | None, typer.Option(help="folder of `medssl atlas`: one more member")
+    ] = None,
+    overrides: options.Overrides = None,
+    init: options.Init = None,
+    output: options.OutputOrNone = None,
+    jobs: options.Jobs = None,
+    launcher: options.LauncherName = "local",
+    slurm: options.Slurm = None,
+    device: options.Device = "auto",
+    precision: options.Precision = None,
+) -> None:
+    """Label unlabeled scans by several members, teach a student what they agree on; in rounds."""
+    import medssl
+
+    result = medssl.selftrain(
+        recipe,
+        rounds=rounds,
+        members=members,
+        folds=_number_or_word(folds),
+        whole=whole,
+        agree=agree,
+        drop=drop,
+        with_atlas=with_atlas,
+        overrides=options.with_init(overrides, init),
+        output=output,
+        jobs=jobs,
+        launcher=launcher,
+        slurm=slurm or (),
+        device=device,
+        precision=precision,
+        display=display_of(ctx),
+    )
+    if result.summary:
+        from medssl.pseudo_labels.show import format_selftrain
+
+        out.print(format_selftrain(result.path, result.summary))
+    end_of_runs(result)
+
+
 def _number_or_word(text: str | None) -> int | str | None:
     return int(text) if text is not None and text.isdecimal() else text
 

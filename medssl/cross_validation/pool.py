@@ -54,12 +54,14 @@ def pool_folds(
     for key in ("data.unlabeled", "data.validation"):
         definition.pop(key, None)
     manifests = [run.manifest for run in read]
+    others = dict.fromkeys(path for run in runs for path in run.costs)
+    cost = total_cost([*manifests, *(RunFolder(path).read_manifest() for path in others)])
     if read[0].recipe.network.given is not None:
         definition["network.init"] = started_from(*manifests)
     return EvaluatedRun(
         path=folder,
         recipe=read[0].recipe,
-        manifest={**manifests[0], **total_cost(manifests), "status": STATUS_FINISHED},
+        manifest={**manifests[0], **cost, "status": STATUS_FINISHED},
         summary=summary,
         rows=rows,
         definition=definition,

@@ -129,6 +129,42 @@ def _label(
     return AtlasResult(folder.path, alignment, test)
 
 
+def of_labeled_patients(
+    source: Path, loaded: LoadedRecipe, plan: CasePlan, folder: Path
+) -> Predictor:
+    """Return what predicts by those atlases of a folder whose patients are labeled here.
+
+    So nothing of a fold's held-out patients is passed on, though the folder is of all labels.
+
+    Args:
+        source: that `atlas` wrote.
+        loaded, plan: the recipe and the cases of the fold.
+        folder: gets the record of the atlases that are left, so that what they label has a lineage.
+
+    Raises:
+        MedSSLError: no such folder, one of another dataset, or anatomy that does not align.
+    """
+    from medssl.atlases.folder import AtlasRecord, open_atlases, read_record
+    from medssl.atlases.scans import Atlases
+    from medssl.inference.identity import weights_sha256
+    from medssl.runs.lineage import read_lineage
+
+    opened = open_atlases(source, loaded.recipe.spec, plan.dataset.labels, force=False)
+    labeled = {case.patient for case in plan.splits.labeled}
+    kept = [atlas for atlas in opened.atlases if atlas.patient in labeled]
+    if not kept or read_lineage(RunFolder(source, writes=False)).dataset != plan.dataset.name:
+        raise MedSSLError(
+            "the atlases are not labeled scans of this recipe",
+            where=source,
+            fix="make them of the same recipe: medssl atlas RECIPE --output FOLDER",
+        )
+    atlases, record = Atlases(kept, opened.num_classes, opened.settings), read_record(source)
+    sha256 = weights_sha256(atlases)
+    _begin(loaded, plan, RunFolder(folder), sha256)
+    AtlasRecord(sha256, record.settings, record.alignment).write(folder)
+    return as_predictor(atlases, loaded, plan, folder)
+
+
 def as_predictor(atlases: Atlases, loaded: LoadedRecipe, plan: CasePlan, source: Path) -> Predictor:
     """Return what predicts by atlases alone, with files and records like a network's."""
     import torch

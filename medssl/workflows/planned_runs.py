@@ -36,11 +36,15 @@ _FREE_KEYS = (
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run to be trained: its folder, the overrides of its recipe, and the checked recipe."""
+    """A run to be trained: its folder, the overrides of its recipe, and the checked recipe.
+
+    ``costs`` are the other runs that had to be trained for it.
+    """
 
     path: Path
     overrides: tuple[str, ...]
     loaded: LoadedRecipe
+    costs: tuple[Path, ...] = field(default=(), kw_only=True)
 
     @property
     def name(self) -> str:

@@ -30,6 +30,21 @@ def same_folders(one: Path, other: Path) -> None:
         assert (one / path).read_bytes() == (other / path).read_bytes()
 
 
+def same_weights(one: Path, other: Path) -> None:
+    """Compare the runs below two folders: weights, cases and scores, bit for bit."""
+    runs = sorted(p.parent.relative_to(one) for p in one.rglob("manifest.json"))
+    assert runs == sorted(p.parent.relative_to(other) for p in other.rglob("manifest.json"))
+    for name in runs:
+        a, b = (
+            torch.load(folder / name / "checkpoints" / "last.pt", weights_only=True)
+            for folder in (one, other)
+        )
+        same_bits(a, b, str(name))
+        for file in ("splits.json", "evaluation/test/cases.csv"):
+            if (one / name / file).is_file():
+                assert (one / name / file).read_bytes() == (other / name / file).read_bytes()
+
+
 def without_times(value: Any) -> Any:
     """Return plain data without what depends on clock, memory or folder."""
     timed = ("cost", "training_time_ratio", "sentence", "runs")

@@ -1,0 +1,1 @@
+"""Rounds of self-training: members label scans, a student learns what they agree on."""
