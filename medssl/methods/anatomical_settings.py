@@ -17,7 +17,7 @@ from medssl.methods.fields import (
     setting,
 )
 from medssl.methods.plan_hints import Advice, PlanHints
-from medssl.methods.settings import Sections, Stage, Tables
+from medssl.methods.settings import Sections, Stage, Tables, first_stage
 from medssl.methods.weighted_teacher_settings import PUBLISHED, WeightedTeacherSettings
 from medssl.ops.variants import CorruptionStyle, Deviation, Mixing, Reduction, Weighting
 
@@ -130,7 +130,7 @@ class AnatomicalSettings(WeightedTeacherSettings):
         """Divide the budget as ``autoencoder_fraction`` says; 0 leaves out the first stage."""
         if self.autoencoder_fraction == 0:
             return [Stage("guided", iterations)]
-        first = min(max(round(iterations * self.autoencoder_fraction), 1), iterations - 1)
+        first = first_stage(iterations, self.autoencoder_fraction)
         sizes = {} if self.mask_batch == "auto" else {"masks": self.mask_batch}
         return [
             Stage("autoencoder", first, streams=("masks",), batch_sizes=sizes),

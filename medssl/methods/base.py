@@ -7,7 +7,7 @@ What is said about it without computing (settings, presets, stages) is in
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from medssl.methods.settings import MethodSettings, Stage
 from medssl.methods.starting import Loader
 from medssl.networks.build import blueprint_of
+from medssl.ops.ramps import share_ramp
 
 NetworkBuilder = Callable[..., nn.Module]
 """Build a fresh network: ``build(network=None, in_channels=None, num_classes=None, **settings)``.
@@ -111,6 +112,10 @@ class Progress:
         key = f"{self.seed}/{self.stage}/{self.iteration}/{self.micro}/{name}".encode()
         return np.random.RandomState(int.from_bytes(hashlib.sha256(key).digest()[:4], "little"))
 
+    def ramp(self, share: float, steps: int = 0) -> float:
+        """Return how much of a weight counts yet; see :func:`medssl.ops.ramps.share_ramp`."""
+        return share_ramp(self.iteration, self.total, share, steps=steps)
+
 
 @dataclass(frozen=True)
 class StepOutput:
@@ -197,6 +202,19 @@ class Method(nn.Module):
             teacher: ``(B, C, *spatial)`` in, logits or logarithms of probabilities out.
         """
         raise NotImplementedError
+
+    def know_cases(self, counts: Mapping[str, int]) -> None:
+        """Learn how many cases each stream has, before training; ``case`` of a batch counts them.
+
+        Whoever trains says so. What is remembered of each is a buffer of that length.
+        """
+
+    def unlabeled_table(self) -> dict[str, Tensor]:
+        """Return what training made of each unlabeled case, figures ``(U,)`` by name, or nothing.
+
+        ``trust`` in [0, 1] is how much it counts; the lowest ``score`` is the worst.
+        """
+        return {}
 
     def check_networks(self) -> list[str]:
         """Return why the method cannot work with the networks it made, in plain words.

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from medssl.methods.fields import BelowOne, Mode, NotNegative, Positive, setting
 from medssl.methods.plan_hints import Advice, PlanHints
-from medssl.methods.settings import Sections, Stage, Tables, TeacherSettings
+from medssl.methods.settings import (
+    DiceSettings,
+    Sections,
+    Stage,
+    Tables,
+    TeacherSettings,
+    first_stage,
+)
 from medssl.ops.boxes import box_size
 from medssl.ops.variants import DiceVariant
 
@@ -57,7 +65,7 @@ KEEP_ALL = Advice(
 )
 
 
-class BCPSettings(TeacherSettings):
+class BCPSettings(TeacherSettings, DiceSettings):
     """Settings of ``bcp``."""
 
     paper = "Bai et al., CVPR 2023 (arXiv 2305.00673)"
@@ -126,19 +134,11 @@ class BCPSettings(TeacherSettings):
     @property
     def dice(self) -> DiceVariant:
         """The Dice loss that is meant."""
-        return DiceVariant(
-            per_sample=self.dice_per_sample,
-            squared=self.dice_squared,
-            smooth=self.dice_smooth,
-            background=self.dice_background,
-            legacy_background=self.legacy_background_bug,
-        )
+        return replace(super().dice, legacy_background=self.legacy_background_bug)
 
     def stages(self, iterations: int) -> list[Stage]:
         """Divide the budget as ``pretrain_fraction`` says; 0 leaves out the first stage."""
-        first = round(iterations * self.pretrain_fraction)
-        if self.pretrain_fraction > 0:
-            first = min(max(first, 1), iterations - 1)
+        first = first_stage(iterations, self.pretrain_fraction)
         if first == 0:
             return [Stage("self_train", iterations)]
         second = Stage(

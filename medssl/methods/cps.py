@@ -50,7 +50,6 @@ from medssl.ops.losses import supervised_loss
 from medssl.ops.modes import eval_mode
 from medssl.ops.perturb import mixing_of
 from medssl.ops.pseudo_labels import hard_labels
-from medssl.ops.ramps import share_ramp
 
 
 def network_loss(
@@ -111,8 +110,7 @@ class CPS(Method):
     def cross_weight(self, progress: Progress) -> float:
         """Return the weight of the cross loss at an iteration."""
         s = self.settings
-        ramp = share_ramp(progress.iteration, progress.total, s.ramp_fraction, steps=s.ramp_steps)
-        return s.cross_weight * ramp
+        return s.cross_weight * progress.ramp(s.ramp_fraction, s.ramp_steps)
 
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Compute the losses of both networks."""

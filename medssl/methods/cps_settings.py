@@ -8,11 +8,11 @@ from typing import ClassVar, Literal
 from medssl.methods.fields import Natural, NotNegative, Positive, Preset, Share, setting
 from medssl.methods.mixing_settings import MixingSettings
 from medssl.methods.plan_hints import PlanHints
-from medssl.methods.settings import Sections, Tables
-from medssl.ops.variants import DiceVariant, LossName
+from medssl.methods.settings import DiceSettings, Sections, Tables
+from medssl.ops.variants import LossName
 
 
-class CPSSettings(MixingSettings):
+class CPSSettings(MixingSettings, DiceSettings):
     """Settings of ``cps``."""
 
     paper = "Chen et al., CVPR 2021 (arXiv 2106.01226)"
@@ -69,11 +69,6 @@ class CPSSettings(MixingSettings):
     """Dice of the background class too."""
     predict_with: Literal["first", "second", "mean"] = setting("first", "sec. 4")
     """Network that validates and predicts, or the mean of both."""
-
-    @property
-    def dice(self) -> DiceVariant:
-        """The Dice loss that is meant."""
-        return DiceVariant(background=self.dice_background)
 
     def warn_recipe(self, recipe: Sections, overridden: Collection[str]) -> Iterator[str]:
         """Warn of settings that can do nothing."""

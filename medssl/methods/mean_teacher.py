@@ -32,11 +32,10 @@ from torch import Tensor
 from medssl.methods.base import Batch, Progress, StepOutput
 from medssl.methods.mean_teacher_settings import ConsistencySettings, MeanTeacherSettings
 from medssl.methods.student_teacher import StudentTeacher
-from medssl.ops.deep_supervision import finest
+from medssl.ops.deep_supervision import Prediction, finest
 from medssl.ops.losses import softmax_mse, supervised_loss
 from medssl.ops.modes import set_mode
 from medssl.ops.perturb import mixing_of
-from medssl.ops.ramps import share_ramp
 
 
 def input_noise(image: Tensor, scale: float) -> Tensor:
@@ -58,6 +57,25 @@ class NoisyTeacher(StudentTeacher):
         set_mode(self.student, "train")
         set_mode(self.teacher, self.settings.teacher_mode)
 
+    def summed(
+        self, logits: Prediction, label: Tensor, consistency: Tensor, weight: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of labels and consistency together, and what to log of both.
+
+        Args:
+            logits: the student's, ``(B, C, *spatial)``, labeled patches first.
+            label: of these, ``(L, *spatial)`` class indices, 255 where there is none.
+            consistency: its loss.
+            weight: of it.
+        """
+        supervised = self.settings.supervised_weight * supervised_loss(logits[: len(label)], label)
+        terms = {
+            "loss/labeled": supervised.detach(),
+            "loss/consistency": consistency.detach(),
+            "weight/consistency": torch.tensor(weight),
+        }
+        return supervised + weight * consistency, terms
+
 
 class MeanTeacher(NoisyTeacher):
     """Consistency between a student and the moving average of its weights."""
@@ -68,8 +86,7 @@ class MeanTeacher(NoisyTeacher):
     def consistency_weight(self, progress: Progress) -> float:
         """Return the consistency's weight at an iteration."""
         s = self.settings
-        ramp = share_ramp(progress.iteration, progress.total, s.ramp_fraction, steps=s.ramp_steps)
-        return s.consistency_weight * ramp
+        return s.consistency_weight * progress.ramp(s.ramp_fraction, s.ramp_steps)
 
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Compute the supervised and the consistency loss."""
@@ -83,17 +100,6 @@ class MeanTeacher(NoisyTeacher):
         logits = self.student(mixed(images))
         with torch.no_grad():
             target = self.teacher(noisy)
-
-        supervised = self.settings.supervised_weight * supervised_loss(
-            logits[:count], labeled.label
-        )
         consistency = softmax_mse(finest(logits)[first:], mixed(target))
         weight = self.consistency_weight(progress)
-        return StepOutput(
-            supervised + weight * consistency,
-            {
-                "loss/labeled": supervised.detach(),
-                "loss/consistency": consistency.detach(),
-                "weight/consistency": torch.tensor(weight),
-            },
-        )
+        return StepOutput(*self.summed(logits, labeled.label, consistency, weight))

@@ -75,7 +75,6 @@ from medssl.ops.deep_supervision import finest
 from medssl.ops.losses import supervised_loss
 from medssl.ops.modes import set_mode
 from medssl.ops.pseudo_labels import hard_labels, kept_shares
-from medssl.ops.ramps import share_ramp
 from medssl.ops.virtual_step import around_step, carry_gradients, gradients_of
 
 
@@ -88,8 +87,7 @@ class PseudoSupervisor(PolicyTeacher):
 
     def unlabeled_weight(self, progress: Progress) -> float:
         """Return the weight of the unlabeled loss at an iteration."""
-        ramp = share_ramp(progress.iteration, progress.total, self.settings.ramp_fraction)
-        return self.settings.unlabeled_weight * ramp
+        return self.settings.unlabeled_weight * progress.ramp(self.settings.ramp_fraction)
 
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Compute the loss of the labels, then that of the selected pseudo-labels."""

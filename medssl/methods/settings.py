@@ -14,7 +14,7 @@ from pydantic import ConfigDict, model_validator
 
 from medssl.methods.fields import BelowOne, Preset, Who, setting
 from medssl.methods.plan_hints import PlanHints
-from medssl.ops.variants import BufferRule
+from medssl.ops.variants import BufferRule, DiceVariant
 from medssl.settings.recipe import NetworkSettings
 from medssl.settings.spec import DataSpec
 from medssl.settings.training import TrainingSettings
@@ -174,10 +174,27 @@ class MethodSettings(Strict):
         return ()
 
 
+def first_stage(iterations: int, share: float) -> int:
+    """Return how many iterations of a budget the first of two stages gets: 0 for a share of 0,
+    else one or more, and never all.
+    """
+    return min(max(round(iterations * share), 1), iterations - 1) if share > 0 else 0
+
+
 def _words(annotation: Any) -> list[str]:
     """Return the strings among the literals of a type."""
     parts = get_args(annotation)
     return [w for p in parts for w in ([p] if isinstance(p, str) else _words(p))]
+
+
+class DiceSettings(MethodSettings):
+    """Settings that choose a Dice loss: all that are called ``dice_*``."""
+
+    @property
+    def dice(self) -> DiceVariant:
+        """The Dice loss that is meant."""
+        chosen = {k.removeprefix("dice_"): v for k, v in self if k.startswith("dice_")}
+        return DiceVariant(**chosen)
 
 
 class AverageSettings(MethodSettings):

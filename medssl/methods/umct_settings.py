@@ -10,10 +10,10 @@ from pydantic import field_validator
 from medssl.errors import MedSSLError
 from medssl.methods.fields import Auto, BelowOne, Count, NotNegative, Off, Positive, setting
 from medssl.methods.plan_hints import Advice, PlanHints, PublishedNetwork
-from medssl.methods.settings import MethodSettings, Sections, Stage
+from medssl.methods.settings import DiceSettings, Sections, Stage, first_stage
 from medssl.networks.registry import check_patch
 from medssl.ops import orientations as axes
-from medssl.ops.variants import DiceVariant, Granularity
+from medssl.ops.variants import Granularity
 
 Views = int | list[list[int]] | Auto
 Fusion = Literal["mean", "ulf", "vote"]
@@ -29,7 +29,7 @@ FEWER = Advice(
 )
 
 
-class UMCTSettings(MethodSettings):
+class UMCTSettings(DiceSettings):
     """Settings of ``umct``. A view is an orientation: the patch with its axes in another order."""
 
     paper = "Xia et al., WACV 2020 (arXiv 1811.12506) and MedIA 2020 (arXiv 2006.16806)"
@@ -78,15 +78,6 @@ class UMCTSettings(MethodSettings):
     allow_anisotropic: bool = setting(False, "medssl")
     """Accept anisotropic voxels and patches that are not cubes."""
 
-    @property
-    def dice(self) -> DiceVariant:
-        """The Dice loss that is meant."""
-        return DiceVariant(
-            per_sample=self.dice_per_sample,
-            squared=self.dice_squared,
-            background=self.dice_background,
-        )
-
     @field_validator("views")
     @classmethod
     def _permutations(cls, value: Views) -> Views:
@@ -130,9 +121,7 @@ class UMCTSettings(MethodSettings):
 
     def stages(self, iterations: int) -> list[Stage]:
         """Divide the budget as ``views_fraction`` says; 0 leaves out the first stage."""
-        first = round(iterations * self.views_fraction)
-        if self.views_fraction > 0:
-            first = min(max(first, 1), iterations - 1)
+        first = first_stage(iterations, self.views_fraction)
         co_train = Stage("co_train", iterations - first)
         return [Stage("views", first, streams=("labeled",)), co_train] if first else [co_train]
 

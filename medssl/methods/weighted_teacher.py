@@ -10,10 +10,10 @@ from medssl.methods.mean_teacher import NoisyTeacher
 from medssl.methods.weighted_teacher_settings import WeightedTeacherSettings
 from medssl.ops.certainty import deviation, error_auroc, probabilities, weighted_consistency
 from medssl.ops.deep_supervision import finest
-from medssl.ops.losses import one_hot, supervised_loss
+from medssl.ops.losses import one_hot
 from medssl.ops.perturb import mixing_of
 from medssl.ops.pseudo_labels import hard_labels
-from medssl.ops.ramps import share_ramp, sigmoid_ramp
+from medssl.ops.ramps import sigmoid_ramp
 
 
 class WeightedTeacher(NoisyTeacher):
@@ -34,8 +34,7 @@ class WeightedTeacher(NoisyTeacher):
             length = s.ramp_steps * s.ramp_every
             ramp = sigmoid_ramp(progress.iteration, length, every=s.ramp_every)
         else:
-            share = s.ramp_fraction
-            ramp = share_ramp(progress.iteration, progress.total, share, steps=s.ramp_steps)
+            ramp = progress.ramp(s.ramp_fraction, s.ramp_steps)
         return s.consistency_weight * ramp
 
     def weigh(
@@ -65,20 +64,12 @@ class WeightedTeacher(NoisyTeacher):
             target = self.teacher(self.perturb(images[first:]))
             certainty, terms = self.weigh(images[first:], target, progress)
             certainty = None if certainty is None else mixed(certainty)
-
-        supervised = self.settings.supervised_weight * supervised_loss(
-            logits[:count], labeled.label
-        )
         consistency = weighted_consistency(
             finest(logits)[first:], mixed(target), certainty, normalizer=self.settings.normalizer
         )
         weight = self.consistency_weight(progress)
-        terms |= {
-            "loss/labeled": supervised.detach(),
-            "loss/consistency": consistency.detach(),
-            "weight/consistency": torch.tensor(weight),
-        }
-        return StepOutput(supervised + weight * consistency, terms)
+        loss, told = self.summed(logits, labeled.label, consistency, weight)
+        return StepOutput(loss, {**terms, **told})
 
     def uncertainty(
         self, image: Tensor, teacher_logits: Tensor, progress: Progress
