@@ -34,6 +34,7 @@ class CaseFacts:
         levels: percentiles and maximum of the first channel.
         rough: see :func:`medssl.data.checks.measures.roughness`; RAS axes.
         slices: axis and indices of repeated slices.
+        stamp: see :func:`medssl.data.checks.measures.stamp`.
         structures: label value to what was measured.
         label_dtype: of the label's values, header's scaling applied.
         picture: PNG, if a painter was given.
@@ -54,6 +55,7 @@ class CaseFacts:
     levels: tuple[float, ...] = ()
     rough: tuple[float, ...] = ()
     slices: tuple[int, list[int]] = (0, [])
+    stamp: tuple[int, float] = (0, 0.0)
     structures: dict[int, StructureMeasures] = field(default_factory=dict)
     label_dtype: str = ""
     picture: bytes | None = None

@@ -92,3 +92,48 @@ def repeated_slices(data: np.ndarray) -> tuple[int, list[int]]:
         if len(found) > len(best[1]):
             best = (axis, found)
     return best
+
+
+STAMPED = 16
+"""Columns of voxels, or voxels within a patch, from which on they are no accident."""
+
+
+BACKGROUND = 0.05
+"""A value of a larger share of all voxels is background."""
+
+
+def stamp(data: np.ndarray) -> tuple[int, float]:
+    """Find what is no image: burnt-in text, or a patch that was filled with one value.
+
+    Text stands at the same place in all slices: columns of voxels along an axis have one value. A
+    patch holds voxels that equal their neighbors on all six sides, and one value has most of these.
+    The smallest value and frequent ones are background, and the largest of a patch may be what a
+    detector was saturated by.
+
+    Args:
+        data: ``(X, Y, Z)``.
+
+    Returns:
+        How many columns or voxels, and their value; ``(0, 0.0)`` if there is nothing.
+    """
+    if min(data.shape) < 3:
+        return 0, 0.0
+    step = max(1, data.size // SAMPLE)
+    values, counts = np.unique(data.ravel()[::step], return_counts=True)
+    empty = [data.min(), *values[counts > BACKGROUND * counts.sum()]]
+    for axis in range(3):
+        low = data.min(axis)
+        found = low[(low == data.max(axis)) & ~np.isin(low, empty)]
+        if len(found) >= STAMPED:
+            return len(found), float(np.median(found))
+    inner = data[1:-1, 1:-1, 1:-1]
+    flat = ~np.isin(inner, [*empty, data.max()])
+    for axis in range(3):
+        for side in (0, 2):
+            place = [slice(1, -1)] * 3
+            place[axis] = slice(side, data.shape[axis] - 2 + side)
+            flat &= data[tuple(place)] == inner
+    values, counts = np.unique(inner[flat], return_counts=True)
+    if len(counts) and counts.max() >= STAMPED and 2 * counts.max() > counts.sum():
+        return int(counts.max()), float(values[counts.argmax()])
+    return 0, 0.0

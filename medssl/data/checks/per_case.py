@@ -50,6 +50,17 @@ def _image_problems(facts: CaseFacts) -> Iterator[Problem]:
             "repeated_slices",
             case,
         )
+    count, value = facts.stamp
+    if count:
+        yield Problem(
+            "warning" if facts.role == "unlabeled" else "note",
+            path,
+            f"{count} places have the value {value:.4g} throughout, as no scanner writes it: a "
+            "text or mark burnt into the image, or a patch filled with one value",
+            "look at it: a name must not be there, and a network learns marks like structures",
+            "stamp",
+            case,
+        )
     if facts.levels:
         low, high, top = facts.levels[0], facts.levels[-2], facts.levels[-1]
         width = max(high - low, 1e-12)

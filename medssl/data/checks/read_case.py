@@ -15,6 +15,7 @@ from medssl.data.checks.measures import (
     intensity_levels,
     repeated_slices,
     roughness,
+    stamp,
     thumbnail,
 )
 from medssl.data.checks.repairs import plan_repairs
@@ -135,6 +136,7 @@ def _with_image(facts: CaseFacts, images: list[Volume]) -> CaseFacts:
         levels=levels,
         rough=roughness(upright, levels[0], levels[-2]),
         slices=repeated_slices(data),
+        stamp=stamp(data),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import comb
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ MIN_CASES = 4
 """Smaller groups have no distribution to compare."""
 
 PERMUTATIONS = 200
+FEW_WAYS = 2000
+"""Ways to divide the patients, below which only a plain difference can be told from chance."""
 APART = 1.5
 """Groups differ if their distance exceeds that of every permutation and some feature's mean lies
 this far apart, in spreads of the labeled cases."""
@@ -50,6 +53,7 @@ class Shift:
         chance: the largest squared distance of groups drawn at random.
         differs: the features whose means differ most, with the difference in spreads.
         cases: own distance of every case of the group, the farthest first.
+        ways: in how many ways so many patients can be divided into groups of these sizes.
     """
 
     group: str
@@ -57,6 +61,17 @@ class Shift:
     chance: float
     differs: tuple[tuple[str, float], ...]
     cases: tuple[tuple[str, float], ...]
+    ways: int = FEW_WAYS
+
+    @property
+    def strength(self) -> str:
+        """What the comparison can tell, in words; empty where there are patients enough."""
+        if self.ways >= FEW_WAYS:
+            return ""
+        return (
+            f"with so few patients there are {self.ways} divisions to compare with: chance cannot "
+            f"be made less likely than 1 in {self.ways}, and a small difference stays unseen"
+        )
 
     @property
     def stands_out(self) -> bool:
@@ -70,6 +85,7 @@ class Shift:
             "frechet_distance": round(self.distance, 3),
             "largest_by_chance": round(self.chance, 3),
             "stands_out": self.stands_out,
+            "strength": self.strength,
             "features": {name: round(value, 2) for name, value in self.differs},
             "cases": {name: round(value, 2) for name, value in self.cases},
         }
@@ -123,8 +139,12 @@ def compare_groups(
         # Whole patients change sides: scans of one patient are alike.
         place = np.argsort(rng.permutation(patients.max() + 1))
         order = np.argsort(place[patients], kind="stable")
+        # The groups themselves are no chance, and with few patients they come up by themselves.
+        if {*order[:n]} in ({*range(n)}, {*range(n, len(order))}):
+            continue
         shuffled = pooled[order]
         chance = max(chance, frechet_distance(shuffled[:n], shuffled[n:]))
+    ways = comb(int(patients.max()) + 1, len(np.unique(patients[:n])))
     center = np.median(table[:n], 0)
     spread = np.maximum(1.4826 * np.median(np.abs(table[:n] - center), 0), floors)
     own = np.sqrt(np.mean(((table[n:] - center) / spread) ** 2, axis=1))
@@ -132,7 +152,7 @@ def compare_groups(
     names = (*FEATURES, *UNIT_FEATURES)[: table.shape[1]]
     differs = sorted(zip(names, means.tolist(), strict=True), key=lambda d: -abs(d[1]))
     cases = sorted(((f.case.id, float(d)) for f, d in zip(others, own, strict=True)), key=_by_size)
-    return Shift(group, distance, chance, tuple(differs), tuple(cases))
+    return Shift(group, distance, chance, tuple(differs), tuple(cases), ways)
 
 
 def _by_size(entry: tuple[str, float]) -> tuple[float, str]:
@@ -157,7 +177,8 @@ def shift_problems(shift: Shift, files: dict[str, Any]) -> list[Problem]:
                 files[shift.cases[0][0]],
                 f"the {len(shift.cases)} {shift.group} cases look unlike the labeled ones (squared "
                 f"Frechet distance {shift.distance:.1f}, by chance at most {shift.chance:.1f}); in "
-                f"spreads of the labeled cases: {why}. Farthest: {listed}",
+                f"spreads of the labeled cases: {why}. Farthest: {listed}"
+                + (f" ({shift.strength})" if shift.strength else ""),
                 "look at the farthest ones; take out what is of another kind, or add labels there",
                 "shift",
                 shift.cases[0][0],
