@@ -25,7 +25,8 @@ Presets (``medssl methods self_training`` shows their values):
   * ``hssda``: two levels per class by 2-means, blocks of a patch shuffled;
   * ``consistent_teacher``: a threshold per class from two normal distributions;
   * ``cw_bass``: weight by confidence and boundary; ``reviewer``: a second, slower average;
-  * ``elr``: early-learning regularization; ``soft_teacher``: background counts as it is probable.
+  * ``elr``: early-learning regularization; ``soft_teacher``: background counts as it is probable;
+  * ``open_set``: ``mixed`` with scans weighed by how far they are trusted.
 
 Differences from the papers, in all presets of variant ``corrected``:
   * losses, teacher and ramp are those of method ``fixmatch``, preset ``corrected``, and for its
@@ -45,28 +46,30 @@ rule alone, ``consistent_teacher``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from medssl.methods.base import Batch, LabeledBatch, NetworkBuilder, Progress, StepOutput
+from medssl.methods.self_training_cases import Cases
 from medssl.methods.self_training_memory import Memory
-from medssl.methods.self_training_settings import Kind, SelfTrainingSettings
+from medssl.methods.self_training_presets import Kind
+from medssl.methods.self_training_settings import SelfTrainingSettings
 from medssl.methods.self_training_sure_settings import SureSettings
 from medssl.methods.self_training_teachers import Guess, decays, guess_of, settled, turn_of
-from medssl.methods.self_training_views import Shown, guess_loss, perturb, truth_loss
+from medssl.methods.self_training_views import agreement, guess_loss, perturb, told_of, truth_loss
 from medssl.methods.settings import MethodSettings
 from medssl.methods.starting import Loader
 from medssl.methods.student_teacher import StudentTeacher
 from medssl.networks.ensemble import Ensemble
+from medssl.ops.case_trust import figures
 from medssl.ops.deep_supervision import finest
 from medssl.ops.ema import copy_weights, ema_update, frozen_copy
-from medssl.ops.losses import IGNORE_INDEX, weighted_mean
 from medssl.ops.modes import set_mode
 from medssl.ops.perturb import View
-from medssl.ops.pseudo_labels import hard_labels, kept_shares, sharpen
-from medssl.ops.ramps import share_ramp
+from medssl.ops.pseudo_labels import sharpen
 
 
 class SelfTraining(StudentTeacher):
@@ -82,6 +85,7 @@ class SelfTraining(StudentTeacher):
         if self.parts.averages == 2:
             self.second = frozen_copy(self.student)
         self.memory = Memory(self.parts, self.num_classes)
+        self.cases = Cases(self.num_classes) if "case" in self.parts.weight else None
 
     @property
     def teachers(self) -> list[nn.Module]:
@@ -100,6 +104,9 @@ class SelfTraining(StudentTeacher):
         settings = self.parts
         guess = self.guess(unlabeled.image)
         weight = self.memory.believe(guess, self._checked(labeled))
+        told: dict[str, Tensor] = {}
+        if self.cases is not None:
+            weight, told = self.cases.weigh(weight, guess, batch, self.student, progress)
         nowhere, soft = torch.zeros_like(guess.label, dtype=torch.bool), self._soft(guess)
         views = [
             View(image, guess.label, nowhere, weight, soft)
@@ -110,14 +117,14 @@ class SelfTraining(StudentTeacher):
         logits = self.student(shown.view.image)
         truth = truth_loss(logits, shown, settings)
         guessed = guess_loss(logits, shown, settings)
-        ramp = share_ramp(progress.iteration, progress.total, settings.ramp_fraction)
-        factor = settings.unlabeled_weight * ramp
+        factor = settings.unlabeled_weight * progress.ramp(settings.ramp_fraction)
         terms = {
             "loss/labeled": truth.detach(),
             "loss/unlabeled": guessed.detach(),
             "weight/unlabeled": torch.tensor(factor),
-            "pseudo/agreement": _agreement(finest(logits).detach(), shown),
-            **_told(guess, weight),
+            "pseudo/agreement": agreement(finest(logits).detach(), shown),
+            **told_of(guess, weight),
+            **told,
         }
         return StepOutput(truth + factor * guessed, terms)
 
@@ -128,6 +135,15 @@ class SelfTraining(StudentTeacher):
         if self.parts.arbiter == "student" and guess.conflict is not None:
             return settled(guess, image, self.student)
         return guess
+
+    def know_cases(self, counts: Mapping[str, int]) -> None:
+        """Remember each unlabeled scan, where they are weighed."""
+        if self.cases is not None:
+            self.cases.make_room(counts["unlabeled"])
+
+    def unlabeled_table(self) -> dict[str, Tensor]:
+        """Return what became of each unlabeled scan, where they are weighed."""
+        return {} if self.cases is None else figures(self.cases.table)
 
     def _checked(self, labeled: LabeledBatch) -> tuple[Guess, Tensor] | None:
         """Return guesses of labeled patches with the truth, where the rule asks for them."""
@@ -173,20 +189,3 @@ class SelfTraining(StudentTeacher):
         """Return the student, its average, or the mean of both averages."""
         two = self.parts.predict_with == "teacher" and self.parts.averages == 2
         return Ensemble(self.teachers) if two else super().predictor()
-
-
-@torch.no_grad()
-def _agreement(logits: Tensor, shown: Shown) -> Tensor:
-    """Return how often the student says of voxels that count what the teachers do."""
-    view = shown.view
-    assert view.weight is not None
-    return weighted_mean((hard_labels(logits) == view.label).float(), view.weight > 0)
-
-
-def _told(guess: Guess, weight: Tensor) -> dict[str, Tensor]:
-    """Return what to log of a guess: shares that count, confidence, conflicts."""
-    kept = torch.where(weight > 0, guess.label, IGNORE_INDEX)
-    told = {**kept_shares(guess.probs, kept), "pseudo/confidence": guess.confidence.mean()}
-    if guess.conflict is not None:
-        told["pseudo/conflict"] = guess.conflict.float().mean()
-    return told

@@ -102,6 +102,6 @@ class Memory(nn.Module):
             elif name == "boundary":
                 extra, radius = settings.boundary_extra, settings.boundary_radius
                 factor = factor * boundary_factor(guess.label, extra, radius)
-            else:
+            elif name == "soft_background":
                 factor = factor * soft_background(guess.label, guess.probs)
         return factor

@@ -1,4 +1,4 @@
-"""Which parts each paper puts together: the presets of ``self_training``.
+"""The parts of ``self_training`` by name, and which of them each paper puts together: its presets.
 
 What a row leaves out is as in preset ``mixed``, which are the defaults of the settings.
 """
@@ -6,7 +6,9 @@ What a row leaves out is as in preset ``mixed``, which are the defaults of the s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
 
 from medssl.methods.settings import Tables
 
@@ -22,7 +24,23 @@ PresetName = Literal[
     "reviewer",
     "elr",
     "soft_teacher",
+    "open_set",
 ]
+
+Rule = Literal["fixed", "adaptive", "softmatch", "gmm", "two_level", "gate", "agreement", "none"]
+Factor = Literal["confidence", "boundary", "soft_background", "case"]
+Kind = Literal["cutmix", "shuffle", "cube", "paste"]
+
+
+def _listed(value: Any) -> Any:
+    """Read a single word as a list of it, and ``none`` as an empty one."""
+    if value == "none":
+        return ()
+    return (value,) if isinstance(value, str) and value != "auto" else value
+
+
+Factors = Annotated[tuple[Factor, ...], BeforeValidator(_listed)]
+Kinds = Annotated[tuple[Kind, ...], BeforeValidator(_listed)]
 
 FIXMATCH: Mapping[str, Any] = {
     "threshold": 0.95,
@@ -63,4 +81,5 @@ PRESETS: Tables = {
     "reviewer": {"teacher": "slow", "mixing": ("cutmix",)},
     "elr": {"mixing": ("cutmix",), "elr_weight": 1.0},
     "soft_teacher": {"threshold": 0.9, "weight": ("soft_background",), "mixing": ("cutmix",)},
+    "open_set": {"weight": ("case",)},
 }

@@ -3,40 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator
-
-from medssl.methods.fields import (
-    Auto,
-    BelowOne,
-    Count,
-    Mode,
-    NotNegative,
-    Positive,
-    Share,
-    setting,
-)
+from medssl.methods.fields import Auto, BelowOne, Count, Mode, NotNegative, Positive, Share, setting
 from medssl.methods.plan_hints import PlanHints
-from medssl.methods.self_training_presets import PRESETS, PresetName
+from medssl.methods.self_training_presets import PRESETS, Factors, Kind, Kinds, PresetName, Rule
 from medssl.methods.self_training_sure_settings import SureSettings
 from medssl.methods.settings import Sections, Tables
 from medssl.ops.variants import PublishedBox
 
-Rule = Literal["fixed", "adaptive", "softmatch", "gmm", "two_level", "gate", "agreement", "none"]
-Factor = Literal["confidence", "boundary", "soft_background"]
-Kind = Literal["cutmix", "shuffle", "cube", "paste"]
-
-
-def _listed(value: Any) -> Any:
-    """Read a single word as a list of it, and ``none`` as an empty one."""
-    if value == "none":
-        return ()
-    return (value,) if isinstance(value, str) and value != "auto" else value
-
-
-Factors = Annotated[tuple[Factor, ...], BeforeValidator(_listed)]
-Kinds = Annotated[tuple[Kind, ...], BeforeValidator(_listed)]
 TWO_TEACHERS = ("slow", "dual")
 SMALLEST = 32
 """Least side of a patch in voxels whose halves are worth changing places."""
@@ -51,8 +26,8 @@ class SelfTrainingSettings(SureSettings):
         "sure guesses on unlabeled scans become labels, shown mixed with labeled scans"
     )
     contract: ClassVar[tuple[dict[str, Any], ...]] = (
-        {"preset": "mixed"},
-        {"preset": "dual_teacher", "selection": "gate", "weight": "boundary"},
+        {"preset": "mixed", "weight": "boundary"},
+        {"preset": "dual_teacher", "selection": "gate", "weight": "case"},
     )
     presets: ClassVar[Tables] = PRESETS
 
@@ -82,8 +57,9 @@ class SelfTrainingSettings(SureSettings):
     """Of selection gate: share of labels that must be right on labeled patches."""
     memory_decay: BelowOne = setting(0.9, "medssl")
     """Share of its past that the histogram of confidence keeps each iteration."""
-    weight: Factors = setting((), "CW-BASS, Soft Teacher")
-    """Factors of a voxel's weight: its confidence, a boundary nearby, how sure background is."""
+    weight: Factors = setting((), "CW-BASS, Soft Teacher, WAD")
+    """Factors of a voxel's weight: its confidence, a boundary nearby, how sure background is, or
+    case: how far its scan is trusted, as learned during training; unlabeled.csv names scans."""
     confidence_power: NotNegative = setting(1.0, "CW-BASS, eq. 3")
     """Gamma of factor confidence."""
     boundary_extra: NotNegative = setting(0.5, "CW-BASS, eq. 7")
@@ -177,6 +153,11 @@ class SelfTrainingSettings(SureSettings):
             yield (
                 f"method.arbiter decides between two teachers, but teacher {self.teacher} is one: "
                 "set it to none, or method.teacher to dual or slow"
+            )
+        if "case" in self.weight and self.teacher == "student":
+            yield (
+                "method.weight case compares teacher and student, but method.teacher is the "
+                "student: set it to ema, slow or dual"
             )
         if self.view == "by_turn" and self.teacher != "dual":
             yield f"method.view by_turn needs teachers that take turns: {self.teacher} does not"

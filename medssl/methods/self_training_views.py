@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 
 from medssl.methods.base import LabeledBatch, Progress
-from medssl.methods.self_training_settings import Kind, SelfTrainingSettings
+from medssl.methods.self_training_presets import Kind
+from medssl.methods.self_training_settings import SelfTrainingSettings
+from medssl.methods.self_training_teachers import Guess
 from medssl.ops.blocks import exchanged_blocks, shuffled_blocks
 from medssl.ops.deep_supervision import Prediction
-from medssl.ops.losses import IGNORE_INDEX, region_terms, supervised_loss
+from medssl.ops.losses import IGNORE_INDEX, region_terms, supervised_loss, weighted_mean
 from medssl.ops.pasting import joined_views, known, paste
 from medssl.ops.perturb import Move, View, boxes_of_the_next, published_boxes_of_the_next
+from medssl.ops.pseudo_labels import hard_labels, kept_shares
 from medssl.ops.reliability import elr, soft_ce
 from medssl.ops.variants import FOREGROUND
 
@@ -112,3 +115,20 @@ def guess_loss(logits: Prediction, shown: Shown, settings: SelfTrainingSettings)
             value = value + settings.elr_weight * elr(seen, soft, guessed.float())
         losses.append(value)
     return torch.stack(losses).mean()
+
+
+@torch.no_grad()
+def agreement(logits: Tensor, shown: Shown) -> Tensor:
+    """Return how often the student says of voxels that count what the teachers do."""
+    view = shown.view
+    assert view.weight is not None
+    return weighted_mean((hard_labels(logits) == view.label).float(), view.weight > 0)
+
+
+def told_of(guess: Guess, weight: Tensor) -> dict[str, Tensor]:
+    """Return what to log of a guess: shares that count, confidence, conflicts."""
+    kept = torch.where(weight > 0, guess.label, IGNORE_INDEX)
+    told = {**kept_shares(guess.probs, kept), "pseudo/confidence": guess.confidence.mean()}
+    if guess.conflict is not None:
+        told["pseudo/conflict"] = guess.conflict.float().mean()
+    return told

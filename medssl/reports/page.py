@@ -26,6 +26,7 @@ from medssl.recipe.load import load_recipe
 from medssl.reports.caveats import caveats_of
 from medssl.reports.figures import Picture, box_plots, read_metrics, reliability_curve
 from medssl.reports.figures import training_curves as draw_training_curves
+from medssl.reports.least_believed import least_believed
 from medssl.reports.overlays import CasePictures, case_scores, chosen_cases, picture_case
 from medssl.runs.folder import RunFolder, open_run
 from medssl.runs.members import is_crossval
@@ -102,6 +103,7 @@ def report(
         experiments=[] if comparison is None else comparison["experiments"],
         boxes=[box_plots(rows, metric, other=other) for metric in metrics],
         cases=shown,
+        least_believed=least_believed(folder, pictures=pictures),
         rows=sorted(rows, key=lambda r: (_sortable(r["dice"]), r["case"])),
         unit=unit,
         curves=draw_training_curves(read_metrics(folder.metrics)),

@@ -35,6 +35,7 @@ from medssl.runs.lock import only_writer
 from medssl.runs.privacy import Redactor
 from medssl.runs.resume import check_same_cases, check_same_experiment, check_same_labels
 from medssl.training.acceleration import accelerate
+from medssl.training.case_table import write_case_table
 from medssl.training.cases import CasePlan
 from medssl.training.compute import Compute
 from medssl.training.distributed import joined, own_device, this_world
@@ -101,6 +102,7 @@ def train_run(
     start = _start_warm(this, method) | _find_teacher(this, method)
     data = prepare_cases(loaded, plan, this.display, finder=regions, world=compute.world)
     this = replace(this, plan=data.plan)  # without copies
+    method.know_cases({name: len(cases) for name, cases in data.streams.items()})
     with compute.world.together():
         if this.resume:
             check_same_cases(run, split_hash(data.plan.splits))
@@ -117,6 +119,7 @@ def train_run(
         if not run.writes:
             return TrainResult(run.path, {}, time.monotonic() - started)
         run.write_manifest(peak_memory_bytes=peak_memory(compute.device))
+        write_case_table(run.path, method.unlabeled_table(), [c.id for c in data.unlabeled])
         summaries = _evaluate_splits(this)
         result = TrainResult(run.path, summaries, time.monotonic() - started)
         for summary in summaries.values():

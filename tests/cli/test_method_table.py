@@ -45,7 +45,7 @@ def test_many_presets_share_a_column() -> None:
         ("cps", "cross_weight", "number, 0 or more"),
         ("rail", "loaded_batches", "whole number, 1 or more, or off"),
         ("umct", "eps", "number, above 0"),
-        ("self_training", "weight", "list (confidence, boundary, soft_background)"),
+        ("self_training", "weight", "list (confidence, boundary, soft_background, case)"),
         ("anatomical", "corruption", "coherent, official2d"),
     ],
 )

@@ -1,0 +1,121 @@
+"""Which unlabeled scans to trust, by what networks say of their patches; no label is needed.
+
+A scan of another kind gives itself away in three ways: a teacher is sure of little that it finds
+there, the student does not find the same, and what is found is not what is found in other scans.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+FIXED = 6
+"""Columns of a table before those of the classes: patches, voxels, structure, sure, both, each."""
+LEAST = 4
+"""Patches of a scan that have to be seen before anything is said of it."""
+FLOOR = 0.2
+"""A scan that is trusted less than this is left out."""
+
+
+def tally(first: Tensor, second: Tensor, kept: Tensor, classes: int) -> Tensor:
+    """Count what two networks find in each patch.
+
+    Args:
+        first: the teacher's labels ``(B, *spatial)``.
+        second: the student's.
+        kept: boolean ``(B, *spatial)``, where the teacher is believed.
+        classes: K, background included.
+
+    Returns:
+        float32 ``(B, 6 + K - 1)``: one patch; its voxels; those where either finds a structure; of
+        these, those that are kept; twice those where both find the same; those of the first and of
+        the second; and those of the first by structure.
+    """
+    either = (first > 0) | (second > 0)
+    same = (first == second) & (first > 0)
+    one = torch.ones_like(kept)
+    counted = [one, either, either & kept, same, first > 0, second > 0]
+    counted += [first == k for k in range(1, classes)]
+    voxels, structure, sure, both, mine, other, *by_class = [
+        each.flatten(1).sum(1).float() for each in counted
+    ]
+    rows = [torch.ones_like(voxels), voxels, structure, sure, 2 * both, mine + other, *by_class]
+    return torch.stack(rows, dim=1)
+
+
+def remembered_cases(table: Tensor, new: Tensor, case: Tensor, decay: float) -> Tensor:
+    """Take patches into a table of scans ``(U, columns)``; those not seen stay as they are.
+
+    Args:
+        table: of before.
+        new: ``(B, columns)``, see :func:`tally`.
+        case: ``(B,)`` rows of the patches' scans.
+        decay: what a scan keeps of its past; the number of patches forgets nothing.
+    """
+    added = torch.zeros_like(table).index_add(0, case, new)
+    kept = torch.cat([table[:, :1], decay * table[:, 1:]], dim=1)
+    return torch.where(added[:, :1] > 0, kept + added, table)
+
+
+def figures(table: Tensor) -> dict[str, Tensor]:
+    """Return what a table says of each scan, ``(U,)`` each, in [0, 1].
+
+    ``believed`` is the share of what is found in it that the teacher is sure of; ``agreement`` the
+    Dice of teacher and student; ``likeness`` the volume of all structures that it shares with the
+    median scan, by all that either has (Ruzicka); ``trust`` their product over that of the
+    median scan, at most 1, and 0 below :data:`FLOOR`. A scan of fewer than :data:`LEAST` patches
+    has a trust of 1, and so have all while nothing is found in half of them.
+    """
+    patches, voxels, structure, sure, both, each = table[:, :FIXED].unbind(1)
+    known = patches >= LEAST
+    believed, agreement = sure / structure.clamp(min=1), both / each.clamp(min=1)
+    volume = table[:, FIXED:] / voxels.clamp(min=1).unsqueeze(1)
+    typical = torch.stack([_median(column, known) for column in volume.unbind(1)])
+    shared = torch.minimum(volume, typical).sum(1)
+    likeness = shared / torch.maximum(volume, typical).sum(1).clamp(min=1e-12)
+    score = believed * agreement * likeness
+    usual = _median(score, known)
+    trust = (score / usual.clamp(min=1e-12)).clamp(max=1)
+    trust = torch.where(trust < FLOOR, 0.0, trust)
+    trust = torch.where(known & (usual > 0), trust, 1.0)
+    found = {"believed": believed, "agreement": agreement, "likeness": likeness}
+    return {"trust": trust, "score": score, **found, "patches": patches}
+
+
+def _median(values: Tensor, known: Tensor) -> Tensor:
+    """Return the lower median of those that are known, 0 of none."""
+    ordered = torch.where(known, values, torch.inf).sort().values
+    middle = ((known.sum() - 1) // 2).clamp(min=0)
+    return torch.where(known.any(), ordered.gather(0, middle.view(1))[0], 0.0)
+
+
+def prior_step(prior: Tensor, probs: Tensor, label: Tensor, decay: float) -> Tensor:
+    """Estimate how frequent classes are in unlabeled patches, one step of EM further.
+
+    Args:
+        prior: ``(2, K)``, of labels and of unlabeled patches so far.
+        probs: ``(B, K, *spatial)`` probabilities of unlabeled patches, by a network that learned
+            from labels as frequent as these.
+        label: ``(B, *spatial)`` labels, 255 where there is none.
+        decay: what both keep of their past.
+
+    Source: Saerens et al., "Adjusting the outputs of a classifier to new a priori probabilities"
+    (Neural Computation 14, 2002), eq. 2.9, one step on each batch.
+    """
+    classes = probs.shape[1]
+    shares = torch.stack([(label == k).sum() for k in range(classes)]).float()
+    seen = shares.sum()
+    shares = torch.where(seen > 0, shares / seen.clamp(min=1), prior[0])
+    ratio = (prior[1] / prior[0].clamp(min=1e-6)).view(1, classes, *[1] * (probs.ndim - 2))
+    weighed = probs * ratio
+    weighed = weighed / weighed.sum(1, keepdim=True).clamp(min=1e-12)
+    found = weighed.transpose(0, 1).flatten(1).mean(1)
+    return decay * prior + (1 - decay) * torch.stack([shares, found])
+
+
+def prior_shift(prior: Tensor) -> Tensor:
+    """Return how far the shares of structures differ, background apart: half the sum of absolute
+    differences, 0 to 1; with one structure it is 0.
+    """
+    shares = prior[:, 1:] / prior[:, 1:].sum(1, keepdim=True).clamp(min=1e-12)
+    return (shares[0] - shares[1]).abs().sum() / 2
