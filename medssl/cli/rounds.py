@@ -25,9 +25,9 @@ def next_round(
     ] = None,
     count: Annotated[int, typer.Option("--count", "-n", help="how many scans")] = 4,
     rule: Annotated[
-        str | None, typer.Option(help="combined, uncertainty, diversity or random")
+        str | None, typer.Option(help="spread, random, combined, uncertainty or diversity")
     ] = None,
-    seed: Annotated[int, typer.Option(help="of the rule random")] = 0,
+    seed: Annotated[int, typer.Option(help="of the rules spread and random")] = 0,
     checkpoint: options.Checkpoint = "auto",
     overwrite: options.Overwrite = False,
     device: options.Device = "auto",

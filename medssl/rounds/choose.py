@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal, get_args
 
 import numpy as np
 
-Rule = Literal["combined", "uncertainty", "diversity", "random"]
+Rule = Literal["combined", "uncertainty", "diversity", "spread", "random"]
 RULES: tuple[Rule, ...] = get_args(Rule)
+DRAWN: tuple[Rule, ...] = ("spread", "random")
+"""Rules by which every scan is as likely to be chosen as any other."""
 
 CUT = 5.0
 """Deviations beyond so many spreads make a scan no more different: a broken one is not typical."""
@@ -42,18 +45,20 @@ def choose(rule: Rule, candidates: Candidates, count: int, *, seed: int = 0) -> 
     """Return the places of the scans to label, the most wanted first; fewer if there are fewer.
 
     Args:
-        rule: ``random`` draws; ``uncertainty`` takes those with the largest expected error;
+        rule: ``random`` draws; ``spread`` draws scans that differ, see :func:`systematic_sample`;
+            ``uncertainty`` takes those with the largest expected error;
             ``diversity`` takes those that the others are most like, see :func:`most_covering`;
             ``combined`` does so with each scan counting by the place of its expected error among
             all, 1 for the largest, 1/n for the smallest.
         candidates: to choose from.
         count: how many, at least 1.
-        seed: of ``random``.
+        seed: of ``random`` and ``spread``.
     """
     n = len(candidates.errors)
-    if rule == "random":
-        order = np.random.default_rng(seed).permutation(n).tolist()
-        return one_a_patient(order, candidates)[:count]
+    if rule in DRAWN:
+        rng = np.random.default_rng(seed)
+        order = one_a_patient(rng.permutation(n).tolist(), candidates)
+        return order[:count] if rule == "random" else _spread(order, candidates, count, rng)
     if rule == "uncertainty":
         order = np.argsort(-candidates.errors, kind="stable").tolist()
         return one_a_patient(order, candidates)[:count]
@@ -65,13 +70,58 @@ def choose(rule: Rule, candidates: Candidates, count: int, *, seed: int = 0) -> 
 
 def one_a_patient(order: Sequence[int], candidates: Candidates) -> list[int]:
     """Put the first scan of each patient before every second one, and so on; order stays else."""
+    return sorted(order, key=_turns(order, candidates).__getitem__)
+
+
+def _turns(order: Sequence[int], candidates: Candidates) -> dict[int, int]:
+    """Return how many scans of its patient are labeled or come before each scan."""
     labels = dict.fromkeys(candidates.labeled_patients, 1)
     turns = {}
     for place in order:
         patient = candidates.patients[place]
         turns[place] = labels.get(patient, 0)
         labels[patient] = turns[place] + 1
-    return sorted(order, key=turns.__getitem__)
+    return turns
+
+
+def _spread(
+    order: Sequence[int], candidates: Candidates, count: int, rng: np.random.Generator
+) -> list[int]:
+    """Take turns whole as long as they fit, and draw the rest from the next one."""
+    chosen: list[int] = []
+    for _, same in groupby(order, key=_turns(order, candidates).__getitem__):
+        turn, left = list(same), count - len(chosen)
+        if len(turn) > left:
+            drawn = systematic_sample(candidates.points[turn], left, rng)
+            return [*chosen, *(turn[i] for i in drawn)]
+        chosen += turn
+    return chosen
+
+
+def systematic_sample(points: np.ndarray, count: int, rng: np.random.Generator) -> list[int]:
+    """Draw points far apart, so that each is drawn with the same probability, ``count / n``.
+
+    The points are put in a row in which neighbors are alike (from the first, always on to the
+    nearest that is left), and every ``n / count``-th is taken, from a random start.
+
+    Args:
+        points: ``(n, features)``, in random order.
+        count: how many, at most n.
+        rng: draws the start.
+
+    Source: Madow, On the theory of systematic sampling II, Annals of Mathematical Statistics 20
+    (1949).
+    """
+    if not count:
+        return []
+    n, row = len(points), [0]
+    left = np.arange(1, n)
+    while len(left):
+        nearest = int(np.argmin(_distances(points[left], points[row[-1]])))
+        row.append(int(left[nearest]))
+        left = np.delete(left, nearest)
+    starts = (rng.random() + np.arange(count)) * n / count
+    return [row[int(place)] for place in starts]
 
 
 def most_covering(candidates: Candidates, weights: np.ndarray, count: int) -> list[int]:

@@ -17,6 +17,7 @@ from medssl.data.images.names import image_suffix, split_extension
 from medssl.data.images.write import write_label
 from medssl.errors import MedSSLError
 from medssl.files import move_in, scratch_folder, write_json
+from medssl.rounds.choose import DRAWN
 from medssl.rounds.record import Round
 from medssl.rounds.returned import Returned
 
@@ -86,7 +87,7 @@ def _add(
     write_label(label.values, building / name, affine=label.affine, reference=images[0])
     item["label"] = f"./{name}"
     origin = LabelOrigin(
-        how=RANDOM if found.rule == "random" else CHOSEN,
+        how=RANDOM if found.rule in DRAWN else CHOSEN,
         rule=found.rule,
         draft=EDITED if label.edited else CONFIRMED,
         model_sha256=found.model_sha256,

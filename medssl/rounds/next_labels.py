@@ -29,8 +29,8 @@ from medssl.runs.folder import open_run
 from medssl.runs.members import is_crossval, members_of
 from medssl.workflows.open_predictor import open_predictor
 
-DEFAULT_RULE: Rule = "random"
-"""No rule is known to beat it (docs/next.md), and its labels count in a verdict."""
+DEFAULT_RULE: Rule = "spread"
+"""No rule beats drawing (docs/next.md), and labels that were drawn count in a verdict."""
 KEPT = "next"
 """Folder of a run in which what it says of a pool is kept, so that it is not said twice."""
 
@@ -84,9 +84,9 @@ def next_labels(
         pool: ``unlabeled`` for the scans of the run's dataset that have no label, or folders and
             image files.
         count: how many scans.
-        rule: ``random``, ``uncertainty``, ``diversity`` or ``combined``, see
+        rule: ``spread``, ``random``, ``uncertainty``, ``diversity`` or ``combined``, see
             :func:`medssl.rounds.choose.choose`.
-        seed: of ``random``.
+        seed: of ``random`` and ``spread``.
         checkpoint, device, precision: as for `predict`.
         overwrite: predict the pool again, whatever was predicted of it before.
         display: shows progress.
@@ -238,6 +238,7 @@ def _why(rule: Rule, told: Assessment | None) -> str:
         "uncertainty": "the lowest expected Dice",
         "diversity": "many scans are like it and no labeled one is",
         "combined": "scans like it are predicted badly and no labeled one is like it",
+        "spread": "drawn at random, far from the others drawn",
         "random": "drawn at random",
     }[rule]
     return f"{seen}; {why}"

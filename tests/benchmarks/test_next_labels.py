@@ -21,13 +21,14 @@ def test_whole_starts_are_compared_with_random(monkeypatch: pytest.MonkeyPatch) 
             ("combined", 0.7 + 0.02 * start),
             ("uncertainty", 0.6),
             ("diversity", 0.6),
+            ("spread", 0.6),
             ("random", 0.6),
         )
         for size in (8, 12, 16)
     }
     found["2/first/4"] = {"dice": {"a": 0.9, "b": 0.9}}  # a start that is not finished
     lines = next_labels.table(found).splitlines()
-    assert lines[0] == "starts: 2; runs: 25"
+    assert lines[0] == "starts: 2; runs: 31"
     combined = next(line for line in lines if line.startswith("| combined"))
     # Means 0.6 and 0.66; over random +0.05 and +0.06, whose t interval of two is 12.7 wide.
     assert combined.split(" | ")[1].startswith("0.6300 [")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medssl.rounds.choose import CUT, RULES, Candidates, as_points, choose
+from medssl.rounds.choose import CUT, DRAWN, RULES, Candidates, as_points, choose
 
 
 def on_a_line(*places: float, errors: list[float] | None = None, **more: object) -> Candidates:
@@ -43,10 +43,28 @@ def test_the_combination_goes_where_scans_are_predicted_badly() -> None:
     assert choose("combined", on_a_line(0, 1, 2, 100, 101, 102, errors=small), 2)[0] == 4
 
 
-def test_random_is_of_its_seed_alone() -> None:
+@pytest.mark.parametrize("rule", DRAWN)
+def test_what_is_drawn_is_of_its_seed_alone(rule: str) -> None:
     candidates = on_a_line(*range(20))
-    assert choose("random", candidates, 5, seed=1) == choose("random", candidates, 5, seed=1)
-    assert choose("random", candidates, 5, seed=1) != choose("random", candidates, 5, seed=2)
+    assert choose(rule, candidates, 5, seed=1) == choose(rule, candidates, 5, seed=1)
+    assert choose(rule, candidates, 5, seed=1) != choose(rule, candidates, 5, seed=2)
+
+
+@pytest.mark.parametrize("rule", DRAWN)
+def test_each_scan_is_as_likely_to_be_drawn(rule: str) -> None:
+    # Two tight groups of unequal size and an odd scan: whatever is unlike, the share is 3 / 10.
+    candidates = on_a_line(0, 1, 2, 3, 4, 5, 100, 101, 102, 500)
+    draws = [choose(rule, candidates, 3, seed=seed) for seed in range(2000)]
+    shares = np.bincount(np.concatenate(draws), minlength=10) / len(draws)
+    # Five standard errors of a share of 0.3 over 2000 draws.
+    assert np.abs(shares - 0.3).max() < 5 * np.sqrt(0.3 * 0.7 / 2000)
+
+
+def test_spread_takes_as_many_of_each_group_as_its_share() -> None:
+    candidates = on_a_line(*range(40), *range(1000, 1020))
+    for seed in range(50):
+        far = sum(i >= 40 for i in choose("spread", candidates, 6, seed=seed))
+        assert far == 2
 
 
 @pytest.mark.parametrize("rule", RULES)
