@@ -155,13 +155,18 @@ class RunFolder:
             record = self.redactor.value(record)
         append_line(path, record)
 
-    def truncate_metrics(self, step: int) -> None:
-        """Drop what was logged after ``step``: a resumed run computes it again."""
+    def truncate_metrics(self, step: int, *, again: bool = False) -> None:
+        """Drop what was logged after ``step``: a resumed run computes it again.
+
+        Args:
+            step: finished iterations of all stages.
+            again: log the means and the validation of ``step`` again, too.
+        """
         if not self.writes:
             return
-        for path in (self.metrics, self.nonfinite):
+        for path, end in ((self.metrics, step - again), (self.nonfinite, step)):
             if path.is_file():
-                kept = [line for line in read_lines(path) if line.get("step", 0) <= step]
+                kept = [line for line in read_lines(path) if line.get("step", 0) <= end]
                 write_text(path, "".join(as_line(line) for line in kept))
 
 

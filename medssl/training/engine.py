@@ -28,6 +28,7 @@ from medssl.runs.folder import RunFolder
 from medssl.settings.recipe import Recipe
 from medssl.training.batches import batch_addresses, torch_seed
 from medssl.training.compute import Compute
+from medssl.training.exchange import Exchange, Exchanger
 from medssl.training.nonfinite import Watch, check_terms, check_weights
 from medssl.training.optimization import (
     build_optimizers,
@@ -57,6 +58,8 @@ class Engine:
         run: the run folder.
         compute: what trains.
         display: shows progress.
+        exchange: brings tensors to other sites and back; None trains alone.
+        labeled_patients: whose labels are trained on; only an exchange is told.
 
     Raises:
         MedSSLError: the network cannot be divided between processes.
@@ -72,6 +75,8 @@ class Engine:
         run: RunFolder,
         compute: Compute,
         display: Display,
+        exchange: Exchange | None = None,
+        labeled_patients: int = 0,
     ) -> None:
         device, world = compute.device, compute.world
         self.method, self.world = method.to(device), world
@@ -91,6 +96,9 @@ class Engine:
         self.stepper = Stepper(
             self.method, self.training, feed, compute, watch=self.watch, log=self._log
         )
+        self.exchanger: Exchanger | None = None
+        if exchange is not None:
+            self.exchanger = Exchanger(exchange, self.method, self.stages, run, labeled_patients)
 
     # ------------------------------------------------------------------ the loop
 
@@ -110,6 +118,8 @@ class Engine:
             on_resume(self.state.step)
         try:
             with self.signals:
+                if self.exchanger is not None:
+                    self.exchanger.open(begins=saved is None)
                 for index in range(self.state.stage, len(self.stages)):
                     self._start_stage(index, saved if index == self.state.stage else None)
                     self._run_stage(self.stages[index])
@@ -130,37 +140,56 @@ class Engine:
         )
         with loader, bar:
             batches = iter(loader)
+            if self.exchanger is not None and self.exchanger.is_due(state):
+                # It was stopped while it waited for the others.
+                self._set_learning_rates(stage, state.iteration - 1)
+                self._finish_iteration(stage)
             while state.iteration < stage.iterations and not state.ended:
                 started = time.perf_counter()
                 self._step(stage, batches)
                 state.iteration += 1
                 state.step += 1
                 state.seconds += time.perf_counter() - started
-                self.display.advance(state.iteration)
-                done = state.iteration == stage.iterations
-                if done or state.iteration % training.log_every == 0:
-                    self._report(stage)
-                every = training.validate_every
-                if self.validation is not None and (done or state.iteration % every == 0):
-                    self._validate(stage, self.validation)
-                    if training.early_stop and state.stale >= training.early_stop:
-                        self.display.say(
-                            f"{stage.name}: no better validation in {state.stale} tries, "
-                            f"stage ends at iteration {state.iteration}"
-                        )
-                        state.ended = True
-                # One process may have been told before another: all stop at the same iteration.
-                caught = self.world.largest(self.signals.caught or 0)
-                if caught:
-                    self._save(stage)
-                    raise Stopped(caught, state.step, self.run.path)
-                if not done and state.iteration % training.checkpoint_every == 0:
-                    self._save(stage)
+                self._finish_iteration(stage)
         self._end_stage(stage)
+
+    def _finish_iteration(self, stage: Stage) -> None:
+        """Do what follows a step, as far as it is due: exchange, log, validate, stop, save."""
+        state, training = self.state, self.training
+        self._exchange(stage)
+        self.display.advance(state.iteration)
+        done = state.iteration == stage.iterations
+        if done or state.iteration % training.log_every == 0:
+            self._report(stage)
+        every = training.validate_every
+        if self.validation is not None and (done or state.iteration % every == 0):
+            self._validate(stage, self.validation)
+            if training.early_stop and state.stale >= training.early_stop:
+                self.display.say(
+                    f"{stage.name}: no better validation in {state.stale} tries, "
+                    f"stage ends at iteration {state.iteration}"
+                )
+                state.ended = True
+        # One process may have been told before another: all stop at the same iteration.
+        caught = self.world.largest(self.signals.caught or 0)
+        if caught:
+            self._save(stage)
+            raise Stopped(caught, state.step, self.run.path)
+        if not done and state.iteration % training.checkpoint_every == 0:
+            self._save(stage)
+
+    def _exchange(self, stage: Stage) -> None:
+        """Exchange tensors with other sites; saved before, since the others may take days."""
+        if self.exchanger is None or not self.exchanger.is_due(self.state):
+            return
+        self._save(stage)
+        if not self.exchanger.swap(self.state, lambda: self.signals.caught is not None):
+            raise Stopped(self.signals.caught or 0, self.state.step, self.run.path)
+        self._log.restart_clock()
 
     def _step(self, stage: Stage, batches: Iterator[Any]) -> None:
         """Take one optimizer step, at the learning rate of its iteration."""
-        self._set_learning_rates(stage)
+        self._set_learning_rates(stage, self.state.iteration)
         progress = Progress(
             stage.name, self.state.iteration, stage.iterations, self.recipe.seed, lr=self._lr
         )
@@ -238,8 +267,8 @@ class Engine:
             pin_memory=self.device.type == "cuda",
         )
 
-    def _set_learning_rates(self, stage: Stage) -> None:
-        position, total = self.method.learning_rate_position(stage, self.state.iteration)
+    def _set_learning_rates(self, stage: Stage, iteration: int) -> None:
+        position, total = self.method.learning_rate_position(stage, iteration)
         base = self.training.optimizer_of(stage.name).lr
         schedule = self.training.schedule_of(stage.name)
         self._lr = learning_rate(position, total, base, schedule)
@@ -308,4 +337,8 @@ class Engine:
         if found is None:
             return None
         self.state, self.stages = found.state, found.stages
+        if self.exchanger is not None:
+            self.exchanger.total = sum(stage.iterations for stage in self.stages)
+            if self.exchanger.is_due(self.state):  # what followed the exchange follows it again
+                self.run.truncate_metrics(self.state.step, again=True)
         return found.content

@@ -19,7 +19,8 @@ class State:
 
     ``iteration`` counts the finished iterations of stage number ``stage``, ``step`` those of all;
     ``ended`` marks a stage that early stopping cut short or that was taken from another run;
-    ``skipped`` counts iterations whose loss or gradient was not finite.
+    ``skipped`` counts iterations whose loss or gradient was not finite; ``exchanged`` is the
+    ``step`` of the last exchange with other sites.
     """
 
     stage: int = 0
@@ -32,6 +33,7 @@ class State:
     bests: dict[str, float] = field(default_factory=dict)
     skipped: int = 0
     skipped_in_row: int = 0
+    exchanged: int = 0
 
     def start_stage(self, index: int) -> None:
         """Stand before the first iteration of stage number ``index``."""

@@ -24,6 +24,7 @@ from medssl.workflows.teaching import find_teacher, open_teacher
 if TYPE_CHECKING:
     from medssl.settings.recipe import Recipe
     from medssl.training.cases import CasePlan
+    from medssl.training.exchange import Exchange
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def train(
     device: str = "auto",
     precision: str | None = None,
     verify_cache: bool = False,
+    exchange: Exchange | None = None,
     display: Display | None = None,
 ) -> TrainResult:
     """Train a recipe from its first check to the evaluation of its test cases.
@@ -66,6 +68,7 @@ def train(
         resume_or_start: continue it if it is there, else start it. ``output`` is ``runs/NAME`` by
             default, so that the same call always means the same run.
         verify_cache: hash every image whole, whatever is known of it, before the cache is used.
+        exchange: trains together with other sites, see :mod:`medssl.training.exchange`.
 
     Raises:
         MedSSLError: anything the user can mend, before the long work where possible.
@@ -85,6 +88,7 @@ def train(
         device,
         precision,
         verify_cache,
+        exchange,
     )
     rank, processes, _ = place()
     with ExitStack() as held:
@@ -109,6 +113,7 @@ class Asked:
     device: str
     precision: str | None
     verify_cache: bool
+    exchange: Exchange | None = None
 
 
 @dataclass(frozen=True)

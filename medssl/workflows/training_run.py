@@ -40,6 +40,12 @@ from medssl.training.cases import CasePlan
 from medssl.training.compute import Compute
 from medssl.training.distributed import joined, own_device, this_world
 from medssl.training.engine import Engine
+from medssl.training.exchange import (
+    Exchange,
+    federated_ancestor,
+    refuse_other_exchange,
+    refuse_unsuited,
+)
 from medssl.training.manifest import description, file_hashes, peak_memory, recorded, sessions
 from medssl.training.prepare import TrainingData, prepare_cases
 from medssl.training.regions import open_regions
@@ -64,6 +70,7 @@ class _Resolved:
         resume: whether it is there, and is gone on with.
         finished: whether it has nothing left to train.
         display: silent in all processes but the first.
+        exchange: what it is trained together with, if anything.
     """
 
     loaded: LoadedRecipe
@@ -73,6 +80,7 @@ class _Resolved:
     resume: bool
     finished: bool
     display: Display
+    exchange: Exchange | None
 
 
 def train_run(
@@ -143,7 +151,10 @@ def _resolve(
         precision = resolve_precision(wanted, device)
     run = RunFolder(world.from_first(order.path), writes=world.first)
     with world.together():
+        if asked.exchange is not None:
+            refuse_unsuited(order.loaded.recipe, world.size)
         if order.resume:
+            refuse_other_exchange(run, asked.exchange)
             if run.writes:
                 held.enter_context(only_writer(run.path, display.say))
             check_same_experiment(order.loaded, run)
@@ -152,7 +163,16 @@ def _resolve(
             known = without(order.plan.splits, recorded_copies(run.splits))
             check_same_cases(run, split_hash(known))
     compute = Compute(device, precision, world)
-    return _Resolved(order.loaded, order.plan, compute, run, order.resume, order.finished, display)
+    return _Resolved(
+        order.loaded,
+        order.plan,
+        compute,
+        run,
+        order.resume,
+        order.finished,
+        display,
+        asked.exchange,
+    )
 
 
 def _start_warm(this: _Resolved, method: Method) -> dict[str, Any]:
@@ -214,7 +234,11 @@ def _begin(this: _Resolved, data: TrainingData, method: Method, held: ExitStack)
                 run.write_manifest(**{FILES: file_hashes(plan)})
             if not run.lineage.is_file():
                 contents = Contents(plan.files, plan.dataset.spatial_unit)
-                write_lineage(lineage_of(recipe, plan.dataset, plan.splits, contents), run)
+                lineage = lineage_of(recipe, plan.dataset, plan.splits, contents)
+                if this.exchange is not None:
+                    others = (*lineage.ancestors, federated_ancestor(this.exchange))
+                    lineage = replace(lineage, ancestors=others)
+                write_lineage(lineage, run)
     surroundings = environment(this.compute.device, this.compute.precision)
     run.write_manifest(
         **surroundings,
@@ -249,6 +273,8 @@ def _set_up(this: _Resolved, data: TrainingData, method: Method) -> Engine:
         run=this.run,
         compute=compute,
         display=this.display,
+        exchange=this.exchange,
+        labeled_patients=len({case.patient for case in this.plan.splits.labeled}),
     )
 
 
