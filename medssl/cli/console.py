@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from medssl.ranks import place
 
 ORDER = """
-train predict crossval evaluate compare sweep calibrate triage next accept report export
+train predict crossval evaluate compare sweep calibrate triage next accept federate report export
 check plan preprocess import phantom methods recipes specs info replay
 """
 """How help lists the commands: as they are met; those not named here come last."""

@@ -1,0 +1,166 @@
+"""Commands of a federation: sites that train one model and meet in a folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medssl.cli import options
+from medssl.cli.console import app, display_of, out
+from medssl.paths import command
+
+federate = typer.Typer(
+    help="Train one model at several hospitals, which meet in a folder and share no scan.",
+    no_args_is_help=True,
+)
+app.add_typer(federate, name="federate")
+
+Folder = Annotated[Path, typer.Argument(help="folder where the sites meet")]
+ServerFolder = Annotated[
+    Path, typer.Option("--server", help="the server's own folder, which holds all keys")
+]
+
+
+@federate.command(name="init")
+def federate_init(
+    folder: Folder,
+    recipe: options.Recipe,
+    server: ServerFolder,
+    site: Annotated[list[str], typer.Option(help="name of a site; repeat for each")],
+    labels: Annotated[
+        str, typer.Option(help="structures in the order of their values: background,left,right")
+    ],
+    channels: Annotated[int, typer.Option(help="of an image")] = 1,
+    every: Annotated[int, typer.Option(help="iterations of a round")] = 50,
+    share: Annotated[
+        str, typer.Option(help="parts of the method that are shared")
+    ] = "student,teacher,buffers",
+    norms: Annotated[
+        str, typer.Option(help="shared, or local: normalization layers stay (FedBN)")
+    ] = "shared",
+    weights: Annotated[
+        str, typer.Option(help="iterations (equal), or labeled: by patients with labels")
+    ] = "iterations",
+    average: Annotated[str, typer.Option(help="mean, median or trimmed")] = "mean",
+    trim: Annotated[float, typer.Option(help="share that trimmed leaves out on each side")] = 0.2,
+    norm_limit: Annotated[
+        float, typer.Option(help="updates so many times as long as usual are refused")
+    ] = 3.0,
+    at_least: Annotated[
+        int | None, typer.Option(help="so many sites make a round; default: two")
+    ] = None,
+    wait: Annotated[
+        float, typer.Option(help="minutes after which a round goes on without a site")
+    ] = 1440.0,
+    overrides: options.Overrides = None,
+) -> None:
+    """Begin a federation: what is agreed, a key for each site, the model that all start from."""
+    import medssl
+
+    chosen: dict[str, Any] = {
+        "norms": norms,
+        "weights": weights,
+        "average": average,
+        "share": tuple(share.split(",")),
+    }
+    found = medssl.federate_init(
+        folder,
+        server,
+        recipe,
+        sites=site,
+        labels=labels.split(","),
+        channels=channels,
+        every=every,
+        trim=trim,
+        norm_limit=norm_limit,
+        at_least=at_least,
+        wait_minutes=wait,
+        overrides=overrides or (),
+        **chosen,
+    )
+    out.print(f"{found.rounds} rounds of {every} iterations; the sites meet in {found.folder}")
+    for name, key in found.keys.items():
+        out.print(f"give by hand, and by no shared folder, to {name}: {key}")
+    out.print("then: " + command("federate", "server", found.folder, "--server", found.server))
+
+
+@federate.command(name="site")
+def federate_site(
+    ctx: typer.Context,
+    folder: Folder,
+    recipe: Annotated[str, typer.Argument(help="recipe with this site's data; or a run to resume")],
+    key: Annotated[Path, typer.Option(help="the file that the server gave this site")],
+    output: options.Output,
+    overrides: options.Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on where it stopped")] = False,
+    resume_or_start: Annotated[
+        bool, typer.Option("--resume-or-start", help="go on if there is such a run, else start it")
+    ] = False,
+    device: options.Device = "auto",
+    precision: options.Precision = None,
+) -> None:
+    """Train on this site's scans, together with the other sites."""
+    import medssl
+
+    result = medssl.federate_site(
+        folder,
+        key,
+        recipe,
+        output,
+        overrides=overrides or (),
+        resume=resume,
+        resume_or_start=resume_or_start,
+        device=device,
+        precision=precision,
+        display=display_of(ctx),
+    )
+    for line in result.last_words:
+        out.print(line)
+
+
+@federate.command(name="server")
+def federate_server(
+    ctx: typer.Context,
+    folder: Folder,
+    server: ServerFolder,
+    once: Annotated[
+        bool, typer.Option("--once", help="do not wait: close what can be closed now")
+    ] = False,
+    wait: Annotated[
+        float | None, typer.Option(help="minutes; 0 closes a round with the sites there are")
+    ] = None,
+) -> None:
+    """Make the sites' updates one model, round by round."""
+    import medssl
+
+    closed = medssl.federate_server(
+        folder, server, once=once, wait_minutes=wait, display=display_of(ctx)
+    )
+    out.print(f"{len(closed)} rounds are closed; what was decided: {server / 'rounds.json'}")
+
+
+@federate.command(name="status")
+def federate_status(folder: Folder) -> None:
+    """Say how far a federation is, and which sites have answered."""
+    import medssl
+
+    found = medssl.federate_status(folder)
+    out.print(f"closed: {found['closed']} of {found['rounds']} rounds")
+    if found["open"]:
+        out.print(
+            f"round {found['open']}: answered {', '.join(found['answered']) or 'none'}; waiting "
+            f"for {', '.join(found['waiting']) or 'the server'}"
+        )
+
+
+@federate.command(name="audit")
+def federate_audit(
+    folder: Folder, number: Annotated[int, typer.Argument(metavar="ROUND", help="its number")]
+) -> None:
+    """List all that left the sites in a round, as JSON: tensors by name and shape, and figures."""
+    import medssl
+
+    out.print(json.dumps(medssl.federate_audit(folder, number), indent=1))

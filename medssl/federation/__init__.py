@@ -1,0 +1,1 @@
+"""Several hospitals that train one model and meet in a folder; no scan leaves a site."""
