@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     from medssl.data.importers.dataset import import_dataset, list_formats
     from medssl.data.phantoms.dataset import write_phantom as phantom
     from medssl.errors import MedSSLError
-    from medssl.federation.audit import federate_audit, federate_status
-    from medssl.federation.create import federate_init
-    from medssl.federation.server import federate_server
-    from medssl.federation.site import federate_site
     from medssl.methods.registry import list_methods
     from medssl.models.loaded_run import load_run
     from medssl.networks.registry import list_networks
@@ -60,11 +56,6 @@ __all__ = [
     "evaluate",
     "evaluate_run",
     "export",
-    "federate_audit",
-    "federate_init",
-    "federate_server",
-    "federate_site",
-    "federate_status",
     "forget",
     "import_dataset",
     "list_formats",
@@ -101,11 +92,6 @@ _PLACES = {
     "evaluate": "workflows.evaluate_folders:evaluate",
     "evaluate_run": "workflows.evaluate:evaluate_run",
     "export": "bundle.export:export",
-    "federate_audit": "federation.audit:federate_audit",
-    "federate_init": "federation.create:federate_init",
-    "federate_server": "federation.server:federate_server",
-    "federate_site": "federation.site:federate_site",
-    "federate_status": "federation.audit:federate_status",
     "import_dataset": "data.importers.dataset:import_dataset",
     "list_formats": "data.importers.dataset:list_formats",
     "list_methods": "methods.registry:list_methods",

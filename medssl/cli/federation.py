@@ -58,7 +58,7 @@ def federate_init(
     overrides: options.Overrides = None,
 ) -> None:
     """Begin a federation: what is agreed, a key for each site, the model that all start from."""
-    import medssl
+    from medssl.federation.create import federate_init
 
     chosen: dict[str, Any] = {
         "norms": norms,
@@ -66,7 +66,7 @@ def federate_init(
         "average": average,
         "share": tuple(share.split(",")),
     }
-    found = medssl.federate_init(
+    found = federate_init(
         folder,
         server,
         recipe,
@@ -103,9 +103,9 @@ def federate_site(
     precision: options.Precision = None,
 ) -> None:
     """Train on this site's scans, together with the other sites."""
-    import medssl
+    from medssl.federation.site import federate_site
 
-    result = medssl.federate_site(
+    result = federate_site(
         folder,
         key,
         recipe,
@@ -134,20 +134,18 @@ def federate_server(
     ] = None,
 ) -> None:
     """Make the sites' updates one model, round by round."""
-    import medssl
+    from medssl.federation.server import federate_server
 
-    closed = medssl.federate_server(
-        folder, server, once=once, wait_minutes=wait, display=display_of(ctx)
-    )
+    closed = federate_server(folder, server, once=once, wait_minutes=wait, display=display_of(ctx))
     out.print(f"{len(closed)} rounds are closed; what was decided: {server / 'rounds.json'}")
 
 
 @federate.command(name="status")
 def federate_status(folder: Folder) -> None:
     """Say how far a federation is, and which sites have answered."""
-    import medssl
+    from medssl.federation.audit import federate_status
 
-    found = medssl.federate_status(folder)
+    found = federate_status(folder)
     out.print(f"closed: {found['closed']} of {found['rounds']} rounds")
     if found["open"]:
         out.print(
@@ -161,6 +159,6 @@ def federate_audit(
     folder: Folder, number: Annotated[int, typer.Argument(metavar="ROUND", help="its number")]
 ) -> None:
     """List all that left the sites in a round, as JSON: tensors by name and shape, and figures."""
-    import medssl
+    from medssl.federation.audit import federate_audit
 
-    out.print(json.dumps(medssl.federate_audit(folder, number), indent=1))
+    out.print(json.dumps(federate_audit(folder, number), indent=1))

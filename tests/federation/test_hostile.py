@@ -16,11 +16,11 @@ import pytest
 import torch
 from federations import base_of, begin, joined, message, never, newest, send, serve, update
 
-import medssl
 from medssl.errors import MedSSLError
 from medssl.federation.agreed import read_site_key
 from medssl.federation.create import Created
 from medssl.federation.messages import MAGIC, Header, global_name, packed, update_name
+from medssl.federation.server import federate_server
 
 
 def poisoned(found: Created, value: float) -> bytes:
@@ -204,4 +204,4 @@ def test_what_was_agreed_cannot_be_changed(agreed: Created, tmp_path: Path) -> N
     serve(agreed)
     assert path.read_text() == text, "the server puts back its own"
     with pytest.raises(MedSSLError, match="no folder of a server"):
-        medssl.federate_server(agreed.folder, tmp_path)
+        federate_server(agreed.folder, tmp_path)

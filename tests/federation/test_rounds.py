@@ -10,9 +10,9 @@ import pytest
 import torch
 from federations import LABELS, begin, joined, never, send, serve, update
 
-import medssl
 from medssl import cli
 from medssl.errors import MedSSLError
+from medssl.federation.audit import federate_audit, federate_status
 from medssl.federation.messages import global_name, update_name
 from medssl.federation.server import Server
 from medssl.files import locked
@@ -27,7 +27,7 @@ def test_a_round_waits_as_was_agreed(tmp_path: Path) -> None:
     assert serve(found) == []
     (closed,) = serve(found, wait_minutes=0)
     assert (closed.missing, closed.weights) == (["C"], {"A": 0.5, "B": 0.5})
-    assert medssl.federate_status(found.folder)["closed"] == 1
+    assert federate_status(found.folder)["closed"] == 1
 
 
 def test_a_late_site_takes_the_newest_model_and_is_in_time_again(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_what_leaves_a_site_is_listed(tmp_path: Path, capsys: pytest.CaptureFixt
     assert cli.run(["federate", "status", str(found.folder)]) == 0
     assert "answered A, B" in capsys.readouterr().out
     with pytest.raises(MedSSLError, match="no round 99"):
-        medssl.federate_audit(found.folder, 99)
+        federate_audit(found.folder, 99)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ import medssl
 from medssl.errors import MedSSLError
 from medssl.federation.create import Created
 from medssl.federation.server import Server
+from medssl.federation.site import federate_site
 from medssl.progress import Display
 from medssl.runs.checkpoint import load_checkpoint
 
@@ -78,8 +79,8 @@ def test_one_site_in_a_folder_equals_plain_training_bit_for_bit(
         with monkeypatch.context() as patch:
             crash_after(patch, 5)
             with pytest.raises(RuntimeError, match="power cut"):
-                medssl.federate_site(found.folder, found.keys["A"], recipe, run, **more)
-        medssl.federate_site(found.folder, found.keys["A"], run, run, resume=True, **more)
+                federate_site(found.folder, found.keys["A"], recipe, run, **more)
+        federate_site(found.folder, found.keys["A"], run, run, resume=True, **more)
     same_bits(last(plain), last(run))
     taken = [json.loads(line) for line in (run / "federated.jsonl").read_text().splitlines()]
     assert [(t["step"], t["round"]) for t in taken] == [(3, 1), (6, 2), (8, 3)]
@@ -102,7 +103,7 @@ def test_another_recipe_or_dataset_is_refused(world: tuple[Path, Path], tmp_path
         ("method=supervised", "agreed on method.name"),
     ):
         with pytest.raises(MedSSLError, match=what):
-            medssl.federate_site(found.folder, found.keys["A"], recipe, run, overrides=[override])
+            federate_site(found.folder, found.keys["A"], recipe, run, overrides=[override])
         assert not run.exists()
 
 

@@ -11,11 +11,10 @@ import torch
 from helpers import small_recipe, write_recipe
 from torch import Tensor
 
-import medssl
 from medssl.federation.agreed import read_agreed, read_site_key
-from medssl.federation.create import Created
+from medssl.federation.create import Created, federate_init
 from medssl.federation.messages import Header, as_bytes, packed, update_name
-from medssl.federation.server import Round
+from medssl.federation.server import Round, federate_server
 from medssl.federation.site import FolderExchange
 from medssl.training.exchange import Update
 
@@ -27,7 +26,7 @@ def begin(folder: Path, *sites: str, recipe: Path | None = None, **options: Any)
     if recipe is None:
         content = small_recipe(folder, folder, method={"name": "supervised"})
         recipe = write_recipe(folder / "agreed.yaml", content)
-    return medssl.federate_init(
+    return federate_init(
         folder / "shared",
         folder / "server",
         recipe,
@@ -101,7 +100,7 @@ def newest(found: Created) -> str:
 
 def serve(found: Created, **options: Any) -> list[Round]:
     """Let the server close what can be closed."""
-    return medssl.federate_server(found.folder, found.server, once=True, **options)
+    return federate_server(found.folder, found.server, once=True, **options)
 
 
 def update(found: Created, step: int, value: float) -> Update:

@@ -101,14 +101,21 @@ STAMPED = 16
 BACKGROUND = 0.05
 """A value of a larger share of all voxels is background."""
 
+DARK = 0.25
+"""So is what lies this far up from the least value to the 99th percentile, where rounding alone
+makes neighbors equal."""
+
+COLUMN = 8
+"""Fewest slices in which one value at one place is no accident."""
+
 
 def stamp(data: np.ndarray) -> tuple[int, float]:
     """Find what is no image: burnt-in text, or a patch that was filled with one value.
 
     Text stands at the same place in all slices: columns of voxels along an axis have one value. A
     patch holds voxels that equal their neighbors on all six sides, and one value has most of these.
-    The smallest value and frequent ones are background, and the largest of a patch may be what a
-    detector was saturated by.
+    Dark values and frequent ones are background, and the largest of a patch may be what a detector
+    was saturated by.
 
     Args:
         data: ``(X, Y, Z)``.
@@ -119,15 +126,18 @@ def stamp(data: np.ndarray) -> tuple[int, float]:
     if min(data.shape) < 3:
         return 0, 0.0
     step = max(1, data.size // SAMPLE)
-    values, counts = np.unique(data.ravel()[::step], return_counts=True)
-    empty = [data.min(), *values[counts > BACKGROUND * counts.sum()]]
-    for axis in range(3):
+    some = data.ravel()[::step]
+    values, counts = np.unique(some, return_counts=True)
+    empty = values[counts > BACKGROUND * counts.sum()]
+    least = float(data.min())
+    dark = least + DARK * (float(np.percentile(some, 99)) - least)
+    for axis in (a for a in range(3) if data.shape[a] >= COLUMN):
         low = data.min(axis)
-        found = low[(low == data.max(axis)) & ~np.isin(low, empty)]
+        found = low[(low == data.max(axis)) & (low > dark) & ~np.isin(low, empty)]
         if len(found) >= STAMPED:
             return len(found), float(np.median(found))
     inner = data[1:-1, 1:-1, 1:-1]
-    flat = ~np.isin(inner, [*empty, data.max()])
+    flat = (inner > dark) & ~np.isin(inner, [*empty, data.max()])
     for axis in range(3):
         for side in (0, 2):
             place = [slice(1, -1)] * 3

@@ -74,8 +74,16 @@ def test_a_text_in_all_slices_is_found(value: int) -> None:
 
 def test_a_patch_of_one_value_is_found() -> None:
     image = NOISE.copy()
-    image[5:11, 5:11, 4:10] = 1
-    assert stamp(image) == (64, 1)
+    image[5:11, 5:11, 4:10] = 70
+    assert stamp(image) == (64, 70)
+
+
+def test_dark_voxels_that_rounding_makes_equal_are_no_stamp() -> None:
+    # Tissue of some hundred gray levels, and air of two: 8 bits of a slow fall, as scans have it.
+    image = np.abs(NOISE) + 50
+    image[:12] = np.where(np.random.default_rng(1).random((12, 30, 12)) < 0.02, 4, 3)
+    image[12:18, :, :] = (np.arange(6) * 6 + 3)[:, None, None]
+    assert stamp(image) == (0, 0.0)
 
 
 def test_background_and_saturated_voxels_are_no_stamp() -> None:
