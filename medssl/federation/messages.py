@@ -120,10 +120,11 @@ def read_regular(path: Path, most: int) -> bytes:
         raise
     except OSError as error:
         raise Refused(f"it cannot be opened ({error.strerror})") from None
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode):  # before it is a file to Python, which raises for a folder
+        os.close(handle)
+        raise Refused("it is no regular file")
     with os.fdopen(handle, "rb") as file:
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode):
-            raise Refused("it is no regular file")
         if found.st_size > most:
             raise Refused(f"it has {found.st_size} bytes, more than a message can have")
         return file.read(most)

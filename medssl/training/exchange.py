@@ -7,7 +7,8 @@ al., 2017, algorithm 1). What may be shared is told from any method by the same 
 * ``student``: the parameters that some stage optimizes;
 * ``teacher``: the other parameters, which follow by averages. An average of averages is the average
   of the averaged students, so sharing them loses nothing;
-* ``buffers``: running statistics of normalization layers.
+* ``buffers``: running statistics of the normalization layers of networks that are optimized; those
+  of other networks go with them, as ``teacher``.
 
 All else stays: a method's own memory (of confidences, rewards, ...) describes the site's patients.
 With ``norms`` local, normalization layers stay as well, parameters and statistics (FedBN, Li et
@@ -109,10 +110,12 @@ def parts_of(method: Method, stages: Sequence[Stage]) -> dict[str, Part]:
     found: dict[str, Part] = {
         name: "student" if id(p) in trained else "teacher" for name, p in method.named_parameters()
     }
+    optimized = {name.split(".")[0] for name, part in found.items() if part == "student"}
     for prefix, module in method.named_modules():
         if isinstance(module, _NormBase):
             own = {k for k, b in module.named_buffers(recurse=False) if b.is_floating_point()}
-            found |= {f"{prefix}.{k}": "buffers" for k in own}
+            part: Part = "buffers" if prefix.split(".")[0] in optimized else "teacher"
+            found |= {f"{prefix}.{k}": part for k in own}
     return {name: found[name] for name in method.state_dict() if name in found}
 
 

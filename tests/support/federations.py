@@ -54,19 +54,19 @@ def base_of(found: Created, value: float = 0.0) -> dict[str, Tensor]:
 
 def message(
     found: Created,
-    site: str,
+    sender: str,
     *,
     tensors: Mapping[str, Tensor] | None = None,
     key: str | None = None,
     **changes: Any,
 ) -> bytes:
     """Return an update of a site for the first round; ``changes`` are to its header."""
-    own = read_site_key(found.keys[site])
+    own = read_site_key(found.keys[sender])
     agreed = read_agreed(found.folder, None)
     header = {
         "kind": "update",
         "federation": own.federation,
-        "site": site,
+        "site": sender,
         "round": 1,
         "base": agreed.base,
         "figures": {"iterations": 2},
