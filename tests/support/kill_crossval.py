@@ -1,8 +1,9 @@
 """Start one cross-validation again and again, and kill it each time at another moment.
 
-``python kill_crossval.py RECIPE FOLDERS SEED`` works as :mod:`kill_loop` does: ``FOLDERS/whole`` is
-made without a kill, ``FOLDERS/pieces`` is killed within folds, between them and in evaluation, and
-may then end. Prints a JSON object per child.
+``python kill_crossval.py RECIPE FOLDERS SEED [WORD...]`` works as :mod:`kill_loop` does:
+``FOLDERS/whole`` is made without a kill, ``FOLDERS/pieces`` is killed within folds, between them
+and in evaluation, and may then end. The words, if any, are another command of many runs.
+Prints a JSON object per child.
 """
 
 from __future__ import annotations
@@ -25,14 +26,15 @@ SHARES = (0.05, 0.3)
 
 def report(folder: Path, place: str | None, amount: float, ended: int) -> None:
     """Print what became of a child, and how many runs are finished."""
-    status = [json.loads(p.read_text())["status"] for p in folder.rglob("fold_*/manifest.json")]
+    status = [json.loads(p.read_text()).get("status") for p in folder.rglob("manifest.json")]
     done = status.count("finished")
     print(json.dumps({"place": place, "at": amount, "ended": ended, "finished": done}), flush=True)
 
 
-def main(recipe: str, folders: Path, seed: int) -> None:
+def main(recipe: str, folders: Path, seed: int, *given: str) -> None:
     """Make one cross-validation whole and one in pieces."""
-    words = ["--quiet", "crossval", recipe, "--folds", "2", "--device", "cpu", "--output"]
+    asked = given or ("crossval", recipe, "--folds", "2")
+    words = ["--quiet", *asked, "--device", "cpu", "--output"]
     whole, pieces = folders / "whole", folders / "pieces"
     report(whole, None, 0, start([*words, str(whole)], lambda: None))
     took, rng = seconds(), np.random.default_rng(seed)
@@ -50,4 +52,4 @@ def main(recipe: str, folders: Path, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])
