@@ -39,9 +39,9 @@ def row(arm: str, seed: int, dice: list[float]) -> dict[str, Any]:
 
 def test_the_page_and_readme_are_those_of_the_file(evidence: ModuleType) -> None:
     rows = evidence.read(evidence.FIGURES)
-    if not rows:
-        pytest.skip("no run is in the file yet")
-    assert evidence.PAGE.read_text(encoding="utf-8") == evidence.page(rows)
+    assert evidence.PAGE.exists() == bool(rows)
+    if rows:
+        assert evidence.PAGE.read_text(encoding="utf-8") == evidence.page(rows)
     readme = evidence.README.read_text(encoding="utf-8")
     if evidence.BEGIN in readme:
         assert readme == evidence.with_table(readme, rows)
