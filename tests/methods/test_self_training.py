@@ -306,6 +306,7 @@ LEARNED: list[dict[str, Any]] = [
     {"mixing": "none"},
     {"loss": "ce"},
     {"target": "soft"},
+    {"target": "sharpened"},
     {"preset": "unimatch", "mixing": ["shuffle", "paste"]},
 ]
 
