@@ -77,6 +77,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     ALONE: BASE,
     "deep": (*BASE, DEEP),
     "augment": (*BASE, DEEP, "training.augment=nnunet"),
+    "deform": (*BASE, DEEP, "training.augment.deform_voxels=2.0"),
     "adamw": (*BASE, DEEP, *ADAMW),
     "sgd": (*BASE, DEEP, SGD),
     "fp32": (*BASE, "training.precision=fp32"),
@@ -88,6 +89,7 @@ def arms() -> Iterator[Arm]:
     """Yield the arms in the order in which they are trained."""
     for name, settings in CHOICES.items():
         yield Arm("hippocampus-8-development", name, "hippocampus_supervised", settings)
+    yield Arm("hippocampus-8-development", "bcp", "hippocampus_bcp", (*BASE, DEEP))
     for labels, seeds in (("8", 3), ("4", 1), ("16", 1)):
         group, some = f"hippocampus-{labels}", (f"data.labeled={labels}",)
         yield Arm(group, ALONE, "hippocampus_supervised", some, seeds)

@@ -77,6 +77,12 @@ def resolve_precision(name: str, device: torch.device) -> Precision:
     return cast(Precision, name)
 
 
+def cpu_computes_bf16() -> bool:
+    """Return whether this computer's CPU multiplies matrices of bf16 in hardware (Intel's AMX)."""
+    asked = getattr(torch.cpu, "get_capabilities", None)  # older PyTorch cannot say
+    return asked is not None and bool(asked().get("amx_bf16", False))
+
+
 @contextlib.contextmanager
 def autocast(device: torch.device, precision: str) -> Iterator[None]:
     """Run the enclosed forward passes in ``precision`` where the operations allow it."""

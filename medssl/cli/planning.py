@@ -17,8 +17,10 @@ from medssl.paths import command
 def plan(
     ctx: typer.Context,
     dataset: Annotated[str, typer.Argument(help="dataset folder, or phantom")],
-    method: Annotated[str, typer.Option(help="see `medssl methods`")],
     output: Annotated[Path, typer.Option("--output", "-o", help="recipe file to write")],
+    method: Annotated[
+        str | None, typer.Option(help="see `medssl methods`; default: what was measured best")
+    ] = None,
     labeled: Annotated[str, typer.Option(help="labeled patients to use: a number, or all")] = "all",
     memory: Annotated[
         float | None, typer.Option(help="GiB of the card that will train; default: of the one here")
@@ -60,6 +62,8 @@ def plan(
         display=display_of(ctx),
     )
     out.print(f"written: {output}")
+    if method is None:
+        out.print(f"method: {result.loaded.recipe.method.name}, {result.method_reason}")
     out.print(f"data spec: {result.spec.name}, {result.spec.sentence}; another one: --spec NAME")
     out.print(f"memory: about {result.memory / 2**30:.1f} GiB, as measured here")
     if result.seconds:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import ClassVar, Literal
 
 from medssl.methods.fields import BelowOne, Mode, NotNegative, Positive, setting
-from medssl.methods.plan_hints import Advice, PlanHints
+from medssl.methods.plan_hints import Advice, Measured, PlanHints
 from medssl.methods.settings import (
     DiceSettings,
     Sections,
@@ -71,7 +71,13 @@ class BCPSettings(TeacherSettings, DiceSettings):
     paper = "Bai et al., CVPR 2023 (arXiv 2305.00673)"
     scales = True
     plan_hints = PlanHints(
-        "pastes parts of labeled and unlabeled scans into each other", advice=(KEEP_ALL,)
+        "pastes parts of labeled and unlabeled scans into each other",
+        advice=(KEEP_ALL,),
+        best=Measured(
+            "measured best of ten, ahead of labels alone with 4, 8 and 16 labels",
+            least_iterations=1000,  # with 800 it lost on slices of CT
+            cost=2.4,  # hippocampus, DynUNet at full resolution, one core
+        ),
     )
     presets: ClassVar[Tables] = {
         "official": ACDC,

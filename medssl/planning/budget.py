@@ -123,7 +123,7 @@ def within_budget(
     count = budget.affordable(*seconds)
     if order.device == "cpu" and count < LEAST_AT_FULL_RESOLUTION:
         why = f"half resolution: {order.minutes:g} minutes hold {count:.0f} iterations of the full"
-        small = replace(order, small=why)
+        small = replace(order, small=why, precision=None)  # half precision gains it no time
         smaller = drafted(small)
         if smaller.network.name != draft.network.name:
             order, seconds = small, seconds_of(smaller, small)

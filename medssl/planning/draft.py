@@ -43,6 +43,8 @@ class PlanOrder:
         native: each scan is to keep its own voxels.
         minutes: that all trainings together may take here; None: no budget.
         small: why the network is to be a small one that works at half resolution; empty: it is not.
+        precision: of a CPU's training, with the reason; None: the usual one.
+        method_reason: why this method; empty: as the user asked.
     """
 
     root: str
@@ -58,6 +60,8 @@ class PlanOrder:
     native: bool = False
     minutes: float | None = None
     small: str = ""
+    precision: tuple[str, str] | None = None
+    method_reason: str = ""
 
 
 class Lines:
@@ -141,10 +145,22 @@ def make_draft(
     lines.add("name", network.name, network.reason, indent=2)
     for key, (value, reason) in network.settings.items():
         lines.add(key, value, reason, indent=2)
-    plan = choices.choose_training(
-        choices.Basis(found, spec, grid, network, counts, method, order.device, batch, iterations)
+    basis = choices.Basis(
+        found,
+        spec,
+        grid,
+        network,
+        counts,
+        method,
+        order.device,
+        batch,
+        iterations=iterations,
+        precision=order.precision,
     )
+    plan = choices.choose_training(basis)
     lines.add("method", None)
+    if order.method_reason:
+        lines.note(order.method_reason, indent=2)
     lines.add("name", order.method, hints.summary or method.paper, indent=2)
     for key, (value, reason) in plan.method.items():
         lines.add(key, value, reason, indent=2)

@@ -23,9 +23,16 @@ from medssl.planning.asked import (
     written_for,
 )
 from medssl.planning.budget import Pace, within_budget
+from medssl.planning.default_method import (
+    best_method,
+    chosen,
+    method_for,
+    short_of,
+    with_cost,
+)
 from medssl.planning.draft import Draft, PlanOrder, header, make_draft, text_of
 from medssl.planning.grid import size_text
-from medssl.planning.measuring import Measure, Measuring
+from medssl.planning.measuring import Measure, Measuring, Timing
 from medssl.planning.patients import PatientCounts
 from medssl.planning.spec_guess import SpecGuess, guess_spec
 from medssl.progress import Display
@@ -58,6 +65,7 @@ class Plan:
         seconds: of an iteration on this computer's CPU, as estimated; 0 if planned for a card.
         path: the file, once written.
         folds: into which `medssl crossval` deals the patients, in place of a test; None: a test.
+        method_reason: why this method; empty where one was asked for.
     """
 
     text: str
@@ -67,13 +75,14 @@ class Plan:
     seconds: float = 0.0
     path: Path | None = None
     folds: int | None = None
+    method_reason: str = ""
 
 
 def plan(
     dataset: AnyPath,
     output: AnyPath,
     *,
-    method: str,
+    method: str | None = None,
     labeled: int | None = None,
     memory: float | None = None,
     device: str = "auto",
@@ -90,7 +99,8 @@ def plan(
     Args:
         dataset: a Decathlon folder, or ``phantom``.
         output: the recipe to write; must not exist.
-        method: a registered method.
+        method: a registered method; None: what was measured best for such data, see
+            `planning.default_method`.
         labeled: patients whose labels are used; None: all that are not held back for the test.
         memory: GiB of the graphics card that will train; None: of the one here.
         device: ``auto``, ``cpu`` or ``cuda``: where the training will run. With ``memory``,
@@ -120,10 +130,11 @@ def plan(
         raise MedSSLError(
             "the file exists", where=output, fix="remove it, or give another --output"
         )
-    kind_of_method = get_settings(method)
+    if method is not None:
+        get_settings(method)  # says at once if there is none
     if spec is not None:
-        load_spec(spec)  # says at once if there is none
-    order = order_of(str(dataset), method, memory, device, kind)
+        load_spec(spec)  # likewise
+    order = order_of(str(dataset), method or best_method()[0], memory, device, kind)
     whose = None if patients is None else os.fspath(patients)
     order = replace(
         order, allow_outside=allow_outside, patients=whose, patients_reason=ASKED, native=native
@@ -131,12 +142,15 @@ def plan(
     if minutes is not None:
         order = replace(order, minutes=checked_minutes(minutes, order, memory))
     order, data = with_patients(order, open_planned(order, display), display)
+    if method is None:
+        order = chosen(order, method_for(data, labeled))
     # `train mine.yaml` makes runs/mine.
     order = replace(written_for(order, output), name=output.stem)
     counts = patient_counts(data, order, labeled)
     settings = DataSettings(labeled=labeled, validation=counts.validation, test=counts.test)
     with located(data.root / "dataset.json"):
-        splits = make_splits(data, settings, uses_unlabeled=kind_of_method.uses_unlabeled)
+        unlabeled = get_settings(order.method).uses_unlabeled
+        splits = make_splits(data, settings, uses_unlabeled=unlabeled)
     with display.counting("looking at the scans", len(sampled_cases(splits))) as done:
         found = fingerprint(data, splits, on_progress=done)
     if spec is None:
@@ -144,7 +158,16 @@ def plan(
     else:
         guess = SpecGuess(os.fspath(spec), ASKED, asked=True)
     here = Measuring(data.labels.num_classes, len(data.modality), order.device, device, display)
-    made = make_plan(found, counts, order, guess, measure=here.footprint, pace=here.seconds)
+    best = method is None and order.method == best_method()[0]
+    if best:
+        pace = here.seconds if memory is None or order.device == "cpu" else None
+        order = with_cost(order, lambda o: make_draft(found, counts, o, guess), pace)
+    measures: Any = {"measure": here.footprint, "pace": here.seconds, "timing": here.precision}
+    made = make_plan(found, counts, order, guess, **measures)
+    if best and minutes is not None:
+        short = short_of(made.loaded.recipe.training.iterations)
+        if short is not None:
+            made = make_plan(found, counts, chosen(order, short), guess, **measures)
     write_text(output, made.text)
     return replace(made, path=output)
 
@@ -157,6 +180,7 @@ def make_plan(
     *,
     measure: Measure,
     pace: Pace | None = None,
+    timing: Timing | None = None,
 ) -> Plan:
     """Choose everything and make it fit; the result depends on the arguments alone.
 
@@ -167,6 +191,7 @@ def make_plan(
         guess: the data spec.
         measure: returns what a step of a recipe needs.
         pace: returns the seconds of an iteration of a recipe here; asked if there is a budget.
+        timing: returns the precision in which it is quickest here; asked for a CPU.
 
     Raises:
         MedSSLError: the method does not suit the data, nothing fits into the memory, or the budget
@@ -203,6 +228,10 @@ def make_plan(
                 f"{_with_one_network(order.method)}",
             )
         draft = make_draft(found, counts, order, guess, shrink=shrink, batch=batch)
+    timed = timing(draft.loaded) if timing is not None else None
+    if timed is not None:
+        order = replace(order, precision=(timed.precision, timed.reason))
+        draft = make_draft(found, counts, order, guess, shrink=shrink, batch=batch)
     if order.minutes is not None and pace is not None:
         draft = within_budget(draft, found, counts, order, guess, shrink=shrink, pace=pace)
         # It may have another network.
@@ -210,7 +239,17 @@ def make_plan(
         need = step.bytes(patch, order.device)
     top = header(found, order, draft, labeled=found.labeled, memory=need)
     seconds = step.seconds_per_voxel * math.prod(patch) if order.device == "cpu" else 0.0
-    return Plan(text_of(top, draft.body), draft.loaded, guess, need, seconds, folds=counts.folds)
+    if timed is not None and draft.loaded.recipe.training.precision == timed.precision:
+        seconds = timed.seconds
+    return Plan(
+        text_of(top, draft.body),
+        draft.loaded,
+        guess,
+        need,
+        seconds,
+        folds=counts.folds,
+        method_reason=order.method_reason,
+    )
 
 
 def _with_one_network(besides: str) -> str:

@@ -32,6 +32,11 @@ VALIDATIONS = 20
 MOST_MIRRORED: dict[DeviceKind, int] = {"cpu": 1, "cuda": 3}
 """Most axes that a prediction is mirrored along: each doubles its time."""
 
+PRECISION: dict[DeviceKind, tuple[str, str]] = {
+    "cpu": ("fp32", "full precision: most CPUs gain nothing from less"),
+    "cuda": ("auto", "half precision where the card has it: half the memory"),
+}
+
 Choices = dict[str, tuple[Any, str]]
 
 AUGMENT: dict[DeviceKind, Choices] = {
@@ -55,6 +60,7 @@ class Basis:
         device: where the training will run.
         batch: labeled patches of an iteration.
         iterations: of all stages, and the reason, where a budget decides.
+        precision: and the reason, where it was measured.
     """
 
     found: Fingerprint
@@ -66,6 +72,7 @@ class Basis:
     device: DeviceKind
     batch: int
     iterations: tuple[int, str] | None = None
+    precision: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -127,10 +134,7 @@ def choose_training(basis: Basis) -> TrainingChoices:
         )
     training["optimizer"], training["schedule"] = _optimizer(basis.network.name, device)
     training |= {a.key: reasoned for a, reasoned in advised if a.section == "training"}
-    if device == "cpu":
-        training["precision"] = ("fp32", "full precision: a CPU gains nothing from less")
-    else:
-        training["precision"] = ("auto", "half precision where the card has it: half the memory")
+    training["precision"] = basis.precision or PRECISION[device]
     if basis.counts.validation:
         every = max(1, iterations // VALIDATIONS)
         training["validate_every"] = (every, f"{VALIDATIONS} times in all")

@@ -11,11 +11,11 @@ import pytest
 import torch
 import yaml
 from helpers import blob_case, write_dataset
+from planned import ATRIUM, CINE, COUNTS, GIB, SMALL_STEP, found, order
 
 from medssl.cli import run
 from medssl.data.datasets.decathlon import read_dataset
 from medssl.data.datasets.fingerprint import (
-    Fingerprint,
     LabeledStructure,
     ScanGrid,
     count_pieces,
@@ -25,7 +25,7 @@ from medssl.data.datasets.fingerprint import sampled_cases as sample
 from medssl.data.datasets.split import make_splits
 from medssl.errors import MedSSLError
 from medssl.methods.registry import list_methods
-from medssl.planning.draft import LINE_WIDTH, PlanOrder, make_draft
+from medssl.planning.draft import LINE_WIDTH, make_draft
 from medssl.planning.footprint import Footprint, LiveBytes, measure_footprint, small_patches
 from medssl.planning.grid import choose_grid, choose_levels, fixed_patch
 from medssl.planning.patients import choose_patients
@@ -36,44 +36,6 @@ from medssl.recipe.load import load_recipe, resolve
 from medssl.settings.recipe import DataSettings
 from medssl.settings.specs import list_specs, load_spec
 from medssl.workflows.train import train
-
-GIB = 2**30
-SMALL_STEP = Footprint(fixed=1e6, constant=0.0, per_voxel=1000.0)
-
-
-def found(
-    shape=(35, 51, 35),
-    spacing=(1.0, 1.0, 1.0),
-    *,
-    modality="MRI",
-    names=("Anterior", "Posterior"),
-    scans=(),
-    **more,
-) -> Fingerprint:
-    """Return a fingerprint of four scans that are alike, or of those given."""
-    return Fingerprint(
-        name=more.pop("name", "Some data"),
-        modality=(modality,),
-        structures=tuple(
-            n if isinstance(n, LabeledStructure) else LabeledStructure(i, n)
-            for i, n in enumerate(names, 1)
-        ),
-        scans=tuple(scans) or (ScanGrid(shape, spacing),) * 4,
-        labeled=4,
-        unlabeled=20,
-        patients=30,
-        **more,
-    )
-
-
-ATRIUM = found((193, 143, 88), (0.625,) * 3, names=("left atrium",))
-CINE = found((216, 256, 10), (1.5, 1.5, 10.0), names=("RV", "myocardium", "LV"))
-COUNTS = choose_patients(30, 4, unlabeled=20)
-
-
-def order(method="bcp", device="cpu", gib=12.0) -> PlanOrder:
-    return PlanOrder("some/data", method, device, gib * GIB, "a CPU")
-
 
 # ------------------------------------------------------------------ grid
 
@@ -548,12 +510,13 @@ def test_hidden_and_test_labels_are_not_opened(tmp_path):
     assert "3 labeled scans" in made.text
 
 
-@pytest.mark.parametrize("method", ["bcp", "pseudo_supervisor"])
+@pytest.mark.parametrize("method", [None, "pseudo_supervisor"])
 def test_a_planned_recipe_trains_as_it_stands(tmp_path, method):
     root = write_dataset(tmp_path / "d", cases=20, shape=(24, 24, 16))  # enough to spare some
     recipe = tmp_path / "planned.yaml"
     made = plan(root, recipe, method=method, labeled=3, device="cpu")
     assert made.path == recipe
+    assert made.loaded.recipe.method.name == (method or "bcp")
     assert made.spec.name == "mr"
     result = train(
         recipe,
