@@ -41,6 +41,9 @@ def federate_init(
     norms: Annotated[
         str, typer.Option(help="shared, or local: normalization layers stay (FedBN)")
     ] = "shared",
+    proximal: Annotated[
+        float, typer.Option(help="mu of FedProx: holds each site near the common model; 0: FedAvg")
+    ] = 0.0,
     weights: Annotated[
         str, typer.Option(help="iterations (equal), or labeled: by patients with labels")
     ] = "iterations",
@@ -77,6 +80,7 @@ def federate_init(
         trim=trim,
         norm_limit=norm_limit,
         at_least=at_least,
+        proximal=proximal,
         wait_minutes=wait,
         overrides=overrides or (),
         **chosen,

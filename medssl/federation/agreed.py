@@ -39,7 +39,7 @@ class Federation(Strict):
         labels: names of the structures by class, background first.
         channels: of an image.
         every, rounds: iterations of a round, and how many rounds there are.
-        parts, norms: what is shared, see :mod:`medssl.training.exchange`.
+        parts, norms, proximal: see :class:`medssl.training.exchange.Exchange`.
         weights: of a site in the mean, see :func:`medssl.federation.average.site_weights`.
         average, trim: how updates become one, see :func:`medssl.federation.average.averaged`.
         norm_limit: an update longer than this many times the median of those accepted lately is
@@ -60,6 +60,7 @@ class Federation(Strict):
     rounds: int = Field(ge=1)
     parts: list[Part] = Field(min_length=1)
     norms: Literal["shared", "local"]
+    proximal: float = Field(0.0, ge=0, allow_inf_nan=False)
     weights: Literal["iterations", "labeled"]
     average: Literal["mean", "median", "trimmed"]
     trim: float = Field(ge=0, lt=0.5)

@@ -49,6 +49,7 @@ def federate_init(
     every: int = 50,
     share: Sequence[Literal["student", "teacher", "buffers"]] = ("student", "teacher", "buffers"),
     norms: Literal["shared", "local"] = "shared",
+    proximal: float = 0.0,
     weights: Literal["iterations", "labeled"] = "iterations",
     average: Literal["mean", "median", "trimmed"] = "mean",
     trim: float = 0.2,
@@ -69,6 +70,7 @@ def federate_init(
         every: iterations of a round.
         share: parts of the method that are shared.
         norms: ``local`` keeps normalization layers at each site (FedBN).
+        proximal: mu of FedProx, which holds each site near the common model; 0 is FedAvg.
         weights: of a site: by ``iterations``, which is equal, or by ``labeled`` patients.
         average: ``mean``, ``median`` or ``trimmed`` mean, the last two without weights.
         trim: share of the sites that ``trimmed`` leaves out on each side.
@@ -91,6 +93,7 @@ def federate_init(
             "every": every,
             "parts": list(share),
             "norms": norms,
+            "proximal": proximal,
             "weights": weights,
             "average": average,
             "trim": trim,

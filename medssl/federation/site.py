@@ -110,6 +110,7 @@ class FolderExchange:
             raise MedSSLError(f"the federation has no site {key.site}", where=folder)
         self.name, self.every = f"federation {federation.id}", federation.every
         self.parts, self.norms = tuple(federation.parts), federation.norms
+        self.proximal = federation.proximal
         self._told: set[str] = set()
 
     def open(self, run: Path, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

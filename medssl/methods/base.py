@@ -7,7 +7,7 @@ What is said about it without computing (settings, presets, stages) is in
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -148,6 +148,7 @@ class Method(nn.Module):
     Attributes:
         pieces: how many connected pieces a class has, by class index; one if it is not there. Of
             the data, not of the method: whoever trains sets it.
+        stay: names of modules that never leave a site of a federation.
 
     Class attributes:
         Settings: class of the method's settings, which say its presets, stages and checks too.
@@ -171,6 +172,7 @@ class Method(nn.Module):
         self.num_classes = num_classes
         self.spatial_dims = spatial_dims
         self.pieces: dict[int, int] = {}
+        self.stay: tuple[str, ...] = ()
         self.make_networks(build_network)
 
     def make_networks(self, build: NetworkBuilder) -> None:
@@ -261,6 +263,13 @@ class Method(nn.Module):
 
     def after_step(self, progress: Progress) -> None:
         """Act after the optimizer step, for instance update a teacher."""
+
+    def received(self, shared: Collection[str]) -> None:
+        """Act after tensors have come from the other sites of a federation, and at its start.
+
+        Args:
+            shared: names of the tensors that did, in the method's state.
+        """
 
     def sum_tensors(self, tensors: list[Tensor]) -> list[Tensor]:
         """Complete gradients that a step needs itself, before the engine adds them up.

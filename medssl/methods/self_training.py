@@ -26,7 +26,9 @@ Presets (``medssl methods self_training`` shows their values):
   * ``consistent_teacher``: a threshold per class from two normal distributions;
   * ``cw_bass``: weight by confidence and boundary; ``reviewer``: a second, slower average;
   * ``elr``: early-learning regularization; ``soft_teacher``: background counts as it is probable;
-  * ``open_set``: ``mixed`` with scans weighed by how far they are trusted.
+  * ``open_set``: ``mixed`` with scans weighed by how far they are trusted;
+  * ``fedlabel``: at a site of a federation, an average here or the last common model labels each
+    voxel, whichever is surer, and both where they agree (Cho et al., ICCV 2023).
 
 Differences from the papers, in all presets of variant ``corrected``:
   * losses, teacher and ramp are those of method ``fixmatch``, preset ``corrected``, and for its
@@ -38,6 +40,8 @@ Differences from the papers, in all presets of variant ``corrected``:
   * AD-MT: both teachers begin as the student, label in eval mode and count their own updates; the
     student's own map, which settles conflicts, comes from a pass in eval mode and is mixed as the
     labels are; the mean of both teachers predicts;
+  * FedLabel: voxels for images, the average of the student for the local model; its loss between
+    both models' outputs where they agree is left out;
   * Consistent-Teacher: the valley between two distributions, since its peak drops half of what is
     sure; CW-BASS: a fixed threshold, since its formula lets every voxel through.
 ``variant: official`` is there where a published code's values fit voxels: ``fixmatch`` and, of the
@@ -46,7 +50,7 @@ rule alone, ``consistent_teacher``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import ClassVar
 
 import torch
@@ -82,15 +86,17 @@ class SelfTraining(StudentTeacher):
         """Make the student; its averages start as copies of it."""
         super().make_networks(build)
         self.parts = self.settings.parts
-        if self.parts.averages == 2:
+        if self.parts.teachers == 2:
             self.second = frozen_copy(self.student)
+        if self.parts.teacher == "global":
+            self.stay = ("second",)
         self.memory = Memory(self.parts, self.num_classes)
         self.cases = Cases(self.num_classes) if "case" in self.parts.weight else None
 
     @property
     def teachers(self) -> list[nn.Module]:
-        """The averages of the student."""
-        return [self.teacher, self.second] if self.parts.averages == 2 else [self.teacher]
+        """The averages of the student, and of a federation the last common model."""
+        return [self.teacher, self.second] if self.parts.teachers == 2 else [self.teacher]
 
     def start_from(self, load: Loader) -> None:
         """Load the student; its averages become its copies."""
@@ -98,9 +104,16 @@ class SelfTraining(StudentTeacher):
         for teacher in self.teachers[1:]:
             copy_weights(teacher, self.student)
 
+    def received(self, shared: Collection[str]) -> None:
+        """Keep the common model: its averaged teacher, or the student if no teacher is shared."""
+        if self.parts.teacher == "global":
+            averaged = any(name.startswith("teacher.") for name in shared)
+            copy_weights(self.second, self.teacher if averaged else self.student)
+
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Guess, believe, perturb, predict, learn."""
-        labeled, unlabeled = batch.both()
+        labeled, unlabeled = batch.labeled, batch.unlabeled
+        assert unlabeled is not None
         settings = self.parts
         guess = self.guess(unlabeled.image)
         weight = self.memory.believe(guess, self._checked(labeled))
@@ -115,7 +128,9 @@ class SelfTraining(StudentTeacher):
         shown = perturb(labeled, views, self._kinds(progress), settings, progress)
         set_mode(self.student, "train")
         logits = self.student(shown.view.image)
-        truth = truth_loss(logits, shown, settings)
+        truth = finest(logits).new_zeros(())
+        if labeled is not None:
+            truth = truth_loss(logits, shown, settings)
         guessed = guess_loss(logits, shown, settings)
         factor = settings.unlabeled_weight * progress.ramp(settings.ramp_fraction)
         terms = {
@@ -145,11 +160,11 @@ class SelfTraining(StudentTeacher):
         """Return what became of each unlabeled scan, where they are weighed."""
         return {} if self.cases is None else figures(self.cases.table)
 
-    def _checked(self, labeled: LabeledBatch) -> tuple[Guess, Tensor] | None:
+    def _checked(self, labeled: LabeledBatch | None) -> tuple[Guess, Tensor] | None:
         """Return guesses of labeled patches with the truth, where the rule asks for them."""
-        return (
-            (self.guess(labeled.image), labeled.label) if self.parts.selection == "gate" else None
-        )
+        if labeled is None or self.parts.selection != "gate":
+            return None
+        return self.guess(labeled.image), labeled.label
 
     def _soft(self, guess: Guess) -> Tensor | None:
         """Return the probabilities ``(B, K, *spatial)`` that the loss asks for."""

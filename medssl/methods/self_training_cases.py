@@ -58,21 +58,23 @@ class Cases(nn.Module):
         Args:
             weight: of unlabeled patches, ``(B, *spatial)``.
             guess: of the same.
-            batch: they, and labeled ones.
+            batch: they, and labeled ones, if there are any.
             student: says what it finds in them, in eval mode.
             progress: where training stands.
 
         Returns:
             The weight, and what to log.
         """
-        labeled, unlabeled = batch.both()
+        unlabeled = batch.unlabeled
+        assert unlabeled is not None
         case = unlabeled.case % len(self.table)
         if progress.iteration % EVERY == 0:
             with eval_mode(student):
                 second = hard_labels(finest(student(unlabeled.image)))
             new = tally(guess.label, second, weight > 0, self.prior.shape[1])
             self.table.copy_(remembered_cases(self.table, new, case, DECAY))
-        self.prior.copy_(prior_step(self.prior, guess.probs, labeled.label, PRIOR_DECAY))
+        labels = guess.label.new_empty(0) if batch.labeled is None else batch.labeled.label
+        self.prior.copy_(prior_step(self.prior, guess.probs, labels, PRIOR_DECAY))
         trust = figures(self.table)["trust"]
         told = {
             "cases/trust": trust.mean(),

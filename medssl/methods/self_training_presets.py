@@ -25,8 +25,10 @@ PresetName = Literal[
     "elr",
     "soft_teacher",
     "open_set",
+    "fedlabel",
 ]
 
+Teacher = Literal["ema", "student", "slow", "dual", "global"]
 Rule = Literal["fixed", "adaptive", "softmatch", "gmm", "two_level", "gate", "agreement", "none"]
 Factor = Literal["confidence", "boundary", "soft_background", "case"]
 Kind = Literal["cutmix", "shuffle", "cube", "paste"]
@@ -82,4 +84,5 @@ PRESETS: Tables = {
     "elr": {"mixing": ("cutmix",), "elr_weight": 1.0},
     "soft_teacher": {"threshold": 0.9, "weight": ("soft_background",), "mixing": ("cutmix",)},
     "open_set": {"weight": ("case",)},
+    "fedlabel": {"teacher": "global"},
 }

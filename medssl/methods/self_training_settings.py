@@ -7,12 +7,20 @@ from typing import Any, ClassVar, Literal, Self
 
 from medssl.methods.fields import Auto, BelowOne, Count, Mode, NotNegative, Positive, Share, setting
 from medssl.methods.plan_hints import PlanHints
-from medssl.methods.self_training_presets import PRESETS, Factors, Kind, Kinds, PresetName, Rule
+from medssl.methods.self_training_presets import (
+    PRESETS,
+    Factors,
+    Kind,
+    Kinds,
+    PresetName,
+    Rule,
+    Teacher,
+)
 from medssl.methods.self_training_sure_settings import SureSettings
 from medssl.methods.settings import Sections, Tables
 from medssl.ops.variants import PublishedBox
 
-TWO_TEACHERS = ("slow", "dual")
+TWO_AVERAGES = ("slow", "dual")
 SMALLEST = 32
 """Least side of a patch in voxels whose halves are worth changing places."""
 
@@ -35,8 +43,9 @@ class SelfTrainingSettings(SureSettings):
     """A paper's choice of parts; every setting below overrides it."""
     variant: Literal["corrected", "official"] = setting("corrected", "medssl")
     """Official: a published code's values, where its preset has them."""
-    teacher: Literal["ema", "student", "slow", "dual"] = setting("ema", "Mean Teacher, sec. 2")
-    """Who labels: an average, the student, a fast and a slow average, or two averages in turns."""
+    teacher: Teacher = setting("ema", "Mean Teacher, sec. 2")
+    """Who labels: an average, the student, a fast and a slow average, two averages in turns; in a
+    federation also global: the average or the last common model, whichever is surer."""
     teacher_mode: Mode = setting("eval", "published code")
     """Mode of the labeling pass."""
     slow_decay: BelowOne = setting(0.999, "Teacher-Reviewer-Student")
@@ -115,7 +124,17 @@ class SelfTrainingSettings(SureSettings):
     @property
     def averages(self) -> int:
         """Number of averages of the student."""
-        return 2 if self.teacher in TWO_TEACHERS else 1
+        return 2 if self.teacher in TWO_AVERAGES else 1
+
+    @property
+    def teachers(self) -> int:
+        """Number of networks that label."""
+        return 2 if self.needs_others else self.averages
+
+    @property
+    def needs_others(self) -> bool:
+        """Whether it can only be trained together with others."""
+        return self.teacher == "global"
 
     @property
     def needs_probabilities(self) -> bool:
@@ -144,12 +163,12 @@ class SelfTrainingSettings(SureSettings):
                 f"preset {self.preset} of self_training has no variant official: only "
                 f"{' and '.join(promised)} have one; set method.variant to corrected"
             )
-        if self.selection == "agreement" and self.averages == 1:
+        if self.selection == "agreement" and self.teachers == 1:
             yield (
                 f"method.selection agreement compares two teachers, but teacher {self.teacher} is "
-                "one: set method.teacher to slow or dual"
+                "one: set method.teacher to slow, dual or global"
             )
-        if self.arbiter == "student" and self.averages == 1:
+        if self.arbiter == "student" and self.teachers == 1:
             yield (
                 f"method.arbiter decides between two teachers, but teacher {self.teacher} is one: "
                 "set it to none, or method.teacher to dual or slow"

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 class SureSettings(AverageSettings):
     """Which guesses of unlabeled patches count, and how much they do."""
 
+    labels_optional = True
+
     threshold: Share = setting(0.7, "FixMatch, sec. 2.2")
     """Tau, least confidence that counts; of a rule by class, for classes never predicted so far."""
     unlabeled_weight: NotNegative = setting(1.0, "FixMatch, sec. 2.2")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from medssl.methods.base import Progress
 from medssl.methods.self_training_settings import SelfTrainingSettings
 from medssl.ops.ema import ema_decay
-from medssl.ops.fusion import fuse_by_entropy
+from medssl.ops.fusion import fuse_by_entropy, surer_of
 from medssl.ops.modes import eval_mode, set_mode
 from medssl.ops.pseudo_labels import confidence, hard_labels
 from medssl.ops.reliability import overruled
@@ -47,7 +47,8 @@ def guess_of(image: Tensor, teachers: Sequence[nn.Module], settings: SelfTrainin
     Args:
         image: the patches.
         teachers: one network or two.
-        settings: their mode, and how two are fused: in turns as ``fusion`` says, else by the mean.
+        settings: their mode, and how two are fused: in turns as ``fusion`` says, here and elsewhere
+            by the surer, else by the mean.
     """
     each = []
     for network in teachers:
@@ -55,8 +56,12 @@ def guess_of(image: Tensor, teachers: Sequence[nn.Module], settings: SelfTrainin
         each.append(torch.softmax(network(image).float(), dim=1))
     if len(each) == 1:
         return Guess(each[0], hard_labels(each[0]), confidence(each[0]))
-    fused = settings.teacher == "dual" and settings.fusion == "entropy"
-    probs = fuse_by_entropy(each) if fused else torch.stack(each).mean(0)
+    if settings.teacher == "global":
+        probs = surer_of(*each)
+    elif settings.teacher == "dual" and settings.fusion == "entropy":
+        probs = fuse_by_entropy(each)
+    else:
+        probs = torch.stack(each).mean(0)
     first, second = (hard_labels(p) for p in each)
     return Guess(probs, hard_labels(probs), confidence(probs), first != second)
 

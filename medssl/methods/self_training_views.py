@@ -39,7 +39,7 @@ class Shown:
 
 
 def perturb(
-    labeled: LabeledBatch,
+    labeled: LabeledBatch | None,
     guesses: Sequence[View],
     kinds: Sequence[Kind],
     settings: SelfTrainingSettings,
@@ -48,22 +48,23 @@ def perturb(
     """Mix the views of unlabeled patches, each by draws of its own, and put labeled ones beside.
 
     Args:
-        labeled: labeled patches.
+        labeled: labeled patches; without them nothing is pasted.
         guesses: the same patches with the same guesses in one or several views.
         kinds: mixings in their order; ``paste`` mixes labeled and guessed patches with each other,
             so that nothing is put beside.
         settings: which boxes are drawn.
         progress: addresses the draws.
     """
-    truth = known(labeled.image, labeled.label, guesses[0])
+    truth = None if labeled is None else known(labeled.image, labeled.label, guesses[0])
+    pasted = None if "paste" not in kinds else truth
     parts = []
     for number, view in enumerate(guesses):
         rng = progress.rng("mixing" if number == 0 else f"mixing {number}")
         for kind in kinds:
             if kind != "paste":
                 view = view.each(_move(kind, view.image, rng, settings))
-        parts.append(joined_views(paste(truth, view, rng)) if "paste" in kinds else view)
-    beside = [] if "paste" in kinds else [truth]
+        parts.append(view if pasted is None else joined_views(paste(pasted, view, rng)))
+    beside = [] if truth is None or pasted is not None else [truth]
     rows, start = [], sum(len(part.image) for part in beside)
     labeled_rows = slice(0, start) if beside else slice(None)
     for part in parts:

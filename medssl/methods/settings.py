@@ -89,6 +89,8 @@ class MethodSettings(Strict):
             given to :meth:`medssl.methods.base.Method.learn_from`.
         scales: its losses take a network's outputs of several scales (deep supervision); preset
             ``official`` never does.
+        labels_optional: its steps do without labeled patches, which a site of a federation may
+            lack.
     """
 
     model_config = ConfigDict(use_attribute_docstrings=True)
@@ -103,6 +105,12 @@ class MethodSettings(Strict):
     segments: ClassVar[bool] = True
     taught: ClassVar[bool] = False
     scales: ClassVar[bool] = False
+    labels_optional: ClassVar[bool] = False
+
+    @property
+    def needs_others(self) -> bool:
+        """Whether it can only be trained together with others."""
+        return False
 
     @property
     def takes_scales(self) -> bool:

@@ -64,6 +64,21 @@ def fuse_by_entropy(probs: Sequence[Tensor]) -> Tensor:
     return torch.stack([w.unsqueeze(1) * p for w, p in zip(weights, probs, strict=True)]).sum(0)
 
 
+def surer_of(first: Tensor, second: Tensor) -> Tensor:
+    """Return of two predictions, voxel by voxel, the surer one; their mean where both say the same.
+
+    Args:
+        first: ``(B, C, *spatial)`` probabilities.
+        second: of the same shape.
+
+    Source: Cho, Joshi, Dimitriadis, "Local or Global" (FedLabel, ICCV 2023), which asks the local
+    or the global model, whichever knows better, and both where they agree.
+    """
+    same = (hard_labels(first) == hard_labels(second)).unsqueeze(1)
+    surer = torch.where(first.amax(1, True) >= second.amax(1, True), first, second)
+    return torch.where(same, (first + second) / 2, surer)
+
+
 def vote_scores(probs: Sequence[Tensor]) -> Tensor:
     """Return ``(votes + mean probability) / (N + 1)`` per class, which sum to one.
 

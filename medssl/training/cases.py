@@ -61,12 +61,14 @@ def plan_cases(
     *,
     verify_cache: bool = False,
     uses_unlabeled: bool | None = None,
+    needs_labels: bool = True,
 ) -> CasePlan:
     """Read the dataset, decide which case is used as what, and check that the recipe suits it.
 
     Args:
         verify_cache: believe nothing that is known of image files.
         uses_unlabeled: whether unlabeled scans are used; None: as the recipe's method does.
+        needs_labels: whether there must be labeled cases to train on.
 
     Raises:
         MedSSLError: a dataset that cannot be read or divided as the recipe says, or one that its
@@ -77,7 +79,9 @@ def plan_cases(
         dataset = open_dataset(recipe.data, recipe.spec, display)
         if uses_unlabeled is None:
             uses_unlabeled = loaded.settings.uses_unlabeled
-        splits = make_splits(dataset, recipe.data, uses_unlabeled=uses_unlabeled)
+        splits = make_splits(
+            dataset, recipe.data, uses_unlabeled=uses_unlabeled, needs_labels=needs_labels
+        )
         for note in splits.notes:
             display.say(f"note: {note}")
         _check_native_spacing(loaded, splits)

@@ -28,7 +28,8 @@ from medssl.runs.folder import RunFolder
 from medssl.settings.recipe import Recipe
 from medssl.training.batches import batch_addresses, torch_seed
 from medssl.training.compute import Compute
-from medssl.training.exchange import Exchange, Exchanger
+from medssl.training.exchange import Exchange
+from medssl.training.exchanger import Exchanger
 from medssl.training.nonfinite import Watch, check_terms, check_weights
 from medssl.training.optimization import (
     build_optimizers,
@@ -99,6 +100,7 @@ class Engine:
         self.exchanger: Exchanger | None = None
         if exchange is not None:
             self.exchanger = Exchanger(exchange, self.method, self.stages, run, labeled_patients)
+            self.stepper.pull = self.exchanger.pull if exchange.proximal else None
 
     # ------------------------------------------------------------------ the loop
 
@@ -119,7 +121,7 @@ class Engine:
         try:
             with self.signals:
                 if self.exchanger is not None:
-                    self.exchanger.open(begins=saved is None)
+                    self.exchanger.open(saved)
                 for index in range(self.state.stage, len(self.stages)):
                     self._start_stage(index, saved if index == self.state.stage else None)
                     self._run_stage(self.stages[index])
@@ -329,6 +331,8 @@ class Engine:
             "scaler": self.stepper.scaler.state_dict(),
             "log": self._log.state_dict(),
         }
+        if self.exchanger is not None:
+            content |= self.exchanger.kept
         self.checkpoints.write_last(content, self.state)
 
     def _resume(self) -> dict[str, Any] | None:

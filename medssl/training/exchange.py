@@ -32,7 +32,6 @@ from medssl.methods.settings import Stage
 from medssl.runs.folder import RunFolder
 from medssl.runs.lineage import Lineage
 from medssl.settings.recipe import Recipe
-from medssl.training.state import State
 
 Part = Literal["student", "teacher", "buffers"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -66,12 +65,15 @@ class Exchange(Protocol):
         every: iterations between exchanges; there is one after the last iteration, too.
         parts: what is shared.
         norms: whether normalization layers are.
+        proximal: mu of FedProx (Li et al., 2020, eq. 2): (mu / 2) |w - w'|^2 is added to the loss,
+            w' the shared parameters of the student as they last came; 0 adds nothing.
     """
 
     name: str
     every: int
     parts: tuple[Part, ...]
     norms: Literal["shared", "local"]
+    proximal: float
 
     def open(self, run: Path, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor] | None:
         """Begin, or go on with, a run.
@@ -116,7 +118,12 @@ def parts_of(method: Method, stages: Sequence[Stage]) -> dict[str, Part]:
             own = {k for k, b in module.named_buffers(recurse=False) if b.is_floating_point()}
             part: Part = "buffers" if prefix.split(".")[0] in optimized else "teacher"
             found |= {f"{prefix}.{k}": part for k in own}
-    return {name: found[name] for name in method.state_dict() if name in found}
+    stay = tuple(f"{name}." for name in method.stay)
+    return {
+        name: found[name]
+        for name in method.state_dict()
+        if name in found and not name.startswith(stay)
+    }
 
 
 def shared_tensors(
@@ -201,92 +208,3 @@ def federated_ancestor(exchange: Exchange) -> Lineage:
     No site learns the patients of another, so nothing more can be recorded.
     """
     return Lineage(how=FEDERATED, source=exchange.name, known=False)
-
-
-class Exchanger:
-    """The engine's side of an exchange: when it is due, what is offered, what is taken.
-
-    Args:
-        exchange: brings the tensors to the others.
-        method: whose tensors they are; on the device that trains.
-        stages: of the run.
-        run: its folder.
-        labeled_patients: see :class:`Update`.
-    """
-
-    def __init__(
-        self,
-        exchange: Exchange,
-        method: Method,
-        stages: Sequence[Stage],
-        run: RunFolder,
-        labeled_patients: int,
-    ) -> None:
-        self.exchange, self.method, self.run = exchange, method, run
-        self.names = list(shared_tensors(method, stages, exchange.parts, exchange.norms))
-        self.labeled_patients = labeled_patients
-        self.total = sum(stage.iterations for stage in stages)
-
-    def open(self, *, begins: bool) -> None:
-        """Meet the others; a run that begins takes what all start from."""
-        base = self.exchange.open(self.run.path, self._copies())
-        if begins and base is not None:
-            self._take(base)
-        record = {
-            "name": self.exchange.name,
-            "every": self.exchange.every,
-            "parts": list(self.exchange.parts),
-            "norms": self.exchange.norms,
-            "tensors": len(self.names),
-        }
-        self.run.write_manifest(**{FEDERATED: record})
-
-    def is_due(self, state: State) -> bool:
-        """Say whether an exchange belongs to the iteration just finished, and has not been."""
-        now = state.step > 0 and (state.step % self.exchange.every == 0 or state.step == self.total)
-        return now and state.exchanged < state.step
-
-    def swap(self, state: State, stopped: Callable[[], bool]) -> bool:
-        """Exchange; weights and buffers change in place, optimizers are left alone.
-
-        Returns:
-            False if it was stopped before anything came.
-
-        Raises:
-            MedSSLError: what came is not what is shared, or not finite.
-        """
-        update = Update(
-            self._copies(), state.step, state.step - state.exchanged, self.labeled_patients
-        )
-        found = self.exchange.swap(update, stopped)
-        if found is None and stopped():
-            return False
-        if found is not None:
-            self._take(found)
-        state.exchanged = state.step
-        return True
-
-    def _shared(self) -> dict[str, Tensor]:
-        state = self.method.state_dict()
-        return {name: state[name] for name in self.names}
-
-    def _copies(self) -> dict[str, Tensor]:
-        return {
-            name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-            for name, tensor in self._shared().items()
-        }
-
-    @torch.no_grad()
-    def _take(self, found: Mapping[str, Tensor]) -> None:
-        own = self._shared()
-        wrong = [n for n in {**own, **found} if n not in own or n not in found]
-        wrong += [n for n in own if n in found and found[n].shape != own[n].shape]
-        wrong += [n for n, tensor in found.items() if not bool(tensor.isfinite().all())]
-        if wrong:
-            raise MedSSLError(
-                f"what came from the others does not fit, or is not finite: {wrong[0]}",
-                where=self.exchange.name,
-                fix="all sites need the same recipe and version of medssl",
-            )
-        for name, tensor in own.items():
-            tensor.copy_(found[name])

@@ -103,6 +103,7 @@ def make_samplers(
                 settings,
             )
             for name in stage.streams
+            if cases[name] or name == "unlabeled"  # a site of a federation may have no labels
         }
 
     return make

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -52,6 +52,8 @@ class Stepper:
         self.guard = Guard(method, self.scaler, deferred=self.device.type == "cuda")
         self.sharing = SharedBatches(method, self.world)
         self.watch, self.log = watch, log
+        self.pull: Callable[[float], None] | None = None
+        """Adds to the gradients of an iteration, which are scaled by its argument."""
 
     def take(
         self,
@@ -84,6 +86,8 @@ class Stepper:
                 total, terms = self.back_propagate(batch, progress)
             self.log.add(total, terms)
             losses.append(total.float())
+        if self.pull is not None:
+            self.pull(self.scaler.get_scale())
         # Networks that rest in this iteration have no gradient; their momentum must not move them.
         active = with_gradients(optimizers)
         parameters = [p for optimizer in active for p in parameters_of(optimizer)]

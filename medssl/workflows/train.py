@@ -160,7 +160,19 @@ def order_of(asked: Asked, display: Display) -> TrainingOrder:
     if not resume and loaded.recipe.network.given is not None:
         check_pretraining(loaded, find_weights(Path(loaded.recipe.network.given)))
     find_teacher(loaded)
-    plan = plan_cases(loaded, display, verify_cache=asked.verify_cache)
+    alone, settings = asked.exchange is None, loaded.settings
+    if alone and settings.needs_others:
+        raise MedSSLError(
+            "method.teacher global is the last common model of a federation, and this run has none",
+            where=loaded.source,
+            fix="train it with `medssl federate`, or set method.teacher to ema",
+        )
+    plan = plan_cases(
+        loaded,
+        display,
+        verify_cache=asked.verify_cache,
+        needs_labels=alone or not settings.labels_optional,
+    )
     if not resume:
         refuse_seen_patients(loaded, plan)
     return TrainingOrder(loaded, path, resume, finished, plan)

@@ -111,14 +111,15 @@ def test_another_recipe_or_dataset_is_refused(world: tuple[Path, Path], tmp_path
 def test_two_sites_a_server_and_one_that_never_answers(
     world: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    recipe = recipe_file(world, tmp_path)
-    found = begin(tmp_path, "A", "B", "C", recipe=recipe, every=4, wait_minutes=0.25)
+    method = {"name": "self_training", "preset": "fedlabel"}
+    recipe = recipe_file(world, tmp_path, method=method)
+    found = begin(tmp_path, "A", "B", "C", recipe=recipe, every=4, wait_minutes=0.25, proximal=0.01)
     code = "import os\nROLE = os.environ['ROLE']\n"
     jobs = {"S": command("federate", "server", found.folder, "--server", found.server)}
-    for site, seed in (("A", 1), ("B", 2)):
+    for site, own in (("A", "seed=1"), ("B", "data.labeled=0")):
         jobs[site] = command(
             *("--quiet", "federate", "site", found.folder, recipe, "--key", found.keys[site]),
-            *("--output", tmp_path / site, "--set", f"seed={seed}"),
+            *("--output", tmp_path / site, "--set", own),
         )
     for role, one in jobs.items():
         code += f"if ROLE == {role!r}:\n" + "".join(f"    {line}\n" for line in one.splitlines())

@@ -29,6 +29,7 @@ class Shrinking:
 
     name = "shrinking"
     norms = "shared"
+    proximal = 0.0
 
     def __init__(self, every: int, share: float = 1.0, parts: tuple[Part, ...] = PARTS) -> None:
         self.every, self.share, self.parts = every, share, parts

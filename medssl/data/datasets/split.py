@@ -61,7 +61,13 @@ class Splits:
     left_out: tuple[LeftOut, ...] = ()
 
 
-def make_splits(dataset: Dataset, data: DataSettings, *, uses_unlabeled: bool = True) -> Splits:
+def make_splits(
+    dataset: Dataset,
+    data: DataSettings,
+    *,
+    uses_unlabeled: bool = True,
+    needs_labels: bool = True,
+) -> Splits:
     """Choose the cases of each role; no patient is in two of labeled, validation and test.
 
     Numbers are patients. A seeded shuffle of all patients is laid out once: test patients come from
@@ -75,6 +81,7 @@ def make_splits(dataset: Dataset, data: DataSettings, *, uses_unlabeled: bool = 
         dataset: the dataset as read.
         data: the recipe's section.
         uses_unlabeled: False leaves the unlabeled cases out, for methods without use for them.
+        needs_labels: False lets a site of a federation train on unlabeled cases alone.
 
     Raises:
         MedSSLError: unknown ids, overlapping roles, more patients asked for than exist, or nothing
@@ -92,6 +99,10 @@ def make_splits(dataset: Dataset, data: DataSettings, *, uses_unlabeled: bool = 
         test = _draw_test(data.test, pool, explicit, notes)
     test = test or []
     labeled, validation = _draw_labeled(data, pool, explicit, test)
+    if needs_labels and not labeled:
+        raise MedSSLError(
+            "no labeled case is left to train on", where="data.labeled", fix=SELECTION_FIX
+        )
     _refuse_overlap(labeled, validation, test)
     unlabeled: tuple[Case, ...] = ()
     if uses_unlabeled:
@@ -164,10 +175,6 @@ def _draw_labeled(
         held = set(patients[len(patients) - count :])
         validation = [c for c in labeled if c.patient in held]
         labeled = [c for c in labeled if c.patient not in held]
-    if not labeled:
-        raise MedSSLError(
-            "no labeled case is left to train on", where="data.labeled", fix=SELECTION_FIX
-        )
     return labeled, validation
 
 
