@@ -166,3 +166,34 @@ def federate_audit(
     from medssl.federation.audit import federate_audit
 
     out.print(json.dumps(federate_audit(folder, number), indent=1))
+
+
+@federate.command(name="figures")
+def federate_figures(
+    folder: Folder,
+    key: Annotated[Path, typer.Option(help="the file that the server gave this site")],
+    run: Annotated[
+        list[str],
+        typer.Option(help="NAME=RUN; names: local, federated_labels, federated, pooled"),
+    ],
+    split: Annotated[str, typer.Option(help="test or validation")] = "test",
+    allow_few: Annotated[
+        bool, typer.Option("--allow-few", help="also of fewer than five patients")
+    ] = False,
+) -> None:
+    """Say how models did on this site's patients: counts and moments, no patient among them."""
+    from medssl.federation.figures import federate_figures
+
+    runs = dict(part.partition("=")[::2] for part in run)
+    chosen: dict[str, Any] = {"split": split}
+    out.print(f"written: {federate_figures(folder, key, runs, allow_few=allow_few, **chosen)}")
+
+
+@federate.command(name="verdict")
+def federate_verdict(folder: Folder, server: ServerFolder) -> None:
+    """Put together what the sites say of their models, with intervals."""
+    from medssl.federation.verdict import federate_verdict
+
+    found = federate_verdict(folder, server)
+    out.print(found.text)
+    out.print(f"written: {found.path}")

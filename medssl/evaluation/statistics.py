@@ -83,6 +83,26 @@ def mean_interval(
     )
 
 
+def interval_of_moments(
+    mean: float,
+    variance: float,
+    n: int,
+    *,
+    bounds: tuple[float, float] = _NO_BOUNDS,
+    level: float = LEVEL,
+) -> Interval:
+    """Return what `mean_interval` does, where no more is known than the moments.
+
+    Args:
+        mean: of the patients' values.
+        variance: of the same, over n - 1.
+        n: patients.
+        bounds, level: as there.
+    """
+    _check_level(level)
+    return _around(mean, [(variance / n, n - 1)], n, bounds, level)
+
+
 def paired_interval(
     ours: np.ndarray,
     baseline: np.ndarray | None = None,

@@ -31,8 +31,7 @@ def begin(folder: Path, *sites: str, recipe: Path | None = None, **options: Any)
         folder / "server",
         recipe,
         sites=sites or ("A", "B", "C"),
-        labels=LABELS,
-        **{"every": 2, **options},
+        **{"labels": LABELS, "every": 2, **options},
     )
 
 
