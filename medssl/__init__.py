@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from medssl.methods.registry import list_methods
     from medssl.models.loaded_run import load_run
     from medssl.networks.registry import list_networks
+    from medssl.nnunet.export import export_nnunet
     from medssl.planning.planner import plan
     from medssl.plugins import load_plugin
     from medssl.pseudo_labels.selftrain import selftrain
@@ -56,6 +57,7 @@ __all__ = [
     "evaluate",
     "evaluate_run",
     "export",
+    "export_nnunet",
     "forget",
     "import_dataset",
     "list_formats",
@@ -91,6 +93,7 @@ _PLACES = {
     "forget": "cross_validation.forget:forget",
     "evaluate": "workflows.evaluate_folders:evaluate",
     "evaluate_run": "workflows.evaluate:evaluate_run",
+    "export_nnunet": "nnunet.export:export_nnunet",
     "export": "bundle.export:export",
     "import_dataset": "data.importers.dataset:import_dataset",
     "list_formats": "data.importers.dataset:list_formats",

@@ -28,10 +28,7 @@ def check(
     ] = None,
     allow_outside: options.AllowOutside = False,
     patients: options.Patients = None,
-    unlabeled: Annotated[
-        list[str] | None,
-        typer.Option(help="more unlabeled images, as data.unlabeled names them; may be repeated"),
-    ] = None,
+    unlabeled: options.MoreUnlabeled = None,
 ) -> None:
     """Find what is wrong with a dataset; exit code 2 where training cannot start."""
     import medssl
@@ -124,6 +121,51 @@ def import_dataset(
 def _first(lines: tuple[str, ...] | list[str], most: int = 12) -> list[str]:
     more = [f"and {len(lines) - most} more of this kind"] if len(lines) > most else []
     return [*lines[:most], *more]
+
+
+@app.command("export-dataset")
+def export_dataset(
+    ctx: typer.Context,
+    format: Annotated[str, typer.Argument(help="nnunet: a raw folder of nnU-Net 2")],  # noqa: A002
+    dataset: Annotated[Path, typer.Argument(help="Decathlon folder")],
+    output: options.Output,
+    pseudo_labels: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="self-training, run or predictions: they train as well"),
+    ] = None,
+    round_number: Annotated[
+        int | None, typer.Option("--round", help="of a self-training; default: the one it took")
+    ] = None,
+    patients: options.Patients = None,
+    unlabeled: options.MoreUnlabeled = None,
+    allow_outside: options.AllowOutside = False,
+) -> None:
+    """Write a dataset for another program, with pseudo-labels that are believed."""
+    import medssl
+
+    if format != "nnunet":
+        from medssl.errors import MedSSLError, did_you_mean
+
+        fix = did_you_mean(format, ["nnunet"])
+        raise MedSSLError(f"no format '{format}' is written", where="FORMAT", fix=fix)
+    found = medssl.export_nnunet(
+        dataset,
+        output,
+        pseudo_labels=pseudo_labels,
+        round_number=round_number,
+        patients=patients,
+        unlabeled=unlabeled or (),
+        allow_outside=allow_outside,
+        display=display_of(ctx),
+    )
+    for note in found.notes:
+        out.print(f"note: {note}")
+    if found.pseudo:
+        out.print(f"pseudo-labels: {found.pseudo} scans, {found.ignored:.2%} of voxels ignored")
+    out.print(
+        f"{found.path}: {found.labeled} labeled, {found.unlabeled} unlabeled, {found.test} test, "
+        f"{found.folds} folds; trainer: {found.path / 'trainer'}"
+    )
 
 
 @app.command()

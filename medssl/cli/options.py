@@ -78,6 +78,12 @@ AllowOutside = Annotated[
     bool,
     typer.Option("--allow-outside", help="let dataset.json name files outside of its folder"),
 ]
+MoreUnlabeled = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--unlabeled", help="more unlabeled images, as data.unlabeled names them; may be repeated"
+    ),
+]
 Shard = Annotated[
     str | None, typer.Option(metavar="I/N", help="do the I-th of N parts, 1/N to N/N (job arrays)")
 ]

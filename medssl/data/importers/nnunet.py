@@ -20,6 +20,7 @@ from medssl.data.importers.importer import (
     ImportSettings,
     register,
 )
+from medssl.data.importers.nnunet_exported import RECORD, plan_exported
 from medssl.data.importers.volumes import read_case_label, read_channels
 from medssl.errors import MedSSLError
 
@@ -28,7 +29,8 @@ from medssl.errors import MedSSLError
 class NNUNet(Importer):
     """A raw nnU-Net folder; channels in files of their own become one image.
 
-    A label named ``ignore`` stays the ignore label. Label regions are refused by name.
+    A label named ``ignore`` stays the ignore label. Label regions are refused by name. A folder
+    that medssl exported becomes the dataset it was: label values, patients, and no pseudo-label.
     """
 
     summary = "raw nnU-Net folder, version 1 or 2 (dataset.json, imagesTr, labelsTr, imagesTs)"
@@ -36,6 +38,8 @@ class NNUNet(Importer):
     def plan(self, source: Path, settings: ImportSettings) -> ImportPlan:
         """See :class:`Importer`."""
         dataset = read_dataset(source)
+        if (dataset.root / RECORD).is_file():
+            return plan_exported(dataset, _read)
         info, _ = read_json(dataset.root / "dataset.json")
         labels = dict(zip(dataset.labels.values, dataset.labels.names, strict=True))
         test_labels = {
