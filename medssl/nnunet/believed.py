@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class PseudoLabels:
         labels: what their values mean; None: as in the dataset.
         uncertainty: map of normalized entropy by case id, where there is one.
         validates: patients of the fold that these labels are for; None: they are for any.
+        note: what was measured against them; empty if nothing.
         truth: patients and cases whose true labels the run was given; None: nobody says.
     """
 
@@ -51,6 +52,7 @@ class PseudoLabels:
     labels: LabelMap | None = None
     uncertainty: Mapping[str, Path] = field(default_factory=dict)
     validates: tuple[str, ...] | None = None
+    note: str = ""
     truth: frozenset[str] | None = None
 
     def believed(self, case: str, labels: LabelMap) -> tuple[np.ndarray, np.ndarray]:
@@ -135,8 +137,12 @@ def _of_selftrain(source: Path, number: int | None) -> list[PseudoLabels]:
         )
     if (place / WHOLE).is_dir():
         return [_of_round(place / WHOLE, None)]
+    note = "" if record.get("result") else "no round of the self-training helped out of fold"
     folds = [tuple(map(str, fold)) for fold in record["folds"]]
-    return [_of_round(place / f"fold_{k}", patients) for k, patients in enumerate(folds)]
+    return [
+        replace(_of_round(place / f"fold_{k}", patients), note=note)
+        for k, patients in enumerate(folds)
+    ]
 
 
 def _of_round(folder: Path, validates: tuple[str, ...] | None) -> PseudoLabels:

@@ -150,6 +150,7 @@ def _roles(data: Dataset, sets: Sequence[PseudoLabels]) -> _Roles:
         )
     given = [one.truth for one in sets if one.truth is not None]
     roles, held, hidden = _Roles(), 0, 0
+    roles.notes += dict.fromkeys(one.note for one in sets if one.note)
     for case in data.training:
         if case.id in named:
             hidden += 1
