@@ -156,6 +156,21 @@ def _content(path: Path) -> bytes | None:
     return path.read_bytes() if path.is_file() else None
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, without a second copy where the disk can.
+
+    Raises:
+        MedSSLError: the disk refuses.
+    """
+    with refusals(target):
+        try:
+            os.link(source, target)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links
+            shutil.copyfile(source, target)
+
+
 def discard_folder(folder: Path) -> None:
     """Remove a folder. It is moved first: others must never see, or trip over, half of it.
 

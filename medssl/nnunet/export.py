@@ -13,11 +13,8 @@ Folder::
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -34,7 +31,7 @@ from medssl.data.images.write import write_nifti
 from medssl.data.importers.nnunet_exported import RECORD, RECORD_FORMAT
 from medssl.data.importers.volumes import read_case_label, read_channels
 from medssl.errors import MedSSLError
-from medssl.files import all_or_nothing, refuse_filled, write_json, write_text
+from medssl.files import all_or_nothing, link_or_copy, refuse_filled, write_json, write_text
 from medssl.nnunet.believed import PseudoLabels, find_pseudo_labels
 from medssl.nnunet.folds import Pseudo, plan_folds
 from medssl.paths import AnyPath
@@ -319,16 +316,12 @@ class _Writer:
         return image
 
     def _same_image(self, first: str, name: str) -> None:
-        """Give an image a second name, without a second copy where the disk can."""
+        """Give an image a second name."""
         for channel in range(len(self.data.modality)):
             source, target = (
                 self.folder / "imagesTr" / f"{n}_{channel:04d}{ENDING}" for n in (first, name)
             )
-            try:
-                os.link(source, target)
-            except OSError:
-                with suppress(shutil.SameFileError):
-                    shutil.copyfile(source, target)
+            link_or_copy(source, target)
 
     def _label(self, name: str, classes: np.ndarray, affine: np.ndarray, folder: str) -> None:
         values = np.where(classes == IGNORE_INDEX, self.ignore, classes).astype(np.uint8)
