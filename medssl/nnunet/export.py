@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from medssl.errors import MedSSLError
 from medssl.files import all_or_nothing, link_or_copy, refuse_filled, write_json, write_text
 from medssl.nnunet.believed import PseudoLabels, find_pseudo_labels
 from medssl.nnunet.folds import Pseudo, plan_folds
+from medssl.nnunet.roles import Roles, roles_of
 from medssl.paths import AnyPath
 from medssl.progress import Display
 from medssl.runs.lineage import PREDICTIONS, Lineage, predicted_by, read_ancestor
@@ -68,17 +69,6 @@ class NNUNetExport:
     folds_use_pseudo: bool
     ignored: float
     notes: tuple[str, ...] = ()
-
-
-@dataclass
-class _Roles:
-    """What each case of the dataset is exported as."""
-
-    truth: list[Case] = field(default_factory=list)
-    pseudo: list[Case] = field(default_factory=list)
-    unlabeled: list[Case] = field(default_factory=list)
-    test: list[Case] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
 
 def export_nnunet(
@@ -124,59 +114,9 @@ def export_nnunet(
         Path(dataset), patients=patients, extra_unlabeled=unlabeled, allow_outside=allow_outside
     )
     sets = [] if pseudo_labels is None else find_pseudo_labels(Path(pseudo_labels), round_number)
-    roles = _roles(data, sets)
+    roles = roles_of(data, sets)
     with all_or_nothing(target, "the raw folder") as building:
         return _Writer(data, sets, roles, building, display).write(target)
-
-
-def _roles(data: Dataset, sets: Sequence[PseudoLabels]) -> _Roles:
-    """Say what each case becomes.
-
-    Raises:
-        MedSSLError: pseudo-labels of scans that the dataset has not, or nothing to train on.
-    """
-    everyone = {c.id: c for c in (*data.test, *data.unlabeled, *data.training)}
-    named = {case for one in sets for case in one.maps}
-    strange = sorted(named - everyone.keys())
-    if strange:
-        raise MedSSLError(
-            f"{len(strange)} pseudo-labels are of scans that the dataset has not (first: "
-            f"'{strange[0]}')",
-            where=data.root,
-            fix="export the dataset that was predicted, with the same --unlabeled",
-        )
-    given = [one.truth for one in sets if one.truth is not None]
-    roles, held, hidden = _Roles(), 0, 0
-    roles.notes += dict.fromkeys(one.note for one in sets if one.note)
-    for case in data.training:
-        if case.id in named:
-            hidden += 1
-            roles.pseudo.append(case)
-        elif given and not any({case.id, case.patient} & truth for truth in given):
-            held += 1
-            roles.test.append(case)
-        else:
-            roles.truth.append(case)
-    for case in data.unlabeled:
-        (roles.pseudo if case.id in named else roles.unlabeled).append(case)
-    for case in data.test:
-        if case.id not in {c.id for c in data.unlabeled}:
-            (roles.pseudo if case.id in named else roles.test).append(case)
-    if hidden:
-        roles.notes.append(
-            f"{hidden} scans have a true label that the run did not see: their pseudo-label trains"
-        )
-    if held:
-        roles.notes.append(
-            f"{held} labeled scans that the run held back go to imagesTs: they do not train"
-        )
-    if not roles.truth:
-        raise MedSSLError(
-            "no true label of this dataset is one that the run learned from",
-            where=data.root,
-            fix="export the dataset that the run was trained on, with the same --patients",
-        )
-    return roles
 
 
 class _Writer:
@@ -186,7 +126,7 @@ class _Writer:
         self,
         data: Dataset,
         sets: Sequence[PseudoLabels],
-        roles: _Roles,
+        roles: Roles,
         folder: Path,
         display: Display,
     ) -> None:
