@@ -25,11 +25,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from development import on_small_network
 
 import medssl
 from medssl.evaluation.statistics import paired_interval
 
-RECIPE, TEST, LABELS, FOLDS, SEEDS, CHOICES = "hippocampus_bcp", 40, 8, 4, 4, 5
+RECIPE, METHOD = on_small_network("bcp")
+TEST, LABELS, FOLDS, SEEDS, CHOICES = 40, 8, 4, 4, 5
 ITERATIONS = 1000
 FIGURES = "figures.csv"
 
@@ -89,12 +91,13 @@ class Study:
 
     def _figures(self, choice: int) -> dict[str, float]:
         labeled = sorted(np.random.default_rng(choice + 1).choice(self.pool, LABELS, replace=False))
-        settings = (
+        common = (
             f"data.root={self.dataset}",
             f"data.labeled={json.dumps([str(case) for case in labeled])}",
             f"data.test={json.dumps([str(case) for case in self.test])}",
             f"training.iterations={self.iterations}",
         )
+        settings = (*common, *METHOD)
         here = self.folder / f"choice_{choice}"
         folds = here / "crossval"
         found = medssl.crossval(
@@ -111,7 +114,7 @@ class Study:
             self._judge(folds / "baseline" / f"fold_{k}", here / f"twin_{k}") for k in range(FOLDS)
         ]
         seeds = [self._train(RECIPE, here / f"seed_{s}", settings, s) for s in range(SEEDS)]
-        supervised = (*settings, "method=supervised")
+        supervised = (*common, "method=supervised")
         baseline = self._train(RECIPE, here / "labels_alone", supervised, 0)
         others = [here / f"seed_{s}" for s in range(1, SEEDS)]
         return {

@@ -23,6 +23,17 @@ from medssl.progress import Display
 CASES = Path(__file__).with_name("development_cases.json")
 
 
+AT_FULL_RESOLUTION = ("supervised", "bcp")
+"""Methods whose recipe has the network that a plan chooses; the others have a small one."""
+
+
+def on_small_network(method: str) -> tuple[str, list[str]]:
+    """Return a method's recipe with the small network (half resolution), and what to set in it."""
+    if method not in AT_FULL_RESOLUTION:
+        return f"hippocampus_{method}", []
+    return "hippocampus_mean_teacher", [f"method={method}"]
+
+
 def development_settings(root: Path) -> list[str]:
     """Return the settings of a recipe's section `data` that hold the development set apart.
 

@@ -1,10 +1,10 @@
 """What each method costs per iteration, relative to labels alone.
 
-Trains every shipped ``hippocampus_METHOD`` recipe for a few iterations, all stages in their
-proportion, on synthetic volumes of hippocampus size, and compares the time per iteration of the
-training loop (data, passes, optimizer, logging) with that of ``supervised`` in the same run. On a
-CPU it is processor time, not wall time: other work on the machine moves it little. The rounds go
-over all methods in turn; the smallest time of each counts.
+Trains every method that has a recipe ``hippocampus_METHOD``, on the small network, for a few
+iterations, all stages in their proportion, on synthetic volumes of hippocampus size, and compares
+the time per iteration of the training loop (data, passes, optimizer, logging) with that of
+``supervised`` in the same run. On a CPU it is processor time, not wall time: other work on the
+machine moves it little. The rounds go over all methods in turn; the smallest time of each counts.
 
     python benchmarks/method_cost.py [--iterations 60] [--rounds 2] [--output FILE.json]
 """
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from development import on_small_network
 from harness import Row, options_of, run_part
 from helpers import write_dataset
 from measuring import clock_of, device_of, train
@@ -48,8 +49,10 @@ def milliseconds(method: str, folder: Path, iterations: int, device: torch.devic
     }
     Engine.fit = timed  # type: ignore[method-assign]
     try:
-        recipe = list_recipes()[f"hippocampus_{method}"]
-        train(recipe, changes, folder=folder, device=str(device), around=lambda _, __, step: step())
+        recipe, own = on_small_network(method)
+        changes |= dict(setting.split("=") for setting in own)
+        where: Any = {"folder": folder, "device": str(device)}
+        train(list_recipes()[recipe], changes, **where, around=lambda _, __, step: step())
     finally:
         Engine.fit = fit  # type: ignore[method-assign]
     return 1000 * taken / iterations

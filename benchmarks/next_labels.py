@@ -6,9 +6,10 @@
 Of the 200 scans, the recipe's 40 test scans take no part; of the other 160, the last 40 by name
 judge every model and are never chosen; 120 are the pool. A start draws 4 scans of the pool; each
 rule then adds 4 scans three times, chosen by its own last model, and trains anew from scratch each
-time: the network, augmentation and optimizer of `hippocampus_supervised`, for about a minute of one
-thread. The first run of a start is shared by its rules. A rule is judged by the mean Dice over the
-40 judging scans; pairs with `random` are of one start, and the interval is Student's t over starts.
+time: the small network, augmentation and optimizer that methods are compared with, for about a
+minute of one thread. The first run of a start is shared by its rules. A rule is judged by the mean
+Dice over the 40 judging scans; pairs with `random` are of one start, and the interval is Student's
+t over starts.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from development import on_small_network
 from harness import data_folder, write_json
 
 import medssl
@@ -36,7 +38,7 @@ from medssl.recipe.find import list_recipes
 from medssl.recipe.load import load_recipe
 from medssl.rounds.choose import RULES, Candidates, Rule, as_points, choose
 
-RECIPE = "hippocampus_supervised"
+RECIPE, METHOD = on_small_network("supervised")
 FIRST, ADDED, ROUNDS, JUDGES = 4, 4, 3, 40
 SIZES = tuple(FIRST + ADDED * r for r in range(ROUNDS + 1))
 
@@ -52,7 +54,7 @@ class Study:
 
     def __init__(self, root: Path, folder: Path, iterations: int) -> None:
         self.folder, self.iterations = folder, iterations
-        loaded = load_recipe(list_recipes()[RECIPE], [f"data.root={root}"])
+        loaded = load_recipe(list_recipes()[RECIPE], [f"data.root={root}", *METHOD])
         self.dataset = read_dataset(root)
         splits = make_splits(self.dataset, loaded.recipe.data, uses_unlabeled=False)
         locked = {c.patient for c in splits.test}
@@ -133,7 +135,7 @@ class Study:
             "inference.overlap": 0.25,
             "evaluation.splits": "[]",
         }
-        overrides = [f"{name}={value}" for name, value in changes.items()]
+        overrides = [*METHOD, *(f"{name}={value}" for name, value in changes.items())]
         medssl.train(list_recipes()[RECIPE], overrides=overrides, output=run, device="cpu")
         return medssl.load_run(run, checkpoint="last", device="cpu").predictor
 
