@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from medssl.cli import options
 from medssl.cli.console import app, display_of, out
 from medssl.errors import MedSSLError
 from medssl.paths import command
+
+if TYPE_CHECKING:
+    from medssl.planning.fit import Plan
 
 
 @app.command()
@@ -61,8 +64,13 @@ def plan(
         minutes=minutes,
         display=display_of(ctx),
     )
+    _tell(result, output)
+
+
+def _tell(result: Plan, output: Path) -> None:
+    """Print what was planned, and the command that comes next."""
     out.print(f"written: {output}")
-    if method is None:
+    if result.method_reason:
         out.print(f"method: {result.loaded.recipe.method.name}, {result.method_reason}")
     out.print(f"data spec: {result.spec.name}, {result.spec.sentence}; another one: --spec NAME")
     out.print(f"memory: about {result.memory / 2**30:.1f} GiB, as measured here")

@@ -17,8 +17,8 @@ from medssl.planning.default_method import (
     with_cost,
 )
 from medssl.planning.draft import make_draft
+from medssl.planning.fit import make_plan
 from medssl.planning.measuring import QUICKER, Measuring, Timed
-from medssl.planning.planner import make_plan
 from medssl.planning.spec_guess import SpecGuess
 from medssl.progress import Display
 

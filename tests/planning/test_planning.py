@@ -26,10 +26,11 @@ from medssl.data.datasets.split import make_splits
 from medssl.errors import MedSSLError
 from medssl.methods.registry import list_methods
 from medssl.planning.draft import LINE_WIDTH, make_draft
+from medssl.planning.fit import make_plan
 from medssl.planning.footprint import Footprint, LiveBytes, measure_footprint, small_patches
 from medssl.planning.grid import choose_grid, choose_levels, fixed_patch
 from medssl.planning.patients import choose_patients
-from medssl.planning.planner import make_plan, plan
+from medssl.planning.planner import plan
 from medssl.planning.spec_guess import SpecGuess, guess_spec
 from medssl.planning.training import choose_intensity
 from medssl.recipe.load import load_recipe, resolve
