@@ -9,7 +9,6 @@ from medssl._version import __version__
 from medssl.bundle.contents import Contents
 from medssl.bundle.model_tree import needed_modules
 from medssl.evaluation.failures import failure_sentence
-from medssl.methods.registry import get_settings
 
 
 def model_card(contents: Contents, *, licence: str) -> str:
@@ -101,7 +100,7 @@ def _training(contents: Contents) -> str:
     )
     return f"""## Training
 
-Method `{contents.method}` ({get_settings(contents.method).paper}), \
+Method `{contents.method}` ({contents.paper}), \
 {contents.iterations} iterations, on {cases.get("labeled", 0)} labeled and \
 {cases.get("unlabeled", 0)} unlabeled images. Besides, {cases.get("validation", 0)} images were \
 used for validation and {cases.get("test", 0)} held back for the test. \

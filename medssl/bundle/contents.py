@@ -8,14 +8,16 @@ from typing import Any
 
 from torch import nn
 
-from medssl.bundle.model_tree import Tree, describe
+from medssl.bundle.model_tree import Tree, describe, network_names
 from medssl.data.datasets.case import LabelMap
 from medssl.errors import MedSSLError
 from medssl.inference.calibration import portable
 from medssl.inference.training_fingerprint import TrainingFingerprint
+from medssl.methods.registry import get_settings
 from medssl.models.loaded_run import LoadedRun
 from medssl.networks.ensemble import Ensemble
 from medssl.networks.mirror_mean import MirrorMean
+from medssl.plugins import record_plugins
 from medssl.settings.recipe import InferenceSettings
 from medssl.settings.spec import DataSpec
 
@@ -28,7 +30,7 @@ class Contents:
         name: letters, digits and underscores.
         model: description of the network or networks, see :mod:`medssl.bundle.model_tree`.
         spec, labels, patch, inference, channels: as the run predicts.
-        method: name of the method it was trained by.
+        method, paper: the method it was trained by, and where that was published.
         protocol: ``clean`` or ``literature``.
         cases: numbers of labeled, unlabeled, validation and test cases.
         iterations: of the training.
@@ -36,6 +38,7 @@ class Contents:
         calibration: what of calibration.json may leave, None if there is none for these weights.
         fingerprint: numbers over all training scans, None in runs of older versions.
         members: how many runs are averaged.
+        made_with: plugins that it needs, as somebody else recorded them.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Contents:
     inference: InferenceSettings
     channels: int
     method: str
+    paper: str
     protocol: str
     cases: dict[str, int]
     iterations: int
@@ -53,6 +57,14 @@ class Contents:
     calibration: dict[str, Any] | None = None
     fingerprint: TrainingFingerprint | None = None
     members: int = 1
+    made_with: tuple[dict[str, Any], ...] = ()
+
+    def plugins(self) -> list[dict[str, Any]]:
+        """Return what of plugins predicts: networks, and a rule of intensities."""
+        used = {f"network {name}" for name in network_names(self.model)}
+        return record_plugins(used | {f"intensity {self.spec.intensity.rule}"}) or list(
+            self.made_with
+        )
 
     @property
     def largest_component(self) -> bool:
@@ -93,6 +105,7 @@ def contents_of(run: LoadedRun, summary: dict[str, Any] | None) -> tuple[Content
         inference=recipe.inference,
         channels=run.channels,
         method=recipe.method.name,
+        paper=get_settings(recipe.method.name).paper,
         protocol=recipe.protocol,
         cases={k: int(v) for k, v in (manifest.get("cases") or {}).items()},
         iterations=recipe.training.iterations,

@@ -6,7 +6,7 @@ import json
 import logging
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,20 @@ from medssl.bundle.card import model_card
 from medssl.bundle.config_parts import CARRIED
 from medssl.bundle.configs import evaluate_config, inference_config
 from medssl.bundle.contents import Contents, bare_model, contents_of
+from medssl.bundle.described import read_description
 from medssl.bundle.metadata import make_metadata
-from medssl.bundle.model_tree import needed_modules
+from medssl.bundle.model_tree import needed_modules, rebuild
+from medssl.bundle.onnx_file import ONNX, needed_for_onnx, write_onnx
+from medssl.bundle.recognize import DESCRIPTION, find_model, is_installed_model
 from medssl.bundle.scripts import copy_modules
 from medssl.bundle.train_config import train_config
+from medssl.data.datasets.decathlon_header import read_json
 from medssl.errors import MedSSLError
 from medssl.files import all_or_nothing, new_file, write_json, write_text
 from medssl.inference.settings import PredictSettings
 from medssl.models.loaded_run import LoadedRun, load_ensemble
 from medssl.paths import AnyPath, as_paths
+from medssl.runs.checkpoint import load_tensors, load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +39,9 @@ NO_LICENCE = (
     "No licence has been chosen for this model yet. Before you pass it on, choose one that the "
     "licence of the training data allows, and put its text here.\n"
 )
+
+
+NOT_GIVEN = "not given"
 
 
 @dataclass(frozen=True)
@@ -63,8 +71,9 @@ def export(
     members: int | None = None,
     fold: int | None = None,
     licence: AnyPath | None = None,
-    authors: str = "not given",
+    authors: str = NOT_GIVEN,
     torchscript: bool = True,
+    onnx: bool = False,
 ) -> ExportResult:
     """Export a run, or several averaged as one, as a MONAI bundle that predicts what it predicts.
 
@@ -73,7 +82,8 @@ def export(
     labels leaves with it.
 
     Args:
-        run: a run folder, or that of a cross-validation, whose folds predict together.
+        run: a run folder, or that of a cross-validation, whose folds predict together; or the name
+            of an installed model.
         bundle: folder to write; must not exist, or be empty.
         checkpoint: ``last``, ``best``, or ``auto`` (best where there is one).
         ensemble: more runs (other seeds or folds), whose probabilities are averaged with it.
@@ -82,6 +92,7 @@ def export(
         licence: a text file that becomes the bundle's ``LICENSE``.
         authors: for ``metadata.json``.
         torchscript: also try to write ``models/model.ts``.
+        onnx: also write ``models/model.onnx``, see :func:`medssl.bundle.onnx_file.write_onnx`.
 
     Raises:
         MedSSLError: no such run, the folder is in use, or MONAI cannot express the preprocessing.
@@ -91,6 +102,40 @@ def export(
         >>> written.path.name
         'bundle'
     """
+    if onnx:
+        needed_for_onnx()
+    text = NO_LICENCE if licence is None else read_licence(Path(licence))
+    source, notes = find_model(run), tuple[str, ...]()
+    if is_installed_model(source):
+        refuse_choices(source, checkpoint, ensemble, members, fold)
+        found, contents = read_description(read_json(source / DESCRIPTION)[0].get("description"))
+        model = rebuild(contents.model)
+        file = source / "models" / "model.pt"
+        load_weights(model, load_tensors(file), file)
+        authors = found.authors if authors == NOT_GIVEN else authors
+        if licence is None:
+            text = read_licence(source / "LICENSE")
+    else:
+        loaded = load_choice(source, checkpoint, ensemble, members, fold)
+        contents, notes = contents_and_notes(loaded)
+        model = bare_model(loaded)
+    with all_or_nothing(Path(bundle), "the bundle") as folder:
+        written = write_bundle(
+            folder, contents, model, licence=text, authors=authors, torchscript=torchscript
+        )
+        if onnx:
+            write_onnx(model, contents, folder / ONNX)
+    return replace(written, path=Path(bundle), notes=notes)
+
+
+def load_choice(
+    run: Path,
+    checkpoint: str,
+    ensemble: AnyPath | Sequence[AnyPath],
+    members: int | None,
+    fold: int | None,
+) -> LoadedRun:
+    """Load a run, or several as one, on the CPU; see :func:`export`."""
     settings = PredictSettings(
         checkpoint=checkpoint,
         ensemble=tuple(as_paths(ensemble)),
@@ -98,32 +143,85 @@ def export(
         fold=fold,
         device="cpu",
     )
-    loaded = load_ensemble(Path(run), settings)
-    text = NO_LICENCE if licence is None else _read_text(Path(licence))
-    contents, other = contents_of(loaded, _summary(loaded))
-    notes = [] if other is None else [f"calibration.json is left out: it is for {other}"]
-    with all_or_nothing(Path(bundle), "the bundle") as folder:
-        metadata = make_metadata(
+    return load_ensemble(run, settings)
+
+
+def refuse_choices(
+    source: Path,
+    checkpoint: str,
+    ensemble: AnyPath | Sequence[AnyPath],
+    members: int | None,
+    fold: int | None,
+) -> None:
+    """Refuse to choose among what a model does not have: it is one checkpoint.
+
+    Raises:
+        MedSSLError: something is chosen.
+    """
+    if checkpoint != "auto" or as_paths(ensemble) or (members, fold) != (None, None):
+        raise MedSSLError(
+            "an installed model is one checkpoint, with all its members",
+            where=source,
+            fix="leave out --checkpoint, --ensemble, --members and --fold",
+        )
+
+
+def contents_and_notes(run: LoadedRun) -> tuple[Contents, tuple[str, ...]]:
+    """Return what of a run, or of several averaged as one, goes into its bundle; and what not.
+
+    Raises:
+        MedSSLError: as :func:`medssl.bundle.contents.contents_of`.
+    """
+    contents, other = contents_of(run, _summary(run))
+    return contents, () if other is None else (f"calibration.json is left out: it is for {other}",)
+
+
+def write_bundle(
+    folder: Path,
+    contents: Contents,
+    model: nn.Module,
+    *,
+    licence: str = NO_LICENCE,
+    authors: str = NOT_GIVEN,
+    torchscript: bool = False,
+    for_monai: bool = True,
+) -> ExportResult:
+    """Write all files of a bundle.
+
+    Args:
+        folder: an empty one.
+        model: on the CPU, as ``contents`` describes it.
+        licence: text of ``LICENSE``.
+        for_monai: write its configurations, too; without them medssl alone predicts.
+
+    Raises:
+        MedSSLError: MONAI cannot express the preprocessing, or the disk refuses.
+    """
+    configs = {
+        "metadata": make_metadata(
             contents, authors=authors, copyright_notice=f"Copyright of {authors}"
         )
-        configs = {
-            "metadata": metadata,
+    }
+    if for_monai:
+        configs |= {
             "inference": inference_config(contents),
             "evaluate": evaluate_config(contents),
             "train": train_config(contents),
         }
-        for name, config in configs.items():
-            write_json(folder / "configs" / f"{name}.json", config)
+    for name, config in configs.items():
+        write_json(folder / "configs" / f"{name}.json", config)
+    scripts: list[Path] = []
+    if for_monai:
         scripts = copy_modules([*CARRIED, *needed_modules(contents.model)], folder / "scripts")
-        _write_texts(folder, contents, text)
-        model = bare_model(loaded).cpu().eval()
-        weights = {key: value.detach().clone() for key, value in model.state_dict().items()}
-        with new_file(folder / "models" / "model.pt") as file:
-            torch.save(weights, file)
-        traced = torchscript and _write_torchscript(
-            model, contents, configs, folder / "models" / "model.ts"
-        )
-    return ExportResult(Path(bundle), traced, tuple(p.name for p in scripts), tuple(notes))
+    _write_texts(folder, contents, licence)
+    model = model.cpu().eval()
+    weights = {key: value.detach().clone() for key, value in model.state_dict().items()}
+    with new_file(folder / "models" / "model.pt") as file:
+        torch.save(weights, file)
+    traced = torchscript and _write_torchscript(
+        model, contents, configs, folder / "models" / "model.ts"
+    )
+    return ExportResult(folder, traced, tuple(p.name for p in scripts))
 
 
 def _write_texts(folder: Path, contents: Contents, licence: str) -> None:
@@ -172,7 +270,12 @@ def _summary(run: LoadedRun) -> dict[str, Any] | None:
     return None
 
 
-def _read_text(path: Path) -> str:
+def read_licence(path: Path) -> str:
+    """Read the text of a licence.
+
+    Raises:
+        MedSSLError: it is no text.
+    """
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

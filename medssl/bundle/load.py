@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from medssl.bundle.metadata import read_own
 from medssl.bundle.model_tree import rebuild
 from medssl.device import resolve_device, resolve_precision
@@ -25,12 +27,17 @@ from medssl.runs.checkpoint import load_tensors, load_weights
 FORMAT = 1
 
 
-def load_bundle(path: Path, settings: PredictSettings) -> Predictor:
+def load_bundle(
+    path: Path, settings: PredictSettings, *, network: nn.Module | None = None
+) -> Predictor:
     """Load the predictor of a bundle that medssl wrote.
 
     The network is built from registered names in ``metadata.json`` and weights are read with
     ``weights_only``: neither the configuration's expressions nor ``scripts/`` nor ``model.ts`` of
     a bundle are ever executed.
+
+    Args:
+        network: predicts in the place of the bundle's own: the same one, run by another library.
 
     Raises:
         MedSSLError: the bundle is not of medssl's making, or damaged.
@@ -47,7 +54,7 @@ def load_bundle(path: Path, settings: PredictSettings) -> Predictor:
             int(entry["channels"]),
             read_fingerprint(entry.get(FINGERPRINT)),
         )
-        model = rebuild(entry["model"])
+        model = rebuild(entry["model"]) if network is None else network
         own = entry.get("calibration")
         calibration = None if own is None else Calibration.from_dict(own)
     except MedSSLError:
@@ -59,8 +66,9 @@ def load_bundle(path: Path, settings: PredictSettings) -> Predictor:
             fix="copy or export the bundle again",
         ) from error
     inference = settings.chosen(inference)
-    file = path / "models" / "model.pt"
-    load_weights(model, load_tensors(file), file)
+    if network is None:
+        file = path / "models" / "model.pt"
+        load_weights(model, load_tensors(file), file)
     device = resolve_device(settings.device)
     precision = resolve_precision(settings.precision, device)
     predictor = Predictor(model.to(device), task, inference, device=device, precision=precision)

@@ -10,11 +10,8 @@ import torch
 
 from medssl._version import __version__
 from medssl.bundle.contents import Contents
-from medssl.bundle.model_tree import network_names
 from medssl.data.datasets.case import LabelMap
 from medssl.inference.training_fingerprint import FINGERPRINT
-from medssl.methods.registry import get_settings
-from medssl.plugins import record_plugins
 from medssl.settings.recipe import InferenceSettings
 from medssl.settings.spec import DataSpec
 
@@ -71,7 +68,7 @@ def make_metadata(contents: Contents, *, authors: str, copyright_notice: str) ->
         "copyright": copyright_notice,
         "data_type": "nifti",
         "intended_use": "Research only. Not a medical device.",
-        "references": [get_settings(contents.method).paper],
+        "references": [contents.paper],
         "network_data_format": {
             "inputs": {"image": _image_format(contents)},
             "outputs": {"pred": _prediction_format(contents)},
@@ -89,7 +86,7 @@ def make_metadata(contents: Contents, *, authors: str, copyright_notice: str) ->
                 "values": list(contents.labels.values),
                 "names": list(contents.labels.names),
             },
-            "plugins": record_plugins(f"network {name}" for name in network_names(contents.model)),
+            "plugins": contents.plugins(),
             "members": contents.members,
             **({} if contents.calibration is None else {"calibration": contents.calibration}),
             **(

@@ -8,15 +8,19 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from medssl.bundle.load import load_bundle
 from medssl.bundle.metadata import problems_of
+from medssl.bundle.onnx_file import ONNX, OnnxNetwork
+from medssl.bundle.recognize import find_model, is_bundle, is_installed_model
 from medssl.data.images.names import NIFTI, image_suffix
 from medssl.data.images.volume import read_volume
 from medssl.errors import MedSSLError
+from medssl.inference.predictor import Predictor
 from medssl.inference.settings import PredictSettings
 from medssl.models.loaded_run import load_ensemble
 from medssl.optional import is_installed
@@ -49,6 +53,8 @@ class Verification:
     agreement: list[float]
     differing: list[int]
     foreground: list[int]
+    onnx_differing: list[int] = field(default_factory=list)
+    """Voxels with another label than onnxruntime gives, per example image; empty without ONNX."""
 
 
 def verify_bundle(
@@ -64,10 +70,11 @@ def verify_bundle(
     """Check a bundle's files, run it with MONAI offline, and compare with ``medssl predict RUN``.
 
     Args:
-        bundle: as written by :func:`medssl.bundle.export.export`.
+        bundle: as written by :func:`medssl.bundle.export.export`, or an installed model's name.
         images: NIfTI files to segment both ways, one or several; without any, only the structure
             is checked.
-        run: the run or cross-validation the bundle was made of, to compare with what it predicts.
+        run: the run or cross-validation the bundle was made of, to compare with what it predicts;
+            an installed model is compared with itself in medssl, since its run is not here.
         checkpoint, ensemble, members, fold: as given to :func:`medssl.bundle.export.export`.
 
     Raises:
@@ -79,11 +86,11 @@ def verify_bundle(
         >>> medssl.verify_bundle("bundle").problems
         []
     """
-    bundle, examples = Path(bundle).resolve(), as_paths(images)
+    bundle, examples = find_model(bundle).resolve(), as_paths(images)
     problems = check_structure(bundle)
     if problems or not examples:
         return Verification(problems, [], [], [])
-    if run is None:
+    if run is None and not is_installed_model(bundle):
         raise MedSSLError(
             "a bundle is compared with the run it was made of, and none is named",
             where=bundle,
@@ -103,10 +110,9 @@ def verify_bundle(
         device="cpu",
         precision="fp32",
     )
-    loaded = load_ensemble(Path(run), settings)
-    loaded.use_calibration()  # folds are averaged with their temperatures
-    predictor = loaded.predictor
+    predictor = _predictor(bundle if run is None else find_model(run), settings)
     found = Verification([], [], [], [])
+    runtime = _with_onnx(bundle, settings)
     with tempfile.TemporaryDirectory() as work:
         data, output = Path(work) / "data", Path(work) / "out"
         data.mkdir()
@@ -114,13 +120,34 @@ def verify_bundle(
         _run_monai(bundle, data, output)
         for name in names:
             theirs = read_volume(output / f"{name}.nii.gz").values().squeeze()
-            ours = predictor.predict_file(next(data.glob(f"{name}.nii*"))).values.squeeze()
+            image = next(data.glob(f"{name}.nii*"))
+            ours = predictor.predict_file(image).values.squeeze()
+            if runtime is not None:
+                others = runtime.predict_file(image).values.squeeze()
+                found.onnx_differing.append(int(np.count_nonzero(others != ours)))
             same = theirs.shape == ours.shape
             differing = int(np.count_nonzero(theirs != ours)) if same else ours.size
             found.agreement.append(1 - differing / ours.size)
             found.differing.append(differing)
             found.foreground.append(int(np.count_nonzero((theirs > 0) | (ours > 0))) if same else 0)
     return found
+
+
+def _predictor(source: Path, settings: PredictSettings) -> Predictor:
+    if is_bundle(source):
+        return load_bundle(source, settings)
+    loaded = load_ensemble(source, settings)
+    loaded.use_calibration()  # folds are averaged with their temperatures
+    return loaded.predictor
+
+
+def _with_onnx(bundle: Path, settings: PredictSettings) -> Predictor | None:
+    """Return the bundle's predictor with onnxruntime for PyTorch; None if it has no ONNX file."""
+    file = bundle / ONNX
+    if not file.is_file():
+        return None
+    alone = replace(settings, checkpoint="auto", ensemble=(), members=None, fold=None)
+    return load_bundle(bundle, alone, network=OnnxNetwork(file))
 
 
 def check_structure(bundle: Path) -> list[str]:

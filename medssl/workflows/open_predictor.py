@@ -6,7 +6,7 @@ from pathlib import Path
 
 from medssl.atlases.folder import open_atlases
 from medssl.bundle.load import load_bundle
-from medssl.bundle.recognize import is_bundle
+from medssl.bundle.recognize import find_model, is_bundle
 from medssl.errors import MedSSLError
 from medssl.inference.identity import weights_sha256
 from medssl.inference.opinion import Opinion
@@ -22,7 +22,8 @@ def open_predictor(source: Path, settings: PredictSettings) -> tuple[Predictor, 
     """Load a predictor.
 
     Args:
-        source: a run folder, a bundle that medssl exported, or the folder of a cross-validation.
+        source: a run folder, a bundle that medssl exported, the folder of a cross-validation, or
+            the name of an installed model.
         settings: with what else it predicts.
 
     Returns:
@@ -31,7 +32,7 @@ def open_predictor(source: Path, settings: PredictSettings) -> tuple[Predictor, 
     Raises:
         MedSSLError: no run or bundle, runs that do not belong together, or a damaged calibration.
     """
-    predictor, other = _open(source, settings)
+    predictor, other = _open(find_model(source), settings)
     if settings.with_atlas is not None:
         other = ask_atlases(predictor, settings.with_atlas, force=settings.force) or other
     return predictor, other

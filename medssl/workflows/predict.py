@@ -46,8 +46,8 @@ def predict(
     """Segment images with a run or a bundle; each result lies on its image's own grid.
 
     Args:
-        source: a run folder, a bundle that medssl exported, or the folder of a cross-validation,
-            whose folds predict together.
+        source: a run folder, a bundle that medssl exported, the folder of a cross-validation,
+            whose folds predict together, or the name of an installed model.
         images: image files, folders of them, and folders of DICOM series: one or several.
         output: folder of the results, one ``CASE.nii.gz`` each, and ``volumes.csv``.
         format: one of ``nii.gz nii nrrd mha dicom-seg``, the last for DICOM series only.
