@@ -29,6 +29,7 @@ from medssl.files.folders import (
 from medssl.files.formats import (
     append_line,
     as_line,
+    json_text,
     write_array,
     write_arrays,
     write_bytes,
@@ -46,6 +47,7 @@ __all__ = [
     "default_cache_root",
     "discard_folder",
     "is_leftover",
+    "json_text",
     "link_or_copy",
     "locked",
     "move",

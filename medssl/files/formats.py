@@ -46,8 +46,12 @@ def write_json(path: Path, content: Any, *, what: str = WHAT, fix: str = FIX) ->
     Raises:
         MedSSLError: the disk refuses.
     """
-    text = json.dumps(_strict(content), indent=1, ensure_ascii=False, allow_nan=False, default=str)
-    write_text(path, text + "\n", what=what, fix=fix)
+    write_text(path, json_text(content) + "\n", what=what, fix=fix)
+
+
+def json_text(content: Any) -> str:
+    """Return strict JSON: NaN and infinity become null, paths their text."""
+    return json.dumps(_strict(content), indent=1, ensure_ascii=False, allow_nan=False, default=str)
 
 
 def _strict(value: Any) -> Any:

@@ -49,6 +49,19 @@ class PredictionResult:
     unusual: tuple[str, ...] = ()
     volumes: Volumes | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, for scripts."""
+        return {
+            "case": self.case_id,
+            "path": None if self.path is None else str(self.path),
+            "error": self.error,
+            "seconds": self.seconds,
+            "skipped": self.skipped,
+            "note": self.note,
+            "unusual": list(self.unusual),
+            "volumes": None if self.volumes is None else self.volumes.as_dict(),
+        }
+
 
 def predict_files(
     predictor: Predictor,

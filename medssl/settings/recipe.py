@@ -234,8 +234,10 @@ class Recipe(Strict):
         "off",
         description="strict: no path, file name or case id in log.txt, metrics and manifest",
     )
-    protocol: Literal["clean", "literature"] = Field("clean")
-    seed: int = Field(0, ge=0, lt=2**31)
+    protocol: Literal["clean", "literature"] = Field(
+        "clean", description="clean, or literature: as a paper has it, where that is not clean"
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="of weights, patches and augmentation")
     data: DataSettings = Field(default_factory=DataSettings)
     spec: DataSpec = Field(default_factory=DataSpec)
     network: NetworkSettings = Field(default_factory=NetworkSettings)

@@ -1,0 +1,1 @@
+"""This computer: whether medssl works on it, what it takes of the disk, and what it can show."""
