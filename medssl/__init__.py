@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from medssl.data.importers.dataset import import_dataset, list_formats
     from medssl.data.phantoms.dataset import write_phantom as phantom
     from medssl.errors import MedSSLError
+    from medssl.machine.clean import clean
+    from medssl.machine.demo import demo
+    from medssl.machine.doctor import doctor
     from medssl.methods.registry import list_methods
     from medssl.models.loaded_run import load_run
     from medssl.networks.registry import list_networks
@@ -33,6 +36,10 @@ if TYPE_CHECKING:
     from medssl.rounds.accept import accept
     from medssl.rounds.next_labels import next_labels
     from medssl.settings.specs import list_specs
+    from medssl.sharing.deploy import deploy
+    from medssl.sharing.install import install
+    from medssl.sharing.installed import list_models
+    from medssl.sharing.pack import pack
     from medssl.sweeps.sweep import sweep
     from medssl.workflows.atlas import atlas
     from medssl.workflows.calibrate import calibrate
@@ -52,16 +59,22 @@ __all__ = [
     "atlas",
     "calibrate",
     "check",
+    "clean",
     "compare",
     "crossval",
+    "demo",
+    "deploy",
+    "doctor",
     "evaluate",
     "evaluate_run",
     "export",
     "export_nnunet",
     "forget",
     "import_dataset",
+    "install",
     "list_formats",
     "list_methods",
+    "list_models",
     "list_networks",
     "list_recipes",
     "list_specs",
@@ -69,6 +82,7 @@ __all__ = [
     "load_recipe",
     "load_run",
     "next_labels",
+    "pack",
     "phantom",
     "plan",
     "predict",
@@ -88,16 +102,22 @@ _PLACES = {
     "atlas": "workflows.atlas:atlas",
     "calibrate": "workflows.calibrate:calibrate",
     "check": "workflows.check:check",
+    "clean": "machine.clean:clean",
     "compare": "comparison.compare:compare",
     "crossval": "cross_validation.crossval:crossval",
+    "demo": "machine.demo:demo",
+    "deploy": "sharing.deploy:deploy",
+    "doctor": "machine.doctor:doctor",
     "forget": "cross_validation.forget:forget",
     "evaluate": "workflows.evaluate_folders:evaluate",
     "evaluate_run": "workflows.evaluate:evaluate_run",
     "export_nnunet": "nnunet.export:export_nnunet",
     "export": "bundle.export:export",
     "import_dataset": "data.importers.dataset:import_dataset",
+    "install": "sharing.install:install",
     "list_formats": "data.importers.dataset:list_formats",
     "list_methods": "methods.registry:list_methods",
+    "list_models": "sharing.installed:list_models",
     "list_networks": "networks.registry:list_networks",
     "list_recipes": "recipe.find:list_recipes",
     "list_specs": "settings.specs:list_specs",
@@ -105,6 +125,7 @@ _PLACES = {
     "load_recipe": "recipe.load:load_recipe",
     "load_run": "models.loaded_run:load_run",
     "next_labels": "rounds.next_labels:next_labels",
+    "pack": "sharing.pack:pack",
     "phantom": "data.phantoms.dataset:write_phantom",
     "plan": "planning.planner:plan",
     "predict": "workflows.predict:predict",

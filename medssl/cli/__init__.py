@@ -16,10 +16,12 @@ from medssl.cli import (
     datasets,
     federation,
     listing,
+    machine,
     planning,
     reporting,
     rounds,
     running,
+    sharing,
     uncertain,
 )
 from medssl.cli.console import app, err, out, warnings_shown
@@ -38,7 +40,9 @@ GROUPS = (
     federation,
     reporting,
     bundles,
+    sharing,
     listing,
+    machine,
 )
 """The modules whose import registers the commands."""
 
@@ -89,7 +93,7 @@ def run(arguments: Sequence[str]) -> int:
 def _run(arguments: Sequence[str], *, debug: bool) -> int:
     try:
         arguments = take_plugins(arguments)
-        app(args=arguments)
+        app(args=arguments, prog_name="medssl")  # which completion of words goes by
         return 0
     except SystemExit as stop:  # how typer ends every command, and a mistyped one with code 2
         return stop.code if isinstance(stop.code, int) else 0

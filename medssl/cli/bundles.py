@@ -20,7 +20,8 @@ def export(
     source: Annotated[
         Path,
         typer.Argument(
-            metavar="RUN", help="run folder or cross-validation, or a bundle with --verify"
+            metavar="RUN",
+            help="run folder, cross-validation or installed model; or a bundle with --verify",
         ),
     ],
     bundle: Annotated[Path | None, typer.Argument(help="folder to write")] = None,
@@ -36,6 +37,9 @@ def export(
     ] = None,
     authors: Annotated[str, typer.Option(help="for metadata.json")] = "not given",
     torchscript: Annotated[bool, typer.Option(help="also try to write model.ts")] = True,
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="also write model.onnx, compared with onnxruntime")
+    ] = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="check it, and run it with MONAI on --example")
     ] = False,
@@ -55,7 +59,7 @@ def export(
             raise typer.BadParameter("name the folder to write", param_hint="BUNDLE")
         bundle, run = source, against
     else:
-        options.a_result(source)
+        options.exportable(source)
         result = medssl.export(
             source,
             bundle,
@@ -66,6 +70,7 @@ def export(
             licence=licence,
             authors=authors,
             torchscript=torchscript,
+            onnx=onnx,
         )
         out.print(f"bundle: {result.path}")
         for note in result.notes:
@@ -96,6 +101,8 @@ def _show_verified(found: Verification, examples: Sequence[Path], run: Path | No
         out.print(
             f"{image.name}: {number} voxels differ from `medssl predict {run}` ({share:.4%} agree)"
         )
+    for image, number in zip(examples, found.onnx_differing, strict=False):
+        out.print(f"{image.name}: {number} voxels differ between onnxruntime and medssl")
     if not examples:
         out.print("not run with MONAI: name an image with --example")
     if any(share < 0.999 for share in found.agreement):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medssl.cli import options
-from medssl.cli.console import app, display_of, err, out
+from medssl.cli.console import app, display_of, err, out, print_document
 
 if TYPE_CHECKING:
     from medssl.workflows.planned_runs import RunsResult
@@ -26,12 +26,16 @@ def compare(
         bool, typer.Option("--common", help="compare on the cases that all runs have")
     ] = False,
     output: options.OutputOrNone = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Compare runs case by case, and say whether there is evidence of a difference."""
     import medssl
     from medssl.comparison.output import format_comparison
 
     result = medssl.compare(runs, split=split, baseline=baseline, common=common, output=output)
+    if as_json:
+        print_document("compare", {key: v for key, v in result.items() if key != "rows"})
+        return
     out.print(format_comparison(result))
     if output is not None:
         out.print(f"written: {output}/compare.csv, .json and .png")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,11 +12,13 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from medssl._version import __version__
 from medssl.ranks import place
 
 ORDER = """
-train predict crossval evaluate compare sweep calibrate triage next accept federate report export
-check plan preprocess import phantom methods recipes specs info replay
+demo train predict crossval evaluate compare sweep calibrate triage next accept federate report
+export deploy pack install models check plan preprocess import phantom methods recipes specs
+info doctor clean replay
 """
 """How help lists the commands: as they are met; those not named here come last."""
 
@@ -82,6 +85,23 @@ def display_of(ctx: typer.Context) -> Any:
     from medssl.progress import Display
 
     return Display(err, quiet=bool((ctx.obj or {}).get("quiet")))
+
+
+SCHEMA = 1
+"""Of the documents of ``--json``: raised when a key goes or means something else."""
+
+
+def print_document(name: str, content: Mapping[str, Any]) -> None:
+    """Print one JSON document, which is then all that stands on standard output.
+
+    Args:
+        name: of the command.
+        content: its keys beside ``schema``, ``command`` and ``medssl``; see docs/json.md.
+    """
+    from medssl.files import json_text
+
+    head = {"schema": SCHEMA, "command": name, "medssl": __version__}
+    sys.stdout.write(json_text({**head, **content}) + "\n")
 
 
 def show_summary(summary: dict[str, Any]) -> None:

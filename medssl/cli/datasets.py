@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
+from typer.core import TyperCommand
 
 from medssl.cli import options
-from medssl.cli.console import app, display_of, out
+from medssl.cli.console import app, display_of, out, print_document
 
 
-@app.command()
+class _JsonAlone(TyperCommand):
+    """`--json` with no file after it is `--json -`: on standard output."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Add the file."""
+        if "--json" in args:
+            place = args.index("--json") + 1
+            if place == len(args) or args[place].startswith("--"):
+                args = [*args[:place], "-", *args[place:]]
+        return super().parse_args(ctx, args)
+
+
+@app.command(cls=_JsonAlone)
 def check(
     ctx: typer.Context,
     dataset: Annotated[Path, typer.Argument(help="Decathlon folder")],
@@ -22,7 +35,10 @@ def check(
     repair: Annotated[
         Path | None, typer.Option(help="folder to write a repaired copy of the dataset to")
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="file for scripts")] = None,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", help="file for scripts; without one, or -: print it alone"),
+    ] = None,
     html_file: Annotated[
         Path | None, typer.Option("--html", help="page with a picture of every case")
     ] = None,
@@ -34,17 +50,21 @@ def check(
     import medssl
     from medssl.reports.check_table import describe_memory, format_problems, relative, verdict
 
+    printed = str(json_file) == "-"
     result = medssl.check(
         dataset,
         spec=spec,
         repair=repair,
-        json_file=json_file,
+        json_file=None if printed else json_file,
         html_file=html_file,
         allow_outside=allow_outside,
         patients=patients,
         unlabeled=unlabeled or (),
         display=display_of(ctx),
     )
+    if printed:
+        print_document("check", result.to_json())
+        raise typer.Exit(0 if result.can_train else 2)
     if result.report.problems:
         out.print(format_problems(result.report))
     out.print(verdict(result.report))

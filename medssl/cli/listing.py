@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
-from medssl.cli.console import app, out
+from medssl.cli import options
+from medssl.cli.console import app, out, print_document
 
 
 @app.command()
@@ -33,14 +35,25 @@ def methods(
 @app.command()
 def recipes(
     copy: Annotated[str | None, typer.Option(help="copy this recipe here")] = None,
+    explain: Annotated[
+        str | None, typer.Option(metavar="RECIPE", help="say what each of its keys is and takes")
+    ] = None,
 ) -> None:
-    """List the shipped recipes, or copy one to edit."""
+    """List the shipped recipes, copy one to edit, or explain one (or a file, or a run)."""
     import medssl
 
     if copy:
         from medssl.recipe.find import copy_recipe
 
         out.print(f"copied to {copy_recipe(copy, Path.cwd())}")
+        return
+    if explain:
+        from medssl.recipe.explain import explain_recipe
+
+        table = Table("key", "value", "what it is", title=explain)
+        for line in explain_recipe(explain):
+            table.add_row(*map(Text, (line.key, line.value, line.meaning)))
+        out.print(table)
         return
     table = Table("recipe", "what it does", title="recipes")
     for name, path in medssl.list_recipes().items():
@@ -61,7 +74,7 @@ def specs() -> None:
 
 
 @app.command()
-def info() -> None:
+def info(as_json: options.AsJson = False) -> None:
     """Print versions, devices and networks."""
     import torch
 
@@ -72,13 +85,20 @@ def info() -> None:
 
     device = resolve_device()
     details = environment(device, resolve_precision("auto", device))
-    for key in ("medssl", "versions", "device", "device_name", "precision", "threads"):
-        out.print(f"{key}: {details[key]}")
-    out.print(f"cuda devices: {torch.cuda.device_count()}")
     trouble = warn_of_cudnn(device, spatial_dims=3, precision=details["precision"])
+    cards, networks = torch.cuda.device_count(), list_networks()
+    shown = ("versions", "device", "device_name", "precision", "threads")
+    if as_json:
+        found = {key: details[key] for key in shown}
+        more = {"cuda_devices": cards, "networks": networks, "warning": trouble or None}
+        print_document("info", {**found, **more})
+        return
+    for key in ("medssl", *shown):
+        out.print(f"{key}: {details[key]}")
+    out.print(f"cuda devices: {cards}")
     if trouble:
         out.print(f"warning: {trouble}")
     table = Table("network", "description", title="networks")
-    for name, description in list_networks().items():
+    for name, description in networks.items():
         table.add_row(name, description)
     out.print(table)

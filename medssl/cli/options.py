@@ -23,10 +23,19 @@ def a_run(path: Path) -> Path:
 
 
 def a_model(path: Path) -> Path:
-    """Refuse what is neither a run folder, nor a finished cross-validation, nor a bundle."""
-    from medssl.bundle.recognize import is_bundle
+    """Refuse what is no run folder, finished cross-validation, bundle or installed model."""
+    from medssl.bundle.recognize import find_model, is_bundle
 
-    return path if is_bundle(path) else a_result(path)
+    found = find_model(path)
+    return found if is_bundle(found) else a_result(path)
+
+
+def exportable(path: Path) -> Path:
+    """Refuse what is neither a run folder, nor a finished cross-validation, nor installed."""
+    from medssl.bundle.recognize import find_model, is_installed_model
+
+    found = find_model(path)
+    return found if is_installed_model(found) else a_result(path)
 
 
 def a_result(path: Path) -> Path:
@@ -48,7 +57,10 @@ def checked_by(check: Callable[[Path], Path]) -> Callable[[typer.Context, Path],
 Run = Annotated[Path, typer.Argument(help="run folder", callback=checked_by(a_run))]
 Model = Annotated[
     Path,
-    typer.Argument(help="run folder, cross-validation or bundle", callback=checked_by(a_model)),
+    typer.Argument(
+        help="run folder, cross-validation or bundle, or the name of an installed model",
+        callback=checked_by(a_model),
+    ),
 ]
 Result = Annotated[
     Path, typer.Argument(help="run folder or cross-validation", callback=checked_by(a_result))
@@ -117,3 +129,6 @@ Slurm = Annotated[
     typer.Option(metavar="KEY=VALUE", help="for the queue: time=12:00:00, partition=gpu, ..."),
 ]
 Wait = Annotated[bool, typer.Option(help="for the queued runs, and summarize them")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="print one JSON document for scripts, and nothing else")
+]

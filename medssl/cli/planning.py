@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from medssl.cli import options
-from medssl.cli.console import app, display_of, out
+from medssl.cli.console import app, display_of, out, print_document
 from medssl.errors import MedSSLError
 from medssl.paths import command
 
@@ -41,6 +41,7 @@ def plan(
     minutes: Annotated[
         float | None, typer.Option(help="that training may take here, all folds together")
     ] = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Look at a dataset and write a recipe for it that explains every choice."""
     import medssl
@@ -64,10 +65,29 @@ def plan(
         minutes=minutes,
         display=display_of(ctx),
     )
-    _tell(result, output)
+    verb = "train" if result.folds is None else "crossval"
+    if as_json:
+        print_document("plan", _content(result, output, command(verb, output)))
+    else:
+        _tell(result, output, command(verb, output))
 
 
-def _tell(result: Plan, output: Path) -> None:
+def _content(result: Plan, output: Path, following: str) -> dict[str, Any]:
+    return {
+        "recipe": str(output),
+        "method": result.loaded.recipe.method.name,
+        "spec": result.spec.name,
+        "spec_reason": result.spec.sentence,
+        "memory_bytes": result.memory,
+        "seconds_per_iteration": result.seconds or None,
+        "iterations": result.loaded.recipe.training.iterations,
+        "folds": result.folds,
+        "warnings": list(result.loaded.warnings),
+        "next": following,
+    }
+
+
+def _tell(result: Plan, output: Path, following: str) -> None:
     """Print what was planned, and the command that comes next."""
     out.print(f"written: {output}")
     if result.method_reason:
@@ -84,8 +104,7 @@ def _tell(result: Plan, output: Path) -> None:
         out.print(f"time: roughly {result.seconds:.2g} s an iteration here, {whole}")
     for warning in result.loaded.warnings:
         out.print(f"warning: {warning}")
-    verb = "train" if result.folds is None else "crossval"
-    out.print(f"next: read it, then  {command(verb, output)}")
+    out.print(f"next: read it, then  {following}")
     if result.folds is not None:
         # Measured ahead of the folds' own ensemble at equal cost: docs/crossval.md.
         seed = f"{command('train', output)} --set seed=1 --output RUN1"

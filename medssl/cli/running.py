@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from medssl.cli import options
-from medssl.cli.console import app, display_of, err, out, show_summary
+from medssl.cli.console import app, display_of, err, out, print_document, show_summary
 from medssl.errors import MedSSLError
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ def predict(
     shard: options.Shard = None,
     device: options.Device = "auto",
     precision: options.Precision = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Segment images; each result has the grid, affine and label values of its dataset."""
     import medssl
@@ -121,7 +122,10 @@ def predict(
         shard=shard,
         display=display_of(ctx),
     )
-    _show_predictions(results, output, gallery)
+    if as_json:
+        print_document("predict", {"output": str(output), "cases": [r.to_json() for r in results]})
+    else:
+        _show_predictions(results, output, gallery)
     if any(result.error for result in results):
         raise typer.Exit(1)
 
@@ -190,6 +194,7 @@ def evaluate(
         float, typer.Option(help="of folders: patients of lower Dice count as failures")
     ] = 0.5,
     device: options.Device = "auto",
+    as_json: options.AsJson = False,
 ) -> None:
     """Measure predictions against references, or a run on one of its splits."""
     import medssl
@@ -199,7 +204,7 @@ def evaluate(
         summary = medssl.evaluate_run(
             source, split, checkpoint=checkpoint, device=device, display=display_of(ctx)
         )
-        show_summary(summary)
+        _show_evaluation(summary, None, as_json=as_json)
         return
     if output is None:
         raise MedSSLError("no folder to write", where="--output", fix="add --output FOLDER")
@@ -213,5 +218,13 @@ def evaluate(
         failure_dice=failure_dice,
         display=display_of(ctx),
     )
+    _show_evaluation(summary, output / "cases.csv", as_json=as_json)
+
+
+def _show_evaluation(summary: dict[str, Any], cases: Path | None, *, as_json: bool) -> None:
+    if as_json:
+        print_document("evaluate", summary)
+        return
     show_summary(summary)
-    out.print(f"per case: {output / 'cases.csv'}")
+    if cases is not None:
+        out.print(f"per case: {cases}")

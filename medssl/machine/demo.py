@@ -153,7 +153,7 @@ def _page(folder: Path, summary: dict[str, Any]) -> str:
         experiments=experiments,
         own=[
             command("check", "mydata"),
-            f"{command('plan', 'mydata', '--method', 'bcp')} --output mine.yaml",
+            command("plan", "mydata", "--output", "mine.yaml"),
             command("crossval", "mine.yaml"),
             f"{command('predict', 'runs/mine-crossval')} scans/ --output maps --gallery",
         ],

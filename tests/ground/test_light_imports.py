@@ -53,7 +53,7 @@ def test_help_needs_no_library_of_the_sciences():
     assert {"numpy", "scipy", "nibabel", "pydantic", *loaded.heavy}.isdisjoint(loaded.modules)
 
 
-@pytest.mark.parametrize("command", ["methods", "methods umct", "recipes", "specs"])
+@pytest.mark.parametrize("command", ["methods", "methods umct", "recipes", "specs", "models"])
 def test_listing_is_light(command):
     code, loaded = run_command(*command.split())
     assert code == 0
@@ -106,6 +106,7 @@ def test_formats_are_listed_in_a_fresh_process():
         ("calibrate nowhere", "not a run folder"),
         ("replay nowhere", "not a run folder"),
         ("export nowhere out", "not a run folder"),
+        ("pack nowhere out.zip", "not a run folder"),
         ("triage nowhere --input nowhere", "not a run folder"),
         ("plan nowhere --method bpc --output mine.yaml", "unknown method 'bpc'"),
         ("check nowhere", "there is no such folder"),
