@@ -27,11 +27,11 @@ LABELED, UNLABELED, NEW, FOLDS = 6, 18, 4, 3
 SETTINGS = (
     f"data.labeled={LABELED}",
     "data.test=0",
-    "method.name=bcp",
+    "method.name=mean_teacher",
     "network.channels=[12,24,48]",
     "network.strides=[2,2]",
     "training.patch=[40,40,16]",
-    "training.iterations=240",
+    "training.iterations=500",
 )
 
 
@@ -125,6 +125,10 @@ def _timed(folder: Path, step: str) -> Iterator[None]:
     write_json(folder / MARK, {"seconds": seconds})
 
 
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} seconds" if seconds < 100 else f"{seconds / 60:.1f} minutes"
+
+
 def _verdict(summary: dict[str, Any]) -> str:
     return str(summary["verdict"]["sentence"])
 
@@ -148,7 +152,7 @@ def _page(folder: Path, summary: dict[str, Any]) -> str:
         unlabeled=UNLABELED,
         new=NEW,
         folds=FOLDS,
-        minutes={step: f"{value / 60:.1f}" for step, value in seconds.items()},
+        took={step: _duration(value) for step, value in seconds.items()},
         verdict=_verdict(summary),
         experiments=experiments,
         own=[

@@ -12,7 +12,7 @@ from medssl.bundle.recognize import find_model, is_bundle
 from medssl.data.datasets.decathlon_header import read_json
 from medssl.errors import MedSSLError
 from medssl.files import all_or_nothing, write_text
-from medssl.inference.settings import DICOM_SEG
+from medssl.inference.settings import DICOM_SEG, PredictSettings
 from medssl.paths import AnyPath
 
 _TEMPLATE = Path(__file__).parent / "deploy_app.txt"
@@ -24,7 +24,7 @@ def deploy(
     bundle: AnyPath,
     application: AnyPath,
     *,
-    format: str = DICOM_SEG,  # noqa: A002
+    format: str = "dicom-seg",  # noqa: A002
 ) -> Path:
     """Write an application folder that MONAI Deploy runs and packages.
 
@@ -38,12 +38,13 @@ def deploy(
             also be NIfTI and other files.
 
     Raises:
-        MedSSLError: no bundle of medssl's, or the folder is in use.
+        MedSSLError: no bundle of medssl's, no such format, or the folder is in use.
 
     Example:
         >>> sorted(path.name for path in medssl.deploy("bundle", "app").iterdir())
         ['app.py', 'app.yaml', 'model', 'requirements.txt']
     """
+    suffix = PredictSettings(format=format).suffix
     source, target = find_model(bundle), Path(application)
     if not is_bundle(source):
         raise MedSSLError(
@@ -71,7 +72,7 @@ def deploy(
     with all_or_nothing(target, "the application") as folder:
         write_text(folder / "app.py", text)
         write_text(folder / "app.yaml", _settings(words))
-        extra = "[dicom-seg]" if format == DICOM_SEG else "[dicom]"
+        extra = "[dicom-seg]" if suffix == DICOM_SEG else "[dicom]"
         requirements = f"monai-deploy-app-sdk>=3.0\nmedssl{extra}=={__version__}\n"
         write_text(folder / "requirements.txt", requirements)
         for file in _KEPT:

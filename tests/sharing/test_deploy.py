@@ -17,6 +17,7 @@ from small_model import write_small_run
 
 import medssl
 from medssl import cli
+from medssl.errors import MedSSLError
 
 
 class Part:
@@ -54,6 +55,9 @@ def test_the_application_predicts_what_the_bundle_does(
     data, run = write_dataset(tmp_path / "data", cases=1), write_small_run(tmp_path / "run")
     bundle = medssl.export(run, tmp_path / "bundle", torchscript=False).path
     app = tmp_path / "app"
+    assert 'format="dicom-seg"' in (medssl.deploy(bundle, tmp_path / "d") / "app.py").read_text()
+    with pytest.raises(MedSSLError, match="no output format 'dcm'"):
+        medssl.deploy(bundle, app, format="dcm")
     assert cli.run(["deploy", str(bundle), str(app), "--format", "nii.gz"]) == 0
     assert yaml.safe_load((app / "app.yaml").read_text())["application"]["title"] == "small"
     assert not (app / "model" / "scripts").exists()
