@@ -197,3 +197,48 @@ def federate_verdict(folder: Folder, server: ServerFolder) -> None:
     found = federate_verdict(folder, server)
     out.print(found.text)
     out.print(f"written: {found.path}")
+
+
+@federate.command(name="flare")
+def federate_flare(
+    job: Annotated[Path, typer.Argument(help="the job's folder; new")], server: ServerFolder
+) -> None:
+    """Write the federation as a job of NVIDIA FLARE, which carries it in place of a folder."""
+    from medssl.federation.flare_job import federate_flare
+
+    out.print(f"a job for NVFlare: {federate_flare(server, job)}")
+
+
+@federate.command(name="flare-server")
+def federate_flare_server(
+    kit: Annotated[Path, typer.Argument(help="the server's startup kit")], server: ServerFolder
+) -> None:
+    """Say in the server's startup kit where its own folder is, and let medssl's jobs run."""
+    from medssl.federation.flare_job import federate_flare_server
+
+    out.print(f"written: {federate_flare_server(kit, server)}")
+
+
+@federate.command(name="flare-site")
+def federate_flare_site(
+    kit: Annotated[Path, typer.Argument(help="this site's startup kit")],
+    recipe: Annotated[str, typer.Argument(help="recipe with this site's data")],
+    key: Annotated[Path, typer.Option(help="the file that the server gave this site")],
+    output: options.Output,
+    overrides: options.Overrides = None,
+    device: options.Device = "auto",
+    precision: options.Precision = None,
+) -> None:
+    """Say in a site's startup kit what it trains when a job comes, and let medssl's jobs run."""
+    from medssl.federation.flare_job import federate_flare_site
+
+    found = federate_flare_site(
+        kit,
+        key,
+        recipe,
+        output,
+        overrides=overrides or (),
+        device=device,
+        precision=precision,
+    )
+    out.print(f"written: {found}")

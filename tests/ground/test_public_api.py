@@ -17,7 +17,9 @@ import medssl
 
 NAMES = sorted(set(medssl.__all__) - {"__version__"})
 MODULES = sorted(
-    m.name for m in pkgutil.walk_packages(medssl.__path__, "medssl.") if "__main__" not in m.name
+    m.name
+    for m in pkgutil.walk_packages(medssl.__path__, "medssl.")
+    if "__main__" not in m.name and m.name != "medssl.federation.flare"  # NVFlare imports it
 )
 
 
