@@ -133,7 +133,7 @@ def _augmenter(
     Raises:
         MedSSLError: the dataset's labels do not go with the spec's left and right pairs.
     """
-    axis = side_axis(spec, splits.labeled) if spec.label_pairs else 0
+    axis = side_axis(spec, splits.labeled or splits.unlabeled) if spec.label_pairs else 0
     in_patch = training.spatial_dims == 3 or axis != spec.slice_axis
     pairs = class_pairs(
         spec,

@@ -66,8 +66,10 @@ def test_a_site_without_labels_learns_from_the_common_model(
 ) -> None:
     recipe = recipe_file(world, tmp_path, {"name": "self_training", "preset": "fedlabel"})
     none = ["data.labeled=0", "method.threshold=0.2", "method.ramp_fraction=0.0"]
+    bare = write_dataset(tmp_path / "bare", cases=0, unlabeled=4)
+    own = [*none[1:], f"data.root={bare}", "data.labeled=null", "data.test=0"]
     echo = Echo()
-    run = medssl.train(recipe, output=tmp_path / "run", overrides=none, exchange=echo).path
+    run = medssl.train(recipe, output=tmp_path / "run", overrides=own, exchange=echo).path
     assert {u.labeled_patients for u in echo.updates} == {0}
     first, *_, final = [u.tensors for u in echo.updates]
     assert any(not torch.equal(first[n], final[n]) for n in first if n.startswith("student."))

@@ -27,13 +27,13 @@ class Pool:
     order: tuple[str, ...]
 
     @classmethod
-    def of(cls, dataset: Dataset, seed: int) -> Pool:
+    def of(cls, dataset: Dataset, seed: int, *, needs_labels: bool = True) -> Pool:
         """Shuffle the patients of a dataset's labeled cases.
 
         Raises:
-            MedSSLError: no case has a label.
+            MedSSLError: no case has a label, though one is needed.
         """
-        if not dataset.training:
+        if needs_labels and not dataset.training:
             raise MedSSLError(
                 "no training case has a label",
                 where=dataset.root / "dataset.json",

@@ -88,7 +88,7 @@ def make_splits(
             left to train on.
     """
     dataset = _without(dataset, data.excluded)
-    pool = Pool.of(dataset, data.split_seed)
+    pool = Pool.of(dataset, data.split_seed, needs_labels=needs_labels)
     explicit = {
         role: named_cases(getattr(data, role), role, dataset, pool)
         for role in ("labeled", "validation", "test")
