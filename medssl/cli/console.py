@@ -18,7 +18,7 @@ from medssl.ranks import place
 ORDER = """
 demo train predict crossval evaluate compare sweep calibrate triage next accept federate report
 export deploy pack install models check plan preprocess import phantom methods recipes specs
-info doctor clean replay
+docs info doctor clean replay
 """
 """How help lists the commands: as they are met; those not named here come last."""
 

@@ -74,6 +74,21 @@ def specs() -> None:
 
 
 @app.command()
+def docs(
+    path: Annotated[bool, typer.Option("--path", help="only say where it is")] = False,
+) -> None:
+    """Open the documentation in a browser; no network is needed."""
+    import webbrowser
+
+    from medssl.settings.shipped import documentation
+
+    page = documentation()
+    out.print(str(page))
+    if not path and not webbrowser.open(page.as_uri()):
+        out.print("no browser could be started: open this file in one")
+
+
+@app.command()
 def info(as_json: options.AsJson = False) -> None:
     """Print versions, devices and networks."""
     import torch

@@ -6,12 +6,15 @@ from pathlib import Path
 
 from medssl.errors import MedSSLError
 
+SITE = "site"
+"""Where the documentation is built, and the name under which it ships."""
+
 
 def shipped_folder(kind: str) -> Path:
     """Return the folder of shipped files, in a checkout as well as in an installed wheel.
 
     Args:
-        kind: ``recipes`` or ``data_specs``.
+        kind: ``recipes``, ``data_specs`` or ``site``.
 
     Raises:
         MedSSLError: the installation is incomplete.
@@ -28,3 +31,20 @@ def shipped_folder(kind: str) -> Path:
         where=installed,
         fix="reinstall medssl",
     )
+
+
+def documentation() -> Path:
+    """Return the first page of the documentation: of the site that ships, or was built.
+
+    Raises:
+        MedSSLError: this installation has none; says how to build it.
+    """
+    try:
+        return shipped_folder(SITE) / "index.html"
+    except MedSSLError as missing:
+        raise MedSSLError(
+            "the documentation site is not part of this installation",
+            where=missing.where,
+            fix="read docs/ in the sources, or build it there: "
+            'pip install ".[docs]" && mkdocs build --strict',
+        ) from None
