@@ -31,7 +31,7 @@ SETTINGS = (
     "network.channels=[12,24,48]",
     "network.strides=[2,2]",
     "training.patch=[40,40,16]",
-    "training.iterations=500",
+    "training.iterations=400",
 )
 
 
