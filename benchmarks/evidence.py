@@ -1,14 +1,18 @@
-"""The page of evidence: what unlabeled scans add, from run folders that this script trains.
+"""What was measured, from run folders that this script trains: evidence, ablation, unlike scans.
 
     python benchmarks/evidence.py run --data FOLDER --output RUNS [--arms hippocampus-8 ...]
+    python benchmarks/evidence.py run --table ablation --data FOLDER --output RUNS
+    python benchmarks/evidence.py run --table ablation --toy      # seconds a run, no data
+    python benchmarks/evidence.py run --table poison --output RUNS
     python benchmarks/evidence.py page
 
-`run` trains what is missing of the table of arms below, one run after the other, and adds the
-figures of every finished run to `docs/evidence.json`: Dice of each test patient and structure, time
+`run` trains what is missing of a table of `arms.py`, the first seed of all arms first, and adds the
+figures of every finished run to a file of `docs/`: Dice of each test patient and structure, time
 and budget, no name of a case or file. A second call goes on where the first was stopped; figures of
-runs that were made elsewhere stay. `page` makes `docs/evidence.md` and README's table anew from
-that file. Arms on the development set (see `development.py`) are where choices were made; those on
-the test cases are run once the choice stands.
+runs that were made elsewhere stay. `page` makes the pages and README's table anew from those files.
+Arms on the development set (see `development.py`) are where choices were made; those on the test
+cases are run once the choice stands. A run is `RUNS/GROUP_ARM_SEED`; finished ones that are put
+there under these names are read and not trained.
 """
 
 from __future__ import annotations
@@ -16,103 +20,58 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import re
+import sys
+import time
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from development import development_settings
+import yaml
+from arms import ALONE, TABLES, TOY, Arm, Table, chosen
+from evidence_page import Rows, between, groups, table, whole_page
 from harness import ROOT
+from poison import wrong_cases
 
 import medssl
-from medssl.evaluation.statistics import Interval, paired_interval
 from medssl.files.formats import write_text
 from medssl.progress import Display
-from medssl.runs.folder import open_run
+from medssl.runs.folder import RunFolder, open_run
 
-FIGURES, PAGE = ROOT / "docs" / "evidence.json", ROOT / "docs" / "evidence.md"
-README = ROOT / "README.md"
-ALONE = "supervised"
-BEGIN, END = "<!-- evidence: made by benchmarks/evidence.py page -->", "<!-- end of evidence -->"
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One recipe with its settings, trained with several seeds.
-
-    Attributes:
-        group: what is compared with each other; the twin of a method is the group's `supervised`.
-        name: of the arm within its group.
-        recipe: shipped recipe.
-        settings: ``section.key=value`` beside those of the group.
-        seeds: one run each.
-        folder: the dataset's folder within ``--data``.
-    """
-
-    group: str
-    name: str
-    recipe: str
-    settings: tuple[str, ...] = ()
-    seeds: int = 1
-    folder: str = "Task04_Hippocampus"
+DOCS, README = ROOT / "docs", ROOT / "README.md"
+TABLED = "hippocampus-8"
+"""Group of README's table."""
 
 
-BASE = (
-    "network={name: dynunet, filters: [16, 32, 64, 128]}",
-    "training.iterations=1500",
-    "training.precision=bf16",
-    "inference.tta=true",
-)
-"""A full-resolution U-Net of the small recipes' widths, mirrored as the data spec allows."""
-
-DEEP = "network={name: dynunet, filters: [16, 32, 64, 128], deep_supervision: true}"
-SGD = "training.optimizer={name: sgd, lr: 0.01, momentum: 0.99, nesterov: true}"
-ADAMW = (
-    "training.optimizer={name: adamw, lr: 0.001, weight_decay: 0.01}",
-    "training.schedule={name: poly, warmup: 75}",
-)
-CHOICES: dict[str, tuple[str, ...]] = {
-    ALONE: BASE,
-    "deep": (*BASE, DEEP),
-    "augment": (*BASE, DEEP, "training.augment=nnunet"),
-    "deform": (*BASE, DEEP, "training.augment.deform_voxels=2.0"),
-    "adamw": (*BASE, DEEP, *ADAMW),
-    "sgd": (*BASE, DEEP, SGD),
-    "fp32": (*BASE, "training.precision=fp32"),
-}
-"""What the base was chosen among, on the development set."""
-
-
-def arms() -> Iterator[Arm]:
-    """Yield the arms in the order in which they are trained."""
-    for name, settings in CHOICES.items():
-        yield Arm("hippocampus-8-development", name, "hippocampus_supervised", settings)
-    yield Arm("hippocampus-8-development", "bcp", "hippocampus_bcp", (*BASE, DEEP))
-    for labels, seeds in (("8", 3), ("4", 1), ("16", 1)):
-        group, some = f"hippocampus-{labels}", (f"data.labeled={labels}",)
-        yield Arm(group, ALONE, "hippocampus_supervised", some, seeds)
-        yield Arm(group, "bcp", "hippocampus_bcp", some, seeds)
-    everything = ("data.labeled=all",)
-    yield Arm("hippocampus-all", ALONE, "hippocampus_supervised", everything)
+def folder_of(arm: Arm, seed: int, runs: Path) -> Path:
+    """Return the folder of a run."""
+    return runs / f"{arm.group}_{re.sub('[^a-z0-9_.-]+', '-', arm.name)}_{seed}"
 
 
 def train_arm(arm: Arm, seed: int, data: Path, runs: Path) -> dict[str, Any]:
     """Train one run where it is not finished, and return its figures."""
-    root = (data / arm.folder).resolve()
-    where = (f"data.root={root}",)
-    if arm.group.endswith("-development"):
-        where = tuple(development_settings(root))
-    output = runs / f"{arm.group}_{arm.name}_{seed}"
-    medssl.train(
-        arm.recipe,
-        overrides=[*where, *arm.settings, f"seed={seed}", "training.workers=0"],
-        output=output,
-        resume_or_start=True,
-        display=Display(),
-    )
-    return {"group": arm.group, "arm": arm.name, "seed": seed, **figures_of(output)}
+    named = {"group": arm.group, "arm": arm.name, "seed": seed}
+    if arm.recipe == TOY:
+        return named | play(arm, seed)
+    output = folder_of(arm, seed, runs)
+    if not RunFolder(output).is_finished():
+        medssl.train(
+            arm.recipe,
+            overrides=[
+                *arm.place(data, runs),
+                *arm.settings,
+                f"seed={seed}",
+                "training.workers=0",
+            ],
+            output=output,
+            resume_or_start=True,
+            display=Display(),
+        )
+    found = named | figures_of(output)
+    if arm.poison and (output / "unlabeled.csv").is_file():
+        found["auroc"] = round(auroc(output, wrong_cases(arm.poison)), 4)
+    return found
 
 
 def figures_of(run: Path) -> dict[str, Any]:
@@ -143,6 +102,42 @@ def figures_of(run: Path) -> dict[str, Any]:
     }
 
 
+def auroc(run: Path, wrong: Sequence[str]) -> float:
+    """Return how often ``unlabeled.csv`` has a wrong scan below a good one."""
+    with (run / "unlabeled.csv").open(encoding="utf-8") as file:
+        scores = {row["case"]: float(row["score"]) for row in csv.DictReader(file)}
+    bad = [scores[case] for case in wrong]
+    good = [value for case, value in scores.items() if case not in wrong]
+    pairs = [(b < g) + 0.5 * (b == g) for b in bad for g in good]
+    return sum(pairs) / len(pairs)
+
+
+def play(arm: Arm, seed: int) -> dict[str, Any]:
+    """Train on the toy task, and return the figures."""
+    if (support := str(ROOT / "tests" / "support")) not in sys.path:
+        sys.path.insert(0, support)
+    import toy_task as task
+
+    started, given = time.monotonic(), dict[str, Any]()
+    for line in arm.settings:
+        key, _, value = line.partition("=")
+        given[key.removeprefix("method.")] = yaml.safe_load(value)
+    method = given.pop("method", "self_training")
+    labeled = task.draw_images(1000 + seed, task.LABELED, task.LABELED_HARDNESS)
+    unlabeled = task.draw_images(2000 + seed, task.UNLABELED, 1)[0]
+    predictor = task.train(method, seed, labeled, unlabeled, given=given)
+    dice = task.foreground_dice(predictor, *task.draw_images(3000, task.HELD_OUT, 1))
+    return {
+        "method": method,
+        "labels": task.LABELED,
+        "unlabeled": task.UNLABELED,
+        "iterations": task.ITERATIONS,
+        "minutes": round((time.monotonic() - started) / 60, 2),
+        "precision": "fp32",
+        "dice": {"both": [round(float(value), 6) for value in dice]},
+    }
+
+
 def keep(row: Mapping[str, Any], path: Path) -> None:
     """Add a run's figures to the file, in the place of the same run's earlier ones."""
     same = ("group", "arm", "seed")
@@ -157,107 +152,48 @@ def read(path: Path) -> list[dict[str, Any]]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
 
-# ---------------------------------------------------------------------- the page
+def page(made: Table, rows: Rows, before: str) -> str:
+    """Return the page of a table: of evidence all of it, of others what stands between marks."""
+    if made.reference == ALONE:
+        return whole_page(rows)
+    lines = [line.replace("## ", "### ", 1) for line in groups(rows, made.reference)]
+    return between(before, "figures", lines)
 
 
-def patients(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """Return Dice of ``(runs, patients)``: the mean of each patient's structures."""
-    return np.array([np.mean(list(row["dice"].values()), axis=0) for row in rows])
-
-
-def gain(rows: Sequence[Mapping[str, Any]], alone: Sequence[Mapping[str, Any]]) -> Interval:
-    """Return the paired gain of some runs over others on the same patients."""
-    return paired_interval(patients(rows), patients(alone), bounds=(-1.0, 1.0))
-
-
-def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the rows of one group in Markdown, labels alone first."""
-    by_arm: dict[str, list[Mapping[str, Any]]] = {}
-    for row in sorted(rows, key=lambda r: (r["arm"] != ALONE, r["arm"], r["seed"])):
-        by_arm.setdefault(row["arm"], []).append(row)
-    lines = [
-        "| arm | labels | Dice (seeds) | gain over labels alone | each structure | iterations "
-        "| minutes a run |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, found in by_arm.items():
-        each = patients(found).mean(1)
-        dice = f"{each.mean():.4f}"
-        if len(each) > 1:
-            dice += f" ({', '.join(f'{value:.4f}' for value in each)})"
-        more, structures = "", _structures(found, None)
-        if name != ALONE and ALONE in by_arm:
-            found_gain = gain(found, by_arm[ALONE])
-            more = f"{found_gain.mean:+.4f} [{found_gain.low:+.4f}, {found_gain.high:+.4f}]"
-            structures = _structures(found, by_arm[ALONE])
-        minutes = np.mean([row["minutes"] for row in found])
-        lines.append(
-            f"| `{name}` | {found[0]['labels']} | {dice} | {more} | {structures} "
-            f"| {found[0]['iterations']} | {minutes:.0f} ({found[0]['precision']}) |"
-        )
-    return lines
-
-
-def _structures(
-    rows: Sequence[Mapping[str, Any]], alone: Sequence[Mapping[str, Any]] | None
-) -> str:
-    means = []
-    for name in rows[0]["dice"]:
-        value = np.mean([row["dice"][name] for row in rows])
-        if alone is not None:
-            value -= np.mean([row["dice"][name] for row in alone])
-        means.append(f"{name} {value:{'+.3f' if alone is not None else '.3f'}}")
-    return ", ".join(means)
-
-
-def page(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the page of evidence."""
-    lines = [
-        "# The evidence",
-        "",
-        "Made by `python benchmarks/evidence.py page` from `evidence.json`, which "
-        "`benchmarks/evidence.py run` fills. Dice is the mean over structures on the native grid",
-        "of patients whom no run saw; every arm of a table has the same patients, network, "
-        "augmentation and last checkpoint. Intervals: 95 %, paired over",
-        "patients and, with several seeds, over runs. Groups named development are where "
-        "choices were made: no test patient takes part in them. Time is that",
-        "of one core unless threads are named.",
-        "",
-    ]
-    for group, found in groupby(sorted(rows, key=lambda r: r["group"]), key=lambda r: r["group"]):
-        rows_of_group = list(found)
-        count = patients(rows_of_group[:1]).shape[1]
-        lines += [f"## {group}", "", f"{count} patients.", "", *table(rows_of_group), ""]
-    return "\n".join(lines).rstrip("\n") + "\n"
-
-
-def with_table(readme: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return README with the table between its marks made anew."""
-    shown = [r for r in rows if r["group"] == "hippocampus-8"]
-    before, _, rest = readme.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n" + "\n".join(table(shown)) + f"\n{END}{after}"
+def write_pages() -> None:
+    """Make the pages whose figures there are, and README's table."""
+    for made in TABLES.values():
+        if rows := read(DOCS / made.figures):
+            path = DOCS / made.page
+            before = path.read_text(encoding="utf-8") if path.is_file() else ""
+            write_text(path, page(made, rows, before))
+    readme = README.read_text(encoding="utf-8")
+    shown = [r for r in read(DOCS / TABLES["evidence"].figures) if r["group"] == TABLED]
+    if shown:
+        write_text(README, between(readme, "evidence", table(shown)))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train what is missing, or make the page."""
+    """Train what is missing, or make the pages."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("command", choices=("run", "page"))
+    parser.add_argument("--table", choices=sorted(TABLES), default="evidence")
     parser.add_argument("--data", type=Path, help="folder of the Decathlon datasets")
-    parser.add_argument("--output", type=Path, help="run folders")
+    parser.add_argument("--output", type=Path, default=Path("runs"), help="run folders")
     parser.add_argument("--arms", nargs="*", default=[], help="groups, or GROUP/ARM")
+    parser.add_argument("--toy", action="store_true", help="the arms of the toy task alone")
     asked = parser.parse_args(arguments)
     if asked.command == "run":
-        for arm in arms():
-            if asked.arms and not {arm.group, f"{arm.group}/{arm.name}"} & set(asked.arms):
-                continue
-            for seed in range(arm.seeds):
-                keep(train_arm(arm, seed, asked.data, asked.output), FIGURES)
-    rows = read(FIGURES)
-    PAGE.write_text(page(rows), encoding="utf-8")
-    readme = README.read_text(encoding="utf-8")
-    if BEGIN in readme:
-        README.write_text(with_table(readme, rows), encoding="utf-8")
+        made = TABLES[asked.table]
+        figures = DOCS / made.figures
+        known = {(r["group"], r["arm"], r["seed"]) for r in read(figures)}
+        arms = list(chosen(made, asked.arms, asked.toy))
+        for seed in range(max((arm.seeds for arm in arms), default=0)):
+            for arm in (a for a in arms if seed < a.seeds):
+                if arm.recipe == TOY and (arm.group, arm.name, seed) in known:
+                    continue
+                keep(train_arm(arm, seed, asked.data, asked.output), figures)
+    write_pages()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,137 @@
+"""Pages and tables of what `evidence.py` has measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from arms import ALONE, DEFAULT, TOY
+
+from medssl.evaluation.statistics import Interval, paired_interval
+
+Rows = Sequence[Mapping[str, Any]]
+BEGIN, END = "<!-- {}: made by benchmarks/evidence.py page -->", "<!-- end of {} -->"
+
+
+def patients(rows: Rows) -> np.ndarray:
+    """Return Dice of ``(runs, patients)``: the mean of each patient's structures."""
+    return np.array([np.nanmean(list(row["dice"].values()), axis=0) for row in rows])
+
+
+def gain(rows: Rows, others: Rows) -> Interval:
+    """Return the paired gain of some runs over others on the same patients."""
+    return paired_interval(patients(rows), patients(others), bounds=(-1.0, 1.0))
+
+
+def said(interval: Interval) -> str:
+    """Return mean and bounds of a difference."""
+    return f"{interval.mean:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"
+
+
+def by_arm(rows: Rows, reference: str) -> dict[str, list[Mapping[str, Any]]]:
+    """Return the runs of each arm of a group, the reference first."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for row in sorted(rows, key=lambda r: (r["arm"] != reference, r["arm"], r["seed"])):
+        found.setdefault(row["arm"], []).append(row)
+    return found
+
+
+def table(rows: Rows, reference: str = ALONE) -> list[str]:
+    """Return the rows of one group in Markdown, the reference first; times if all rows have one."""
+    arms = by_arm(rows, reference)
+    over = "labels alone" if reference == ALONE else f"`{reference}`"
+    ranked = any("auroc" in row for row in rows)
+    timed = all("minutes" in row for row in rows)
+    columns = ["arm", "labels", "Dice (seeds)", f"gain over {over}", "each structure"]
+    columns += ["AUROC of `unlabeled.csv`"] * ranked + ["iterations"] + ["minutes a run"] * timed
+    lines = [_line(columns), "|" + "---|" * len(columns)]
+    others = arms.get(reference)
+    for name, found in arms.items():
+        each = patients(found).mean(1)
+        dice = f"{each.mean():.4f}"
+        if len(each) > 1:
+            dice += f" ({', '.join(f'{value:.4f}' for value in each)})"
+        held = None if name == reference else others
+        more = "" if held is None else said(gain(found, held))
+        cells = [f"`{name}`", str(found[0]["labels"]), dice, more, _structures(found, held)]
+        if ranked:
+            scores = [f"{row['auroc']:.2f}" for row in found if "auroc" in row]
+            cells.append(", ".join(scores))
+        cells.append(str(found[0]["iterations"]))
+        if timed:
+            minutes = np.mean([row["minutes"] for row in found])
+            time = f"{minutes:.0f}" if minutes >= 1 else f"{minutes:.1f}"
+            cells.append(f"{time} ({found[0]['precision']})")
+        lines.append(_line(cells))
+    return lines
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _structures(rows: Rows, others: Rows | None) -> str:
+    means = []
+    for name in rows[0]["dice"]:
+        value = np.nanmean([row["dice"][name] for row in rows])
+        if others is not None:
+            value -= np.nanmean([row["dice"][name] for row in others])
+        means.append(f"{name} {value:{'+.3f' if others is not None else '.3f'}}")
+    return ", ".join(means)
+
+
+def groups(rows: Rows, reference: str) -> list[str]:
+    """Return a section for each group."""
+    lines: list[str] = []
+    for group, found in groupby(sorted(rows, key=lambda r: r["group"]), key=lambda r: r["group"]):
+        of_group = list(found)
+        count = patients(of_group[:1]).shape[1]
+        what = "images" if group == TOY else "patients"
+        lines += [f"## {group}", "", f"{count} {what}.", "", *table(of_group, reference), ""]
+        lines += [*_verdicts(of_group), ""] if reference == DEFAULT else []
+    return lines
+
+
+def _verdicts(rows: Rows) -> list[str]:
+    """Say of the default of an ablation what it was asked."""
+    arms, told = by_arm(rows, DEFAULT), []
+    for name in ("bcp", "preset fixmatch", ALONE):
+        if DEFAULT in arms and name in arms:
+            told.append(f"`{name}` {said(gain(arms[DEFAULT], arms[name]))}")
+    return [f"The default minus {', '.join(told)}."] if told else []
+
+
+def whole_page(rows: Rows) -> str:
+    """Return the page of evidence."""
+    lines = [
+        "# The evidence",
+        "",
+        "Made by `python benchmarks/evidence.py page` from `evidence.json`, which "
+        "`benchmarks/evidence.py run` fills. Dice is the mean over structures on the native grid",
+        "of patients whom no run saw; every arm of a table has the same patients, network, "
+        "augmentation and last checkpoint. Intervals: 95 %, paired over",
+        "patients and, with several seeds, over runs. Groups named development are where "
+        "choices were made: no test patient takes part in them. Time is that",
+        "of one core unless threads are named.",
+        "",
+        *groups(rows, ALONE),
+    ]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def between(text: str, name: str, lines: Sequence[str]) -> str:
+    """Return a text with the lines between its marks made anew; without marks as it is.
+
+    Args:
+        text: of a page.
+        name: of the marks.
+        lines: what stands between.
+    """
+    begin, end = BEGIN.format(name), END.format(name)
+    if begin not in text:
+        return text
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n" + "\n".join(lines).strip("\n") + f"\n{end}{after}"
