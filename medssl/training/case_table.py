@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from torch import Tensor
-
+from medssl.methods.base import Method
 from medssl.runs.unlabeled_csv import write_unlabeled
 
 
-def write_case_table(folder: Path, figures: Mapping[str, Tensor], ids: Sequence[str]) -> None:
+def write_case_table(method: Method, folder: Path, ids: Sequence[str]) -> None:
     """Write what a method made of each unlabeled case, if it says so, the least believed first.
 
     Args:
+        method: see :meth:`medssl.methods.base.Method.unlabeled_table`.
         folder: of the run.
-        figures: by name, see :meth:`medssl.methods.base.Method.unlabeled_table`.
         ids: of the cases, in their order.
     """
+    figures = method.unlabeled_table()
     if not figures:
         return
     columns = {name: values.tolist() for name, values in figures.items()}

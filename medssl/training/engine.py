@@ -298,6 +298,8 @@ class Engine:
         terms: dict[str, float] = {}
         if validation.diagnose is not None and self.run.writes:  # it is for the log alone
             terms = validation.diagnose(self.method, progress)
+        if validation.write is not None and self.run.writes:
+            validation.write(self.method)
         self.method.train()
         better = state.best is None or dice > state.best
         state.stale = 0 if better else state.stale + 1

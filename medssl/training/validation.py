@@ -34,17 +34,22 @@ class Validation:
     Attributes:
         dice: returns the mean foreground Dice of a predictor on the validation cases.
         diagnose: returns what the method says about itself on them; None if it says nothing.
+        write: writes down what the method made of each unlabeled case so far.
     """
 
     dice: Callable[[nn.Module], float]
     diagnose: Callable[[Method, Progress], dict[str, float]] | None = None
+    write: Callable[[Method], None] | None = None
 
 
-def make_validation(recipe: Recipe, data: TrainingData, compute: Compute) -> Validation | None:
+def make_validation(
+    recipe: Recipe, data: TrainingData, compute: Compute, write: Callable[[Method], None]
+) -> Validation | None:
     """Return what a run measures at each validation; None without validation cases."""
     if not data.validation:
         return None
-    return Validation(make_dice(recipe, data, compute), make_diagnosis(recipe, data, compute))
+    diagnose = make_diagnosis(recipe, data, compute)
+    return Validation(make_dice(recipe, data, compute), diagnose, write)
 
 
 def make_dice(recipe: Recipe, data: TrainingData, compute: Compute) -> Callable[[nn.Module], float]:

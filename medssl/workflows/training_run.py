@@ -127,7 +127,7 @@ def train_run(
         if not run.writes:
             return TrainResult(run.path, {}, time.monotonic() - started)
         run.write_manifest(peak_memory_bytes=peak_memory(compute.device))
-        write_case_table(run.path, method.unlabeled_table(), [c.id for c in data.unlabeled])
+        write_case_table(method, run.path, [c.id for c in data.unlabeled])
         summaries = _evaluate_splits(this)
         result = TrainResult(run.path, summaries, time.monotonic() - started)
         for summary in summaries.values():
@@ -265,11 +265,14 @@ def _set_up(this: _Resolved, data: TrainingData, method: Method) -> Engine:
         step_bytes, loaded, precision=compute.precision, device="cuda", **data.plan.sizes
     )
     views = method.settings.unlabeled_views
+    ids = [case.id for case in data.unlabeled]
+    write = partial(write_case_table, folder=this.run.path, ids=ids)
+    segments = loaded.settings.segments
     return Engine(
         method,
         recipe,
         make_feed(recipe, data, compute, this.display, views=views, step_bytes=need),
-        validation=make_validation(recipe, data, compute) if loaded.settings.segments else None,
+        validation=make_validation(recipe, data, compute, write) if segments else None,
         run=this.run,
         compute=compute,
         display=this.display,

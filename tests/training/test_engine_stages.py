@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from two_weights import RATE, engine, means
 
+from medssl.methods.base import Method
 from medssl.methods.settings import Stage
 from medssl.runs.checkpoint import load_checkpoint
+from medssl.training.case_table import write_case_table
 
 
 def two(**options: Any) -> list[Stage]:
@@ -93,3 +97,28 @@ def test_early_stopping_counts_validations_that_are_no_better(tmp_path: Path) ->
     )
     trained.fit()
     assert (trained.state.iteration, trained.state.best) == (5, 0.6)
+
+
+def test_what_is_known_of_unlabeled_cases_is_written_at_each_validation(tmp_path: Path) -> None:
+    trained, seen = engine(tmp_path, dice=lambda _: 0.5, validate_every=2), list[int]()
+    assert trained.validation is not None
+
+    def write(method: Method) -> None:
+        assert method is trained.method
+        seen.append(trained.state.step)
+
+    trained.validation = replace(trained.validation, write=write)
+    trained.fit()
+    assert seen == [2, 4]
+
+
+def test_the_table_of_unlabeled_cases_has_the_worst_first(tmp_path: Path) -> None:
+    figures = {"trust": torch.tensor([1.0, 0.0, 0.5]), "score": torch.tensor([0.9, 0.1, 0.4])}
+    method: Any = SimpleNamespace(unlabeled_table=lambda: figures)
+    write_case_table(method, tmp_path, ["a", "b", "c"])
+    lines = (tmp_path / "unlabeled.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["case", "b", "c", "a"]
+    (tmp_path / "unlabeled.csv").unlink()
+    method = SimpleNamespace(unlabeled_table=dict)
+    write_case_table(method, tmp_path, ["a"])
+    assert not (tmp_path / "unlabeled.csv").exists()
