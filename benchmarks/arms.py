@@ -71,7 +71,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     ALONE: BASE,
     "deep": (*BASE, DEEP),
     "augment": (*BASE, DEEP, "training.augment=nnunet"),
-    "deform": (*BASE, DEEP, "training.augment.deform_voxels=2.0"),
+    "deform": (*BASE, DEEP, "training.augment={preset: light, deform_voxels: 2.0}"),
     "adamw": (*BASE, DEEP, *ADAMW),
     "sgd": (*BASE, DEEP, SGD),
     "fp32": (*BASE, "training.precision=fp32"),

@@ -140,10 +140,12 @@ def test_the_ablation_has_every_value_of_every_slot(arms: ModuleType) -> None:
     words = {key: set(map(repr, SelfTrainingSettings.words(key))) for key in KEYS}
     for key in KEYS:
         left_out = words[key] - tried[key] - {repr(getattr(SelfTrainingSettings(), key))}
-        assert left_out <= {"'by_turn'"}, key  # of teachers that take turns: preset dual_teacher
+        # By turn is of teachers that take turns (dual_teacher), global of a federation.
+        assert left_out <= {"'by_turn'", "'global'"}, key
     for given in (*arms.SLOTS.values(), *({"preset": name} for name in arms.PRESETS)):
         assert list(SelfTrainingSettings(**given).check_recipe(Recipe())) == []
-    assert {*arms.PRESETS, "mixed"} == set(SelfTrainingSettings.words("preset"))
+    # Preset fedlabel is one of a federation, too.
+    assert {*arms.PRESETS, "mixed", "fedlabel"} == SelfTrainingSettings.words("preset")
     runs = [(a.group, a.name, a.seeds) for a in arms.ablation()]
     assert len({name for _, name, _ in runs}) == len(runs)
     assert runs[0] == ("hippocampus-4-parts-development", "default", 3)
