@@ -53,37 +53,41 @@ class Arm:
         return [f"data.root={root}"]
 
 
-BASE = (
-    "network={name: dynunet, filters: [16, 32, 64, 128]}",
-    "training.iterations=1500",
-    "training.precision=bf16",
-    "inference.tta=true",
-)
+BASE = {
+    "network": "{name: dynunet, filters: [16, 32, 64, 128], deep_supervision: true}",
+    "training.iterations": "1500",
+    "training.augment": "light",
+    "training.precision": "bf16",
+    "inference.tta": "true",
+}
 """A full-resolution U-Net of the small recipes' widths, mirrored as the data spec allows."""
 
-DEEP = "network={name: dynunet, filters: [16, 32, 64, 128], deep_supervision: true}"
-SGD = "training.optimizer={name: sgd, lr: 0.01, momentum: 0.99, nesterov: true}"
-ADAMW = (
-    "training.optimizer={name: adamw, lr: 0.001, weight_decay: 0.01}",
-    "training.schedule={name: poly, warmup: 75}",
-)
-CHOICES: dict[str, tuple[str, ...]] = {
-    ALONE: BASE,
-    "deep": (*BASE, DEEP),
-    "augment": (*BASE, DEEP, "training.augment=nnunet"),
-    "deform": (*BASE, DEEP, "training.augment={preset: light, deform_voxels: 2.0}"),
-    "adamw": (*BASE, DEEP, *ADAMW),
-    "sgd": (*BASE, DEEP, SGD),
-    "fp32": (*BASE, "training.precision=fp32"),
+DEFORM = {"training.augment": "{preset: light, deform_voxels: 2.0}"}
+LONGER = {"training.iterations": "3000"}
+CHOICES: dict[str, dict[str, str]] = {
+    ALONE: {},
+    "plain": {"network": "{name: dynunet, filters: [16, 32, 64, 128]}"},
+    "augment": {"training.augment": "nnunet"},
+    "deform": DEFORM,
+    "longer": LONGER,
+    "adamw": {
+        "training.optimizer": "{name: adamw, lr: 0.001, weight_decay: 0.01}",
+        "training.schedule": "{name: poly, warmup: 75}",
+    },
+    "sgd": {"training.optimizer": "{name: sgd, lr: 0.01, momentum: 0.99, nesterov: true}"},
+    "fp32": {"training.precision": "fp32"},
 }
-"""What the base was chosen among, on the development set."""
+"""What the base was chosen among, on the development set; ``plain`` without deep supervision."""
+
+BCP_CHOICES = {"bcp": {}, "bcp_deform": DEFORM, "bcp_longer": LONGER}
 
 
 def evidence() -> Iterator[Arm]:
     """Yield the arms of the evidence in the order in which they are trained."""
-    for name, settings in CHOICES.items():
-        yield Arm("hippocampus-8-development", name, "hippocampus_supervised", settings)
-    yield Arm("hippocampus-8-development", "bcp", "hippocampus_bcp", (*BASE, DEEP))
+    for recipe, choices in ((ALONE, CHOICES), ("bcp", BCP_CHOICES)):
+        for name, changes in choices.items():
+            settings = tuple(f"{key}={value}" for key, value in (BASE | changes).items())
+            yield Arm("hippocampus-8-development", name, f"hippocampus_{recipe}", settings)
     for labels, seeds in (("8", 3), ("4", 1), ("16", 1)):
         group, some = f"hippocampus-{labels}", (f"data.labeled={labels}",)
         yield Arm(group, ALONE, "hippocampus_supervised", some, seeds)
