@@ -111,10 +111,11 @@ def whole_page(rows: Rows) -> str:
         "Made by `python benchmarks/evidence.py page` from `evidence.json`, which "
         "`benchmarks/evidence.py run` fills. Dice is the mean over structures on the native grid",
         "of patients whom no run saw; the arms of a table have patients, network, augmentation "
-        "and last checkpoint in common, but for what an arm is named after. Intervals: 95 %, paired over",
-        "patients and, with several seeds, over runs. Groups named development are where "
-        "choices were made: no test patient takes part in them. Time is that",
-        "of one core unless threads are named.",
+        "and last checkpoint in common,",
+        "but for what an arm is named after. Intervals: 95 %, paired over patients and, with "
+        "several seeds, over runs. Groups named development",
+        "are where choices were made: no test patient takes part in them. Time is that of one core "
+        "unless threads are named.",
         "",
         *groups(rows, ALONE),
     ]

@@ -18,10 +18,6 @@ from recipe_pages import recipe_pages
 ROOT = Path(__file__).parents[1]
 HERE = Path(__file__).parent
 LINKED = {page: source for source, page in OUTSIDE.items()}
-EVIDENCE = """# Evidence
-
-No figures are in these sources: `python benchmarks/evidence.py run` makes them, `page` this page.
-"""
 
 
 def on_config(config: Any) -> Any:
@@ -43,8 +39,6 @@ def on_files(files: Files, config: Any) -> Files:
     """Add the pages that are made from the package and from files beside ``docs/``."""
     made = [*method_pages(), *recipe_pages(), command_page(), api_page(), licence_page()]
     made += [(page, _outside(source)) for source, page in OUTSIDE.items()]
-    if files.get_file_from_path("evidence.md") is None:
-        made.append(("evidence.md", EVIDENCE))
     for path, text in made:
         files.append(File.generated(config, path, content=text))
     for path in (HERE / "assets").iterdir():
