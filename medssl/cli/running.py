@@ -81,6 +81,16 @@ def predict(
     format: Annotated[  # noqa: A002 - what the option is called
         str, typer.Option(help="nii.gz, nii, nrrd, mha, or dicom-seg for DICOM series")
     ] = "nii.gz",
+    rtstruct: Annotated[
+        bool, typer.Option("--rtstruct", help="of DICOM series: also write contours")
+    ] = False,
+    statistics: Annotated[
+        bool,
+        typer.Option("--statistics", help="also write size, shape and intensity of structures"),
+    ] = False,
+    meshes: Annotated[
+        str | None, typer.Option(metavar="stl|obj", help="also write surfaces of structures")
+    ] = None,
     gallery: Annotated[
         bool, typer.Option("--gallery", help="also write gallery.html: pictures, volumes, doubts")
     ] = False,
@@ -115,6 +125,9 @@ def predict(
         uncertainty=uncertainty,
         calibrated=calibration,
         format=format,
+        rtstruct=rtstruct,
+        statistics=statistics,
+        meshes=meshes,
         gallery=gallery,
         overwrite=overwrite,
         force=force,

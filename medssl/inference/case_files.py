@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from medssl.data.images.names import file_names
@@ -11,6 +11,7 @@ from medssl.inference.assessment_files import assessment_file, read_assessment
 from medssl.inference.inputs import Item, Source
 from medssl.inference.predictor import Predictor
 from medssl.inference.settings import PredictSettings
+from medssl.structures.outputs import OutputFiles
 
 
 @dataclass(frozen=True)
@@ -23,17 +24,18 @@ class CaseFiles:
     maps: dict[int, Path]
     entropy: Path | None = None
     assessment: Path | None = None
+    structures: OutputFiles = field(default_factory=OutputFiles)
 
     @property
     def targets(self) -> tuple[Path, ...]:
         """All files, the label map last."""
         others = (path for path in (self.entropy, self.assessment) if path is not None)
-        return (*self.maps.values(), *others, self.label)
+        return (*self.maps.values(), *others, *self.structures.all, self.label)
 
     @property
     def depend_on_temperature(self) -> bool:
-        """Whether there is more than the label map, which a calibration leaves alone."""
-        return len(self.targets) > 1
+        """Whether there is more than label map and structures, which calibration leaves alone."""
+        return len(self.targets) - len(self.structures.all) > 1
 
     def are_there(self, temperature: float) -> bool:
         """Tell whether every file is there, and the assessment is of this temperature."""
@@ -59,4 +61,6 @@ def files_of_case(
     }
     entropy = output / "uncertainty" / f"{case_id}{suffix}" if settings.uncertainty else None
     facts = assessment_file(output, case_id) if settings.assess else None
-    return CaseFiles(case_id, source, output / f"{case_id}{settings.suffix}", maps, entropy, facts)
+    label = output / f"{case_id}{settings.suffix}"
+    structures = settings.outputs.files(output, case_id, labels)
+    return CaseFiles(case_id, source, label, maps, entropy, facts, structures)

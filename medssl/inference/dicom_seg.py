@@ -48,7 +48,7 @@ def check_names(labels: LabelMap) -> None:
         if len(name) > 64 or "\\" in name:
             raise MedSSLError(
                 f"DICOM cannot hold the structure name '{name}'",
-                where="--format dicom-seg",
+                where="--format dicom-seg, --rtstruct",
                 fix="rename it in dataset.json to at most 64 characters without a backslash, and "
                 "train again; or choose another --format",
             )
@@ -150,6 +150,8 @@ def _sources(series: Series) -> list[Any]:
                 where=data.filename,
                 fix="export the series with its UIDs, or choose another --format, such as nii.gz",
             )
+        if series.frames:
+            _share_geometry(data)
         for keyword in _MAY_BE_EMPTY:
             if keyword not in data:
                 setattr(data, keyword, "")
@@ -158,6 +160,21 @@ def _sources(series: Series) -> list[Any]:
             data.ImageOrientationPatient = sources[0].ImageOrientationPatient
             data.SliceThickness = data.get("SliceThickness") or gap
     return sources
+
+
+def _share_geometry(data: Any) -> None:
+    """Say of all frames what each says of itself: highdicom looks only there.
+
+    `find_series` has made sure that they agree.
+    """
+    shared, frames = (
+        data.get(f"{kind}FunctionalGroupsSequence") for kind in ("Shared", "PerFrame")
+    )
+    for macro in ("PlaneOrientationSequence", "PixelMeasuresSequence"):
+        if shared and frames and macro in frames[0] and macro not in shared[0]:
+            setattr(shared[0], macro, frames[0][macro].value)
+            for frame in frames:
+                del frame[macro]
 
 
 def _descriptions(hd: Any, labels: LabelMap) -> list[Any]:

@@ -10,16 +10,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from medssl.data.dicom.series import Series
 from medssl.data.images.volume import read_header
 from medssl.data.images.write import check_writable
-from medssl.data.preprocessing.tensors import series_image
+from medssl.data.preprocessing.tensors import read_images, series_image
 from medssl.errors import MedSSLError
 from medssl.files import refusals
 from medssl.inference.assessment_files import write_assessment
 from medssl.inference.case_files import CaseFiles, files_of_case
 from medssl.inference.dicom_seg import check_dicom_seg, check_names, write_dicom_seg
-from medssl.inference.inputs import Item, files_of
+from medssl.inference.inputs import Item, Source, files_of
 from medssl.inference.prediction import Prediction
 from medssl.inference.predictor import Predictor
 from medssl.inference.record import Record
@@ -99,7 +101,7 @@ def predict_files(
         MedSSLError: the folder cannot be made, or holds what this model did not make of these
             images; predictions would overwrite images; or DICOM-SEG cannot be written.
     """
-    if settings.suffix == DICOM_SEG:
+    if settings.suffix == DICOM_SEG or settings.outputs.rtstruct:
         check_names(predictor.label_map)
     jobs = [files_of_case(predictor, item, output, settings) for item in items]
     _check_output(output, jobs)
@@ -137,6 +139,14 @@ def _predict_one(
             prediction.save_entropy(job.entropy)
         if job.assessment is not None and prediction.assessment is not None:
             write_assessment(prediction.assessment, job.assessment)
+        job.structures.write(
+            prediction.values,
+            prediction.affine,
+            labels=predictor.label_map,
+            unit=unit,
+            source=job.source,
+            channels=partial(_channels, job.source),
+        )
         if isinstance(job.source, Series) and job.label.suffix == DICOM_SEG:
             labels = predictor.label_map
             path = write_dicom_seg(prediction.values, job.label, series=job.source, labels=labels)
@@ -153,6 +163,12 @@ def _predict_one(
     )
 
 
+def _channels(source: Source) -> list[np.ndarray]:
+    """Return the intensities ``(X, Y, Z)`` of each channel of an image."""
+    image = series_image(source) if isinstance(source, Series) else read_images(source)
+    return [channel.numpy() for channel in image.as_tensor()]
+
+
 def _segment(
     predictor: Predictor, job: CaseFiles, progress: WindowProgress | None, *, force: bool
 ) -> Prediction:
@@ -162,6 +178,7 @@ def _segment(
         "entropy": job.entropy is not None,
         "assess": job.assessment is not None,
     }
+    job.structures.check(job.source)
     if not isinstance(job.source, Series):
         header = read_header(job.source[0], unit=predictor.spec.spatial_unit)
         check_writable(job.label, header.affine, header.shape)  # before hours are spent

@@ -109,7 +109,7 @@ def find_inputs(inputs: Sequence[Path], *, only_dicom: bool = False) -> Inputs:
                 continue
             if only_dicom and entry.exists():
                 raise MedSSLError(
-                    "DICOM-SEG belongs to a DICOM series, and there is none here",
+                    "DICOM-SEG and RTSTRUCT belong to a DICOM series, and there is none here",
                     where=entry,
                     fix="name the folder of the series, or choose another --format, such as nii.gz",
                 )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from medssl.data.images.names import EXTENSIONS
 from medssl.errors import MedSSLError, did_you_mean
 from medssl.settings.recipe import InferenceSettings
+from medssl.structures.outputs import Outputs
 
 FORMATS = {
     **{suffix[1:]: suffix for suffix in EXTENSIONS},
@@ -36,6 +37,7 @@ class PredictSettings:
         assess: write what the prediction says of itself, see
             :class:`medssl.inference.assessment.Assessment`.
         format: of the label maps: a key of ``FORMATS``.
+        outputs: what else is written of the structures.
         gallery: draw all of it on one page, ``gallery.html``.
         overwrite: predict again what is already there.
         force: predict what the model cannot be meant for, too.
@@ -58,6 +60,7 @@ class PredictSettings:
     uncertainty: bool = False
     assess: bool = False
     format: str = "nii.gz"
+    outputs: Outputs = field(default_factory=Outputs)
     gallery: bool = False
     overwrite: bool = False
     force: bool = False

@@ -14,6 +14,8 @@ from medssl.inference.settings import DICOM_SEG, PredictSettings
 from medssl.optional import optional_module
 from medssl.paths import AnyPath, as_paths
 from medssl.progress import Display, shown_on
+from medssl.structures.outputs import Outputs
+from medssl.structures.statistics import write_table
 
 if TYPE_CHECKING:
     from medssl.inference.folder import PredictionResult
@@ -36,6 +38,9 @@ def predict(
     uncertainty: bool = False,
     calibrated: bool = True,
     format: str = "nii.gz",  # noqa: A002 - what the option is called
+    rtstruct: bool = False,
+    statistics: bool = False,
+    meshes: str | None = None,
     gallery: bool = False,
     overwrite: bool = False,
     force: bool = False,
@@ -61,6 +66,11 @@ def predict(
             ``volumes.csv``, and ``quality.csv``.
         calibrated: make them with the temperature of `calibrate`, where there is one; the folds of
             a cross-validation are averaged with theirs, so their label maps depend on it, too.
+        rtstruct: also write ``rtstruct/CASE.dcm``, contours for DICOM series.
+        statistics: also write ``statistics.csv`` and ``statistics.json``: volume, surface, largest
+            diameter, mean and standard deviation of each structure.
+        meshes: ``stl`` or ``obj``: also write ``meshes/CASE_STRUCTURE``, surfaces in patient
+            coordinates (LPS).
         gallery: also write ``gallery.html``: pictures of all, with volumes, what is unusual, and
             expected quality where it is known.
         overwrite: predict again what is already there, whichever model made it. Without it, what
@@ -96,6 +106,7 @@ def predict(
         uncertainty=uncertainty,
         assess=uncertainty,
         format=format,
+        outputs=Outputs(rtstruct, statistics, meshes),
         gallery=gallery,
         overwrite=overwrite,
         force=force,
@@ -119,8 +130,9 @@ def _predict(
     shard: Shard | None,
     display: Display,
 ) -> list[PredictionResult]:
-    only_dicom = settings.suffix == DICOM_SEG
-    if only_dicom:
+    only_dicom = settings.suffix == DICOM_SEG or settings.outputs.rtstruct
+    settings.outputs.need_packages()
+    if settings.suffix == DICOM_SEG:
         optional_module("highdicom", "dicom-seg")
     with shown_on(display):
         found = find_inputs(images, only_dicom=only_dicom)
@@ -157,6 +169,8 @@ def _predict(
         display.say(f"note: {results[first].case_id}: {results[first].note}{more}")
     say_unusual({r.case_id: r.unusual for r in results}, display)
     write_tables(output, predictor.calibration, assessed=settings.assess)
+    if settings.outputs.statistics:
+        write_table(output)
     results += [PredictionResult(name, None, str(e), 0.0) for name, e in found.failed]
     if settings.gallery:
         from medssl.workflows.gallery import draw_gallery

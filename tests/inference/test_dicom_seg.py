@@ -268,8 +268,8 @@ def test_a_folder_with_a_converted_copy_is_read_as_asked(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("image.nii.gz", "DICOM-SEG belongs to a DICOM series, and there is none here"),
-        ("empty", "DICOM-SEG belongs to a DICOM series, and there is none here"),
+        ("image.nii.gz", "DICOM-SEG and RTSTRUCT belong to a DICOM series, and there is none here"),
+        ("empty", "DICOM-SEG and RTSTRUCT belong to a DICOM series, and there is none here"),
         ("gone", "there is no such file or folder"),
         ("a000.dcm", "no DICOM series here can become a volume"),
     ],

@@ -141,7 +141,7 @@ def test_dicom_seg_of_a_nifti_is_refused_by_name(
     command = ["predict", str(run), str(ten), "--output", str(tmp_path / "out")]
     assert cli.run([*command, "--format", "dicom-seg"]) == 2
     said = capsys.readouterr().err
-    assert "DICOM-SEG belongs to a DICOM series" in said
+    assert "DICOM-SEG and RTSTRUCT belong to a DICOM series" in said
     assert str(ten) in said
     assert not (tmp_path / "out").exists()
 
