@@ -29,7 +29,7 @@ VOXEL_METRICS = ("hd95_medpy_vox", "asd_medpy_vox")
 
 _NOT_THE_EXPERIMENT = {
     "spec": ("name", "modality", "refuse", "warn", "nsd_tolerance", "metrics"),
-    "training": ("precision", "workers", "log_every", "checkpoint_every"),
+    "training": ("precision", "workers", "log_every", "loggers", "checkpoint_every"),
     "inference": ("window_batch",),
 }
 _VALIDATION_KEYS = ("training.validate_every", "training.early_stop")

@@ -21,7 +21,7 @@ FILE = "federation.json"
 _MOST_BYTES = 2**24
 _OWN = {
     *("precision", "workers", "compile", "channels_last", "cache_on_device"),
-    *("validate_every", "log_every", "checkpoint_every"),
+    *("validate_every", "log_every", "loggers", "checkpoint_every"),
 }
 """Settings of training that each site chooses: they say where and how often, not what."""
 

@@ -23,6 +23,7 @@ from medssl.runs.folder import RunFolder
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+RANKS = ("worst", "median", "best")
 PLANES = tuple(SIDES)
 
 
@@ -35,7 +36,7 @@ def write_previews(run: RunFolder, split: str, name: str | None = None) -> list[
     dataset = open_dataset(recipe.data, recipe.spec)
     cases = {c.id: c for c in getattr(load_splits(run.splits, dataset), split)}
     ranked = sorted(scores, key=lambda c: scores[c])
-    chosen = {"worst": ranked[0], "median": ranked[len(ranked) // 2], "best": ranked[-1]}
+    chosen = dict(zip(RANKS, (ranked[0], ranked[len(ranked) // 2], ranked[-1]), strict=True))
     written = []
     for rank, case_id in chosen.items():
         case = cases[case_id]

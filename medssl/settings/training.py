@@ -76,6 +76,10 @@ class TrainingSettings(Strict):
     validate_every: int = Field(200, ge=1, description="iterations between validations")
     log_every: int = Field(10, ge=1, description="iterations between logged steps")
     checkpoint_every: int = Field(500, ge=1, description="iterations between checkpoints")
+    loggers: list[Literal["tensorboard", "mlflow", "wandb"]] = Field(
+        default_factory=lambda: ["tensorboard"],
+        description="where numbers and pictures are shown; mlflow and wandb are extras",
+    )
     early_stop: int | None = Field(
         None, ge=1, description="stop a stage after so many validations without a better one"
     )

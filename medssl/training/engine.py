@@ -88,7 +88,7 @@ class Engine:
         self.stages = method.stages(self.training.iterations)
         self.state = State()
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
-        self.records = Records(run, display)
+        self.records = Records(run, display, recipe.training.loggers)
         self.signals = SignalCatcher()
         self._log = StepLog()
         self.checkpoints = RunCheckpoints(run, recipe, device=device, world=world, say=display.say)

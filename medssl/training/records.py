@@ -1,21 +1,27 @@
-"""What a run writes down while it trains: metrics.jsonl, TensorBoard, and the display."""
+"""What a run writes down while it trains: metrics.jsonl, its trackers, and the display."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from medssl.progress import Display
 from medssl.runs.folder import RunFolder
+from medssl.trackers.trackers import Trackers
 from medssl.training.state import State
 
 
 class Records:
-    """Write each number to every place where it is looked for."""
+    """Write each number to every place where it is looked for.
 
-    def __init__(self, run: RunFolder, display: Display) -> None:
+    Args:
+        run: its folder.
+        display: shows progress.
+        loggers: names of trackers, see :class:`medssl.trackers.trackers.Trackers`.
+    """
+
+    def __init__(self, run: RunFolder, display: Display, loggers: Sequence[str]) -> None:
         self.run, self.display = run, display
-        self._writer: Any = None
+        self.trackers = Trackers(loggers, run, display.say)
 
     def step(
         self, stage: str, total: int, state: State, lr: float, speed: float, terms: Mapping
@@ -27,8 +33,8 @@ class Records:
         self.run.append_metrics(
             {**where, "lr": lr, "iterations_per_second": round(speed, 4), **terms}
         )
-        for key, value in {**terms, "lr": lr, "iterations_per_second": speed}.items():
-            self._tensorboard(state).add_scalar(key, value, state.step)
+        values = {**terms, "lr": lr, "iterations_per_second": speed}
+        self.trackers.scalars(values, state.step)
         self.display.numbers(stage, state.iteration, total, speed, terms)
 
     def validation(
@@ -47,20 +53,9 @@ class Records:
         where = {"step": state.step, "stage": stage, "iteration": state.iteration}
         values = {"validation/dice": dice, **terms}
         self.run.append_metrics({**where, **values, "validation/seconds": round(seconds, 3)})
-        for key, value in values.items():
-            self._tensorboard(state).add_scalar(key, value, state.step)
+        self.trackers.scalars(values, state.step)
         self.display.validated(stage, state.iteration, dice, best=best)
 
-    def _tensorboard(self, state: State) -> Any:
-        """Open TensorBoard late, since its import takes a second."""
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(self.run.tensorboard), purge_step=state.step)
-        return self._writer
-
     def close(self) -> None:
-        """Close TensorBoard's file."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        """Close the trackers."""
+        self.trackers.close()

@@ -29,6 +29,7 @@ _FREE_KEYS = (
     "method.overridden",
     "training.workers",
     "training.log_every",
+    "training.loggers",
     "training.checkpoint_every",
 )
 """What may change between two starts: it does not change the result."""

@@ -25,7 +25,7 @@ from medssl.planning.footprint import step_bytes
 from medssl.planning.smaller import memory_explained
 from medssl.progress import Display
 from medssl.recipe.load import LoadedRecipe, save_recipe
-from medssl.reports.preview import write_previews
+from medssl.reports.preview import RANKS, write_previews
 from medssl.runs.changes import FILES, Continuation
 from medssl.runs.checkpoint import is_whole
 from medssl.runs.folder import STATUS_FINISHED, RunFolder, environment
@@ -34,6 +34,7 @@ from medssl.runs.lineage import lineage_of, write_lineage
 from medssl.runs.lock import only_writer
 from medssl.runs.privacy import Redactor
 from medssl.runs.resume import check_same_cases, check_same_experiment, check_same_labels
+from medssl.trackers.trackers import Trackers, check_trackers
 from medssl.training.acceleration import accelerate
 from medssl.training.case_table import write_case_table
 from medssl.training.cases import CasePlan
@@ -147,6 +148,7 @@ def _resolve(
     held.enter_context(joined(world, device))
     with world.together():
         order = order or order_of(asked, display)
+        check_trackers(order.loaded.recipe.training.loggers)
         wanted = asked.precision or order.loaded.recipe.training.precision
         precision = resolve_precision(wanted, device)
     run = RunFolder(world.from_first(order.path), writes=world.first)
@@ -318,13 +320,21 @@ def _evaluate_splits(this: _Resolved) -> dict[str, dict[str, Any]]:
     if asked == "best" and not run.best().is_file():
         asked = "last"
     summaries: dict[str, dict[str, Any]] = {}
+    shown = () if this.finished else recipe.training.loggers  # once, when it has been trained
+    trackers = Trackers(shown, run, this.display.say)
     for split in recipe.evaluation.splits:
         if not manifest["cases"][split]:
             continue
         summaries[split] = evaluate(split, checkpoint=asked)
-        write_previews(run, split)
+        pictures = {
+            f"{split}/{rank}": path
+            for rank, path in zip(RANKS, write_previews(run, split), strict=False)
+        }
+        # One later than the last numbers, which TensorBoard would drop as made again.
+        trackers.pictures(pictures, int(manifest.get("iterations_done", 0)) + 1)
         if recipe.protocol == "literature" and run.best().is_file():
             other = "last" if summaries[split]["checkpoint"] == "best" else "best"
             name = f"{split}-{other}"
             summaries[name] = evaluate(split, checkpoint=other, name=name)
+    trackers.close()
     return summaries
