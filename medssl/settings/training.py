@@ -77,7 +77,7 @@ class TrainingSettings(Strict):
     log_every: int = Field(10, ge=1, description="iterations between logged steps")
     checkpoint_every: int = Field(500, ge=1, description="iterations between checkpoints")
     loggers: list[Literal["tensorboard", "mlflow", "wandb"]] = Field(
-        default_factory=lambda: ["tensorboard"],
+        ["tensorboard"],
         description="where numbers and pictures are shown; mlflow and wandb are extras",
     )
     early_stop: int | None = Field(

@@ -74,8 +74,8 @@ def _keyhole(outline: np.ndarray, holes: Sequence[np.ndarray]) -> np.ndarray:
         pairs = []
         for number, hole in enumerate(left):
             apart = ((outline[:, None] - hole[None]) ** 2).sum(-1)
-            i, j = np.unravel_index(int(apart.argmin()), apart.shape)
-            pairs.append((float(apart[i, j]), number, int(i), int(j)))
+            place = divmod(int(apart.argmin()), len(hole))
+            pairs.append((float(apart[place]), number, *place))
         _, number, i, j = min(pairs)  # the nearest first, so that channels do not cross holes
         hole = np.roll(left.pop(number), -j, 0)
         parts = [outline[: i + 1], hole, hole[:1], outline[i : i + 1], outline[i + 1 :]]

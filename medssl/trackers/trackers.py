@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -86,7 +87,7 @@ class Trackers:
     def pictures(self, pictures: Mapping[str, Path], step: int) -> None:
         """Show PNG files under their names."""
         for name, path in pictures.items():
-            self._all(step, lambda tracker, n=name, p=path: tracker.picture(n, p, step))
+            self._all(step, partial(_show, name, path, step))
 
     def close(self) -> None:
         """Close all; what comes later opens them again."""
@@ -96,7 +97,10 @@ class Trackers:
 
     def _all(self, step: int, act: Callable[[Any], None]) -> None:
         for name in list(self._names):
-            self._try(name, lambda n=name: act(self._opened(n, step)))
+            self._try(name, partial(self._act, name, step, act))
+
+    def _act(self, name: str, step: int, act: Callable[[Any], None]) -> None:
+        act(self._opened(name, step))
 
     def _opened(self, name: str, step: int) -> Any:
         """Open a tracker late: its import takes seconds."""
@@ -124,3 +128,7 @@ class Trackers:
             self._open.pop(name, None)
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             self.say(f"warning: {name} fails and shows nothing more of this run: {reason}")
+
+
+def _show(name: str, path: Path, step: int, tracker: Any) -> None:
+    tracker.picture(name, path, step)
