@@ -98,9 +98,9 @@ def export_nnunet(
             take, or a file that cannot be read or written. Nothing is left behind then.
 
     Example:
-        >>> found = medssl.export_nnunet("data", "nnUNet_raw/Dataset501_Phantom")
+        >>> found = medssl.export_nnunet("data", "nnUNet_raw/Dataset502_Phantom")
         >>> found.labeled
-        12
+        8
     """
     display, target = display or Display(quiet=True), Path(output).expanduser()
     if not _NAME.fullmatch(target.name):
