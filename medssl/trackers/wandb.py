@@ -52,4 +52,4 @@ class WeightsAndBiases:
 
     def close(self) -> None:
         """Write what is left."""
-        self._run.finish(quiet=True)
+        self._run.finish()
