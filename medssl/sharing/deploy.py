@@ -41,7 +41,7 @@ def deploy(
         MedSSLError: no bundle of medssl's, no such format, or the folder is in use.
 
     Example:
-        >>> sorted(path.name for path in medssl.deploy("bundle", "app").iterdir())
+        >>> sorted(path.name for path in medssl.deploy("mine", "app").iterdir())
         ['app.py', 'app.yaml', 'model', 'requirements.txt']
     """
     suffix = PredictSettings(format=format).suffix

@@ -67,8 +67,8 @@ def install(
             name is installed.
 
     Example:
-        >>> medssl.install("liver.zip", sha256=told_by_phone).name
-        'liver'
+        >>> medssl.install("mine.zip", name="heart").name
+        'heart'
     """
     path = Path(package)
     entries, digest = read_archive(path, sha256)

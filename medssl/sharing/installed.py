@@ -49,8 +49,8 @@ def list_models() -> dict[str, InstalledModel]:
     """Return the installed models by name.
 
     Example:
-        >>> [(m.modality, m.structures) for m in medssl.list_models().values()]
-        [('CT', ('liver', 'tumor'))]
+        >>> medssl.list_models()["mine"].structures
+        ('arc', 'wall', 'node')
     """
     folders = (p for p in sorted(models_folder().glob("*")) if is_installed_model(p))
     return {path.name: _read(path) for path in folders}

@@ -71,7 +71,7 @@ def pack(
         MedSSLError: no such run, the file exists, or the run works inside regions of interest.
 
     Example:
-        >>> packed = medssl.pack("runs/mine", "mine.zip", authors="Jane Doe")
+        >>> packed = medssl.pack("runs/mine", "shared.zip", authors="Jane Doe")
         >>> len(packed.sha256)
         64
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import os
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,12 @@ def worked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("script")
     (folder / "page.py").write_text("\n".join(BLOCKS))
     done = subprocess.run(
-        [sys.executable, "page.py"], cwd=folder, check=False, capture_output=True, text=True
+        [sys.executable, "page.py"],
+        cwd=folder,
+        env=os.environ | {"MEDSSL_MODELS": str(folder / "models")},
+        check=False,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     (folder / "output.txt").write_text(done.stdout)
@@ -44,7 +50,8 @@ def test_the_page_runs_as_a_script(worked: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_page_runs_in_a_notebook(tmp_path: Path) -> None:
+def test_the_page_runs_in_a_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDSSL_MODELS", str(tmp_path / "models"))
     nbformat = pytest.importorskip("nbformat", reason="needs the extra dev: nbclient, ipykernel")
     nbclient = pytest.importorskip("nbclient", reason="needs the extra dev: nbclient, ipykernel")
     pytest.importorskip("ipykernel", reason="needs the extra dev: nbclient, ipykernel")
@@ -78,6 +85,7 @@ def test_docstring_example(name: str, worked: Path, monkeypatch: pytest.MonkeyPa
     for made in ("predictions", "measured", "bundle", "more", "ranking"):
         shutil.rmtree(worked / made, ignore_errors=True)
     monkeypatch.chdir(worked)
+    monkeypatch.setenv("MEDSSL_MODELS", str(worked / "models"))
     said: list[str] = []
     result = doctest.DocTestRunner().run(example, out=said.append, clear_globs=False)
     assert result.failed == 0, "".join(said)
