@@ -24,7 +24,8 @@ def probed(page: Path, folder: Path) -> Path:
         images: document.images.length,
         overflow: document.documentElement.scrollWidth - innerWidth,
         small: [...document.querySelectorAll('p,td,th,li,figcaption')].filter(
-            e => e.offsetParent && parseFloat(getComputedStyle(e).fontSize) < 12).length,
+            e => e.offsetParent && [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim())
+                && parseFloat(getComputedStyle(e).fontSize) < 12).length,
         outside: performance.getEntriesByType('resource').filter(
             e => !/^(file|data|blob):/.test(e.name)).length }) }, 1000))</script>"""
     copy = folder / "page.html"
