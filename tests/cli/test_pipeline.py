@@ -199,7 +199,7 @@ def test_information_commands(capsys: pytest.CaptureFixture[str], tmp_path: Path
         ("recipes", "quickstart"),
         ("specs", "mr_cardiac"),
         ("info", "dynunet"),
-        ("--version", "0.1"),
+        ("--version", medssl.__version__),
     ):
         assert cli.run([command]) == 0
         assert word in capsys.readouterr().out

@@ -25,7 +25,7 @@ GONE = "zoe_71"
 
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_run, "write_previews", lambda *_: None)
+    monkeypatch.setattr(training_run, "write_previews", lambda *_: [])
     monkeypatch.setattr(crossval_page, "crossval_report", lambda *_, **__: None)
 
 

@@ -185,7 +185,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 def test_a_run_starts_from_all_but_the_head(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training_run, "write_previews", lambda *_: None)
+    monkeypatch.setattr(training_run, "write_previews", lambda *_: [])
     still = ["training.optimizer.lr=1e-30", "training.optimizer.weight_decay=0"]
     init = f"network.init={world / 'pretext'}"
     run = medssl.train(

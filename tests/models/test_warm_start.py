@@ -221,7 +221,7 @@ class Heard(Display):
 
 def train(world: Path, name: str, *overrides: str, **options: Any) -> list[str]:
     display, pictures = Heard(), training_run.write_previews
-    training_run.write_previews = lambda *_: None
+    training_run.write_previews = lambda *_: []
     try:
         medssl.train(
             world / "small.yaml",

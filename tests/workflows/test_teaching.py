@@ -38,7 +38,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_recipe(folder / "teacher.yaml", content)
     write_recipe(folder / "student.yaml", {**content, "method": {"name": "distill"}})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training_run, "write_previews", lambda *_: None)
+        patch.setattr(training_run, "write_previews", lambda *_: [])
         for seed in (0, 1):
             out = folder / "folds" / f"fold_{seed}"
             medssl.train(folder / "teacher.yaml", overrides=[f"seed={seed}"], output=out)
@@ -50,7 +50,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_run, "write_previews", lambda *_: None)
+    monkeypatch.setattr(training_run, "write_previews", lambda *_: [])
 
 
 def distill(world: Path, output: Path, teacher: Path | None, *more: str, **options: Any) -> Path:
