@@ -12,6 +12,7 @@ import medssl
 from medssl.errors import MedSSLError
 from medssl.inference.settings import PredictSettings
 from medssl.settings.recipe import InferenceSettings
+from medssl.structures.outputs import Outputs
 
 
 class Enough(Exception):  # noqa: N818 - the record has arrived
@@ -57,12 +58,14 @@ def test_every_keyword_of_predict_arrives(
 ) -> None:
     written = {"probabilities": True, "uncertainty": True, "format": "nrrd", "overwrite": True}
     written |= {"force": True, "gallery": True, "with_atlas": "atlases"}
+    more: dict[str, Any] = {"statistics": True, "meshes": "stl"}
+    asked = {"calibrated": True, **OPENED, **FOLDS, **written, **more}
     with pytest.raises(Enough):
-        medssl.predict("run", scan, tmp_path / "out", calibrated=True, **OPENED, **FOLDS, **written)
+        medssl.predict("run", scan, tmp_path / "out", **asked)
     ensemble = (Path("other"), Path("third"))
     expected = {**OPENED, **FOLDS, **written}
     expected |= {"ensemble": ensemble, "calibrated": True, "assess": True}
-    expected |= {"with_atlas": Path("atlases")}
+    expected |= {"with_atlas": Path("atlases"), "outputs": Outputs(**more)}
     assert set(expected) == {f.name for f in fields(PredictSettings)}
     assert seen == [PredictSettings(**expected)]
     assert seen[0] != PredictSettings()
