@@ -50,6 +50,11 @@ def list_methods() -> list[str]:
     return sorted({*plugins.offered("method"), *_METHODS})
 
 
+def labels_alone() -> str:
+    """Return the method that learns from labeled scans only: the baseline of all others."""
+    return next(name for name in list_methods() if not get_settings(name).uses_unlabeled)
+
+
 def get_settings(name: str) -> type[MethodSettings]:
     """Return the class of a method's settings; loads neither torch nor MONAI.
 

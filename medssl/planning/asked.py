@@ -15,7 +15,7 @@ from medssl.data.datasets.patient_table import is_table
 from medssl.data.phantoms.dataset import ensure_phantom, phantom_options
 from medssl.errors import MedSSLError
 from medssl.files import default_cache_root
-from medssl.methods.registry import get_settings, list_methods
+from medssl.methods.registry import get_settings, labels_alone
 from medssl.planning.draft import PlanOrder
 from medssl.planning.network import DeviceKind
 from medssl.planning.patients import PatientCounts, choose_patients
@@ -117,8 +117,7 @@ def patient_counts(dataset: Dataset, order: PlanOrder, labeled: int | None) -> P
         raise MedSSLError(
             f"{order.method} learns from unlabeled scans, but every scan has a label",
             where=order.root,
-            fix="use only some of the labels, such as --labeled 8, or --method "
-            + next(name for name in list_methods() if not get_settings(name).uses_unlabeled),
+            fix="use only some of the labels, such as --labeled 8, or --method " + labels_alone(),
         )
     return choose_patients(
         patients, labeled, unlabeled=len(dataset.unlabeled), uses_unlabeled=uses_unlabeled

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from medssl.data.datasets.fingerprint import Fingerprint
 from medssl.errors import MedSSLError
-from medssl.methods.registry import get_settings, list_methods
+from medssl.methods.registry import get_settings, labels_alone
 from medssl.planning.draft import Draft, PlanOrder, make_draft
 from medssl.planning.patients import PatientCounts
 from medssl.planning.spec_guess import SpecGuess
@@ -115,9 +115,7 @@ def within_budget(
         """Return the seconds of an iteration, and of one of the twin."""
         if not twin:
             return pace(own.loaded), 0.0
-        names = list_methods()
-        alone = next(n for n in names if not get_settings(n).uses_unlabeled)
-        return pace(own.loaded), pace(drafted(replace(order, method=alone)).loaded)
+        return pace(own.loaded), pace(drafted(replace(order, method=labels_alone())).loaded)
 
     seconds = seconds_of(draft, order)
     count = budget.affordable(*seconds)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from medssl.data.datasets.case import Dataset
 from medssl.methods.plan_hints import Measured
-from medssl.methods.registry import get_settings, list_methods
+from medssl.methods.registry import get_settings, labels_alone, list_methods
 from medssl.planning.budget import Pace
 from medssl.planning.draft import Draft, PlanOrder
 
@@ -28,11 +28,6 @@ def best_method() -> tuple[str, Measured]:
     """Return the method that was measured best, and what was measured."""
     hints = {name: get_settings(name).plan_hints.best for name in list_methods()}
     return next((name, best) for name, best in hints.items() if best is not None)
-
-
-def labels_alone() -> str:
-    """Return the method that learns from labeled scans only."""
-    return next(name for name in list_methods() if not get_settings(name).uses_unlabeled)
 
 
 def method_for(dataset: Dataset, labeled: int | None) -> Choice:
