@@ -13,10 +13,12 @@ from licence_pages import licence_page
 from markdown_pages import OUTSIDE, as_page
 from method_pages import method_pages
 from mkdocs.structure.files import File, Files
+from notebook_pages import NOTEBOOKS, notebook_pages
 from recipe_pages import recipe_pages
 
 ROOT = Path(__file__).parents[1]
 HERE = Path(__file__).parent
+MADE = ("docs/methods/", "docs/reference/", "docs/notebooks/")
 LINKED = {page: source for source, page in OUTSIDE.items()}
 
 
@@ -38,11 +40,12 @@ def on_config(config: Any) -> Any:
 def on_files(files: Files, config: Any) -> Files:
     """Add the pages that are made from the package and from files beside ``docs/``."""
     made = [*method_pages(), *recipe_pages(), command_page(), api_page(), licence_page()]
-    made += [(page, _outside(source)) for source, page in OUTSIDE.items()]
+    made += [*notebook_pages(), *((page, _outside(source)) for source, page in OUTSIDE.items())]
     for path, text in made:
         files.append(File.generated(config, path, content=text))
-    for path in (HERE / "assets").iterdir():
-        files.append(File.generated(config, f"assets/{path.name}", abs_src_path=str(path)))
+    for path in [*(HERE / "assets").iterdir(), *NOTEBOOKS]:
+        beside = f"{path.parent.name}/{path.name}"
+        files.append(File.generated(config, beside, abs_src_path=str(path)))
     return files
 
 
@@ -60,7 +63,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     """Show Markdown of the repository as the site writes it."""
     path = page.file.src_uri
     source = LINKED.get(path, f"docs/{path}")
-    if source.startswith(("docs/methods/", "docs/reference/")) or not source.endswith(".md"):
+    if source.startswith(MADE) or not source.endswith(".md"):
         return markdown  # made here, as the site wants it
     return as_page(markdown, source, path)
 

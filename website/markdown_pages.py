@@ -61,6 +61,8 @@ def _target(link: str, source: str, page: str) -> str:
     if not path or ":" in path:
         return link
     file = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
+    if file.startswith("notebooks/"):
+        file = file.replace(".ipynb", ".md")
     goal = OUTSIDE.get(file) or file.removeprefix("docs/")
     return posixpath.relpath(goal, posixpath.dirname(page) or ".") + mark + anchor
 

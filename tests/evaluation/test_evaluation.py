@@ -26,7 +26,7 @@ from medssl.evaluation.summary import (
     summarize,
     write_cases_csv,
 )
-from medssl.evaluation.summary_table import format_table
+from medssl.evaluation.summary_table import format_table, summary_text
 from medssl.files import write_json
 
 LABELS = LabelMap(values=(0, 1, 7), names=("background", "liver", "tumor"))
@@ -223,6 +223,10 @@ class TestSummary:
         assert "pos." not in text  # no false positives: no column for them
         assert "…" not in text
         assert "missed" in text.split("liver")[0]
+
+    def test_a_notebook_does_not_take_the_text_of_the_log(self, monkeypatch):
+        monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+        assert "0.900" in summary_text(summarize([row("a", 0.9)]))
 
 
 class TestFiles:

@@ -14,8 +14,9 @@ from medssl.cli import app
 from medssl.errors import MedSSLError
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / n for n in (
-    "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"))])  # fmt: skip
+BESIDE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md")
+FOUND = (*(ROOT / "docs").glob("*.md"), *(ROOT / "notebooks").glob("*.ipynb"))
+PAGES = sorted([*FOUND, *(ROOT / name for name in BESIDE)])
 BLOCK = re.compile(r"^```(?:\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 COMMAND = re.compile(r"(?:^|\s)medssl(?: --plugin \S+)* ([a-z]\S*(?: .*)?)$")
 SKETCH = re.compile(r"[\[\]|]|\.\.\.|\bN\b|\\$")
