@@ -22,7 +22,6 @@ from medssl.bundle.described import read_description
 from medssl.bundle.metadata import make_metadata
 from medssl.bundle.model_tree import needed_modules, rebuild
 from medssl.bundle.onnx_file import ONNX, needed_for_onnx, write_onnx
-from medssl.bundle.recognize import DESCRIPTION, find_model, is_installed_model
 from medssl.bundle.scripts import copy_modules
 from medssl.bundle.train_config import train_config
 from medssl.data.datasets.decathlon_header import read_json
@@ -32,6 +31,7 @@ from medssl.inference.settings import PredictSettings
 from medssl.models.loaded_run import LoadedRun, load_ensemble
 from medssl.paths import AnyPath, as_paths
 from medssl.runs.checkpoint import load_tensors, load_weights
+from medssl.settings.model_names import DESCRIPTION, find_model, is_installed_model
 
 logger = logging.getLogger(__name__)
 

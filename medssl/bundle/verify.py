@@ -16,7 +16,6 @@ import numpy as np
 from medssl.bundle.load import load_bundle
 from medssl.bundle.metadata import problems_of
 from medssl.bundle.onnx_file import ONNX, OnnxNetwork
-from medssl.bundle.recognize import find_model, is_bundle, is_installed_model
 from medssl.data.images.names import NIFTI, image_suffix
 from medssl.data.images.volume import read_volume
 from medssl.errors import MedSSLError
@@ -25,6 +24,7 @@ from medssl.inference.settings import PredictSettings
 from medssl.models.loaded_run import load_ensemble
 from medssl.optional import is_installed
 from medssl.paths import AnyPath, as_paths
+from medssl.settings.model_names import find_model, is_bundle, is_installed_model
 
 FILES = (
     "configs/metadata.json",

@@ -24,7 +24,7 @@ def a_run(path: Path) -> Path:
 
 def a_model(path: Path) -> Path:
     """Refuse what is no run folder, finished cross-validation, bundle or installed model."""
-    from medssl.bundle.recognize import find_model, is_bundle
+    from medssl.settings.model_names import find_model, is_bundle
 
     found = find_model(path)
     return found if is_bundle(found) else a_result(path)
@@ -32,7 +32,7 @@ def a_model(path: Path) -> Path:
 
 def exportable(path: Path) -> Path:
     """Refuse what is neither a run folder, nor a finished cross-validation, nor installed."""
-    from medssl.bundle.recognize import find_model, is_installed_model
+    from medssl.settings.model_names import find_model, is_installed_model
 
     found = find_model(path)
     return found if is_installed_model(found) else a_result(path)
@@ -78,7 +78,8 @@ Overrides = Annotated[
 Init = Annotated[
     str | None,
     typer.Option(
-        metavar="RUN|BUNDLE|FILE", help="trained weights to start from (sets network.init)"
+        metavar="RUN|BUNDLE|FILE|MODEL",
+        help="trained weights to start from (sets network.init)",
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")]

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medssl.bundle.recognize import is_bundle
 from medssl.data.datasets.patient_names import patients_by_name
 from medssl.data.datasets.split import ROLES
 from medssl.errors import MedSSLError
@@ -18,6 +17,7 @@ from medssl.recipe.load import load_recipe
 from medssl.runs.changes import FILES
 from medssl.runs.folder import RunFolder
 from medssl.runs.lineage import Lineage, read_lineage
+from medssl.settings.model_names import is_bundle
 from medssl.settings.recipe import DataSettings
 
 

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from medssl.bundle.recognize import is_installed_model, models_folder
 from medssl.files import default_cache_root, discard_folder, is_leftover, refusals
 from medssl.paths import AnyPath, as_paths
 from medssl.runs.folder import RunFolder
+from medssl.settings.model_names import is_installed_model, models_folder
 
 DAY = 24 * 3600.0
 _ENTRY = re.compile(r"[0-9a-f]{64}|phantom-[0-9a-f]{12}")

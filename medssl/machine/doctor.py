@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medssl._version import __version__
-from medssl.bundle.recognize import models_folder
 from medssl.errors import MedSSLError
 from medssl.files import check_writable, default_cache_root
 from medssl.optional import is_installed
 from medssl.progress import Display
+from medssl.settings.model_names import models_folder
 
 Verdict = Literal["ok", "warning", "problem"]
 

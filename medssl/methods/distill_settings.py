@@ -22,7 +22,8 @@ class DistillSettings(MethodSettings):
     )
 
     teacher: str = setting("?", "sec. 2")
-    """To be named: a trained run, a cross-validation (its folds as one) or a bundle."""
+    """To be named: a trained run, a cross-validation (its folds as one), a bundle,
+    or the name of an installed model."""
     divergence: Divergence = setting("js", "SSLD, sec. 3.2")
     """Jensen-Shannon, or Kullback-Leibler from the teacher to the student."""
     temperature: Positive = setting(1.0, "sec. 2")

@@ -1,8 +1,9 @@
 """Turn the paths in a recipe into absolute ones, so that its run works from any folder.
 
 What a recipe file says is looked up beside that file, then in the working folder; what was typed on
-the command line the other way round, as in any shell. What is found nowhere stays as it was
-written, for the message that says so.
+the command line the other way round, as in any shell. Trained models have names, too, once they are
+installed: files and folders come first. What is found nowhere stays as it was written, for the
+message that says so.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from medssl.data.datasets.patient_table import is_table
 from medssl.errors import MedSSLError
 from medssl.methods.registry import get_settings
+from medssl.settings.model_names import find_model
 from medssl.settings.recipe import (
     DataSettings,
     MethodSection,
@@ -77,7 +79,7 @@ def locate_init(network: NetworkSettings, lines: Lines, path: Path) -> NetworkSe
     if network.given is None:
         return network
     bases = _bases(("network", "init"), lines, path)
-    return network.model_copy(update={"init": _found(network.given, bases)})
+    return network.model_copy(update={"init": _model(network.given, bases)})
 
 
 def locate_teacher(section: MethodSection, lines: Lines, path: Path) -> MethodSection:
@@ -86,7 +88,7 @@ def locate_teacher(section: MethodSection, lines: Lines, path: Path) -> MethodSe
     if not teacher or not get_settings(section.name).taught:
         return section
     bases = _bases(("method", "teacher"), lines, path)
-    return section.model_copy(update={"teacher": _found(str(teacher), bases)})
+    return section.model_copy(update={"teacher": _model(str(teacher), bases)})
 
 
 def _bases(key: tuple[str, str], lines: Lines, path: Path) -> list[Path]:
@@ -125,6 +127,13 @@ def _found(text: str, bases: Sequence[Path]) -> str:
     if os.path.isabs(expanded):
         return expanded
     return next((_absolute(base / expanded) for base in bases if _matches(base, expanded)), text)
+
+
+def _model(text: str, bases: Sequence[Path]) -> str:
+    """Return where a trained model lies: a path, or the name of an installed one."""
+    found = _found(text, bases)
+    model = find_model(found)
+    return found if model == Path(found) else os.fspath(model)
 
 
 def _absolute(path: Path) -> str:

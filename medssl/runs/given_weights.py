@@ -37,14 +37,17 @@ def find_weights(path: Path) -> WeightSource:
     """Tell what holds the weights to start from.
 
     Args:
-        path: a run folder or a checkpoint in one, a MONAI bundle, or a file of weights.
+        path: a run folder or a checkpoint in one, a MONAI bundle (an installed model is one), or a
+            file of weights.
 
     Raises:
         MedSSLError: it is none of these, or a whole cross-validation.
     """
     if not path.exists():
         raise MedSSLError(
-            f"{INIT} names nothing that is there", where=path, fix="correct the path in the recipe"
+            f"{INIT} names nothing that is there",
+            where=path,
+            fix="correct the path in the recipe; `medssl models` lists what is installed",
         )
     if (path / CROSSVAL).is_file():
         raise MedSSLError(

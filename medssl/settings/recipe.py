@@ -150,7 +150,8 @@ class NetworkSettings(Strict):
     init: str | None = Field(
         None,
         description="weights to start from: a run, a cross-validation (fold by fold), a MONAI "
-        "bundle or a file of weights; or `default` or `kaiming`, where the network draws its own",
+        "bundle, an installed model's name or a file of weights; or `default` or `kaiming`, where "
+        "the network draws its own",
     )
 
     @property

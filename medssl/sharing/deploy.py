@@ -8,12 +8,12 @@ from pathlib import Path
 
 from medssl._version import __version__
 from medssl.bundle.metadata import read_own
-from medssl.bundle.recognize import find_model, is_bundle
 from medssl.data.datasets.decathlon_header import read_json
 from medssl.errors import MedSSLError
 from medssl.files import all_or_nothing, write_text
 from medssl.inference.settings import DICOM_SEG, PredictSettings
 from medssl.paths import AnyPath
+from medssl.settings.model_names import find_model, is_bundle
 
 _TEMPLATE = Path(__file__).parent / "deploy_app.txt"
 _KEPT = ("configs/metadata.json", "models/model.pt", "docs/README.md", "LICENSE")

@@ -16,13 +16,13 @@ from medssl.bundle.contents import Contents
 from medssl.bundle.described import NAME, Description, read_description, refuse_texts
 from medssl.bundle.export import write_bundle
 from medssl.bundle.model_tree import rebuild
-from medssl.bundle.recognize import DESCRIPTION as INSTALLED
-from medssl.bundle.recognize import models_folder
 from medssl.errors import MedSSLError, located
 from medssl.files import all_or_nothing, write_json
 from medssl.paths import AnyPath
 from medssl.plugins import check_plugins
 from medssl.runs.checkpoint import load_weights
+from medssl.settings.model_names import DESCRIPTION as INSTALLED
+from medssl.settings.model_names import models_folder
 from medssl.sharing.archive import DESCRIPTION, LICENCE, WEIGHTS, Refused, read_archive
 from medssl.sharing.json_text import parse_json
 from medssl.sharing.safetensors import unpack_tensors

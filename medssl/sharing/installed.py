@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from medssl.bundle.recognize import DESCRIPTION, is_installed_model, models_folder
 from medssl.errors import MedSSLError, did_you_mean
 from medssl.files import discard_folder
+from medssl.settings.model_names import DESCRIPTION, is_installed_model, models_folder
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from medssl.atlases.folder import open_atlases
 from medssl.bundle.load import load_bundle
-from medssl.bundle.recognize import find_model, is_bundle
 from medssl.errors import MedSSLError
 from medssl.inference.identity import weights_sha256
 from medssl.inference.opinion import Opinion
 from medssl.inference.predictor import Predictor
 from medssl.inference.settings import PredictSettings
 from medssl.models.loaded_run import load_ensemble
+from medssl.settings.model_names import find_model, is_bundle
 
 SHARE = 0.5
 """Of atlases in the mean of probabilities, beside a network."""

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medssl.bundle.recognize import is_bundle
 from medssl.errors import MedSSLError
 from medssl.recipe.load import LoadedRecipe
 from medssl.runs.folder import RunFolder
 from medssl.runs.given_weights import TAUGHT_BY
 from medssl.runs.lineage import TEACHER, teacher_of
 from medssl.runs.members import is_crossval, members_of
+from medssl.settings.model_names import is_bundle
 
 if TYPE_CHECKING:  # what a recipe is refused for is said before PyTorch is loaded
     from torch import nn
@@ -40,8 +40,8 @@ def find_teacher(loaded: LoadedRecipe) -> Path | None:
         raise MedSSLError(
             f"{TEACHER} names no trained model: {named!r}",
             where=loaded.source,
-            fix=f"add --set {TEACHER}=PATH, with a trained run, the folder of a cross-validation "
-            "or a bundle",
+            fix=f"add --set {TEACHER}=PATH, with a trained run, the folder of a cross-validation, "
+            "a bundle, or the name of an installed model",
         )
     return path
 

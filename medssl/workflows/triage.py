@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medssl.bundle.recognize import is_bundle
 from medssl.errors import MedSSLError
 from medssl.files import write_csv
 from medssl.inference.assessment_files import assessment_file, read_assessment
@@ -18,6 +17,7 @@ from medssl.inference.predictor import Predictor
 from medssl.inference.settings import PredictSettings
 from medssl.paths import AnyPath, as_paths
 from medssl.progress import Display
+from medssl.settings.model_names import is_bundle
 from medssl.uncertainty.triage import Ranked, rank_cases
 from medssl.uncertainty.volumes_csv import write_tables
 from medssl.workflows.open_predictor import open_predictor

@@ -14,16 +14,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import blob_case, write_dataset
+from helpers import blob_case, small_recipe, write_dataset, write_recipe
 from small_model import write_small_run
 
 import medssl
 from medssl import cli
 from medssl.errors import MedSSLError
 from medssl.inference.settings import PredictSettings
+from medssl.recipe.load import load_recipe
 from medssl.sharing.archive import DESCRIPTION, LICENCE, WEIGHTS, Refused, write_archive
 from medssl.sharing.safetensors import pack_tensors
+from medssl.workflows import training_run
 from medssl.workflows.open_predictor import open_predictor
+from medssl.workflows.teaching import find_teacher
 
 Entries = dict[str, bytes]
 
@@ -90,6 +93,39 @@ def test_an_installed_model_is_its_run_to_the_bit(
     assert cli.run(["models", "--remove", "liver"]) == 0
     assert medssl.list_models() == {}
     assert cli.run(["predict", "liver", scan, "--output", "maps"]) == 2
+
+
+def test_training_starts_from_a_model_by_its_name(
+    package: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it saw nobody knows, as of any bundle; a teacher is found by its name, too."""
+    medssl.install(package)
+    monkeypatch.setattr(training_run, "write_previews", lambda *_: [])
+    content = small_recipe(
+        write_dataset(tmp_path / "data", cases=4),
+        tmp_path / "cache",
+        data={"labeled": 2, "test": 1},
+        training={"iterations": 2},
+        network={"init": "liver"},
+        method={"name": "supervised"},
+    )
+    recipe = write_recipe(tmp_path / "own.yaml", content)
+    run = medssl.train(recipe, output=tmp_path / "own").path
+    begun = json.loads((run / "manifest.json").read_text())["init"]
+    assert (begun["source"], begun["kind"], begun["known"]) == (
+        str(models / "liver"),
+        "bundle",
+        False,
+    )
+    assert not begun["new"]
+    (ancestor,) = json.loads((run / "lineage.json").read_text())["ancestors"]
+    assert ancestor["known"] is False
+    taught = load_recipe(recipe, ["method.name=distill", "method.teacher=liver"])
+    assert find_teacher(taught) == models / "liver"
+    Path("liver").mkdir()  # what lies here comes first
+    assert load_recipe(recipe).recipe.network.init == str(Path("liver").absolute())
+    with pytest.raises(MedSSLError, match="medssl models"):
+        medssl.train(recipe, overrides=["network.init=lover"], output="out")
 
 
 def test_members_and_what_monai_cannot_express_travel(models: Path, tmp_path: Path) -> None:
