@@ -18,7 +18,7 @@ def model_card(contents: Contents, *, licence: str) -> str:
         contents: what is exported.
         licence: name of the licence, or what to do about one.
     """
-    names = contents.labels.names[1:]
+    names = [structure.name for structure in contents.labels.structures]
     parts = [
         f"# {contents.name}",
         f"Segments {', '.join(names)} in {contents.spec.modality} images. Exported by medssl "
@@ -71,7 +71,9 @@ and labels brought back.{own} Read it before you run it."""
 def _labels(contents: Contents) -> str:
     pairs = zip(contents.labels.values, contents.labels.names, strict=True)
     rows = "\n".join(f"| {value} | {name} |" for value, name in pairs)
-    return f"## Labels\n\n| value | structure |\n|---|---|\n{rows}"
+    text = f"## Labels\n\n| value | structure |\n|---|---|\n{rows}"
+    regions = "\n".join(f"| {r.name} | {r.label} |" for r in contents.labels.regions)
+    return f"{text}\n\n| region | values |\n|---|---|\n{regions}" if regions else text
 
 
 def _data(contents: Contents) -> str:

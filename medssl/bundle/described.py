@@ -65,10 +65,20 @@ class _Figures(Strict):
     overall: _Entry
 
 
+LabelValue = Annotated[int, Field(ge=0, lt=2**16)]
+
+
+class _Region(Strict):
+    name: str
+    values: list[LabelValue] = Field(min_length=1, max_length=1000)
+    writes: LabelValue
+
+
 class _Labels(Strict):
-    values: list[Annotated[int, Field(ge=0, lt=2**16)]] = Field(min_length=2, max_length=1000)
+    values: list[LabelValue] = Field(min_length=2, max_length=1000)
     names: list[str] = Field(min_length=2, max_length=1000)
     ignore_value: int | None = None
+    regions: list[_Region] = Field(default_factory=list, max_length=1000)
 
 
 class Description(Strict):
@@ -126,11 +136,7 @@ def describe_contents(contents: Contents, *, authors: str, name: str) -> dict[st
         "protocol": contents.protocol,
         "network": contents.model,
         "spec": contents.spec.model_dump(mode="json"),
-        "labels": {
-            "values": list(labels.values),
-            "names": list(labels.names),
-            "ignore_value": labels.ignore_value,
-        },
+        "labels": labels.as_dict(),
         "patch": list(contents.patch),
         "channels": contents.channels,
         # How many windows at a time is for the machine that predicts.
@@ -213,9 +219,7 @@ def read_description(content: Any) -> tuple[Description, Contents]:
 def _contents(found: Description) -> Contents:
     if sum(1 for _ in _networks(found.network)) > MOST_NETWORKS:
         raise ValueError(f"more than {MOST_NETWORKS} networks")
-    labels = LabelMap(
-        tuple(found.labels.values), tuple(found.labels.names), found.labels.ignore_value
-    )
+    labels = LabelMap.from_dict(found.labels.model_dump())
     if len(set(labels.values)) != len(labels.values) or len(labels.values) != len(labels.names):
         raise ValueError("labels are not one name for each value")
     known = found.training_fingerprint

@@ -45,7 +45,7 @@ FIRST_VERSION = "0.1.0"
 
 def make_metadata(contents: Contents, *, authors: str, copyright_notice: str) -> dict[str, Any]:
     """Return the content of ``metadata.json``; the key ``medssl`` is for medssl itself."""
-    names = ", ".join(contents.labels.names[1:])
+    names = ", ".join(one.name for one in contents.labels.structures)
     modality = contents.spec.modality
     packages = {"nibabel": "5.2", "scipy": "1.10", "pytorch-ignite": "0.5.2", "fire": "0.7"}
     return {
@@ -82,10 +82,7 @@ def make_metadata(contents: Contents, *, authors: str, copyright_notice: str) ->
             "inference": contents.inference.model_dump(mode="json"),
             "patch": list(contents.patch),
             "channels": contents.channels,
-            "labels": {
-                "values": list(contents.labels.values),
-                "names": list(contents.labels.names),
-            },
+            "labels": {k: v for k, v in contents.labels.as_dict().items() if k != "ignore_value"},
             "plugins": contents.plugins(),
             "members": contents.members,
             **({} if contents.calibration is None else {"calibration": contents.calibration}),
@@ -104,11 +101,10 @@ def read_own(entry: dict[str, Any]) -> tuple[DataSpec, InferenceSettings, LabelM
     Raises:
         KeyError, ValueError, TypeError: the entry is damaged.
     """
-    labels = entry["labels"]
     return (
         DataSpec.model_validate(entry["spec"]),
         InferenceSettings.model_validate(entry["inference"]),
-        LabelMap(tuple(int(v) for v in labels["values"]), tuple(map(str, labels["names"]))),
+        LabelMap.from_dict(entry["labels"]),
     )
 
 

@@ -69,6 +69,9 @@ def predict(
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="also write probability maps")
     ] = False,
+    regions: Annotated[
+        bool, typer.Option("--regions", help="also write a mask of each region of the dataset")
+    ] = False,
     uncertainty: Annotated[
         bool,
         typer.Option(
@@ -122,6 +125,7 @@ def predict(
         largest_component=largest_component,
         tta=tta,
         probabilities=probabilities,
+        regions=regions,
         uncertainty=uncertainty,
         calibrated=calibration,
         format=format,

@@ -65,8 +65,8 @@ class EvaluatedRun:
         return list(dict.fromkeys(case for case, _ in self.rows))
 
     @property
-    def structures(self) -> dict[str, int]:
-        """Label value of each structure by name."""
+    def structures(self) -> dict[str, int | str]:
+        """Label value of each structure by name; of a region its values, such as ``1+2+3``."""
         return {name: row["label"] for (_, name), row in self.rows.items()}
 
     @property

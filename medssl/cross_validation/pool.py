@@ -75,7 +75,7 @@ def _write_evaluation(
     folder: Path,
 ) -> dict[str, Any]:
     """Write ``evaluation/out_of_fold`` of a division, as `evaluate` does of a split."""
-    listed = [rows[key] for key in sorted(rows, key=lambda k: (k[0], rows[k]["label"]))]
+    listed = [rows[key] for key in sorted(rows, key=lambda k: k[0])]  # structures as they were
     recipe = read[0].recipe
     summary = summarize(
         listed,

@@ -12,7 +12,7 @@ from scipy.ndimage import find_objects
 
 from medssl.data.datasets.case import IGNORE_INDEX, LabelMap
 from medssl.data.images.geometry import Unit
-from medssl.evaluation.overlap import confusion_matrix, dice_per_class, iou_per_class
+from medssl.evaluation.overlap import confusion_matrix, dice_and_iou, of_structures
 from medssl.evaluation.surface import (
     SurfaceDistances,
     asd_medpy,
@@ -78,7 +78,7 @@ def evaluate_case(
     label_map: LabelMap,
     case_id: str,
 ) -> list[dict[str, Any]]:
-    """Measure every foreground structure of one case on its own grid.
+    """Measure every structure of one case on its own grid: classes, or regions of several.
 
     Voxels where the reference is ``IGNORE_INDEX`` are removed from both maps first: they count
     neither as hit nor as error, add no volume, and where they cut through a structure the cut is a
@@ -90,11 +90,12 @@ def evaluate_case(
         reference: class indices, same shape; ``IGNORE_INDEX`` where not annotated.
         measures: what is measured.
         spacing: voxel size along each axis, in the unit of ``measures``.
-        label_map: the structures; class 0 is background and gets no row.
+        label_map: the structures; the background gets no row.
         case_id: goes into the column ``case``.
 
     Returns:
-        One row per foreground class with the keys of `case_columns`.
+        One row per structure with the keys of `case_columns`; ``label`` of a region of several
+        values is a text such as ``1+2+3``.
 
     Raises:
         ValueError: shapes or spacing do not fit, or a value is no class index.
@@ -102,48 +103,54 @@ def evaluate_case(
     _check(prediction, reference, spacing, measures.nsd_tolerance)
     prediction, reference = _as_integers(prediction), _as_integers(reference)
     confusion = confusion_matrix(prediction, reference, label_map.num_classes)
-    dice, iou = dice_per_class(confusion), iou_per_class(confusion)
-    n_reference, n_prediction = confusion.sum(1), confusion.sum(0)
+    members = [label_map.classes_of(structure) for structure in label_map.structures]
+    counts = of_structures(confusion, members)
+    dice, iou = dice_and_iou(counts)
     voxel, unit = math.prod(spacing), measures.unit
     surfaces = _Surfaces(prediction, reference, spacing, label_map.num_classes)
     rows = []
-    for index in range(1, label_map.num_classes):
-        status = _status(int(n_reference[index]), int(n_prediction[index]))
+    for index, structure in enumerate(label_map.structures):
+        _, n_reference, n_prediction = map(int, counts[index])
+        status = _status(n_reference, n_prediction)
         row = {
             "case": case_id,
-            "label": label_map.values[index],
-            "name": label_map.names[index],
+            "label": structure.label,
+            "name": structure.name,
             "dice": float(dice[index]),
             "iou": float(iou[index]),
         }
         volumes = {
-            f"volume_reference_{unit}3": float(n_reference[index] * voxel),
-            f"volume_prediction_{unit}3": float(n_prediction[index] * voxel),
+            f"volume_reference_{unit}3": float(n_reference * voxel),
+            f"volume_prediction_{unit}3": float(n_prediction * voxel),
         }
-        near, in_voxels = _distances(surfaces, index, status, measures)
+        near, in_voxels = _distances(surfaces, members[index], status, measures)
         rows.append({**row, **near, **volumes, "status": status, **in_voxels})
     return rows
 
 
 def _distances(
-    surfaces: _Surfaces, index: int, status: str, measures: Measures
+    surfaces: _Surfaces, structure: Classes, status: str, measures: Measures
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Return the columns of one structure about its surface: in the unit, and in voxels."""
-    distances = surfaces.distances(index) if status == "ok" else None
-    within = surfaces.nsd(index, measures.nsd_tolerance) if status == "ok" else None
+    distances = surfaces.distances(structure) if status == "ok" else None
+    within = surfaces.nsd(structure, measures.nsd_tolerance) if status == "ok" else None
     values = _surface_values(distances, within, status, surfaces.diagonal)
     near = dict(zip((*distance_columns(measures.unit), "nsd"), values, strict=True))
     if not measures.voxel_metrics:
         return near, {}
-    voxels = surfaces.distances_in_voxels(index) if distances else None
+    voxels = surfaces.distances_in_voxels(structure) if distances else None
     zero = measures.legacy_zero and status == "missed"
     worst = 0.0 if zero else surfaces.diagonal_in_voxels
     pair = _voxel_values(voxels, status, worst)
     return near, dict(zip(("hd95_medpy_vox", "asd_medpy_vox"), pair, strict=True))
 
 
+Classes = tuple[int, ...]
+"""Class indices of a structure."""
+
+
 class _Surfaces:
-    """The surfaces of both maps, class by class, each found in its own bounding box."""
+    """The surfaces of both maps, one structure after another, each found in its bounding box."""
 
     def __init__(
         self,
@@ -165,32 +172,38 @@ class _Surfaces:
             )
         self._maps = [prediction[kept], reference[kept]]
         self._boxes = [find_objects(m, max_label=num_classes - 1) for m in self._maps]
-        self._points: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._points: dict[Classes, tuple[np.ndarray, np.ndarray]] = {}
 
-    def distances(self, index: int) -> SurfaceDistances:
-        """Distances of one class in physical units; both maps must hold it."""
-        self._points = {index: (self._find(0, index), self._find(1, index))}
-        return point_distances(*self._points[index], self._spacing)
+    def distances(self, structure: Classes) -> SurfaceDistances:
+        """Distances of one structure in physical units; both maps must hold it."""
+        self._points = {structure: (self._find(0, structure), self._find(1, structure))}
+        return point_distances(*self._points[structure], self._spacing)
 
-    def distances_in_voxels(self, index: int) -> SurfaceDistances:
-        """Distances of the class last asked for, on voxels of size 1."""
-        return point_distances(*self._points[index], [1.0] * len(self._spacing))
+    def distances_in_voxels(self, structure: Classes) -> SurfaceDistances:
+        """Distances of the structure last asked for, on voxels of size 1."""
+        return point_distances(*self._points[structure], [1.0] * len(self._spacing))
 
-    def nsd(self, index: int, tolerance: float) -> float:
-        """Surface Dice of one class; both maps must hold it."""
+    def nsd(self, structure: Classes, tolerance: float) -> float:
+        """Surface Dice of one structure; both maps must hold it."""
         pieces = [
             surface_elements(mask, self._spacing, start)
-            for mask, start in (self._crop(which, index) for which in (0, 1))
+            for mask, start in (self._crop(which, structure) for which in (0, 1))
         ]
         return nsd(pieces[0], pieces[1], self._spacing, tolerance)
 
-    def _find(self, which: int, index: int) -> np.ndarray:
-        return surface_points(*self._crop(which, index))
+    def _find(self, which: int, structure: Classes) -> np.ndarray:
+        return surface_points(*self._crop(which, structure))
 
-    def _crop(self, which: int, index: int) -> tuple[np.ndarray, list[int]]:
-        """Return the mask of a class within its box, and where the box starts."""
-        box = self._boxes[which][index - 1]
-        return self._maps[which][box] == index, [s.start for s in box]
+    def _crop(self, which: int, structure: Classes) -> tuple[np.ndarray, list[int]]:
+        """Return the mask of a structure within its box, and where the box starts."""
+        found = [box for i in structure if (box := self._boxes[which][i - 1]) is not None]
+        box = tuple(
+            slice(min(s.start for s in along), max(s.stop for s in along))
+            for along in zip(*found, strict=True)
+        )
+        inside = self._maps[which][box]
+        mask = inside == structure[0] if len(structure) == 1 else np.isin(inside, structure)
+        return mask, [s.start for s in box]
 
 
 def _as_integers(array: np.ndarray) -> np.ndarray:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 
 from medssl.data.datasets.case import IGNORE_INDEX
-
-if TYPE_CHECKING:
-    pass
 
 _BLOCK = 1 << 20  # voxels counted at a time: keeps the int64 copy in cache and off the heap
 
@@ -69,10 +66,27 @@ def dice_per_class(confusion: np.ndarray) -> np.ndarray:
     return _ratio(2.0 * hits, confusion.sum(0) + confusion.sum(1))
 
 
-def iou_per_class(confusion: np.ndarray) -> np.ndarray:
-    """Return IoU (Jaccard) ``TP / (TP + FP + FN)`` of every class, NaN where in neither map."""
-    hits = np.diagonal(confusion).astype(np.float64)
-    return _ratio(hits, confusion.sum(0) + confusion.sum(1) - hits)
+def of_structures(confusion: np.ndarray, structures: Sequence[Sequence[int]]) -> np.ndarray:
+    """Count hits and voxels of structures, each a union of classes.
+
+    Args:
+        confusion: ``(C, C)`` matrix of `confusion_matrix`.
+        structures: class indices of each.
+
+    Returns:
+        ``(S, 3)`` int64: voxels in both maps, in the reference, in the prediction.
+    """
+    found = [
+        (confusion[np.ix_(s, s)].sum(), confusion[list(s)].sum(), confusion[:, list(s)].sum())
+        for s in structures
+    ]
+    return np.array(found, dtype=np.int64).reshape(-1, 3)
+
+
+def dice_and_iou(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return Dice and IoU ``(S,)`` of the counts of `of_structures`, NaN where in neither map."""
+    hits, both = counts[:, 0].astype(np.float64), counts[:, 1] + counts[:, 2]
+    return _ratio(2.0 * hits, both), _ratio(hits, both - hits)
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

@@ -224,4 +224,6 @@ def _describe(values: np.ndarray, interval: Interval) -> dict[str, Any]:
 def _parse(key: str, value: str) -> Any:
     if key in _TEXT_COLUMNS:
         return value
-    return int(value) if key == "label" else float(value or "nan")
+    if key == "label":
+        return int(value) if value.isdecimal() else value  # a region: 1+2+3
+    return float(value or "nan")

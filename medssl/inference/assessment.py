@@ -27,7 +27,7 @@ class StructureFindings:
     """One structure of a prediction.
 
     Attributes:
-        label, name: as in the dataset.
+        label, name: as in the dataset; the label of a region is a text such as ``1+2+3``.
         volume: on the image's own grid, in the cube of the case's unit.
         expected_dice: Dice to be expected if the probabilities are right; None if the structure is
             neither predicted nor suspected anywhere.
@@ -36,7 +36,7 @@ class StructureFindings:
             where members disagree the mean of their probabilities stays below one half.
     """
 
-    label: int
+    label: int | str
     name: str
     volume: float
     expected_dice: float | None

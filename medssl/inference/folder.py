@@ -84,7 +84,8 @@ def predict_files(
         items: case ids and images, as from :func:`medssl.inference.inputs.find_cases`.
         output: folder, made if it is not there.
         settings: what is written: label maps, and beside them ``probabilities/CASE_STRUCTURE``,
-            the entropy ``uncertainty/CASE`` and the assessment ``uncertainty/CASE.json``. Unless
+            masks ``regions/CASE_STRUCTURE``, the entropy ``uncertainty/CASE`` and the assessment
+            ``uncertainty/CASE.json``. Unless
             they are overwritten, cases whose files are there are left out, and a folder with
             predictions of another model, or of other images, is refused; see
             :mod:`medssl.inference.record`. Files are written whole or not at all, so a second call
@@ -103,6 +104,8 @@ def predict_files(
     """
     if settings.suffix == DICOM_SEG or settings.outputs.rtstruct:
         check_names(predictor.label_map)
+    if settings.regions:
+        _check_regions(predictor)
     jobs = [files_of_case(predictor, item, output, settings) for item in items]
     _check_output(output, jobs)
     everyone = {job.case_id for job in jobs} if everyone is None else everyone
@@ -133,8 +136,10 @@ def _predict_one(
         prediction = _segment(predictor, job, progress, force=force)
         note, unusual = prediction.note, prediction.unusual
         unit = predictor.spec.spatial_unit
-        volumes = volumes_of(prediction.values, prediction.affine, predictor.label_map, unit)
-        prediction.save_probabilities(job.maps)
+        labels = predictor.label_map
+        volumes = volumes_of(prediction.values, prediction.affine, labels, unit)
+        prediction.save_probabilities({labels.classes_of(s): p for s, p in job.maps.items()})
+        prediction.save_masks(job.masks)
         if job.entropy is not None:
             prediction.save_entropy(job.entropy)
         if job.assessment is not None and prediction.assessment is not None:
@@ -142,13 +147,12 @@ def _predict_one(
         job.structures.write(
             prediction.values,
             prediction.affine,
-            labels=predictor.label_map,
+            labels=labels,
             unit=unit,
             source=job.source,
             channels=partial(_channels, job.source),
         )
         if isinstance(job.source, Series) and job.label.suffix == DICOM_SEG:
-            labels = predictor.label_map
             path = write_dicom_seg(prediction.values, job.label, series=job.source, labels=labels)
         else:
             path = prediction.save(job.label)
@@ -161,6 +165,17 @@ def _predict_one(
     return PredictionResult(
         job.case_id, path, message, seconds, note=note, unusual=unusual, volumes=volumes
     )
+
+
+def _check_regions(predictor: Predictor) -> None:
+    """Refuse masks of regions from a model that knows none."""
+    if not predictor.label_map.regions:
+        raise MedSSLError(
+            "the dataset that the model was trained on states no regions",
+            where=predictor.source or "--regions",
+            fix="leave --regions out (--probabilities writes a map of each structure), or state "
+            "regions in dataset.json and train again",
+        )
 
 
 def _channels(source: Source) -> list[np.ndarray]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from medssl.data.datasets.label_regions import LabelRegion
 from medssl.data.images.write import write_label, write_map
 from medssl.data.preprocessing.pipeline import Prepared
 from medssl.inference.assessment import Assessment
@@ -45,23 +46,34 @@ class Prediction:
         """Write the label map; see :func:`medssl.data.images.write.write_label`."""
         return write_label(self.values, path, affine=self.affine, reference=self.reference)
 
-    def probability_map(self, index: int) -> np.ndarray:
+    def probability_map(self, *classes: int) -> np.ndarray:
         """Return the probability of one class on the image's own grid, ``(X, Y, Z)`` float32.
+
+        Of several classes it is the sum of theirs.
 
         Raises:
             ValueError: the probabilities were not kept.
         """
         if self.probabilities is None:
             raise ValueError("predict with keep_probabilities=True")
-        one = self.probabilities[index : index + 1].numpy()
+        first, *others = classes
+        one = self.probabilities[first : first + 1]
+        for index in others:
+            one = one + self.probabilities[index : index + 1]
         # Outside of a region of interest all is background.
-        return self.prepared.restore_probabilities(one, outside=float(index == 0))[0]
+        return self.prepared.restore_probabilities(one.numpy(), outside=float(0 in classes))[0]
 
-    def save_probabilities(self, paths: Mapping[int, Path]) -> None:
-        """Write the probability maps of classes (index to path), one at a time."""
-        for index, path in paths.items():
-            values = self.probability_map(index)
+    def save_probabilities(self, paths: Mapping[tuple[int, ...], Path]) -> None:
+        """Write the probability maps of structures (class indices to path), one at a time."""
+        for classes, path in paths.items():
+            values = self.probability_map(*classes)
             write_map(values, path, affine=self.affine, reference=self.reference)
+
+    def save_masks(self, paths: Mapping[LabelRegion, Path]) -> None:
+        """Write what of the label map is in each structure, 1 inside and 0 outside."""
+        for structure, path in paths.items():
+            mask = structure.mask(self.values).astype(np.uint8)
+            write_label(mask, path, affine=self.affine, reference=self.reference)
 
     def entropy_map(self) -> np.ndarray:
         """Return the normalized entropy on the image's own grid: 0 is sure, 1 a mere guess.

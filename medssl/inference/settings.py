@@ -33,6 +33,7 @@ class PredictSettings:
         tta: average over mirror images; None: as the recipe says.
         calibrated: use the calibration of the run or bundle, where it has one.
         probabilities: write each structure's probability map.
+        regions: write each region's mask.
         uncertainty: write the normalized entropy, 0 where the network is sure.
         assess: write what the prediction says of itself, see
             :class:`medssl.inference.assessment.Assessment`.
@@ -57,6 +58,7 @@ class PredictSettings:
     tta: bool | None = None
     calibrated: bool = True
     probabilities: bool = False
+    regions: bool = False
     uncertainty: bool = False
     assess: bool = False
     format: str = "nii.gz"

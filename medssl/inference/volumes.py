@@ -18,11 +18,12 @@ class Volumes:
 
     Attributes:
         unit: spatial unit, ``mm`` or ``um``; volumes are in its cube.
-        structures: label, name and volume, in the order of the classes; 0 where there is none.
+        structures: label (of a region ``1+2+3``), name and volume, in the dataset's order; 0 where
+            there is none.
     """
 
     unit: str
-    structures: tuple[tuple[int, str, float], ...]
+    structures: tuple[tuple[int | str, str, float], ...]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the content as plain values, for JSON."""
@@ -37,7 +38,7 @@ class Volumes:
             KeyError, TypeError, ValueError: it is something else.
         """
         rows = content["structures"]
-        structures = ((int(r["label"]), str(r["name"]), float(r["volume"])) for r in rows)
+        structures = ((_label(r["label"]), str(r["name"]), float(r["volume"])) for r in rows)
         return cls(str(content["unit"]), tuple(structures))
 
 
@@ -56,5 +57,11 @@ def volumes_of(values: np.ndarray, affine: np.ndarray, labels: LabelMap, unit: U
     for piece in values:  # slice by slice: counting copies to int64
         found = np.bincount(piece.ravel(), minlength=max(known, default=0) + 1)
         counts += found[known]
-    sizes = (voxel * int(n) for n in counts)
-    return Volumes(unit, tuple(zip(known, labels.names[1:], sizes, strict=True)))
+    size = dict(zip(known, (voxel * int(n) for n in counts), strict=True))
+    return Volumes(
+        unit, tuple((s.label, s.name, sum(size[v] for v in s.values)) for s in labels.structures)
+    )
+
+
+def _label(value: Any) -> int | str:
+    return value if isinstance(value, str) else int(value)

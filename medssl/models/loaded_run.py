@@ -171,11 +171,7 @@ def trained_on(folder: RunFolder) -> tuple[LabelMap, int]:
     """
     manifest = folder.read_manifest()
     try:
-        labels = manifest["labels"]
-        label_map = LabelMap(
-            tuple(labels["values"]), tuple(labels["names"]), labels.get("ignore_value")
-        )
-        return label_map, int(manifest["channels"])
+        return LabelMap.from_dict(manifest["labels"]), int(manifest["channels"])
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         raise MedSSLError(
             "the run's manifest does not say which labels it was trained on",

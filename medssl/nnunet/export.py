@@ -276,7 +276,8 @@ class _Writer:
     def _records(self, folds: list[dict[str, list[str]]]) -> None:
         labels = self.data.labels
         roles = [entry["role"] for entry in self.cases.values()]
-        names = {name: n for n, name in enumerate(labels.names) if n}
+        names = {s.name: _number(labels.classes_of(s)) for s in labels.structures}
+        order = [written for _, written in labels.region_classes]
         has_ignore = labels.ignore_value is not None or self.undecided > 0
         trained = sum(role in ("labeled", "pseudo") for role in roles)
         header = {
@@ -287,6 +288,7 @@ class _Writer:
                 **names,
                 **({"ignore": self.ignore} if has_ignore else {}),
             },
+            **({"regions_class_order": order} if order else {}),
             "numTraining": trained,
             "file_ending": ENDING,
             "overwrite_image_reader_writer": "SimpleITKIO",
@@ -296,14 +298,14 @@ class _Writer:
         write_json(self.folder / SPLITS, folds)
         record = {
             "format": RECORD_FORMAT,
-            "labels": {
-                "values": list(labels.values),
-                "names": list(labels.names),
-                "ignore_value": labels.ignore_value,
-            },
+            "labels": labels.as_dict(),
             "cases": self.cases,
         }
         write_json(self.folder / RECORD, record)
         text = resources.files("medssl.nnunet").joinpath(f"{TRAINER}.py.txt")
         path = self.folder / "trainer" / f"{TRAINER}.py"
         write_text(path, text.read_text(encoding="utf-8"))
+
+
+def _number(classes: tuple[int, ...]) -> int | list[int]:
+    return classes[0] if len(classes) == 1 else list(classes)

@@ -263,7 +263,6 @@ def _edited(entries: Mapping[str, Any], folder: Path) -> str | None:
 def _header(pool: Pool, kept: Sequence[Case]) -> dict[str, Any]:
     """Return dataset.json: truth as often as pseudo-labels, the value of what nobody decided."""
     data = pool.dataset
-    names = dict(zip(map(str, data.labels.values), data.labels.names, strict=True))
     times = max(1, round(len(kept) / len(pool.labeled)))
     training = [
         _item(case, str(case.label.resolve()), "" if n == 0 else f"~{n}")
@@ -277,7 +276,7 @@ def _header(pool: Pool, kept: Sequence[Case]) -> dict[str, Any]:
         "description": "true labels, and what members of a self-training agree on",
         "modality": {str(n): name for n, name in enumerate(data.modality)},
         "spatial_unit": data.spatial_unit,
-        "labels": {**names, str(ignore_of(data)): "ignore"},
+        **replace(data.labels, ignore_value=ignore_of(data)).dataset_json(),
         "numTraining": len(training),
         "training": training,
         "test": [],

@@ -149,7 +149,7 @@ def _volume(row: Mapping[str, str]) -> dict[str, str]:
     known = f"{float(low):,.0f} to {float(high):,.0f}" if low and high else ""
     size, cube = float(row[f"volume_{unit}3"]), f"{unit}³".replace("um", "µm")
     return {
-        "color": structure_color(int(row["label"])),
+        "color": structure_color(int(row["label"].partition("+")[0])),  # of 1+2+3 the first
         "name": row["name"],
         "volume": f"{size:,.0f} {cube}" if size else "not found",
         "interval": known,

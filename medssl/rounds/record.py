@@ -82,11 +82,17 @@ class Round:
     def of(cls, dataset: Dataset, model: str, model_sha256: str, rule: str, seed: int) -> Round:
         """Return a round for a dataset that has no scans yet."""
         channels, unit = len(dataset.modality), dataset.spatial_unit
-        return cls(dataset.name, dataset.labels, channels, unit, model, model_sha256, rule, seed)
+        # Regions change no label that is drawn.
+        labels = replace(dataset.labels, regions=())
+        return cls(dataset.name, labels, channels, unit, model, model_sha256, rule, seed)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the content as plain values, for JSON."""
+        return {**asdict(self), "labels": self.labels.as_dict()}
 
     def sealed(self) -> Round:
         """Return the round with its id."""
-        text = json.dumps({**asdict(self), "id": ""}, sort_keys=True)
+        text = json.dumps({**self.as_dict(), "id": ""}, sort_keys=True)
         return replace(self, id=hashlib.sha256(text.encode()).hexdigest()[:16])
 
     def refuse_other(self, dataset: Dataset, folder: Path) -> None:
@@ -121,7 +127,7 @@ def write_round(found: Round, folder: Path) -> None:
     Raises:
         MedSSLError: the disk refuses.
     """
-    write_json(folder / FILE, {"format": FORMAT, **asdict(found)})
+    write_json(folder / FILE, {"format": FORMAT, **found.as_dict()})
 
 
 def read_round(folder: Path) -> Round:
@@ -160,12 +166,9 @@ def _damaged(path: Path, why: str) -> MedSSLError:
 def _from_dict(content: Mapping[str, Any]) -> Round:
     if content["format"] != FORMAT or content["rule"] not in RULES:
         raise ValueError(f"format {content['format']}, rule {content['rule']!r}")
-    labels = content["labels"]
     return Round(
         dataset=str(content["dataset"]),
-        labels=LabelMap(
-            tuple(map(int, labels["values"])), tuple(labels["names"]), labels["ignore_value"]
-        ),
+        labels=LabelMap.from_dict(content["labels"]),
         channels=int(content["channels"]),
         unit=str(content["unit"]),
         model=str(content["model"]),

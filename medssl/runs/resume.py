@@ -6,7 +6,7 @@ import json
 import shlex
 from typing import Any
 
-from medssl.data.datasets.case import Dataset
+from medssl.data.datasets.case import Dataset, LabelMap
 from medssl.errors import MedSSLError
 from medssl.recipe.load import LoadedRecipe, load_recipe
 from medssl.recipe.method import continued
@@ -98,6 +98,24 @@ def check_same_labels(run: RunFolder, dataset: Dataset) -> None:
             f"started with {recorded.get('ignore_value')}",
             where=dataset.root / "dataset.json",
             fix="restore 'labels' there, or train into another --output",
+        )
+
+
+def check_same_regions(run: RunFolder, dataset: Dataset) -> None:
+    """Refuse to go on where the structures of a dataset are other unions of labels than before.
+
+    They decide which weights are the best, and a loss of regions. A finished run may be measured by
+    others.
+
+    Raises:
+        MedSSLError: they are.
+    """
+    recorded = run.read_manifest().get("labels")
+    if recorded and LabelMap.from_dict(recorded).regions != dataset.labels.regions:
+        raise MedSSLError(
+            "the regions are not those that the run was started with",
+            where=dataset.root / "dataset.json",
+            fix="restore them there, or train into another --output",
         )
 
 

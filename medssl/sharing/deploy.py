@@ -63,7 +63,7 @@ def deploy(
     words = {
         "@NAME@": _plain(name),
         "@VERSION@": _plain(version),
-        "@STRUCTURES@": _plain(", ".join(labels.names[1:])),
+        "@STRUCTURES@": _plain(", ".join(one.name for one in labels.structures)),
         "@FORMAT@": json.dumps(format),
     }
     text = _TEMPLATE.read_text(encoding="utf-8")

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from medssl.data.datasets.case import LabelMap
 from medssl.errors import MedSSLError, did_you_mean
 from medssl.files import discard_folder
 from medssl.settings.model_names import DESCRIPTION, is_installed_model, models_folder
@@ -66,7 +67,7 @@ def _read(path: Path) -> InstalledModel:
             path.name,
             path,
             str(content["spec"]["modality"]),
-            tuple(map(str, content["labels"]["names"][1:])),
+            tuple(one.name for one in LabelMap.from_dict(content["labels"]).structures),
             str(content["method"]),
             None if dice is None else float(dice),
             int(figures.get("n_patients", 0)),

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from medssl.data.datasets.case import LabelMap
+from medssl.data.datasets.label_regions import LabelRegion
 from medssl.data.dicom.series import Series
 from medssl.data.images.geometry import Unit
 from medssl.data.images.names import file_names
@@ -18,6 +19,11 @@ from medssl.structures.mesh import EXTRA, mesh_of
 from medssl.structures.mesh_files import check_mesh_format, write_mesh
 from medssl.structures.rtstruct import check_rtstruct, write_rtstruct
 from medssl.structures.statistics import statistics_file, statistics_of
+
+
+def structure_files(structures: Sequence[LabelRegion]) -> list[str]:
+    """Return a part of a file name for each structure."""
+    return file_names([s.name for s in structures], [s.label for s in structures])
 
 
 @dataclass(frozen=True)
@@ -54,24 +60,25 @@ class Outputs:
 
     def files(self, output: Path, case_id: str, labels: LabelMap) -> OutputFiles:
         """Return what is written of a case into a folder."""
-        names = file_names(labels.names[1:], labels.values[1:]) if self.meshes else []
+        structures = labels.structures if self.meshes else ()
+        names = structure_files(structures)
         return OutputFiles(
             rtstruct=output / "rtstruct" / f"{case_id}.dcm" if self.rtstruct else None,
             statistics=statistics_file(output, case_id) if self.statistics else None,
             meshes={
-                value: output / "meshes" / f"{case_id}_{name}.{self.meshes}"
-                for name, value in zip(names, labels.values[1:], strict=False)
+                structure: output / "meshes" / f"{case_id}_{name}.{self.meshes}"
+                for name, structure in zip(names, structures, strict=True)
             },
         )
 
 
 @dataclass(frozen=True)
 class OutputFiles:
-    """Files of one case; ``meshes`` are by label value."""
+    """Files of one case; ``meshes`` are by structure."""
 
     rtstruct: Path | None = None
     statistics: Path | None = None
-    meshes: dict[int, Path] = field(default_factory=dict)
+    meshes: dict[LabelRegion, Path] = field(default_factory=dict)
 
     @property
     def all(self) -> tuple[Path, ...]:
@@ -114,7 +121,7 @@ class OutputFiles:
         if self.statistics is not None:
             rows = statistics_of(values, affine, channels(), labels, unit)
             write_json(self.statistics, rows)
-        for value, path in self.meshes.items():
-            write_mesh(mesh_of(values == value, affine), path)
+        for structure, path in self.meshes.items():
+            write_mesh(mesh_of(structure.mask(values), affine), path)
         if self.rtstruct is not None and isinstance(source, Series):
             write_rtstruct(values, self.rtstruct, series=source, labels=labels)

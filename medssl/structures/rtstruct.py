@@ -52,8 +52,8 @@ def check_rtstruct(series: Series) -> None:
 def write_rtstruct(values: np.ndarray, path: Path, *, series: Series, labels: LabelMap) -> Path:
     """Write the structures of a label map as contours, whole or not at all.
 
-    Class k of the network is ROI number k. A structure that was not found is an ROI without
-    contours.
+    ROIs are numbered in the order of the dataset's structures. One that was not found is an ROI
+    without contours.
 
     Args:
         values: label values ``(columns, rows, slices)``.
@@ -74,11 +74,12 @@ def write_rtstruct(values: np.ndarray, path: Path, *, series: Series, labels: La
     source = _source(series)
     data = _structure_set(source, series, labels)
     images = list(_image_references(series))
-    for number, value in enumerate(labels.values[1:], start=1):
+    for number, structure in enumerate(labels.structures, start=1):
+        mask = structure.mask(values)
         contours = [
             _contour(polygon, index, series, images[index])
             for index in range(series.shape[2])
-            for polygon in polygons_of(values[:, :, index] == value)
+            for polygon in polygons_of(mask[:, :, index])
         ]
         roi = _item(
             ROIDisplayColor=list(_COLORS[(number - 1) % len(_COLORS)]),
@@ -126,7 +127,7 @@ def _structure_set(source: Any, series: Series, labels: LabelMap) -> Any:
     meta = pydicom.dataset.FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = SOP_CLASS, instance
     meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    numbered = list(enumerate(labels.names))[1:]
+    numbered = list(enumerate(labels.structures, start=1))
     frame = source.FrameOfReferenceUID
     data = _item(
         SpecificCharacterSet="ISO_IR 192",
@@ -153,11 +154,11 @@ def _structure_set(source: Any, series: Series, labels: LabelMap) -> Any:
             _item(
                 ROINumber=number,
                 ReferencedFrameOfReferenceUID=frame,
-                ROIName=name,
-                ROIDescription=f"label value {labels.values[number]}",
+                ROIName=structure.name,
+                ROIDescription=f"label value {structure.label}",
                 ROIGenerationAlgorithm="AUTOMATIC",
             )
-            for number, name in numbered
+            for number, structure in numbered
         ],
         ROIContourSequence=[],
         RTROIObservationsSequence=[

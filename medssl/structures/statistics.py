@@ -83,12 +83,11 @@ def statistics_of(
     labels: LabelMap,
     unit: Unit = "mm",
 ) -> list[dict[str, Any]]:
-    """Return the figures of each structure of a label map, in the order of its classes."""
-    named = zip(labels.values[1:], labels.names[1:], strict=True)
+    """Return the figures of each structure of a label map, in the dataset's order."""
     return [
-        {"label": value, "name": name}
-        | structure_statistics(values == value, affine, channels, unit)
-        for value, name in named
+        {"label": one.label, "name": one.name}
+        | structure_statistics(one.mask(values), affine, channels, unit)
+        for one in labels.structures
     ]
 
 

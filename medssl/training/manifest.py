@@ -12,7 +12,6 @@ from typing import Any
 import psutil
 import torch
 
-from medssl.data.datasets.case import LabelMap
 from medssl.data.datasets.split import ROLES
 from medssl.data.datasets.split_file import split_hash
 from medssl.errors import Stopped
@@ -49,7 +48,7 @@ def description(loaded: LoadedRecipe, plan: CasePlan, method: Method) -> dict[st
         "splits_sha256": split_hash(splits),
         "left_out": [asdict(found) for found in splits.left_out],
         "cases": {k: len(getattr(splits, k)) for k in ROLES},
-        "labels": _labels(dataset.labels),
+        "labels": dataset.labels.as_dict(),
         "channels": len(dataset.modality),
         "plugins": plugins_of(loaded.recipe),
         "parameters": sum(p.numel() for p in method.predictor().parameters()),
@@ -90,14 +89,6 @@ def sessions(manifest: Mapping[str, Any], surroundings: Mapping[str, Any]) -> li
 
 def _session(surroundings: Mapping[str, Any], step: int) -> dict[str, Any]:
     return {"step": step, **{k: surroundings[k] for k in SESSION if k in surroundings}}
-
-
-def _labels(labels: LabelMap) -> dict[str, Any]:
-    return {
-        "values": list(labels.values),
-        "names": list(labels.names),
-        "ignore_value": labels.ignore_value,
-    }
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from torch import nn
 from medssl.data.datasets.case import CachedCase, LabelMap
 from medssl.data.patches.sampling import PatchSampler, PatchSettings, Stream
 from medssl.device import autocast
-from medssl.evaluation.overlap import confusion_matrix, dice_per_class
+from medssl.evaluation.overlap import confusion_matrix, dice_and_iou, of_structures
 from medssl.inference.predictor import Predictor
 from medssl.inference.task import Task
 from medssl.methods.base import Method, Progress
@@ -53,7 +53,7 @@ def make_validation(
 
 
 def make_dice(recipe: Recipe, data: TrainingData, compute: Compute) -> Callable[[nn.Module], float]:
-    """Return a function from a predictor to its mean foreground Dice on the validation cases.
+    """Return a function from a predictor to its mean Dice of structures on the validation cases.
 
     Several processes divide the cases and get the same mean. Measured on the preprocessed grid,
     without post-processing, as a signal for selection; the figures of a run come from the evaluator
@@ -112,11 +112,12 @@ def make_diagnosis(
 
 
 def case_dice(predictor: Predictor, case: CachedCase, labels: LabelMap) -> np.ndarray:
-    """Return the Dice of each foreground class of a case, NaN where absent from both."""
+    """Return the Dice of each structure of a case, NaN where absent from both."""
     assert case.label is not None
     image = torch.from_numpy(np.array(case.image, dtype=np.float32))
     classes = predictor.classes(image)
     matrix = confusion_matrix(classes, np.asarray(case.label), labels.num_classes)
     if case.outside:
         matrix[:, 0] += case.outside  # there all is called background
-    return np.asarray(dice_per_class(matrix))[1:]
+    members = [labels.classes_of(structure) for structure in labels.structures]
+    return dice_and_iou(of_structures(matrix, members))[0]

@@ -15,6 +15,7 @@ from medssl.inference.record_file import recorded_predictions
 from medssl.inference.volumes import Volumes
 
 NOT_ASSESSED = "no interval: predict with --uncertainty"
+OF_REGION = "no interval: of several labels, see theirs"
 
 
 def write_tables(folder: Path, calibration: Calibration | None, *, assessed: bool = True) -> None:
@@ -44,7 +45,13 @@ def write_tables(folder: Path, calibration: Calibration | None, *, assessed: boo
         found = read_assessments(folder)
         rows = recorded_volumes(folder)
         if assessed:
-            rows |= {case: volume_rows(case, one, calibration) for case, one in found.items()}
+            for case, one in found.items():
+                known = {s.name for s in one.structures}
+                # Regions are not assessed: their classes are.
+                more = [row for row in rows.get(case, ()) if row["name"] not in known]
+                rows[case] = volume_rows(case, one, calibration) + [
+                    {**row, "how": OF_REGION} if row["how"] == NOT_ASSESSED else row for row in more
+                ]
         else:
             before = rows_by_case(folder / "volumes.csv")
             rows |= {case: kept for case, kept in before.items() if case in found}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,9 @@ def evaluate_run(
         run.predictor, cases, run.folder.predictions(name or split), split, display
     )
     with display.counting(f"measuring {split}", len(cases)) as done:
-        rows, boundaries = measure(run.recipe, run.label_map, cases, paths, done)
+        # Regions may have been stated since: the run learned the labels that they are made of.
+        labels = replace(run.label_map, regions=dataset.labels.regions)
+        rows, boundaries = measure(run.recipe, labels, cases, paths, done)
     more = {"split": split} | seen.as_dict()
     return _write(run, cases, rows, boundaries, more, run.folder.evaluation(name or split))
 

@@ -35,6 +35,7 @@ def predict(
     largest_component: bool | None = None,
     tta: bool | None = None,
     probabilities: bool = False,
+    regions: bool = False,
     uncertainty: bool = False,
     calibrated: bool = True,
     format: str = "nii.gz",  # noqa: A002 - what the option is called
@@ -62,6 +63,8 @@ def predict(
         largest_component: keep the largest piece of each structure; None: as the recipe says.
         tta: average over mirror images; None: as the recipe says.
         probabilities: also write each structure's probability map.
+        regions: also write ``regions/CASE_REGION``, a mask of each region that the dataset of the
+            model states; regions may overlap, which one label map cannot show.
         uncertainty: also write the normalized entropy (0 is sure, 1 a mere guess), intervals into
             ``volumes.csv``, and ``quality.csv``.
         calibrated: make them with the temperature of `calibrate`, where there is one; the folds of
@@ -103,6 +106,7 @@ def predict(
         tta=tta,
         calibrated=calibrated,
         probabilities=probabilities,
+        regions=regions,
         uncertainty=uncertainty,
         assess=uncertainty,
         format=format,

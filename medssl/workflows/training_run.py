@@ -33,7 +33,12 @@ from medssl.runs.given_weights import STARTED_FROM, TAUGHT_BY
 from medssl.runs.lineage import lineage_of, write_lineage
 from medssl.runs.lock import only_writer
 from medssl.runs.privacy import Redactor
-from medssl.runs.resume import check_same_cases, check_same_experiment, check_same_labels
+from medssl.runs.resume import (
+    check_same_cases,
+    check_same_experiment,
+    check_same_labels,
+    check_same_regions,
+)
 from medssl.trackers.trackers import Trackers, check_trackers
 from medssl.training.acceleration import accelerate
 from medssl.training.case_table import write_case_table
@@ -161,6 +166,7 @@ def _resolve(
                 held.enter_context(only_writer(run.path, display.say))
             check_same_experiment(order.loaded, run)
             check_same_labels(run, order.plan.dataset)
+            check_same_regions(run, order.plan.dataset)
             # Copies are found when the files have been read; here those that were found then.
             known = without(order.plan.splits, recorded_copies(run.splits))
             check_same_cases(run, split_hash(known))

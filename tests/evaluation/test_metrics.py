@@ -14,8 +14,9 @@ from medssl.evaluation import surface
 from medssl.evaluation.case_metrics import POLICY, Measures, case_columns, evaluate_case
 from medssl.evaluation.overlap import (
     confusion_matrix,
+    dice_and_iou,
     dice_per_class,
-    iou_per_class,
+    of_structures,
 )
 
 TWO = LabelMap(values=(0, 1, 7), names=("background", "liver", "tumor"))
@@ -46,6 +47,12 @@ def evaluate(prediction: np.ndarray, reference: np.ndarray, **changes) -> list[d
     return evaluate_case(*maps, measures, **{**settings, **changes})
 
 
+def iou(matrix: np.ndarray) -> np.ndarray:
+    """Return the IoU of every class of a confusion matrix."""
+    each = [(index,) for index in range(len(matrix))]
+    return dice_and_iou(of_structures(matrix, each))[1]
+
+
 class TestOverlap:
     def test_counts_by_hand(self):
         prediction = np.array([[0, 1, 1], [2, 2, 0]])
@@ -53,12 +60,12 @@ class TestOverlap:
         matrix = confusion_matrix(prediction, reference, 3)
         assert matrix.tolist() == [[1, 0, 0], [0, 1, 1], [0, 1, 1]]
         np.testing.assert_allclose(dice_per_class(matrix), [1, 0.5, 0.5])
-        np.testing.assert_allclose(iou_per_class(matrix), [1, 1 / 3, 1 / 3])
+        np.testing.assert_allclose(iou(matrix), [1, 1 / 3, 1 / 3])
 
     def test_class_in_neither_is_nan_and_in_one_is_zero(self):
         matrix = confusion_matrix(np.array([0, 1]), np.array([0, 0]), 3)
         np.testing.assert_array_equal(dice_per_class(matrix)[1:], [0, np.nan])
-        np.testing.assert_array_equal(iou_per_class(matrix)[1:], [0, np.nan])
+        np.testing.assert_array_equal(iou(matrix)[1:], [0, np.nan])
 
     @pytest.mark.parametrize("shape", [(7,), (5, 6), (4, 5, 6), (130, 100, 90)])
     def test_layout_does_not_matter(self, shape):
@@ -228,7 +235,7 @@ class TestGolden:
         matrix = confusion_matrix(p, g, 2)
         found = {
             "dice": dice_per_class(matrix)[1],
-            "jaccard": iou_per_class(matrix)[1],
+            "jaccard": iou(matrix)[1],
             "hd95": surface.hd95_medpy(d),
             "asd_pred_to_gt": surface.asd_medpy(d),
             "asd_gt_to_pred": d.to_prediction.mean(),

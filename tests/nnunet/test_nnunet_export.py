@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import types
 from collections.abc import Sequence
@@ -179,6 +180,32 @@ def test_true_labels_alone_go_there_and_back(data: Path, tmp_path: Path) -> None
     assert {case: one["role"] for case, one in cases.items()}["un_0"] == "unlabeled"
     medssl.import_dataset("nnunet", target, tmp_path / "back")
     same_dataset(data, tmp_path / "back")
+
+
+def test_regions_go_there_and_back(data: Path, tmp_path: Path) -> None:
+    """In nnU-Net's form with its class numbers, and with medssl's record or without."""
+    own = shutil.copytree(data, tmp_path / "own")
+    header = json.loads((own / "dataset.json").read_text())
+    header["regions"] = {"organ": [11, 300], "tumor": [300]}
+    (own / "dataset.json").write_text(json.dumps(header))
+    target = medssl.export_nnunet(own, tmp_path / "Dataset502_Regions").path
+    written, _, _ = raw(target)
+    assert written["labels"] == {"background": 0, "organ": [1, 2], "tumor": 2, "ignore": 3}
+    assert written["regions_class_order"] == [1, 2]
+    assert list(written["labels"])[1:3] == ["organ", "tumor"], "the order that it belongs to"
+    medssl.import_dataset("nnunet", target, tmp_path / "back")
+    same_dataset(own, tmp_path / "back")
+    assert read_dataset(tmp_path / "back").labels == read_dataset(own).labels
+    again = medssl.export_nnunet(tmp_path / "back", tmp_path / "Dataset503_Again").path
+    assert raw(again)[0] == written | {"name": raw(again)[0]["name"]}
+    (target / "medssl.json").unlink()
+    medssl.import_dataset("nnunet", target, tmp_path / "plain")
+    labels = read_dataset(tmp_path / "plain").labels
+    assert labels.names == ("background", "label_1", "tumor")
+    assert [(r.name, r.values, r.writes) for r in labels.regions] == [
+        ("organ", (1, 2), 1),
+        ("tumor", (2,), 2),
+    ]
 
 
 def test_each_fold_has_its_own_pseudo_labels(data: Path, tmp_path: Path) -> None:

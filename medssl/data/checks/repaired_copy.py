@@ -123,9 +123,6 @@ def _mend(path: Path, repairs: list[Repair], image: Path, target: Path) -> None:
 
 def _dataset_json(dataset: Dataset, items: dict[str, list[Any]]) -> dict[str, Any]:
     info, _ = read_json(dataset.root / "dataset.json")
-    labels = {str(v): n for v, n in zip(dataset.labels.values, dataset.labels.names, strict=True)}
-    if dataset.labels.ignore_value is not None:
-        labels[str(dataset.labels.ignore_value)] = "ignore"
     kept = {k: v for k, v in info.items() if k not in _REWRITTEN}
     for bad, good in (("relase", "release"), ("licence", "license")):
         if bad in info:
@@ -136,7 +133,7 @@ def _dataset_json(dataset: Dataset, items: dict[str, list[Any]]) -> dict[str, An
         "tensorImageSize": info.get("tensorImageSize", "3D"),
         **({"spatialUnit": "um"} if dataset.spatial_unit == "um" else {}),
         "modality": {str(k): name for k, name in enumerate(dataset.modality)},
-        "labels": labels,
+        **dataset.labels.dataset_json(),
         "numTraining": len(items["labeled"]),
         "numTest": len(items["test"]),
         "training": items["labeled"],

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from medssl.data.datasets.label_regions import LabelRegion, RegionClasses, regions_json
 from medssl.data.datasets.patient_guess import PatientGuess
 from medssl.data.images.geometry import Unit
 
@@ -23,16 +25,67 @@ class LabelMap:
         values: label value of each class, class 0 (background) first, for instance ``(0, 11, 12)``.
         names: the structures' names, in the same order.
         ignore_value: the value that marks voxels without annotation, or None.
+        regions: the structures, where they are unions of label values; else each value is one.
     """
 
     values: tuple[int, ...]
     names: tuple[str, ...]
     ignore_value: int | None = None
+    regions: tuple[LabelRegion, ...] = ()
 
     @property
     def num_classes(self) -> int:
         """Number of classes, background included."""
         return len(self.values)
+
+    @property
+    def structures(self) -> tuple[LabelRegion, ...]:
+        """What is measured and reported: the regions, or every value but the background."""
+        single = zip(self.values[1:], self.names[1:], strict=True)
+        return self.regions or tuple(LabelRegion(name, (value,), value) for value, name in single)
+
+    def classes_of(self, structure: LabelRegion) -> tuple[int, ...]:
+        """Return the class indices of a structure."""
+        return tuple(self.values.index(value) for value in structure.values)
+
+    @property
+    def region_classes(self) -> RegionClasses:
+        """The regions in class indices, in the order they are written; empty without regions."""
+        return tuple((self.classes_of(r), self.values.index(r.writes)) for r in self.regions)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON; of a map without regions it says nothing of them."""
+        found: dict[str, Any] = {
+            "values": list(self.values),
+            "names": list(self.names),
+            "ignore_value": self.ignore_value,
+        }
+        return found | ({"regions": [r.as_dict() for r in self.regions]} if self.regions else {})
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> LabelMap:
+        """Read back what :meth:`as_dict` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is something else.
+        """
+        ignored = content.get("ignore_value")
+        found = cls(
+            tuple(int(value) for value in content["values"]),
+            tuple(map(str, content["names"])),
+            None if ignored is None else int(ignored),
+            tuple(map(LabelRegion.from_dict, content.get("regions", ()))),
+        )
+        if any(value not in found.values for r in found.regions for value in r.values):
+            raise ValueError("a region of labels that there are not")
+        return found
+
+    def dataset_json(self) -> dict[str, Any]:
+        """Return what dataset.json says of labels and regions."""
+        labels = {str(v): n for v, n in zip(self.values, self.names, strict=True)}
+        if self.ignore_value is not None:
+            labels[str(self.ignore_value)] = "ignore"
+        return {"labels": labels, **regions_json(self.regions)}
 
     def to_classes(self, label: np.ndarray) -> np.ndarray:
         """Map label values to class indices (uint8; IGNORE_INDEX where not annotated).

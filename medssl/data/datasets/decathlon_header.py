@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from medssl.data.datasets.case import IGNORE_INDEX, LabelMap
+from medssl.data.datasets.label_regions import LabelRegion, make_regions
+from medssl.data.datasets.read_regions import (
+    split_labels,
+    stated_order,
+    stated_regions,
+    whole_number,
+)
 from medssl.data.images.geometry import Unit
 from medssl.errors import MedSSLError
 
@@ -95,19 +102,6 @@ def _check_text(data: Any, path: Path) -> None:
         ) from None
 
 
-def _whole(value: Any) -> int | None:
-    """Return the integer that a number or a string like ``"3"`` stands for, else None."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, int):
-        return value
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, str) and re.fullmatch(r"\s*-?\d{1,100}\s*", value):
-        return int(value)
-    return None
-
-
 def _label_pairs(raw: Any, where: Path, deviations: list[str]) -> list[tuple[int, str]]:
     """Return (value, name) from either direction in which ``labels`` is written."""
     if isinstance(raw, list) and all(isinstance(name, str) for name in raw):
@@ -119,23 +113,16 @@ def _label_pairs(raw: Any, where: Path, deviations: list[str]) -> list[tuple[int
             where=where,
             fix='write for instance "labels": {"0": "background", "1": "liver"}',
         )
-    for name, value in raw.items():
-        if isinstance(value, list | dict):
-            raise MedSSLError(
-                f"label '{name}' is a region of several values ({value}); label regions are not "
-                "supported",
-                where=where,
-                fix="declare one value per structure; a union can be formed after prediction",
-            )
-    keys, values = [_whole(k) for k in raw], [_whole(v) for v in raw.values()]
+    keys, values = [whole_number(k) for k in raw], [whole_number(v) for v in raw.values()]
     if all(k is not None for k in keys) and all(isinstance(v, str) for v in raw.values()):
         return [(k, v.strip()) for k, v in zip(keys, raw.values(), strict=True) if k is not None]
     if None not in values:
         kind = "strings" if any(isinstance(v, str) for v in raw.values()) else "numbers"
         deviations.append(f"'labels' maps names to {kind}: read as value to name")
         return [(v, k.strip()) for v, k in zip(values, raw, strict=True) if v is not None]
-    neither = [(k, v) for k, v in raw.items() if _whole(k) is None and _whole(v) is None]
-    entry = (neither or list(raw.items()))[0]
+    pairs = list(raw.items())
+    neither = [(k, v) for k, v in pairs if whole_number(k) is None and whole_number(v) is None]
+    entry = (neither or pairs)[0]
     raise MedSSLError(
         f"'labels' mixes styles or has an entry without a whole number: {entry[0]!r}: {entry[1]!r}",
         where=where,
@@ -146,16 +133,19 @@ def _label_pairs(raw: Any, where: Path, deviations: list[str]) -> list[tuple[int
 def parse_labels(info: Mapping[str, Any], where: Path) -> tuple[LabelMap, list[str]]:
     """Return the label map declared in dataset.json, background first and values ascending.
 
-    A label named ``ignore`` marks voxels without annotation.
+    A label named ``ignore`` marks voxels without annotation. Regions, where they are stated, are
+    the structures: see :mod:`medssl.data.datasets.read_regions`.
 
     Raises:
-        MedSSLError: regions, repeated, negative or too large values, or no labels at all.
+        MedSSLError: repeated, negative or too large values, no labels at all, or regions that
+            contradict themselves.
     """
     deviations: list[str] = []
     names: dict[int, str] = {}
     ignore: int | None = None
-    _refuse_repeated(info.get("labels"), where)
-    for value, name in _label_pairs(info.get("labels"), where, deviations):
+    _refuse_repeated(info.get("labels"), where, "labels")
+    raw, regions = split_labels(info.get("labels"), where)
+    for value, name in _label_pairs(raw, where, deviations):
         if value in names or value == ignore:
             other = names.get(value, "ignore")
             raise MedSSLError(
@@ -192,15 +182,35 @@ def parse_labels(info: Mapping[str, Any], where: Path) -> tuple[LabelMap, list[s
         )
     order = sorted(names)
     _refuse_same_names(names, where)
-    return LabelMap(tuple(order), tuple(names[v] for v in order), ignore), deviations
+    found = LabelMap(tuple(order), tuple(names[v] for v in order), ignore)
+    return replace(found, regions=_regions(info, regions, names, where)), deviations
 
 
-def _refuse_repeated(raw: Any, where: Path) -> None:
+def _regions(
+    info: Mapping[str, Any],
+    of_labels: Mapping[str, list[int]],
+    names: Mapping[int, str],
+    where: Path,
+) -> tuple[LabelRegion, ...]:
+    """Return the regions of either form; of both at once none is believed."""
+    _refuse_repeated(info.get("regions"), where, "regions")
+    beside = stated_regions(info, where)
+    if of_labels and beside:
+        raise MedSSLError(
+            "regions are stated in 'labels' and in 'regions'",
+            where=where,
+            fix="state all of them in one place",
+        )
+    regions = of_labels or beside
+    return make_regions(regions, names, stated_order(info, where), where) if regions else ()
+
+
+def _refuse_repeated(raw: Any, where: Path, key: str) -> None:
     """Refuse an entry that another one of the same key has taken the place of."""
     repeated = raw.repeated if isinstance(raw, JsonObject) else ()
     if repeated:
         raise MedSSLError(
-            f"'labels' has the entry '{repeated[0]}' twice",
+            f"'{key}' has the entry '{repeated[0]}' twice",
             where=where,
             fix="give each structure its own value and its own name",
         )
@@ -246,8 +256,8 @@ def parse_modality(info: Mapping[str, Any], where: Path) -> tuple[tuple[str, ...
             where=where,
             fix='write for instance "modality": {"0": "MRI"}',
         )
-    if all(_whole(k) is not None for k in raw):
-        return tuple(raw[k] for k in sorted(raw, key=lambda k: _whole(k) or 0)), deviations
+    if all(whole_number(k) is not None for k in raw):
+        return tuple(raw[k] for k in sorted(raw, key=lambda k: whole_number(k) or 0)), deviations
     deviations.append(f"'{key}' is not numbered: its order in the file is kept")
     return tuple(raw.values()), deviations
 
@@ -271,7 +281,7 @@ def check_count(info: Mapping[str, Any], key: str, counted: int) -> list[str]:
     """Describe how ``numTraining`` or ``numTest`` departs from the number of items listed."""
     if key not in info:
         return [f"'{key}' is missing"] if key == "numTraining" else []
-    number = _whole(info[key])
+    number = whole_number(info[key])
     if number is None:
         return [f"'{key}' is not a number: {info[key]!r}"]
     found = [f"'{key}' is a string"] if isinstance(info[key], str) else []

@@ -199,6 +199,12 @@ class ItemReader:
         raw = entry.get("label")
         if isinstance(raw, list) and len(raw) == 1:
             raw = raw[0]
+        if isinstance(raw, list) and raw:
+            self.refuse(
+                f"the label of {position} is {len(raw)} files",
+                "give one label map: a number for each way in which structures overlap, and in "
+                "dataset.json 'regions' that say which numbers a structure has",
+            )
         if raw in (None, "", []):
             return None
         if not keep_label:

@@ -15,7 +15,10 @@ WHOLE = 1e-3
 compression leave such traces."""
 
 NOT_WHOLE_FIX = "give label maps, not images or probabilities, resampled with nearest neighbor"
-_FIX = "store one whole number per voxel (argmax of the channels, one time point)"
+_FIX = (
+    "store one whole number per voxel (argmax of the channels, one time point); structures that "
+    "overlap are 'regions' of such numbers in dataset.json"
+)
 
 
 def read_label(path: str | Path, *, unit: Unit = "mm") -> tuple[np.ndarray, np.ndarray]:

@@ -39,7 +39,7 @@ def same_name(text: str) -> str:
     return unicodedata.normalize("NFC", text).casefold()
 
 
-def file_names(names: Sequence[str], numbers: Sequence[int]) -> list[str]:
+def file_names(names: Sequence[str], numbers: Sequence[int | str]) -> list[str]:
     """Return a part of a file name for each name: letters and digits of any script.
 
     Where two would be one, perhaps in another letter case, each is followed by its number.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medssl.data.datasets.decathlon import read_dataset
+from medssl.data.datasets.label_regions import regions_json
 from medssl.data.importers.importer import ImportPlan, ImportSettings
 from medssl.errors import MedSSLError
 
@@ -78,6 +79,7 @@ def describe_dataset(
         "spatialUnit": plan.spatial_unit,
         "modality": {str(n): name for n, name in enumerate(plan.modality)},
         "labels": labels,
+        **regions_json(plan.regions),
         "numTraining": len(items["training"]),
         "numTest": len(items["test"]),
         "training": items["training"],

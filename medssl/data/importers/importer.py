@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field
 
 from medssl import plugins
+from medssl.data.datasets.label_regions import LabelRegion
 from medssl.data.images.geometry import Unit
 from medssl.strict import Strict
 
@@ -57,6 +58,7 @@ class ImportPlan:
         labels: name of each label value, background (0) included; None names each value found
             ``label N``.
         ignore_value: label value of voxels without annotation, if there are any.
+        regions: structures that are unions of label values.
         spatial_unit: unit of the cases' affines.
         licence: the source's licence as text, empty if it states none.
         notes: what the user should know about how the source was read, one line each.
@@ -73,6 +75,7 @@ class ImportPlan:
     labels: Mapping[int, str] | None
     cases: Sequence[Callable[[], ImportedCase]]
     ignore_value: int | None = None
+    regions: tuple[LabelRegion, ...] = ()
     spatial_unit: Unit = "mm"
     licence: str = ""
     notes: tuple[str, ...] = ()

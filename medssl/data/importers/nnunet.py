@@ -29,8 +29,8 @@ from medssl.errors import MedSSLError
 class NNUNet(Importer):
     """A raw nnU-Net folder; channels in files of their own become one image.
 
-    A label named ``ignore`` stays the ignore label. Label regions are refused by name. A folder
-    that medssl exported becomes the dataset it was: label values, patients, and no pseudo-label.
+    A label named ``ignore`` stays the ignore label, and regions stay regions. A folder that medssl
+    exported becomes the dataset it was: label values, patients, and no pseudo-label.
     """
 
     summary = "raw nnU-Net folder, version 1 or 2 (dataset.json, imagesTr, labelsTr, imagesTs)"
@@ -57,6 +57,7 @@ class NNUNet(Importer):
             modality=dataset.modality,
             labels=labels,
             ignore_value=dataset.labels.ignore_value,
+            regions=dataset.labels.regions,
             spatial_unit=dataset.spatial_unit,
             licence=str(info.get("licence") or info.get("license") or ""),
             notes=dataset.deviations,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medssl.data.datasets.case import Dataset
+from medssl.data.datasets.case import Dataset, LabelMap
 from medssl.data.datasets.decathlon_header import read_json
 from medssl.data.images.names import list_images, split_extension
 from medssl.data.importers.importer import ImportedCase, ImportPlan
@@ -46,9 +46,8 @@ def plan_exported(dataset: Dataset, read: Callable[..., ImportedCase]) -> Import
     try:
         if record["format"] != RECORD_FORMAT:
             raise ValueError(f"format {record['format']}")
-        values = [int(value) for value in record["labels"]["values"]]
-        names = dict(zip(values, map(str, record["labels"]["names"]), strict=True))
-        ignore = record["labels"]["ignore_value"]
+        labels = LabelMap.from_dict(record["labels"])
+        names = dict(zip(labels.values, labels.names, strict=True))
         cases = {str(name): _Entry(**entry) for name, entry in record["cases"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise MedSSLError(
@@ -56,8 +55,9 @@ def plan_exported(dataset: Dataset, read: Callable[..., ImportedCase]) -> Import
             where=path,
             fix="export the dataset again, or take the file away: pseudo-labels are then labels",
         ) from None
-    table = np.array([*values, *([] if ignore is None else [ignore])], np.uint16)
-    labels = {split_extension(p.name)[0]: p for p in list_images(dataset.root / "labelsTs")}
+    ignore = labels.ignore_value
+    table = np.array([*labels.values, *([] if ignore is None else [ignore])], np.uint16)
+    of_tests = {split_extension(p.name)[0]: p for p in list_images(dataset.root / "labelsTs")}
     reads: dict[str, Callable[[], ImportedCase]] = {}
     pseudo = set()
     for case in (*dataset.training, *dataset.unlabeled, *dataset.test):
@@ -71,7 +71,7 @@ def plan_exported(dataset: Dataset, read: Callable[..., ImportedCase]) -> Import
         if entry.role == "pseudo":
             pseudo.add(entry.case)
         split = "test" if entry.role == "test" else "training"
-        label = labels.get(case.id) if split == "test" else case.label
+        label = of_tests.get(case.id) if split == "test" else case.label
         kept = label if entry.role in ("labeled", "test") else None
         one = partial(read, case, dataset, kept, split)
         reads.setdefault(entry.case, partial(_as_before, one, entry, table))
@@ -81,6 +81,7 @@ def plan_exported(dataset: Dataset, read: Callable[..., ImportedCase]) -> Import
         modality=dataset.modality,
         labels=names,
         ignore_value=ignore,
+        regions=labels.regions,
         spatial_unit=dataset.spatial_unit,
         notes=tuple(notes),
         cases=list(reads.values()),

@@ -94,7 +94,7 @@ def test_ignore_label_and_gaps_in_values(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "part"),
     [
-        ({"background": 0, "whole": [1, 2]}, "label 'whole' is a region"),
+        ({"background": 0, "whole": [1, "x"]}, "'whole' is [1, 'x'], not a list of label values"),
         ({"background": 0, "a": 1, "b": 1}, "'a' and 'b' share the value 1"),
         ({"background": 0, "a": -1}, "label 'a' has the value -1"),
         ({"background": 0, "a": 70000}, "label 'a' has the value 70000"),

@@ -96,12 +96,20 @@ class TestNNUNet:
         splits = json.loads((tmp_path / "out/splits.json").read_text())
         assert splits == {"fold_0_train": ["c1"], "fold_0_val": []}
 
-    def test_regions_are_refused_by_name(self, tmp_path):
+    def test_regions_stay_regions(self, tmp_path):
         write_nifti(tmp_path / "d/imagesTr/a_0000.nii.gz", image_array())
-        labels = {"background": 0, "whole tumor": [1, 2]}
-        write_json(tmp_path / "d/dataset.json", {"channel_names": {"0": "MR"}, "labels": labels})
-        with pytest.raises(MedSSLError, match="'whole tumor' is a region"):
-            import_dataset("nnunet", tmp_path / "d", tmp_path / "out")
+        write_nifti(tmp_path / "d/labelsTr/a.nii.gz", label_array())
+        labels = {"background": 0, "whole tumor": [1, 3], "core": [3], "ignore": 4}
+        content = {"channel_names": {"0": "MR"}, "labels": labels, "regions_class_order": [1, 3]}
+        write_json(tmp_path / "d/dataset.json", content)
+        import_dataset("nnunet", tmp_path / "d", tmp_path / "out")
+        before, after = (read_dataset(tmp_path / name).labels for name in ("d", "out"))
+        assert before == after
+        assert [(r.name, r.values, r.writes) for r in after.regions] == [
+            ("whole tumor", (1, 3), 1),
+            ("core", (3,), 3),
+        ]
+        assert (after.names, after.ignore_value) == (("background", "label_1", "core"), 4)
 
     def test_channels_off_one_grid_name_the_case(self, tmp_path):
         root = tmp_path / "d"
