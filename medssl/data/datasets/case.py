@@ -69,9 +69,10 @@ class LabelMap:
         Raises:
             KeyError, TypeError, ValueError: it is something else.
         """
+        values = tuple(int(value) for value in content["values"])
         ignored = content.get("ignore_value")
         found = cls(
-            tuple(int(value) for value in content["values"]),
+            values,
             tuple(map(str, content["names"])),
             None if ignored is None else int(ignored),
             tuple(map(LabelRegion.from_dict, content.get("regions", ()))),
