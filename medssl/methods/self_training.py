@@ -68,7 +68,7 @@ from medssl.methods.settings import MethodSettings
 from medssl.methods.starting import Loader
 from medssl.methods.student_teacher import StudentTeacher
 from medssl.networks.ensemble import Ensemble
-from medssl.ops.case_trust import figures
+from medssl.networks.taps import tapped_channels
 from medssl.ops.deep_supervision import finest
 from medssl.ops.ema import copy_weights, ema_update, frozen_copy
 from medssl.ops.modes import set_mode
@@ -91,7 +91,9 @@ class SelfTraining(StudentTeacher):
         if self.parts.teacher == "global":
             self.stay = ("second",)
         self.memory = Memory(self.parts, self.num_classes)
-        self.cases = Cases(self.num_classes) if "case" in self.parts.weight else None
+        self.cases: Cases | None = None
+        if "case" in self.parts.weight:
+            self.cases = Cases(self.num_classes, tapped_channels(build, self.spatial_dims))
 
     @property
     def teachers(self) -> list[nn.Module]:
@@ -154,11 +156,11 @@ class SelfTraining(StudentTeacher):
     def know_cases(self, counts: Mapping[str, int]) -> None:
         """Remember each unlabeled scan, where they are weighed."""
         if self.cases is not None:
-            self.cases.make_room(counts["unlabeled"])
+            self.cases.make_room(counts["unlabeled"], counts.get("labeled", 0))
 
     def unlabeled_table(self) -> dict[str, Tensor]:
         """Return what became of each unlabeled scan, where they are weighed."""
-        return {} if self.cases is None else figures(self.cases.table)
+        return {} if self.cases is None else self.cases.figures()
 
     def _checked(self, labeled: LabeledBatch | None) -> tuple[Guess, Tensor] | None:
         """Return guesses of labeled patches with the truth, where the rule asks for them."""

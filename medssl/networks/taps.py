@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from medssl.errors import MedSSLError
@@ -70,6 +71,29 @@ def taps(network: nn.Module) -> Iterator[Features]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def tapped_channels(build: Callable[[], nn.Module], spatial_dims: int) -> int:
+    """Return how many channels all levels and the penultimate features of a network have.
+
+    Args:
+        build: makes the network; it is built and passed once without memory and values.
+        spatial_dims: 2 or 3.
+
+    Returns:
+        The sum; 0 where nobody said where the network can be tapped.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        network = build().eval()
+        try:
+            taps_of(network)
+        except MedSSLError:
+            return 0
+        blueprint = blueprint_of(network)
+        image = torch.zeros(1, blueprint.in_channels if blueprint else 1, *[64] * spatial_dims)
+        with torch.no_grad(), taps(network) as found:
+            network(image)
+    return sum(each.shape[1] for each in (*found.levels, found.penultimate))
 
 
 def taps_of(network: nn.Module) -> Taps:

@@ -1,10 +1,14 @@
 """Which unlabeled scans to trust, by what networks say of their patches; no label is needed.
 
-A scan of another kind gives itself away in three ways: a teacher is sure of little that it finds
-there, the student does not find the same, and what is found is not what is found in other scans.
+A scan of another kind gives itself away in four ways: a teacher is sure of little that it finds
+there, the student does not find the same, what is found is not what is found in other scans, and
+the network's features are far from those of every labeled scan. The last does not depend on how
+well anything is found, so it tells most while the network is weak.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -15,6 +19,10 @@ LEAST = 4
 """Patches of a scan that have to be seen before anything is said of it."""
 FLOOR = 0.2
 """A scan that is trusted less than this is left out."""
+STEEP = 4
+"""Power of the median distance over a scan's own: twice as far as the median counts a sixteenth."""
+FAR = 10.0
+"""Most spreads that one feature may be away, so that none decides alone."""
 
 
 def tally(first: Tensor, second: Tensor, kept: Tensor, classes: int) -> Tensor:
@@ -57,14 +65,58 @@ def remembered_cases(table: Tensor, new: Tensor, case: Tensor, decay: float) -> 
     return torch.where(added[:, :1] > 0, kept + added, table)
 
 
-def figures(table: Tensor) -> dict[str, Tensor]:
+def pooled(features: Sequence[Tensor]) -> Tensor:
+    """Describe each patch by the mean and standard deviation of each channel.
+
+    Args:
+        features: of levels of a network, ``(B, C_i, *spatial_i)`` each.
+
+    Returns:
+        float32 ``(B, 2 + 2 sum(C_i))``, two columns of ones first: counts of patches, one that
+        forgets nothing and one that forgets with the features, see :func:`remembered_cases`.
+    """
+    flat = [level.float().flatten(2) for level in features]
+    described = [each for f in flat for each in (f.mean(2), f.std(2, unbiased=False))]
+    return torch.cat([described[0].new_ones(len(described[0]), 2), *described], dim=1)
+
+
+def familiarity(unlabeled: Tensor, labeled: Tensor) -> Tensor:
+    """Return how near each unlabeled scan is to the nearest labeled one, in [0, 1].
+
+    Distances are root mean squares over features, each in units of its spread (1.4826 times the
+    median absolute deviation) over all scans. The nearest labeled scan counts, not their mean, so
+    that labeled scans of two kinds make both familiar. A scan at the median of the distances or
+    nearer has 1, others fall with the fourth power; so has a scan of which too little is known.
+
+    Args:
+        unlabeled: remembered rows of :func:`pooled`, ``(U, 2 + F)``.
+        labeled: the same, ``(L, 2 + F)``.
+
+    Source: a deep nearest-neighbor score (Sun et al., "Out-of-distribution detection with deep
+    nearest neighbors", ICML 2022) on channel statistics, with a robust unit in place of a norm.
+    """
+    known, shown = unlabeled[:, 0] >= LEAST, labeled[:, 0] > 0
+    ours, theirs = (rows[:, 2:] / rows[:, 1:2].clamp(min=1e-12) for rows in (unlabeled, labeled))
+    everyone, there = torch.cat([ours, theirs]), torch.cat([known, shown])
+    middle = torch.stack([_median(column, there) for column in everyone.unbind(1)])
+    off = (everyone - middle).abs()
+    spread = 1.4826 * torch.stack([_median(column, there) for column in off.unbind(1)])
+    unit = spread.clamp(min=1e-6) + 1e-3 * middle.abs()
+    apart = ((ours.unsqueeze(1) - theirs) / unit).clamp(-FAR, FAR).square().mean(2).sqrt()
+    nearest = torch.where(shown, apart, torch.inf).amin(1)
+    near = (_median(nearest, known) / nearest.clamp(min=1e-12)).clamp(max=1) ** STEEP
+    return torch.where(known & shown.any(), near, 1.0)
+
+
+def figures(table: Tensor, familiar: Tensor | None = None) -> dict[str, Tensor]:
     """Return what a table says of each scan, ``(U,)`` each, in [0, 1].
 
     ``believed`` is the share of what is found in it that the teacher is sure of; ``agreement`` the
     Dice of teacher and student; ``likeness`` the volume of all structures that it shares with the
-    median scan, by all that either has (Ruzicka); ``trust`` their product over that of the
-    median scan, at most 1, and 0 below :data:`FLOOR`. A scan of fewer than :data:`LEAST` patches
-    has a trust of 1, and so have all while nothing is found in half of them.
+    median scan, by all that either has (Ruzicka); ``familiar`` what is given, see
+    :func:`familiarity`; ``trust`` the product of all over that of the median scan, at most 1, and
+    0 below :data:`FLOOR`. A scan of fewer than :data:`LEAST` patches has a trust of 1, and so have
+    all while nothing is found in half of them.
     """
     patches, voxels, structure, sure, both, each = table[:, :FIXED].unbind(1)
     known = patches >= LEAST
@@ -73,12 +125,13 @@ def figures(table: Tensor) -> dict[str, Tensor]:
     typical = torch.stack([_median(column, known) for column in volume.unbind(1)])
     shared = torch.minimum(volume, typical).sum(1)
     likeness = shared / torch.maximum(volume, typical).sum(1).clamp(min=1e-12)
-    score = believed * agreement * likeness
+    near = torch.ones_like(patches) if familiar is None else familiar
+    score = believed * agreement * likeness * near
     usual = _median(score, known)
     trust = (score / usual.clamp(min=1e-12)).clamp(max=1)
     trust = torch.where(trust < FLOOR, 0.0, trust)
     trust = torch.where(known & (usual > 0), trust, 1.0)
-    found = {"believed": believed, "agreement": agreement, "likeness": likeness}
+    found = {"believed": believed, "agreement": agreement, "likeness": likeness, "familiar": near}
     return {"trust": trust, "score": score, **found, "patches": patches}
 
 

@@ -18,6 +18,7 @@ from medssl.testing.subject import (
     optimizers,
     pointwise_network,
     step,
+    small_network,
     sure_network,
 )
 
@@ -67,18 +68,38 @@ def test_each_scan_has_its_row_and_the_table_says_so() -> None:
     table = method.unlabeled_table()
     assert table["patches"].tolist() == [10, 5, 0, 5], "every fourth iteration"
     assert table["trust"][2] == 1, "it was never seen"
-    assert all(0 <= v <= 1 for k in ("believed", "agreement", "likeness") for v in table[k])
+    figures = ("believed", "agreement", "likeness", "familiar")
+    assert all(0 <= v <= 1 for k in figures for v in table[k])
     assert {"cases/trust", "cases/left_out", "prior/shift"} <= output.terms.keys()
     assert made(weight=[]).unlabeled_table() == {}
+
+
+def test_a_scan_of_another_kind_is_not_familiar() -> None:
+    """By features alone: labels of the four scans are not looked at here."""
+    method = made(small_network)
+    (stage,) = method.stages(BUDGET)
+    for iteration in range(0, 24, 4):
+        batch = make_batch(method, stage, seed=iteration)
+        case = torch.arange(4)
+        image = batch.unlabeled.image.clone()
+        image[2] = 4 * torch.randn(image[2].shape, generator=torch.Generator().manual_seed(0))
+        batch = replace(batch, unlabeled=replace(batch.unlabeled, image=image, case=case))
+        losses_of(method, stage, iteration, batch)
+    near = method.unlabeled_table()["familiar"]
+    assert near.argmin() == 2
+    assert near[2] < 0.2
+    assert made().cases.channels == 0, "a network that does not say where it can be tapped"
 
 
 def test_a_run_is_opened_with_as_many_scans_as_it_had() -> None:
     method = made()
     method.know_cases({"labeled": 4, "unlabeled": 7})
-    method.cases.table += 1
+    for name in ("table", "unlabeled", "labeled"):
+        getattr(method.cases, name).add_(1)
     other = made()
     other.load_state_dict(method.state_dict())
-    assert torch.equal(other.cases.table, method.cases.table)
+    for name, kept in method.cases.named_buffers():
+        assert torch.equal(other.cases.get_buffer(name), kept)
 
 
 def test_a_student_is_not_compared_with_itself() -> None:

@@ -9,7 +9,7 @@ from torch import nn
 from medssl.errors import MedSSLError
 from medssl.networks.build import build_network
 from medssl.networks.registry import NETWORKS, list_networks, patch_factors
-from medssl.networks.taps import Taps, taps, taps_of
+from medssl.networks.taps import Taps, tapped_channels, taps, taps_of
 
 SMALL = {
     "dynunet": {"filters": [4, 8, 8]},
@@ -46,8 +46,13 @@ def test_levels_get_coarser_and_the_head_makes_the_logits(name: str, dims: int) 
         assert all(level.ndim == dims + 2 for level in features.levels)
         assert seen[0].shape[1] == logits.shape[1]
         assert torch.equal(head(features.penultimate), seen[0])
+        widths = [each.shape[1] for each in (*features.levels, features.penultimate)]
     plain = network(x)
     assert torch.equal(plain, logits), "hooks change nothing"
+    state = torch.get_rng_state()
+    assert tapped_channels(lambda: build(name, dims), dims) == sum(widths)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert tapped_channels(lambda: nn.Conv2d(1, 3, 1), 2) == 0, "nobody said where"
 
 
 @pytest.mark.parametrize(("name", "dims"), CASES)

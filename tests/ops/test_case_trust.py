@@ -7,7 +7,9 @@ import torch
 
 from medssl.ops.case_trust import (
     FIXED,
+    familiarity,
     figures,
+    pooled,
     prior_shift,
     prior_step,
     remembered_cases,
@@ -54,6 +56,46 @@ def test_figures_of_scans() -> None:
     # The median scan is a good one; a tenth and 0.15 are below a fifth.
     assert found["trust"].tolist() == pytest.approx([1] * 6 + [0.5, 0, 0, 1, 0])
     assert found["patches"].tolist() == [9] * 9 + [3, 9]
+
+
+def test_a_patch_is_described_by_mean_and_deviation_of_each_channel() -> None:
+    fine = torch.tensor([[[1.0, 3.0], [5.0, 5.0]]])
+    coarse = torch.tensor([[[7.0]]])
+    assert pooled([fine, coarse]).tolist() == [[1, 1, 2, 5, 1, 0, 7, 0]]
+
+
+def test_scans_far_from_every_labeled_one_are_not_familiar() -> None:
+    def rows(values: list[float], patches: float = 8) -> torch.Tensor:
+        # What is remembered is divided by its own weight: sums of half a patch here.
+        return torch.tensor([[patches, 0.5, v / 2, 0.5] for v in values])
+
+    labeled = rows([0.0, 10.0])
+    unlabeled = rows([-1.0, 1.0, 9.0, 11.0, 12.0, 14.0])
+    # Median of all 5.0 (lower of 1 and 9 would be 1): sorted -1 0 1 9 10 11 12 14, lower is 9.
+    # Off: 10 9 8 0 1 2 3 5, lower median 3; the second feature is the same in all.
+    near = familiarity(unlabeled, labeled)
+    # Nearest labeled: 1 1 1 1 2 4 away, lower median 1; so halves and quarters to the fourth.
+    assert near.tolist() == pytest.approx([1, 1, 1, 1, 1 / 16, 1 / 256])
+    unknown = torch.cat([unlabeled, rows([99.0], patches=3)])
+    assert familiarity(unknown, labeled)[-1] == 1, "seen too rarely"
+    assert familiarity(unlabeled, torch.zeros(2, 4)).tolist() == [1] * 6, "no label was seen"
+    alone = familiarity(unlabeled, torch.cat([labeled, torch.zeros(1, 4)]))
+    assert torch.equal(alone, near), "a labeled scan that was not seen is not at zero"
+
+
+def test_one_feature_that_is_off_without_bound_does_not_decide_alone() -> None:
+    labeled = torch.tensor([[8.0, 1, *[v] * 4] for v in (0.0, 1.0)])
+    usual = torch.tensor([[8.0, 1, *[v] * 4] for v in (0.2, 0.4, 0.5, 0.6, 0.8)])
+    odd = torch.tensor([[8.0, 1, 1e6, 0.5, 0.5, 0.5], [8.0, 1, 9, 9, 9, 9]])
+    near = familiarity(torch.cat([usual, odd]), labeled)
+    assert 0 < near[6] < near[5] < near[:5].min(), "many features that are off count more than one, however far"
+
+
+def test_what_is_not_familiar_is_trusted_less() -> None:
+    found = figures(torch.tensor([scan()] * 5), torch.tensor([1.0, 1, 1, 0.5, 0.1]))
+    assert found["trust"].tolist() == pytest.approx([1, 1, 1, 0.5, 0])
+    assert found["familiar"].tolist() == pytest.approx([1, 1, 1, 0.5, 0.1])
+    assert figures(torch.tensor([scan()]))["familiar"].tolist() == [1], "nobody can be asked"
 
 
 def test_as_long_as_little_is_known_all_are_trusted() -> None:
