@@ -51,13 +51,14 @@ rule alone, ``consistent_teacher``.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from medssl.methods.base import Batch, LabeledBatch, NetworkBuilder, Progress, StepOutput
-from medssl.methods.self_training_cases import Cases
+from medssl.methods.self_training_cases import EVERY, Cases
 from medssl.methods.self_training_memory import Memory
 from medssl.methods.self_training_presets import Kind
 from medssl.methods.self_training_settings import SelfTrainingSettings
@@ -117,10 +118,14 @@ class SelfTraining(StudentTeacher):
         labeled, unlabeled = batch.labeled, batch.unlabeled
         assert unlabeled is not None
         settings = self.parts
-        guess = self.guess(unlabeled.image)
+        with self._watched("unlabeled", unlabeled.case):
+            guess = self.guess(unlabeled.image)
         weight = self.memory.believe(guess, self._checked(labeled))
         told: dict[str, Tensor] = {}
         if self.cases is not None:
+            if labeled is not None and progress.iteration % EVERY == 0:
+                with self._watched("labeled", labeled.case):
+                    guess_of(labeled.image, [self.teacher], settings)
             weight, told = self.cases.weigh(weight, guess, batch, self.student, progress)
         nowhere, soft = torch.zeros_like(guess.label, dtype=torch.bool), self._soft(guess)
         views = [
@@ -144,6 +149,10 @@ class SelfTraining(StudentTeacher):
             **told,
         }
         return StepOutput(truth + factor * guessed, terms)
+
+    def _watched(self, name: str, case: Tensor) -> AbstractContextManager[None]:
+        """Remember what the teacher makes of patches, where scans are weighed."""
+        return nullcontext() if self.cases is None else self.cases.watched(name, case, self.teacher)
 
     def guess(self, image: Tensor) -> Guess:
         """Label weak views ``(B, C, *spatial)``."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from medssl.methods.base import Batch, Progress
 from medssl.methods.self_training_teachers import Guess
-from medssl.networks.taps import Features, taps
+from medssl.networks.taps import taps
 from medssl.ops.case_trust import (
     FIXED,
     familiarity,
@@ -28,8 +28,11 @@ from medssl.ops.pseudo_labels import hard_labels
 
 EVERY = 4
 """Iterations from one look at the student's own labels to the next, which cost a pass."""
-DECAY = 0.9
-"""What a scan keeps of its past with each patch that is looked at."""
+DECAY, FEATURE_DECAY = 0.9, 0.97
+"""What a scan keeps of its past with each patch that is looked at: of labels, and of features,
+which say little of a single patch that is turned and zoomed."""
+BY_SCAN = ("table", "unlabeled", "labeled", "familiar")
+"""Buffers that have a row for each scan."""
 PRIOR_DECAY = 0.99
 """What frequencies of classes keep of their past."""
 
@@ -45,12 +48,14 @@ class Cases(nn.Module):
     Buffers:
         table: ``(U, 5 + K)``, see :func:`medssl.ops.case_trust.tally`.
         unlabeled, labeled: ``(U or L, 2 + 2 channels)``, see :func:`medssl.ops.case_trust.pooled`.
+        familiar: ``(U,)``, see :func:`medssl.ops.case_trust.familiarity`.
         prior: ``(2, K)``, of labels and of unlabeled patches.
     """
 
     table: Tensor
     unlabeled: Tensor
     labeled: Tensor
+    familiar: Tensor
     prior: Tensor
 
     def __init__(self, classes: int, channels: int = 0) -> None:
@@ -59,48 +64,46 @@ class Cases(nn.Module):
         self.register_buffer("table", torch.zeros(1, FIXED + classes - 1))
         for name in ("unlabeled", "labeled"):
             self.register_buffer(name, torch.zeros(1, 2 + 2 * channels))
+        self.register_buffer("familiar", torch.ones(1))
         self.register_buffer("prior", torch.full((2, classes), 1 / classes))
 
     def make_room(self, unlabeled: int, labeled: int) -> None:
         """Remember so many scans; what was known is forgotten."""
-        self._sized({"table": unlabeled, "unlabeled": unlabeled, "labeled": labeled})
+        self._sized({name: labeled if name == "labeled" else unlabeled for name in BY_SCAN})
 
     def _sized(self, rows: Mapping[str, int]) -> None:
         for name, count in rows.items():
             old = getattr(self, name)
-            setattr(self, name, old.new_zeros(max(count, 1), old.shape[1]))
+            fresh = old.new_ones if name == "familiar" else old.new_zeros
+            setattr(self, name, fresh(max(count, 1), *old.shape[1:]))
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Have as many scans as were saved."""
-        names = ("table", "unlabeled", "labeled")
-        saved = {name: state[f"{prefix}{name}"] for name in names if f"{prefix}{name}" in state}
+        saved = {name: state[f"{prefix}{name}"] for name in BY_SCAN if f"{prefix}{name}" in state}
         self._sized({name: len(rows) for name, rows in saved.items()})
         super()._load_from_state_dict(state, prefix, *rest)
 
     def figures(self) -> dict[str, Tensor]:
         """Return what is known of each scan, see :func:`medssl.ops.case_trust.figures`."""
-        near = familiarity(self.unlabeled, self.labeled) if self.channels else None
-        return figures(self.table, near)
+        return figures(self.table, self.familiar)
 
-    def _look(self, weight: Tensor, guess: Guess, batch: Batch, student: nn.Module) -> None:
-        """Remember what the student says of the patches: its labels, and its features."""
-        assert batch.unlabeled is not None
-        first, case = batch.unlabeled.image, batch.unlabeled.case % len(self.table)
-        both = self.channels and batch.labeled is not None
-        images = torch.cat([first, batch.labeled.image]) if both and batch.labeled else first
-        found = Features()
-        with eval_mode(student), taps(student) if both else nullcontext(found) as found:
-            second = hard_labels(finest(student(images)))[: len(first)]
-        new = tally(guess.label, second, weight > 0, self.prior.shape[1])
-        self.table.copy_(remembered_cases(self.table, new, case, DECAY))
-        if not both or batch.labeled is None:
+    @contextmanager
+    def watched(self, name: str, case: Tensor, network: nn.Module) -> Iterator[None]:
+        """Remember the features of a pass inside.
+
+        Args:
+            name: ``unlabeled`` or ``labeled``.
+            case: of the patches that are passed, ``(B,)``.
+            network: the teacher, whose features are steadier than its student's.
+        """
+        if not self.channels:
+            yield
             return
-        ours, theirs = pooled([*found.levels, found.penultimate]).split(
-            [len(first), len(images) - len(first)]
-        )
-        self.unlabeled.copy_(remembered_cases(self.unlabeled, ours, case, DECAY))
-        case = batch.labeled.case % len(self.labeled)
-        self.labeled.copy_(remembered_cases(self.labeled, theirs, case, DECAY))
+        with taps(network) as found:
+            yield
+        rows: Tensor = getattr(self, name)
+        new = pooled([*found.levels, found.penultimate])
+        rows.copy_(remembered_cases(rows, new, case % len(rows), FEATURE_DECAY))
 
     @torch.no_grad()
     def weigh(
@@ -122,7 +125,11 @@ class Cases(nn.Module):
         assert unlabeled is not None
         case = unlabeled.case % len(self.table)
         if progress.iteration % EVERY == 0:
-            self._look(weight, guess, batch, student)
+            with eval_mode(student):
+                second = hard_labels(finest(student(unlabeled.image)))
+            new = tally(guess.label, second, weight > 0, self.prior.shape[1])
+            self.table.copy_(remembered_cases(self.table, new, case, DECAY))
+            self.familiar.copy_(familiarity(self.unlabeled, self.labeled))
         labels = guess.label.new_empty(0) if batch.labeled is None else batch.labeled.label
         self.prior.copy_(prior_step(self.prior, guess.probs, labels, PRIOR_DECAY))
         trust = self.figures()["trust"]

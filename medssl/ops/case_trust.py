@@ -22,7 +22,7 @@ FLOOR = 0.2
 STEEP = 4
 """Power of the median distance over a scan's own: twice as far as the median counts a sixteenth."""
 FAR = 10.0
-"""Most spreads that one feature may be away, so that none decides alone."""
+"""Most spreads from the median that one feature counts, so that none decides alone."""
 
 
 def tally(first: Tensor, second: Tensor, kept: Tensor, classes: int) -> Tensor:
@@ -83,10 +83,11 @@ def pooled(features: Sequence[Tensor]) -> Tensor:
 def familiarity(unlabeled: Tensor, labeled: Tensor) -> Tensor:
     """Return how near each unlabeled scan is to the nearest labeled one, in [0, 1].
 
-    Distances are root mean squares over features, each in units of its spread (1.4826 times the
-    median absolute deviation) over all scans. The nearest labeled scan counts, not their mean, so
-    that labeled scans of two kinds make both familiar. A scan at the median of the distances or
-    nearer has 1, others fall with the fourth power; so has a scan of which too little is known.
+    Distances are Euclidean, each feature in units of its spread (1.4826 times the median absolute
+    deviation) around the median of all scans, at most :data:`FAR` of them. The nearest labeled scan
+    counts, not their mean, so that labeled scans of two kinds make both familiar. A scan at the
+    median of the distances or nearer has 1, others fall with the fourth power; a scan of which too
+    little is known has 1.
 
     Args:
         unlabeled: remembered rows of :func:`pooled`, ``(U, 2 + F)``.
@@ -98,13 +99,13 @@ def familiarity(unlabeled: Tensor, labeled: Tensor) -> Tensor:
     known, shown = unlabeled[:, 0] >= LEAST, labeled[:, 0] > 0
     ours, theirs = (rows[:, 2:] / rows[:, 1:2].clamp(min=1e-12) for rows in (unlabeled, labeled))
     everyone, there = torch.cat([ours, theirs]), torch.cat([known, shown])
-    middle = torch.stack([_median(column, there) for column in everyone.unbind(1)])
-    off = (everyone - middle).abs()
-    spread = 1.4826 * torch.stack([_median(column, there) for column in off.unbind(1)])
-    unit = spread.clamp(min=1e-6) + 1e-3 * middle.abs()
-    apart = ((ours.unsqueeze(1) - theirs) / unit).clamp(-FAR, FAR).square().mean(2).sqrt()
+    off = everyone - (middle := _median(everyone, there))
+    unit = (1.4826 * _median(off.abs(), there)).clamp(min=1e-6) + 1e-3 * middle.abs()
+    ours, theirs = (off / unit).clamp(-FAR, FAR).split([len(ours), len(theirs)])
+    apart = torch.cdist(ours, theirs, compute_mode="donot_use_mm_for_euclid_dist")
     nearest = torch.where(shown, apart, torch.inf).amin(1)
-    near = (_median(nearest, known) / nearest.clamp(min=1e-12)).clamp(max=1) ** STEEP
+    usual = _median(nearest, known).clamp(min=1e-12)
+    near = (usual / nearest.clamp(min=1e-12)).clamp(max=1) ** STEEP
     return torch.where(known & shown.any(), near, 1.0)
 
 
@@ -114,7 +115,8 @@ def figures(table: Tensor, familiar: Tensor | None = None) -> dict[str, Tensor]:
     ``believed`` is the share of what is found in it that the teacher is sure of; ``agreement`` the
     Dice of teacher and student; ``likeness`` the volume of all structures that it shares with the
     median scan, by all that either has (Ruzicka); ``familiar`` what is given, see
-    :func:`familiarity`; ``trust`` the product of all over that of the median scan, at most 1, and
+    :func:`familiarity`; ``score`` the geometric mean of the first three, which say the same
+    in three ways, times the last; ``trust`` the score over that of the median scan, at most 1, and
     0 below :data:`FLOOR`. A scan of fewer than :data:`LEAST` patches has a trust of 1, and so have
     all while nothing is found in half of them.
     """
@@ -122,11 +124,11 @@ def figures(table: Tensor, familiar: Tensor | None = None) -> dict[str, Tensor]:
     known = patches >= LEAST
     believed, agreement = sure / structure.clamp(min=1), both / each.clamp(min=1)
     volume = table[:, FIXED:] / voxels.clamp(min=1).unsqueeze(1)
-    typical = torch.stack([_median(column, known) for column in volume.unbind(1)])
+    typical = _median(volume, known)
     shared = torch.minimum(volume, typical).sum(1)
     likeness = shared / torch.maximum(volume, typical).sum(1).clamp(min=1e-12)
     near = torch.ones_like(patches) if familiar is None else familiar
-    score = believed * agreement * likeness * near
+    score = (believed * agreement * likeness) ** (1 / 3) * near
     usual = _median(score, known)
     trust = (score / usual.clamp(min=1e-12)).clamp(max=1)
     trust = torch.where(trust < FLOOR, 0.0, trust)
@@ -136,10 +138,11 @@ def figures(table: Tensor, familiar: Tensor | None = None) -> dict[str, Tensor]:
 
 
 def _median(values: Tensor, known: Tensor) -> Tensor:
-    """Return the lower median of those that are known, 0 of none."""
-    ordered = torch.where(known, values, torch.inf).sort().values
+    """Return the lower median over the rows that are known, 0 of none."""
+    row = known.view(-1, *[1] * (values.ndim - 1))
+    ordered = torch.where(row, values, torch.inf).sort(dim=0).values
     middle = ((known.sum() - 1) // 2).clamp(min=0)
-    return torch.where(known.any(), ordered.gather(0, middle.view(1))[0], 0.0)
+    return torch.where(known.any(), ordered.index_select(0, middle.view(1))[0], 0.0)
 
 
 def prior_step(prior: Tensor, probs: Tensor, label: Tensor, decay: float) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from medssl.methods.registry import get_method
+from medssl.methods.self_training_cases import BY_SCAN
 from medssl.methods.self_training_settings import SelfTrainingSettings
 from medssl.settings.recipe import Recipe
 from medssl.testing.subject import (
@@ -17,8 +18,8 @@ from medssl.testing.subject import (
     make_batch,
     optimizers,
     pointwise_network,
-    step,
     small_network,
+    step,
     sure_network,
 )
 
@@ -94,7 +95,7 @@ def test_a_scan_of_another_kind_is_not_familiar() -> None:
 def test_a_run_is_opened_with_as_many_scans_as_it_had() -> None:
     method = made()
     method.know_cases({"labeled": 4, "unlabeled": 7})
-    for name in ("table", "unlabeled", "labeled"):
+    for name in BY_SCAN:
         getattr(method.cases, name).add_(1)
     other = made()
     other.load_state_dict(method.state_dict())

@@ -84,8 +84,12 @@ def test_a_factor_stays_in_its_range(factor: str, highest: float) -> None:
 
 
 def test_trust_in_a_scan_stays_in_its_range() -> None:
-    table = 100 * torch.rand(30, FIXED + 3, generator=torch.Generator().manual_seed(0))
-    trust = figures(table)["trust"]
+    generator = torch.Generator().manual_seed(0)
+    table, near = (
+        100 * torch.rand(30, FIXED + 3, generator=generator),
+        torch.rand(30, generator=generator),
+    )
+    trust = figures(table, near)["trust"]
     assert trust.min() == 0
     assert trust.max() == 1
 
