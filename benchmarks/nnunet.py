@@ -217,7 +217,7 @@ def call_side(python: str, folder: Path, *arguments: object) -> str:
     own = {f"nnUNet_{kind}": str(folder / f"nnUNet_{kind}") for kind in kinds}
     threads = "1" if arguments[0] == "plan" else "0"  # training makes patches in its own process
     own |= {"nnUNet_n_proc_DA": threads, "nnUNet_def_n_proc": "1", "nnUNet_compile": "f"}
-    log, asks = folder / "nnunet.log", arguments == ("version",)
+    log, asks = folder / "nnunet.log", arguments[0] in ("version", "pace")
     with log.open("a") as file:
         done = subprocess.run(
             [python, str(HERE / "nnunet_side.py"), *map(str, arguments)],
@@ -228,7 +228,9 @@ def call_side(python: str, folder: Path, *arguments: object) -> str:
         )
     if done.returncode:
         raise medssl.MedSSLError(
-            "no nnU-Net is there" if asks else f"nnU-Net's step '{arguments[0]}' failed",
+            "no nnU-Net is there"
+            if arguments == ("version",)
+            else f"nnU-Net's step '{arguments[0]}' failed",
             where=str(log),
             fix='pip install "medssl[nnunet]", or give --python of an environment that has it',
         )

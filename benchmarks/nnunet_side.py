@@ -5,12 +5,14 @@ Called by `nnunet.py`, with nnU-Net's three folders in the environment. Needs no
     python benchmarks/nnunet_side.py version
     python benchmarks/nnunet_side.py plan --widths 0.5
     python benchmarks/nnunet_side.py train --iterations 1500 --seconds FILE
+    python benchmarks/nnunet_side.py pace --iterations 12 [--keep-memory]
     python benchmarks/nnunet_side.py predict --iterations 1500 --images FOLDER --output FOLDER
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import time
@@ -46,6 +48,33 @@ def train(iterations: int, seconds: Path) -> None:
     if latest.is_file():
         trainer.load_checkpoint(str(latest))
     trainer.run_training()
+
+
+def pace(iterations: int, keep_memory: bool) -> None:
+    """Print the processor seconds of batches and of steps, as JSON: ``{"data": [], "step": []}``.
+
+    Args:
+        iterations: how many are measured; three before them are not.
+        keep_memory: let the C library keep freed blocks, as medssl does.
+    """
+    if keep_memory:
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+    trainer = _trainer(1, Path(os.devnull))
+    trainer.set_deep_supervision_enabled(True)
+    trainer.network.train()
+    batches, _ = trainer.get_dataloaders()
+    data, step, clock = [], [], time.process_time
+    for _ in range(3 + iterations):
+        began = clock()
+        batch = next(batches)
+        data.append(clock() - began)
+        began = clock()
+        trainer.train_step(batch)
+        step.append(clock() - began)
+    parameters = sum(p.numel() for p in trainer.network.parameters())
+    print(json.dumps({"data": data[3:], "step": step[3:], "parameters": parameters}))
 
 
 def predict(iterations: int, images: Path, output: Path) -> None:
@@ -121,7 +150,8 @@ def _preprocessed() -> Path:
 def main() -> None:
     """Take one step."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("step", choices=("version", "plan", "train", "predict"))
+    parser.add_argument("step", choices=("version", "plan", "train", "pace", "predict"))
+    parser.add_argument("--keep-memory", action="store_true")
     parser.add_argument("--widths", type=float, default=1.0)
     parser.add_argument("--iterations", type=int, default=1)
     for name in ("--seconds", "--images", "--output"):
@@ -131,6 +161,8 @@ def main() -> None:
         print(version("nnunetv2"))
     elif asked.step == "plan":
         plan(asked.widths)
+    elif asked.step == "pace":
+        pace(asked.iterations, asked.keep_memory)
     elif asked.step == "train":
         train(asked.iterations, asked.seconds)
     else:

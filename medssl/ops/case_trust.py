@@ -117,8 +117,8 @@ def figures(table: Tensor, familiar: Tensor | None = None) -> dict[str, Tensor]:
     median scan, by all that either has (Ruzicka); ``familiar`` what is given, see
     :func:`familiarity`; ``score`` the geometric mean of the first three, which say the same
     in three ways, times the last; ``trust`` the score over that of the median scan, at most 1, and
-    0 below :data:`FLOOR`. A scan of fewer than :data:`LEAST` patches has a trust of 1, and so have
-    all while nothing is found in half of them.
+    0 below :data:`FLOOR`. Of a scan of fewer than :data:`LEAST` patches the last alone counts, and
+    of all while nothing is found in half of them.
     """
     patches, voxels, structure, sure, both, each = table[:, :FIXED].unbind(1)
     known = patches >= LEAST
@@ -131,8 +131,8 @@ def figures(table: Tensor, familiar: Tensor | None = None) -> dict[str, Tensor]:
     score = (believed * agreement * likeness) ** (1 / 3) * near
     usual = _median(score, known)
     trust = (score / usual.clamp(min=1e-12)).clamp(max=1)
+    trust = torch.where(known & (usual > 0), trust, near)
     trust = torch.where(trust < FLOOR, 0.0, trust)
-    trust = torch.where(known & (usual > 0), trust, 1.0)
     found = {"believed": believed, "agreement": agreement, "likeness": likeness, "familiar": near}
     return {"trust": trust, "score": score, **found, "patches": patches}
 

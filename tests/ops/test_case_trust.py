@@ -99,10 +99,12 @@ def test_what_is_not_familiar_is_trusted_less() -> None:
     assert figures(torch.tensor([scan()]))["familiar"].tolist() == [1], "nobody can be asked"
 
 
-def test_as_long_as_little_is_known_all_are_trusted() -> None:
+def test_as_long_as_little_is_known_all_that_is_familiar_is_trusted() -> None:
     assert figures(torch.zeros(3, FIXED + 1))["trust"].tolist() == [1, 1, 1]
     empty = torch.tensor([[9.0, 1000, 0, 0, 0, 0, 0, 0]] * 2 + [scan()])
     assert figures(empty)["trust"].tolist() == [1, 1, 1]
+    near = torch.tensor([1.0, 0.5, 0.1])
+    assert figures(empty, near)["trust"].tolist() == [1, 0.5, 0], "features are known sooner"
 
 
 def test_the_frequency_of_classes_is_estimated_by_steps_of_em() -> None:
