@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from medssl.methods.base import Batch, Progress
 from medssl.methods.self_training_teachers import Guess
 from medssl.networks.taps import taps
+from medssl.networks.whole_batch import put_together
 from medssl.ops.case_trust import (
     FIXED,
     familiarity,
@@ -102,7 +103,7 @@ class Cases(nn.Module):
         with taps(network) as found:
             yield
         rows: Tensor = getattr(self, name)
-        new = pooled([*found.levels, found.penultimate])
+        new = put_together(pooled([*found.levels, found.penultimate]), found.rows)
         rows.copy_(remembered_cases(rows, new, case % len(rows), FEATURE_DECAY))
 
     @torch.no_grad()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from medssl.errors import MedSSLError
 from medssl.networks.build import blueprint_of
+from medssl.networks.whole_batch import Rows, rows_here
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,12 @@ class Features:
     Attributes:
         levels: features of the encoder ``(B, C_i, *spatial_i)``, finest first.
         penultimate: what the head saw, ``(B, C, *spatial)``; empty before the first pass.
+        rows: which samples of the batch these are, where processes share it; None: all of them.
     """
 
     levels: list[Tensor] = field(default_factory=list)
     penultimate: Tensor = field(default_factory=lambda: Tensor())
+    rows: Rows | None = None
 
 
 @contextmanager
@@ -61,7 +64,7 @@ def taps(network: nn.Module) -> Iterator[Features]:
         found.levels.append(out)
 
     def head(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        found.penultimate = inputs[0]
+        found.penultimate, found.rows = inputs[0], rows_here()
 
     hooks = [network.register_forward_pre_hook(begin)]
     hooks += [network.get_submodule(n).register_forward_hook(level) for n in where.levels]

@@ -54,6 +54,26 @@ def seeing(rows: Rows) -> Iterator[None]:
         _seen.reset(token)
 
 
+def rows_here() -> Rows | None:
+    """Return which samples are here, inside a network's forward pass; None: all of them."""
+    return _seen.get()
+
+
+def put_together(own: Tensor, rows: Rows | None) -> Tensor:
+    """Return what all processes have of a batch's samples.
+
+    Args:
+        own: of the samples that are here, ``(b, ...)``, without gradient.
+        rows: see :func:`rows_here`.
+    """
+    if rows is None:
+        return own
+    whole = own.new_zeros((rows.total, *own.shape[1:]))
+    whole[rows.start : rows.stop] = own
+    rows.add_up(whole)
+    return whole
+
+
 def randn_like(x: Tensor) -> Tensor:
     """Draw normal noise for ``(B, ...)``: for the whole batch, of which the rows here are kept."""
     rows = _seen.get()
