@@ -125,13 +125,15 @@ def _slot(name: str, *values: str, **more: Any) -> dict[str, dict[str, Any]]:
 
 
 SLOTS: dict[str, dict[str, Any]] = {
-    **_slot("teacher", "student", "slow", "dual"),
+    **_slot("teacher", "student", "slow", "dual", "future"),
     **_slot("selection", "none", "adaptive", "softmatch", "gmm", "two_level", "gate"),
     **_slot("selection", "agreement", teacher="slow"),
     **{f"threshold {value:g}": {"threshold": value} for value in (0.5, 0.95)},
     **{f"weight {w}": {"weight": [w]} for w in ("confidence", "boundary")},
     **{f"weight {w}": {"weight": [w]} for w in ("soft_background", "case")},
-    **_slot("view", "strong"),
+    **_slot("view", "strong", "joined"),
+    **_slot("adapt", "otsu", view="strong", mixing="cutmix"),
+    "feature_drop 0.5": {"feature_drop": 0.5},
     "view strong, two of them": {"view": "strong", "views": 2},
     **_slot("mixing", "none", "cutmix", "paste", "shuffle", "cube"),
     "mixing shuffle, paste": {"mixing": ["shuffle", "paste"]},
@@ -139,12 +141,16 @@ SLOTS: dict[str, dict[str, Any]] = {
     **_slot("loss", "ce"),
     "elr_weight 1": {"elr_weight": 1.0},
     "normalize kept": {"normalize": "kept"},
+    "ema_decay 0.96, mixing cutmix": {"ema_decay": 0.96, "mixing": "cutmix"},
 }
-"""Each slot's values other than those of preset ``mixed``: settings of ``self_training``."""
+"""Each slot's values other than those of preset ``mixed``: settings of ``self_training``. The last
+is what preset ``fst`` has to beat: an average that forgets as fast as one that is moved four times.
+"""
 PRESETS = (
     *("fixmatch", "uda", "unimatch", "dual_teacher", "hssda", "consistent_teacher", "cw_bass"),
-    *("reviewer", "elr", "soft_teacher", "open_set"),
+    *("reviewer", "elr", "soft_teacher", "open_set", "fst", "saa"),
 )
+"""Those whose papers put parts together for three classes, too: ``shrinkmatch`` takes five."""
 OTHERS = {ALONE: 1, "bcp": 3, "preset fixmatch": 3}
 """Seeds of what the default is held against; a row has one."""
 

@@ -49,9 +49,12 @@ def _page(name: str, recipes: list[str]) -> str:
 
 
 def docstring(name: str) -> str:
-    """Return what stands at the top of a method's file, without importing it."""
-    tree = ast.parse((ROOT / "medssl" / "methods" / f"{name}.py").read_text(encoding="utf-8"))
-    return ast.get_docstring(tree) or ""
+    """Return what stands at the top of a method's file, and of its file of presets, without
+    importing them.
+    """
+    files = [ROOT / "medssl" / "methods" / f"{name}{part}.py" for part in ("", "_presets")]
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+    return "\n\n".join(ast.get_docstring(tree) or "" for tree in trees)
 
 
 def _settings(name: str) -> str:

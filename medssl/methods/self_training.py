@@ -4,7 +4,8 @@ Each preset is one paper's choice of parts, or the one that measured best; a rec
 others together. Papers: FixMatch (Sohn et al., NeurIPS 2020), UDA (Xie et al., NeurIPS 2020),
 UniMatch (Yang et al., CVPR 2023), AD-MT (Zhao et al., ECCV 2024), HSSDA (Liu et al., CVPR 2023),
 Consistent-Teacher (Wang et al., CVPR 2023), CW-BASS (IJCNN 2025), Teacher-Reviewer-Student (arXiv
-2501.09565), ELR (Liu et al., NeurIPS 2020), Soft Teacher (Xu et al., ICCV 2021).
+2501.09565), ELR (Liu et al., NeurIPS 2020), Soft Teacher (Xu et al., ICCV 2021), FST (Du et al.,
+NeurIPS 2022), ShrinkMatch (Yang et al., ICCV 2023), SAA (Gui et al., ICCV 2023).
 
 Algorithm, per iteration:
   1. teachers label the weak view of unlabeled patches: probabilities q, no gradient;
@@ -15,66 +16,38 @@ Algorithm, per iteration:
   6. loss = loss(truth) + lambda(t) (loss(guess, w) x share of guessed voxels that count);
   7. the teachers follow the student; they predict.
 
-Presets (``medssl methods self_training`` shows their values):
-  * ``mixed`` (default): an averaged teacher, threshold 0.7, weak views with boxes of each other,
-    then pasted into labeled patches and these into them. On hippocampus with 4 labels one stage of
-    it was as good as BCP's two (0.813 and 0.811), and +0.014 [0.007, 0.022] above labels alone;
-  * ``fixmatch``: method ``fixmatch`` without mixing, in both variants;
-  * ``uda``: sharpened probabilities; ``unimatch``: two strong views, each with boxes of its own;
-  * ``dual_teacher``: AD-MT, two averages that follow the student in turns, each with its own view;
-  * ``hssda``: two levels per class by 2-means, blocks of a patch shuffled;
-  * ``consistent_teacher``: a threshold per class from two normal distributions;
-  * ``cw_bass``: weight by confidence and boundary; ``reviewer``: a second, slower average;
-  * ``elr``: early-learning regularization; ``soft_teacher``: background counts as it is probable;
-  * ``open_set``: ``mixed`` with scans weighed by how far they are trusted;
-  * ``fedlabel``: at a site of a federation, an average here or the last common model labels each
-    voxel, whichever is surer, and both where they agree (Cho et al., ICCV 2023).
-
-Differences from the papers, in all presets of variant ``corrected``:
-  * losses, teacher and ramp are those of method ``fixmatch``, preset ``corrected``, and for its
-    reasons: Dice + CE, an averaged teacher in eval mode, threshold 0.7;
-  * histograms of confidence take the place of stores of scores and of averages of thresholds: the
-    published averages start at 1 and forget in thousands of iterations;
-  * UniMatch: an averaged teacher labels, once for all views; boxes come from the next patch, never
-    the same one, and feature dropout is left out;
-  * AD-MT: both teachers begin as the student, label in eval mode and count their own updates; the
-    student's own map, which settles conflicts, comes from a pass in eval mode and is mixed as the
-    labels are; the mean of both teachers predicts;
-  * FedLabel: voxels for images, the average of the student for the local model; its loss between
-    both models' outputs where they agree is left out;
-  * Consistent-Teacher: the valley between two distributions, since its peak drops half of what is
-    sure; CW-BASS: a fixed threshold, since its formula lets every voxel through.
-``variant: official`` is there where a published code's values fit voxels: ``fixmatch`` and, of the
-rule alone, ``consistent_teacher``.
+Presets, and how they differ from their papers: :mod:`medssl.methods.self_training_presets`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from medssl.methods.base import Batch, LabeledBatch, NetworkBuilder, Progress, StepOutput
-from medssl.methods.self_training_cases import EVERY, Cases
+from medssl.methods.base import Batch, NetworkBuilder, Progress, StepOutput
+from medssl.methods.self_training_cases import EVERY, Cases, Hardness
+from medssl.methods.self_training_checks import unfit
+from medssl.methods.self_training_losses import agreement, guess_loss, told_of, truth_loss
 from medssl.methods.self_training_memory import Memory
-from medssl.methods.self_training_presets import Kind
 from medssl.methods.self_training_settings import SelfTrainingSettings
 from medssl.methods.self_training_sure_settings import SureSettings
-from medssl.methods.self_training_teachers import Guess, decays, guess_of, settled, turn_of
-from medssl.methods.self_training_views import agreement, guess_loss, perturb, told_of, truth_loss
+from medssl.methods.self_training_teachers import Guess, decays, guess_of, settled, soft_of
+from medssl.methods.self_training_views import Shown, perturb, views_of
 from medssl.methods.settings import MethodSettings
 from medssl.methods.starting import Loader
 from medssl.methods.student_teacher import StudentTeacher
 from medssl.networks.ensemble import Ensemble
-from medssl.networks.taps import tapped_channels
+from medssl.networks.taps import dropped, tapped_channels
 from medssl.ops.deep_supervision import finest
 from medssl.ops.ema import copy_weights, ema_update, frozen_copy
 from medssl.ops.modes import set_mode
 from medssl.ops.perturb import View
-from medssl.ops.pseudo_labels import sharpen
+from medssl.ops.virtual_step import descend, gradients_of, put_back
 
 
 class SelfTraining(StudentTeacher):
@@ -95,6 +68,11 @@ class SelfTraining(StudentTeacher):
         self.cases: Cases | None = None
         if "case" in self.parts.weight:
             self.cases = Cases(self.num_classes, tapped_channels(build, self.spatial_dims))
+        self.hardness = Hardness() if self.parts.adapt == "otsu" else None
+
+    def check_networks(self) -> list[str]:
+        """Say what the number of classes, or the network, is not made for."""
+        return list(unfit(self.parts, self.num_classes, self.student))
 
     @property
     def teachers(self) -> list[nn.Module]:
@@ -115,30 +93,47 @@ class SelfTraining(StudentTeacher):
 
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Guess, believe, perturb, predict, learn."""
+        unlabeled = batch.unlabeled
+        assert unlabeled is not None
+        foresees = self.parts.teacher == "future"
+        with self._watched("unlabeled", unlabeled.case):
+            guess = self._foreseen(batch, progress) if foresees else self.guess(unlabeled.image)
+        return self._learned(batch, guess, progress)
+
+    def _learned(self, batch: Batch, guess: Guess, progress: Progress) -> StepOutput:
+        """Return what the student learns from labels, and from guesses of unlabeled patches."""
         labeled, unlabeled = batch.labeled, batch.unlabeled
         assert unlabeled is not None
         settings = self.parts
-        with self._watched("unlabeled", unlabeled.case):
-            guess = self.guess(unlabeled.image)
-        weight = self.memory.believe(guess, self._checked(labeled))
+        checked = None
+        if labeled is not None and settings.selection == "gate":
+            checked = (self.guess(labeled.image), labeled.label)
+        weight = self.memory.believe(guess, checked)
         told: dict[str, Tensor] = {}
         if self.cases is not None:
             if labeled is not None and progress.iteration % EVERY == 0:
                 with self._watched("labeled", labeled.case):
                     guess_of(labeled.image, [self.teacher], settings)
             weight, told = self.cases.weigh(weight, guess, batch, self.student, progress)
-        nowhere, soft = torch.zeros_like(guess.label, dtype=torch.bool), self._soft(guess)
-        views = [
-            View(image, guess.label, nowhere, weight, soft)
-            for image in self._seen(unlabeled.image, unlabeled.views, progress)
-        ]
-        shown = perturb(labeled, views, self._kinds(progress), settings, progress)
+        easy = self.hardness.naive(unlabeled.case, progress) if self.hardness else None
+        seen, kinds = views_of(unlabeled, easy, settings, progress)
+        nowhere = torch.zeros_like(guess.label, dtype=torch.bool)
+        plain = View(unlabeled.image, guess.label, nowhere, weight, soft_of(guess, settings))
+        views = [replace(plain, image=image) for image in seen]
+        shown = perturb(labeled, views, kinds, settings, progress)
         set_mode(self.student, "train")
         logits = self.student(shown.view.image)
         truth = finest(logits).new_zeros(())
         if labeled is not None:
             truth = truth_loss(logits, shown, settings)
         guessed = guess_loss(logits, shown, settings)
+        if settings.feature_drop > 0:
+            with dropped(self.student, settings.feature_drop):
+                again = self.student(plain.image)
+            alone = Shown(plain, slice(0), (slice(None),))
+            guessed = (guessed + guess_loss(again, alone, settings)) / 2
+        if self.hardness is not None:
+            self.hardness.remember(unlabeled.case, finest(logits), shown)
         factor = settings.unlabeled_weight * progress.ramp(settings.ramp_fraction)
         terms = {
             "loss/labeled": truth.detach(),
@@ -154,6 +149,17 @@ class SelfTraining(StudentTeacher):
         """Remember what the teacher makes of patches, where scans are weighed."""
         return nullcontext() if self.cases is None else self.cases.watched(name, case, self.teacher)
 
+    def _foreseen(self, batch: Batch, progress: Progress) -> Guess:
+        """Label by the average as it will be after virtual steps, which are taken back."""
+        weights, unlabeled = list(self.student.parameters()), batch.unlabeled
+        assert unlabeled is not None
+        with put_back(self):
+            for _ in range(self.parts.peeks):
+                (loss,) = self._learned(batch, self.guess(unlabeled.image), progress).losses()
+                descend(weights, self.sum_tensors(gradients_of(loss, weights)), lr=progress.lr)
+                self.after_step(progress)
+            return self.guess(unlabeled.image)
+
     def guess(self, image: Tensor) -> Guess:
         """Label weak views ``(B, C, *spatial)``."""
         student = self.parts.teacher == "student"
@@ -164,42 +170,13 @@ class SelfTraining(StudentTeacher):
 
     def know_cases(self, counts: Mapping[str, int]) -> None:
         """Remember each unlabeled scan, where they are weighed."""
-        if self.cases is not None:
-            self.cases.make_room(counts["unlabeled"], counts.get("labeled", 0))
+        for scans in (self.cases, self.hardness):
+            if scans is not None:
+                scans.make_room(counts["unlabeled"], counts.get("labeled", 0))
 
     def unlabeled_table(self) -> dict[str, Tensor]:
         """Return what became of each unlabeled scan, where they are weighed."""
         return {} if self.cases is None else self.cases.figures()
-
-    def _checked(self, labeled: LabeledBatch | None) -> tuple[Guess, Tensor] | None:
-        """Return guesses of labeled patches with the truth, where the rule asks for them."""
-        if labeled is None or self.parts.selection != "gate":
-            return None
-        return self.guess(labeled.image), labeled.label
-
-    def _soft(self, guess: Guess) -> Tensor | None:
-        """Return the probabilities ``(B, K, *spatial)`` that the loss asks for."""
-        if not self.parts.needs_probabilities:
-            return None
-        if self.parts.target == "sharpened":
-            return sharpen(guess.probs, self.parts.temperature)
-        return guess.probs
-
-    def _seen(
-        self, weak: Tensor, strong: tuple[Tensor, ...], progress: Progress
-    ) -> tuple[Tensor, ...]:
-        """Return the views ``(B, C, *spatial)`` of unlabeled patches that the student sees."""
-        shows_weak = self.parts.view == "weak" or self._second_turn(progress)
-        return (weak,) if shows_weak else strong
-
-    def _kinds(self, progress: Progress) -> tuple[Kind, ...]:
-        """Return how they are mixed."""
-        by_turn = self.parts.view == "by_turn"
-        return () if by_turn and not self._second_turn(progress) else self.parts.kinds
-
-    def _second_turn(self, progress: Progress) -> bool:
-        by_turn = self.parts.view == "by_turn"
-        return by_turn and turn_of(self.parts, progress).active == 1
 
     def averages(self, progress: Progress) -> dict[str, float]:
         """Return the modules that follow the student after an iteration, with their decay."""

@@ -4,41 +4,62 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from medssl.methods.base import Batch, Progress
 from medssl.methods.self_training_teachers import Guess
+from medssl.methods.self_training_views import Shown
 from medssl.networks.taps import taps
 from medssl.networks.whole_batch import put_together
-from medssl.ops.case_trust import (
-    FIXED,
-    familiarity,
-    figures,
-    pooled,
-    prior_shift,
-    prior_step,
-    remembered_cases,
-    tally,
-)
+from medssl.ops import case_trust as trusts
+from medssl.ops.case_trust import FIXED, prior_shift, prior_step, remembered_cases, tally
 from medssl.ops.deep_supervision import finest
 from medssl.ops.modes import eval_mode
 from medssl.ops.pseudo_labels import hard_labels
+from medssl.ops.selection import otsu
 
 EVERY = 4
 """Iterations from one look at the student's own labels to the next, which cost a pass."""
 DECAY, FEATURE_DECAY = 0.9, 0.97
 """What a scan keeps of its past with each patch that is looked at: of labels, and of features,
 which say little of a single patch that is turned and zoomed."""
-BY_SCAN = ("table", "unlabeled", "labeled", "familiar")
-"""Buffers that have a row for each scan."""
+FIRST = 0.2
+"""Share of all iterations after which scans may count as easy."""
 PRIOR_DECAY = 0.99
 """What frequencies of classes keep of their past."""
 
 
-class Cases(nn.Module):
+class Scans(nn.Module):
+    """Buffers of which some have a row for each scan.
+
+    Class attributes:
+        by_scan: those, with what is known of a scan before it is seen.
+    """
+
+    by_scan: ClassVar[Mapping[str, float]] = {"table": 0}
+    table: Tensor
+
+    def make_room(self, unlabeled: int, labeled: int) -> None:
+        """Remember so many scans; what was known is forgotten."""
+        self._sized({name: labeled if name == "labeled" else unlabeled for name in self.by_scan})
+
+    def _sized(self, rows: Mapping[str, int]) -> None:
+        for name, count in rows.items():
+            shape = (max(count, 1), *getattr(self, name).shape[1:])
+            setattr(self, name, getattr(self, name).new_full(shape, self.by_scan[name]))
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Have as many scans as were saved."""
+        saved = {n: state[f"{prefix}{n}"] for n in self.by_scan if f"{prefix}{n}" in state}
+        self._sized({name: len(rows) for name, rows in saved.items()})
+        super()._load_from_state_dict(state, prefix, *rest)
+
+
+class Cases(Scans):
     """A row of figures for each scan, and how frequent classes are.
 
     Args:
@@ -53,7 +74,12 @@ class Cases(nn.Module):
         prior: ``(2, K)``, of labels and of unlabeled patches.
     """
 
-    table: Tensor
+    by_scan: ClassVar[Mapping[str, float]] = {
+        **Scans.by_scan,
+        "unlabeled": 0,
+        "labeled": 0,
+        "familiar": 1,
+    }
     unlabeled: Tensor
     labeled: Tensor
     familiar: Tensor
@@ -68,25 +94,9 @@ class Cases(nn.Module):
         self.register_buffer("familiar", torch.ones(1))
         self.register_buffer("prior", torch.full((2, classes), 1 / classes))
 
-    def make_room(self, unlabeled: int, labeled: int) -> None:
-        """Remember so many scans; what was known is forgotten."""
-        self._sized({name: labeled if name == "labeled" else unlabeled for name in BY_SCAN})
-
-    def _sized(self, rows: Mapping[str, int]) -> None:
-        for name, count in rows.items():
-            old = getattr(self, name)
-            fresh = old.new_ones if name == "familiar" else old.new_zeros
-            setattr(self, name, fresh(max(count, 1), *old.shape[1:]))
-
-    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Have as many scans as were saved."""
-        saved = {name: state[f"{prefix}{name}"] for name in BY_SCAN if f"{prefix}{name}" in state}
-        self._sized({name: len(rows) for name, rows in saved.items()})
-        super()._load_from_state_dict(state, prefix, *rest)
-
     def figures(self) -> dict[str, Tensor]:
         """Return what is known of each scan, see :func:`medssl.ops.case_trust.figures`."""
-        return figures(self.table, self.familiar)
+        return trusts.figures(self.table, self.familiar)
 
     @contextmanager
     def watched(self, name: str, case: Tensor, network: nn.Module) -> Iterator[None]:
@@ -103,7 +113,7 @@ class Cases(nn.Module):
         with taps(network) as found:
             yield
         rows: Tensor = getattr(self, name)
-        new = put_together(pooled([*found.levels, found.penultimate]), found.rows)
+        new = put_together(trusts.pooled([*found.levels, found.penultimate]), found.rows)
         rows.copy_(remembered_cases(rows, new, case % len(rows), FEATURE_DECAY))
 
     @torch.no_grad()
@@ -130,7 +140,7 @@ class Cases(nn.Module):
                 second = hard_labels(finest(student(unlabeled.image)))
             new = tally(guess.label, second, weight > 0, self.prior.shape[1])
             self.table.copy_(remembered_cases(self.table, new, case, DECAY))
-            self.familiar.copy_(familiarity(self.unlabeled, self.labeled))
+            self.familiar.copy_(trusts.familiarity(self.unlabeled, self.labeled))
         labels = guess.label.new_empty(0) if batch.labeled is None else batch.labeled.label
         self.prior.copy_(prior_step(self.prior, guess.probs, labels, PRIOR_DECAY))
         trust = self.figures()["trust"]
@@ -140,3 +150,29 @@ class Cases(nn.Module):
             "prior/shift": prior_shift(self.prior),
         }
         return weight * trust[case].view(-1, *[1] * (weight.ndim - 1)), told
+
+
+class Hardness(Scans):
+    """How hard each scan's views are for the student; a row is patches, and a mean over them that
+    forgets: of one, and of the loss.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.zeros(1, 3))
+
+    def naive(self, case: Tensor, progress: Progress) -> Tensor:
+        """Return which patches are of scans that have become easy, boolean ``(B,)``."""
+        patches, each, loss = self.table.unbind(1)
+        mean = loss / each
+        easy = (mean <= otsu(mean, (patches > 0).float())) & (progress.ramp(FIRST) == 1)
+        return easy[case % len(self.table)]
+
+    @torch.no_grad()
+    def remember(self, case: Tensor, logits: Tensor, shown: Shown) -> None:
+        """Take in how the student does on what it was shown of scans ``(B,)``."""
+        rows = shown.guessed[0]
+        ce = F.cross_entropy(logits[rows].float(), shown.view.label[rows], reduction="none")
+        one = torch.ones_like(case, dtype=torch.float32)
+        new = torch.stack([one, one, ce.flatten(1).mean(1)], dim=1)
+        self.table.copy_(remembered_cases(self.table, new, case % len(self.table), DECAY))

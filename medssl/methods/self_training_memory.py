@@ -7,22 +7,8 @@ from torch import Tensor, nn
 
 from medssl.methods.self_training_settings import SelfTrainingSettings
 from medssl.methods.self_training_teachers import Guess
+from medssl.ops import selection as rules
 from medssl.ops.reliability import boundary_factor, soft_background
-from medssl.ops.selection import (
-    BINS,
-    adaptive,
-    class_histogram,
-    gmm_peak,
-    gmm_valley,
-    levels_or,
-    mean_of,
-    normal_weight,
-    reliable_threshold,
-    remembered,
-    two_means,
-    variance_of,
-    voxel_weight,
-)
 
 CONSTANT = ("fixed", "agreement", "none")
 """Rules that need no memory."""
@@ -43,7 +29,7 @@ class Memory(nn.Module):
         self.settings = settings
         self.classes = classes
         if settings.selection not in CONSTANT:
-            self.register_buffer("confidence", torch.zeros(3, classes, BINS))
+            self.register_buffer("confidence", torch.zeros(3, classes, rules.BINS))
 
     @torch.no_grad()
     def believe(self, guess: Guess, checked: tuple[Guess, Tensor] | None) -> Tensor:
@@ -62,16 +48,15 @@ class Memory(nn.Module):
     def _remember(self, guess: Guess, checked: tuple[Guess, Tensor] | None) -> None:
         if self.settings.selection in CONSTANT:
             return
-        new = [class_histogram(guess.confidence, guess.label, self.classes)]
+        new = [rules.class_histogram(guess.confidence, guess.label, self.classes)]
         if checked is not None:
             known, truth = checked
             right = torch.where(truth == known.label, known.label, 255)
             wrong = torch.where((truth == known.label) | (truth == 255), 255, known.label)
-            new += [
-                class_histogram(known.confidence, each, self.classes) for each in (right, wrong)
-            ]
+            for each in (right, wrong):
+                new.append(rules.class_histogram(known.confidence, each, self.classes))
         old = self.confidence[: len(new)]
-        old.copy_(remembered(old, torch.stack(new), self.settings.memory_decay))
+        old.copy_(rules.remembered(old, torch.stack(new), self.settings.memory_decay))
 
     def _selected(self, guess: Guess) -> Tensor:
         settings = self.settings
@@ -82,16 +67,18 @@ class Memory(nn.Module):
         every, right, wrong = self.confidence
         if settings.selection == "softmatch":
             whole = every.sum(0)
-            return normal_weight(guess.confidence, mean_of(whole), variance_of(whole))
-        if settings.selection == "adaptive":
-            levels = adaptive(every)
-        elif settings.selection == "two_level":
-            levels = two_means(every)
-        elif settings.selection == "gmm":
-            levels = (gmm_peak if settings.gmm_at == "peak" else gmm_valley)(every)
+            return rules.normal_weight(
+                guess.confidence, rules.mean_of(whole), rules.variance_of(whole)
+            )
+        if settings.selection == "gate":
+            levels = rules.reliable_threshold(right, wrong, settings.reliability)
         else:
-            levels = reliable_threshold(right, wrong, settings.reliability)
-        return voxel_weight(guess.confidence, guess.label, levels_or(levels, settings.threshold))
+            gmm = rules.gmm_peak if settings.gmm_at == "peak" else rules.gmm_valley
+            by_name = {"adaptive": rules.adaptive, "two_level": rules.two_means, "gmm": gmm}
+            levels = by_name[settings.selection](every)
+        return rules.voxel_weight(
+            guess.confidence, guess.label, rules.levels_or(levels, settings.threshold)
+        )
 
     def _factors(self, guess: Guess) -> Tensor:
         settings = self.settings

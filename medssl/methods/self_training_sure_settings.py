@@ -45,15 +45,9 @@ class SureSettings(AverageSettings):
         if self.unlabeled_weight == 0:
             yield "method.unlabeled_weight is 0: the unlabeled images do nothing"
         if self.asks_confidence and self.threshold > 0.9999:
-            yield (
-                f"{named}: next to no voxel is ever so sure, and the unlabeled images do nothing; "
-                "FixMatch's value is 0.95"
-            )
+            yield f"{named}: next to no voxel is ever so sure, the images do nothing; try 0.95"
         if self.asks_confidence and self.threshold <= 0.5:
-            yield (
-                f"{named}: with two classes every voxel is as sure as that, and the threshold does "
-                "nothing"
-            )
+            yield f"{named}: with two classes every voxel is as sure as that, and it does nothing"
         blind = recipe.training.augment.strong_probability == 0
         if blind and self.unlabeled_views and not self.mixes:
             yield (

@@ -15,7 +15,7 @@ from medssl.methods.self_training_settings import SelfTrainingSettings
 from medssl.ops.ema import ema_decay
 from medssl.ops.fusion import fuse_by_entropy, surer_of
 from medssl.ops.modes import eval_mode, set_mode
-from medssl.ops.pseudo_labels import confidence, hard_labels
+from medssl.ops.pseudo_labels import confidence, hard_labels, sharpen
 from medssl.ops.reliability import overruled
 from medssl.ops.turns import Turn, draw_turns, turn_at
 
@@ -76,6 +76,14 @@ def settled(guess: Guess, image: Tensor, arbiter: nn.Module) -> Guess:
         guess.label, guess.confidence, hard_labels(probs), confidence(probs), guess.conflict
     )
     return replace(guess, label=label, confidence=sure)
+
+
+def soft_of(guess: Guess, settings: SelfTrainingSettings) -> Tensor | None:
+    """Return the probabilities ``(B, K, *spatial)`` of a guess that the loss asks for."""
+    if not settings.needs_probabilities:
+        return None
+    sharp = settings.target == "sharpened"
+    return sharpen(guess.probs, settings.temperature) if sharp else guess.probs
 
 
 def turn_of(settings: SelfTrainingSettings, progress: Progress) -> Turn:

@@ -1,4 +1,4 @@
-"""What the student of ``self_training`` is shown, and the loss of what is guessed there."""
+"""What the student of ``self_training`` is shown."""
 
 from __future__ import annotations
 
@@ -9,18 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medssl.methods.base import LabeledBatch, Progress
+from medssl.methods.base import LabeledBatch, Progress, UnlabeledBatch
 from medssl.methods.self_training_presets import Kind
 from medssl.methods.self_training_settings import SelfTrainingSettings
-from medssl.methods.self_training_teachers import Guess
+from medssl.methods.self_training_teachers import turn_of
 from medssl.ops.blocks import exchanged_blocks, shuffled_blocks
-from medssl.ops.deep_supervision import Prediction
-from medssl.ops.losses import IGNORE_INDEX, region_terms, supervised_loss, weighted_mean
 from medssl.ops.pasting import joined_views, known, paste
-from medssl.ops.perturb import Move, View, boxes_of_the_next, published_boxes_of_the_next
-from medssl.ops.pseudo_labels import hard_labels, kept_shares
-from medssl.ops.reliability import elr, soft_ce
-from medssl.ops.variants import FOREGROUND
+from medssl.ops.perturb import Move, View, boxes_of_the_next, joined_halves
+from medssl.ops.perturb import published_boxes_of_the_next as published_boxes
 
 
 @dataclass(frozen=True)
@@ -36,6 +32,31 @@ class Shown:
     view: View
     labeled: slice
     guessed: tuple[slice, ...]
+
+
+def views_of(
+    patches: UnlabeledBatch, easy: Tensor | None, settings: SelfTrainingSettings, progress: Progress
+) -> tuple[tuple[Tensor, ...], tuple[Kind, ...]]:
+    """Return the views of unlabeled patches that the student sees, and how they are mixed.
+
+    Args:
+        patches: ``(B, C, *spatial)``, in all views.
+        easy: boolean ``(B,)``, which of them are to be joined of two views; None is all of them.
+        settings: which views, and whether two are joined.
+        progress: addresses the draws, and says whose turn it is.
+    """
+    takes_turns = settings.view == "by_turn"
+    second = takes_turns and turn_of(settings, progress).active == 1
+    if settings.view == "weak" or second:
+        return (patches.image,), settings.kinds
+    kinds = () if takes_turns else settings.kinds
+    if not settings.joins:
+        return patches.views, kinds
+    first, other = patches.views
+    view = joined_halves(first, other, progress.rng("halves"))
+    if easy is not None:
+        view = torch.where(easy.view(-1, *[1] * (first.ndim - 1)), view, first)
+    return (view,), kinds
 
 
 def perturb(
@@ -76,60 +97,8 @@ def perturb(
 def _move(
     kind: Kind, image: Tensor, rng: np.random.RandomState, settings: SelfTrainingSettings
 ) -> Move:
-    if kind == "shuffle":
-        return shuffled_blocks(image, rng)
-    if kind == "cube":
-        return exchanged_blocks(image, rng)
+    if kind in ("shuffle", "cube"):
+        return (shuffled_blocks if kind == "shuffle" else exchanged_blocks)(image, rng)
     if settings.box == "sides":
         return boxes_of_the_next(image, rng)
-    return published_boxes_of_the_next(settings.box, image, rng)
-
-
-def truth_loss(logits: Prediction, shown: Shown, settings: SelfTrainingSettings) -> Tensor:
-    """Compute the loss where there is ground truth."""
-    view, rows = shown.view, shown.labeled
-    assert view.truth is not None
-    target = torch.where(view.truth[rows], view.label[rows], IGNORE_INDEX)
-    return supervised_loss(logits[rows], target, loss=settings.loss)
-
-
-def guess_loss(logits: Prediction, shown: Shown, settings: SelfTrainingSettings) -> Tensor:
-    """Compute the loss of guesses, the mean over the views: the weighted mean times the share of
-    guessed voxels that count at all, or with ``normalize: kept`` without that factor.
-    """
-    view, losses = shown.view, []
-    assert view.truth is not None
-    assert view.weight is not None
-    for rows in shown.guessed:
-        seen, weight, guessed = logits[rows], view.weight[rows], ~view.truth[rows]
-        soft = None if view.soft is None else view.soft[rows]
-        if settings.target != "hard":
-            assert soft is not None
-            value = soft_ce(seen, soft, weight)
-        else:
-            ((dice, ce),) = region_terms(seen, view.label[rows], [weight], dice=FOREGROUND)
-            value = ce if settings.loss == "ce" else dice + ce
-        if settings.normalize == "all":
-            value = value * ((weight > 0).sum() / guessed.sum().clamp(min=1))
-        if settings.elr_weight > 0:
-            assert soft is not None
-            value = value + settings.elr_weight * elr(seen, soft, guessed.float())
-        losses.append(value)
-    return torch.stack(losses).mean()
-
-
-@torch.no_grad()
-def agreement(logits: Tensor, shown: Shown) -> Tensor:
-    """Return how often the student says of voxels that count what the teachers do."""
-    view = shown.view
-    assert view.weight is not None
-    return weighted_mean((hard_labels(logits) == view.label).float(), view.weight > 0)
-
-
-def told_of(guess: Guess, weight: Tensor) -> dict[str, Tensor]:
-    """Return what to log of a guess: shares that count, confidence, conflicts."""
-    kept = torch.where(weight > 0, guess.label, IGNORE_INDEX)
-    told = {**kept_shares(guess.probs, kept), "pseudo/confidence": guess.confidence.mean()}
-    if guess.conflict is not None:
-        told["pseudo/conflict"] = guess.conflict.float().mean()
-    return told
+    return published_boxes(settings.box, image, rng)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from medssl.errors import MedSSLError
 from medssl.networks.build import blueprint_of
-from medssl.networks.whole_batch import Rows, rows_here
+from medssl.networks.whole_batch import Rows, WholeDropout2d, WholeDropout3d, rows_here
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,38 @@ def tapped_channels(build: Callable[[], nn.Module], spatial_dims: int) -> int:
         with torch.no_grad(), taps(network) as found:
             network(image)
     return sum(each.shape[1] for each in (*found.levels, found.penultimate))
+
+
+@contextmanager
+def dropped(network: nn.Module, share: float) -> Iterator[None]:
+    """Drop channels of every level of a network's encoder in each pass inside.
+
+    What is left of a level goes to the next one and to the decoder, scaled by ``1 / (1 - share)``;
+    torch's generator draws the channels, for the whole batch.
+
+    Args:
+        network: in train or eval mode.
+        share: chance of a channel to be dropped, in [0, 1).
+
+    Raises:
+        MedSSLError: nobody said where the network can be tapped.
+
+    Source: Yang et al., UniMatch (CVPR 2023, arXiv 2208.09910), whose decoder sees the encoder's
+    features with channels dropped; there no level sees what the one before has lost.
+    """
+    layers = {4: WholeDropout2d(share), 5: WholeDropout3d(share)}
+
+    def drop(_module: nn.Module, _inputs: object, out: Tensor) -> Tensor:
+        found: Tensor = layers[out.ndim](out)
+        return found
+
+    levels = taps_of(network).levels
+    hooks = [network.get_submodule(n).register_forward_hook(drop) for n in levels]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def taps_of(network: nn.Module) -> Taps:

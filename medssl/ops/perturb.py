@@ -109,6 +109,22 @@ def of_the_next(image: Tensor, boxes: Sequence[Box]) -> Move:
     return move
 
 
+def joined_halves(first: Tensor, second: Tensor, rng: np.random.RandomState) -> Tensor:
+    """Join two views of each patch at its middle, the first one's half before the second one's.
+
+    Args:
+        first: ``(N, C, *spatial)``.
+        second: the same patches, changed otherwise.
+        rng: draws for each patch the axis that is cut.
+
+    Source: Gui et al., SAA (ICCV 2023): two strong views joined left and right, or top and bottom.
+    """
+    shape, boxes = first.shape[2:], []
+    for axis in rng.randint(len(shape), size=len(first)):
+        boxes.append(tuple((n // 2 if i == axis else 0, n) for i, n in enumerate(shape)))
+    return mix(first, second, box_mask(shape, boxes, device=first.device))
+
+
 def cutmix(view: View, rng: np.random.RandomState, ratio: tuple[float, float] = RATIO) -> View:
     """Put a box of the next patch into each one; see :func:`boxes_of_the_next`."""
     return view.each(boxes_of_the_next(view.image, rng, ratio))

@@ -16,6 +16,8 @@ LEAST = 1e-4
 """Probabilities are kept so far from 0 and 1 where a logarithm would be endless."""
 FURTHEST = math.exp(-9)
 """Least value that :func:`elr` takes the logarithm of."""
+BUDGET = 16_384
+"""Unsure voxels of a patch that :func:`shrunk_ce` looks at."""
 
 
 def boundary(label: Tensor, radius: int | Sequence[int] = 1) -> Tensor:
@@ -106,6 +108,60 @@ def elr(logits: Prediction, probs: Tensor, weight: Tensor | None = None) -> Tens
         return weighted_mean((1 - same).clamp_min(FURTHEST).log(), w)
 
     return over_scales(term, logits, probs, weight)
+
+
+def shrunk_ce(
+    logits: Prediction, probs: Tensor, threshold: float, budget: int = BUDGET
+) -> tuple[Tensor, Tensor]:
+    """Learn of unsure voxels what is sure: the likeliest class, and none of the unlikely ones.
+
+    A voxel's likeliest class is held against the classes from rank r on, and those between, with
+    which it is confused, are left out: r = 2, 3, ... is the first at which the likeliest is as sure
+    as the threshold among those that stay. Where there is none, the voxel does not count; nor does
+    any of two classes.
+
+    Args:
+        logits: the student's, ``(B, K, *spatial)``; of several scales, for a mean over them.
+        probs: q, ``(B, K, *spatial)``, without gradient; zeros where nothing was guessed.
+        threshold: below it a voxel is unsure.
+        budget: so many unsure voxels of a structure, the least sure of each patch, are looked at.
+
+    Returns:
+        The mean over them of ``q_max CE``, cross-entropy among the classes that stay; and the share
+        of voxels of a structure that are sure.
+
+    Source: Yang et al., ShrinkMatch (ICCV 2023), published code.
+    """
+    top, label = probs.max(dim=1)
+    structure, unsure = label > 0, top < threshold
+    share = weighted_mean((~unsure).float(), structure)
+
+    def term(scale: Tensor, q: Tensor) -> Tensor:
+        flat, out = (x.float().flatten(2).transpose(1, 2) for x in (q, scale))
+        sure, best = flat.max(dim=2)
+        doubt = torch.where((best > 0) & (sure < threshold), 1 - sure, 0.0)
+        chosen, place = doubt.topk(min(budget, doubt.shape[1]), dim=1)
+        rows = place.unsqueeze(2).expand(-1, -1, flat.shape[2])
+        ranked, order = flat.gather(1, rows).sort(dim=2, descending=True)
+        among = out.gather(1, rows).gather(2, order)
+        kept, reached = _shrunk(ranked, threshold)
+        ce = among.masked_fill(~kept, -math.inf).logsumexp(dim=2) - among[..., 0]
+        weight = ranked[..., 0] * (reached & (chosen > 0))
+        return (weight * ce).sum() / (chosen > 0).sum().clamp(min=1)
+
+    return over_scales(term, logits, probs), share
+
+
+def _shrunk(ranked: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """Return which ranks ``(..., K)`` of falling probabilities stay, and where it is enough."""
+    classes = ranked.shape[-1]
+    rank = torch.arange(classes, device=ranked.device)
+    tails = ranked.flip(-1).cumsum(-1).flip(-1)
+    first = ranked[..., :1]
+    enough = (first >= threshold * (first + tails)) & (rank >= 2)
+    reached = enough.any(-1) & (first[..., 0] > 0)
+    start = torch.where(reached, enough.int().argmax(-1), classes)
+    return (rank == 0) | (rank >= start.unsqueeze(-1)), reached
 
 
 def soft_ce(logits: Prediction, probs: Tensor, weight: Tensor) -> Tensor:

@@ -49,8 +49,7 @@ def around_step(
     Returns:
         Logits ``(B, K, *spatial)`` before and after.
     """
-    norm = torch.stack([g.norm() for g in gradients]).norm()
-    length = lr * (1 / (norm + 1e-12)).clamp(max=1.0)
+    length = _length(gradients, lr)
     # In place and back: torch.func.functional_call leaves the moved weights in a network that
     # registers a module under two names, as DynUNet does. Through `data`, since autograd must
     # not take weights for changed that are back when it needs them.
@@ -66,6 +65,37 @@ def around_step(
         for p, old in zip(parameters, kept, strict=True):
             p.copy_(old)
     return before, after
+
+
+def _length(gradients: Sequence[Tensor], lr: float) -> Tensor:
+    """Return the factor of gradients whose norm is cut at 1, in a step of length ``lr``."""
+    norm = torch.stack([g.norm() for g in gradients]).norm()
+    return lr * (1 / (norm + 1e-12)).clamp(max=1.0)
+
+
+@torch.no_grad()
+def descend(parameters: Iterable[nn.Parameter], gradients: Sequence[Tensor], *, lr: float) -> None:
+    """Take a plain step of gradient descent in place, the gradients' norm cut at 1."""
+    length = _length(gradients, lr)
+    for p, g in zip(parameters, gradients, strict=True):
+        p.data.sub_(length * g)
+
+
+@contextmanager
+def put_back(module: nn.Module) -> Iterator[None]:
+    """Put weights, buffers and torch's generators back to what they were before.
+
+    What is computed inside may change them in place, and is as if it had never happened.
+    """
+    tensors = [t.data for t in (*module.parameters(), *module.buffers())]
+    kept = [t.clone() for t in tensors]
+    cards = {t.device for t in tensors if t.device.type == "cuda"}
+    try:
+        with torch.random.fork_rng(list(cards)):
+            yield
+    finally:
+        for t, old in zip(tensors, kept, strict=True):
+            t.copy_(old)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from medssl.recipe.load import load_recipe
 from medssl.settings.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
-KEYS = ("teacher", "selection", "view", "target", "loss", "normalize")
+KEYS = ("teacher", "selection", "view", "adapt", "target", "loss", "normalize")
 
 
 @pytest.fixture
@@ -144,8 +144,9 @@ def test_the_ablation_has_every_value_of_every_slot(arms: ModuleType) -> None:
         assert left_out <= {"'by_turn'", "'global'"}, key
     for given in (*arms.SLOTS.values(), *({"preset": name} for name in arms.PRESETS)):
         assert list(SelfTrainingSettings(**given).check_recipe(Recipe())) == []
-    # Preset fedlabel is one of a federation, too.
-    assert {*arms.PRESETS, "mixed", "fedlabel"} == SelfTrainingSettings.words("preset")
+    # Preset fedlabel is one of a federation, too; shrinkmatch is refused for three classes.
+    untried = {"mixed", "fedlabel", "shrinkmatch"}
+    assert {*arms.PRESETS, *untried} == SelfTrainingSettings.words("preset")
     runs = [(a.group, a.name, a.seeds) for a in arms.ablation()]
     assert len({name for _, name, _ in runs}) == len(runs)
     assert runs[0] == ("hippocampus-4-parts-development", "default", 3)
@@ -230,12 +231,14 @@ FIGURES = ROOT / "docs" / "self_training.json"
 
 
 @pytest.mark.skipif(not FIGURES.is_file(), reason="the ablation was not measured yet")
-def test_every_preset_beat_labels_alone_on_the_toy_task(evidence: ModuleType) -> None:
+def test_every_preset_beat_labels_alone_on_the_toy_task(
+    evidence: ModuleType, arms: ModuleType
+) -> None:
     import evidence_page
 
     rows = [r for r in evidence.read(FIGURES) if r["group"] == "toy"]
-    arms = evidence_page.by_arm(rows, "default")
-    presets = {name: found for name, found in arms.items() if name.startswith("preset")}
-    assert len(presets) == 11
-    for name, found in {"default": arms["default"], **presets}.items():
-        assert evidence_page.gain(found, arms["supervised"]).mean > 0, name
+    found = evidence_page.by_arm(rows, "default")
+    presets = {name: runs for name, runs in found.items() if name.startswith("preset")}
+    assert len(presets) == len(arms.PRESETS)
+    for name, runs in {"default": found["default"], **presets}.items():
+        assert evidence_page.gain(runs, found["supervised"]).mean > 0, name

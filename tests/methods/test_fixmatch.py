@@ -10,9 +10,10 @@ from torch import nn
 from medssl.methods.base import Batch, LabeledBatch, Progress, UnlabeledBatch
 from medssl.methods.fixmatch import FixMatch
 from medssl.methods.fixmatch_settings import FixMatchSettings
+from medssl.methods.self_training_losses import guess_loss
 from medssl.methods.self_training_memory import Memory
 from medssl.methods.self_training_teachers import guess_of
-from medssl.methods.self_training_views import Shown, guess_loss
+from medssl.methods.self_training_views import Shown
 from medssl.ops.perturb import View
 from medssl.recipe.load import load_recipe
 from medssl.settings.recipe import Recipe

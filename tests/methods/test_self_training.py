@@ -12,13 +12,14 @@ from torch import Tensor
 from medssl.methods.base import Batch, Progress
 from medssl.methods.registry import get_method
 from medssl.methods.self_training import SelfTraining
+from medssl.methods.self_training_losses import guess_loss, truth_loss
 from medssl.methods.self_training_memory import Memory
 from medssl.methods.self_training_settings import SelfTrainingSettings
 from medssl.methods.self_training_teachers import Guess, guess_of, turn_of
-from medssl.methods.self_training_views import Shown, guess_loss, truth_loss
+from medssl.methods.self_training_views import Shown
 from medssl.ops.losses import region_terms, supervised_loss
 from medssl.ops.ramps import share_ramp
-from medssl.ops.reliability import elr
+from medssl.ops.reliability import elr, shrunk_ce
 from medssl.ops.selection import class_histogram
 from medssl.ops.variants import FOREGROUND
 from medssl.recipe.load import load_recipe, save_recipe
@@ -400,6 +401,17 @@ def test_early_learning_is_added_over_all_guessed_voxels() -> None:
     torch.testing.assert_close(added, 0.5 * elr(logits, view.soft, (~view.truth).float()))
 
 
+def test_unsure_voxels_teach_by_the_share_of_sure_ones() -> None:
+    plain = SelfTrainingSettings(preset="shrinkmatch", shrink_weight=0, threshold=0.6)
+    with_it = SelfTrainingSettings(preset="shrinkmatch", shrink_weight=3.0, threshold=0.6)
+    logits, shown = shown_by(plain)
+    (rows,) = shown.guessed
+    shrunk, sure = shrunk_ce(logits[rows], shown.view.soft[rows], 0.6)
+    added = guess_loss(logits, shown, with_it) - guess_loss(logits, shown, plain)
+    assert 0.1 < sure < 0.9
+    torch.testing.assert_close(added, 3 * sure * shrunk)
+
+
 def test_the_ramp() -> None:
     found = [share_ramp(i, 100, SelfTrainingSettings().ramp_fraction) for i in (0, 20, 40)]
     assert found == pytest.approx([0.0067, 0.287, 1], abs=5e-4)
@@ -425,6 +437,8 @@ def test_views_that_are_asked_of_the_loader() -> None:
     assert views["mixed"] == ()
     assert views["unimatch"] == ("strong", "strong")
     assert views["dual_teacher"] == views["fixmatch"] == ("strong",)
+    assert views["saa"] == ("strong", "strong")
+    assert SelfTrainingSettings(view="joined").unlabeled_views == ("strong", "strong")
 
 
 @pytest.mark.parametrize(
@@ -437,6 +451,8 @@ def test_views_that_are_asked_of_the_loader() -> None:
         ({"mixing": ["paste", "cutmix"]}, "paste at the end"),
         ({"mixing": ["cutmix", "cutmix"]}, "each kind once"),
         ({"box": "rectangle"}, "training.patch has three"),
+        ({"adapt": "otsu"}, "two joined ones"),
+        ({"adapt": "otsu", "view": "strong"}, "method.mixing to none"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(given: dict[str, Any], words: str) -> None:
@@ -454,6 +470,7 @@ def test_parts_that_do_not_fit_are_refused(given: dict[str, Any], words: str) ->
         ({}, {"unlabeled_batch": 1}, "another patch of the batch"),
         ({"preset": "hssda"}, {"patch": [64, 64, 16]}, "blocks of sides below 16"),
         ({"preset": "dual_teacher", "turn": 500}, {"iterations": 100}, "longer than the run"),
+        ({"preset": "fst"}, {}, "experimental and costs 4 times"),
     ],
 )
 def test_settings_that_do_nothing_are_named(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from medssl.methods.registry import get_method
-from medssl.methods.self_training_cases import BY_SCAN
+from medssl.methods.self_training_cases import Cases
 from medssl.methods.self_training_settings import SelfTrainingSettings
 from medssl.settings.recipe import Recipe
 from medssl.testing.subject import (
@@ -95,7 +95,7 @@ def test_a_scan_of_another_kind_is_not_familiar() -> None:
 def test_a_run_is_opened_with_as_many_scans_as_it_had() -> None:
     method = made()
     method.know_cases({"labeled": 4, "unlabeled": 7})
-    for name in BY_SCAN:
+    for name in Cases.by_scan:
         getattr(method.cases, name).add_(1)
     other = made()
     other.load_state_dict(method.state_dict())
@@ -106,4 +106,4 @@ def test_a_run_is_opened_with_as_many_scans_as_it_had() -> None:
 def test_a_student_is_not_compared_with_itself() -> None:
     settings = SelfTrainingSettings(weight="case", teacher="student")
     (problem,) = settings.check_recipe(Recipe())
-    assert "compares teacher and student" in problem
+    assert "compares the student with its teacher" in problem

@@ -9,7 +9,7 @@ from torch import nn
 from medssl.errors import MedSSLError
 from medssl.networks.build import build_network
 from medssl.networks.registry import NETWORKS, list_networks, patch_factors
-from medssl.networks.taps import Taps, tapped_channels, taps, taps_of
+from medssl.networks.taps import Taps, dropped, tapped_channels, taps, taps_of
 
 SMALL = {
     "dynunet": {"filters": [4, 8, 8]},
@@ -95,3 +95,21 @@ def test_a_network_of_ones_own_says_it_itself() -> None:
     assert features.penultimate is features.levels[1]
     with pytest.raises(MedSSLError, match="'Sequential' does not say"), taps(nn.Sequential()):
         pass
+
+
+def test_channels_of_every_level_are_dropped_and_scaled() -> None:
+    network = Own(nn.Conv2d(1, 64, 1), nn.Conv2d(64, 64, 1), nn.Conv2d(64, 2, 1)).eval()
+    nn.init.ones_(network[0].weight), nn.init.zeros_(network[0].bias)
+    image = torch.ones(3, 1, 4, 4)
+    seen: list[torch.Tensor] = []
+    network[1].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with torch.no_grad():
+        plain = network(image)
+        with dropped(network, 0.25), taps(network) as features:
+            network(image)
+        assert torch.equal(network(image), plain)
+    first = seen[1]
+    assert first.unique().tolist() == pytest.approx([0, 1 / 0.75])
+    assert torch.equal(first, first[..., :1, :1].expand_as(first)), "whole channels"
+    assert 0.1 < (first == 0).float().mean() < 0.4
+    assert (features.penultimate == 0).flatten(2).all(2).any(), "the next level, too"

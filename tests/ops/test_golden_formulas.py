@@ -14,8 +14,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from medssl.methods.self_training_losses import guess_loss
 from medssl.methods.self_training_settings import SelfTrainingSettings
-from medssl.methods.self_training_views import Shown, guess_loss
+from medssl.methods.self_training_views import Shown
 from medssl.ops.boxes import area_box, centred_boxes
 from medssl.ops.ema import ema_decay, ema_update
 from medssl.ops.feature_dropout import complementary_masks

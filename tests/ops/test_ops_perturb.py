@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medssl.ops.perturb import View, boxes_of_the_next, cutmix, mixing_of
+from medssl.ops.perturb import View, boxes_of_the_next, cutmix, joined_halves, mixing_of
 
 SHAPES = pytest.mark.parametrize("shape", [(16, 12), (9, 8, 6), (16, 12, 1)])
 
@@ -94,3 +94,20 @@ def test_the_generator_decides_and_none_draws_nothing() -> None:
     rng = np.random.RandomState(1)
     assert mixing_of("none", image, rng)(image) is image
     assert rng.randint(1 << 30) == np.random.RandomState(1).randint(1 << 30)
+
+
+@pytest.mark.parametrize("shape", [(9, 6), (8, 6, 5)])
+def test_halves_of_two_views_are_joined_in_the_middle(shape: tuple[int, ...]) -> None:
+    first, second = numbered(12, shape), -1 - numbered(12, shape)
+    joined = joined_halves(first, second, np.random.RandomState(0))
+    axes = set()
+    for patch, one, two in zip(joined, first, second, strict=True):
+        for axis, side in enumerate(shape, start=1):
+            ends = side // 2, side - side // 2
+            parts = [v.split(ends, axis)[i] for i, v in enumerate((one, two))]
+            if torch.equal(patch, torch.cat(parts, axis)):
+                axes.add(axis)
+                break
+        else:
+            raise AssertionError("not halves of both")
+    assert axes == set(range(1, len(shape) + 1)), "every axis is cut in some patch"

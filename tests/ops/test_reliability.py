@@ -17,6 +17,7 @@ from medssl.ops.reliability import (
     boundary_factor,
     elr,
     overruled,
+    shrunk_ce,
     soft_background,
     soft_ce,
 )
@@ -135,3 +136,49 @@ def test_soft_cross_entropy_by_hand() -> None:
     first = -(0.9 * math.log(0.8) + 0.1 * math.log(0.2))
     assert found.item() == pytest.approx((first + 0.5 * math.log(2)) / 1.5, rel=1e-5)
     assert soft_ce(p.log(), q, torch.zeros(1, 1, 2)).item() == 0
+
+
+def one_voxel(*probs: float) -> torch.Tensor:
+    """Return probabilities ``(1, K, 1, 1)``."""
+    return torch.tensor(probs).view(1, -1, 1, 1)
+
+
+def test_shrunk_classes_by_hand() -> None:
+    """.5 of .5 + .2 is below .75 and .5 of .5 + .05 above: the two ends stay, ``0.5 log 2``."""
+    q = one_voxel(0.15, 0.5, 0.05, 0.3)
+    logits = torch.zeros(1, 4, 1, 1, requires_grad=True)
+    loss, share = shrunk_ce(logits, q, 0.75)
+    assert loss.item() == pytest.approx(0.34657, abs=1e-5)
+    assert share.item() == 0
+    loss.backward()
+    assert logits.grad.flatten().tolist() == pytest.approx([0, -0.25, 0.25, 0])
+    order = torch.tensor([2, 3, 1, 0])
+    moved = torch.zeros(1, 4, 1, 1, requires_grad=True)
+    shrunk_ce(moved, q[:, order], 0.75)[0].backward()
+    assert torch.equal(moved.grad, logits.grad[:, order])
+    # A looser threshold keeps rank 2, too; of three classes that stay, the likeliest is one.
+    loss, _ = shrunk_ce(torch.zeros(1, 4, 1, 1), q, 0.7)
+    assert loss.item() == pytest.approx(0.5 * math.log(3))
+
+
+@pytest.mark.parametrize(
+    "q",
+    [(0.4, 0.6), (0.3, 0.36, 0.34), (0.6, 0.3, 0.1), (0.05, 0.9, 0.05), (0.0, 0.0, 0.0)],
+    ids=["two classes", "never sure", "background", "sure", "no guess"],
+)
+def test_other_voxels_have_nothing_to_shrink(q: tuple[float, ...]) -> None:
+    logits = torch.randn(1, len(q), 1, 1, requires_grad=True)
+    loss, _ = shrunk_ce(logits, one_voxel(*q), 0.7)
+    assert loss.item() == 0
+    loss.backward()
+    assert not logits.grad.any()
+
+
+def test_the_least_sure_voxels_are_looked_at_and_sure_ones_counted() -> None:
+    q = torch.cat([one_voxel(0.1, p, 0.1, 0.8 - p) for p in (0.9, 0.7, 0.5, 0.6)], dim=2)
+    q = torch.cat([q, one_voxel(0.9, 0.1, 0, 0)], dim=2)
+    logits = torch.zeros(1, 4, 5, 1, requires_grad=True)
+    loss, share = shrunk_ce(logits, q, 0.72, budget=2)
+    assert share.item() == 0.25, "one of four voxels of a structure"
+    loss.backward()
+    assert logits.grad.abs().sum(1).flatten().gt(0).tolist() == [False, False, True, True, False]

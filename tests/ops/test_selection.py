@@ -20,6 +20,7 @@ from medssl.ops.selection import (
     levels_or,
     mean_of,
     normal_weight,
+    otsu,
     reliable_threshold,
     remembered,
     scaled_by_class,
@@ -200,3 +201,18 @@ def test_one_class_leaves_the_levels_of_others(rule: Callable[[Tensor], Tensor])
 
 def test_nan_is_nothing_else_than_unseen() -> None:
     assert not math.isnan(levels_or(two_means(histogram([0.4], [])), 0.7).sum().item())
+
+
+def test_otsu_by_hand() -> None:
+    losses = torch.tensor([1.0, 0.02, 0.01, 1.1, 0.03])
+    assert otsu(losses, torch.ones(5)).item() == pytest.approx(0.03), "ties belong below"
+    unseen = torch.tensor([1.0, float("nan"), 0.01, 1.1, 0.03])
+    assert otsu(unseen, torch.tensor([1.0, 0, 1, 1, 1])).item() == pytest.approx(0.03)
+    for same in (torch.ones(4), torch.ones(1)):
+        assert otsu(same, torch.ones(len(same))).isnan(), "nothing to part"
+    h = torch.zeros(3, 64)
+    h[0, [10, 11, 50]], h[1, [3, 40, 41]] = torch.tensor([5.0, 5, 9]), torch.tensor([2.0, 7, 1])
+    for scale in (1, 10):
+        found = otsu(bin_centres(), scale * h)
+        assert found[:2].tolist() == [11.5 / 64, 3.5 / 64]
+        assert found[2].isnan()

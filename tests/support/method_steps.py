@@ -15,7 +15,7 @@ EVERY = [(name, given) for name in list_methods() for given in all_settings(get_
 
 
 def ident(value: Any) -> str | None:
-    return "-".join(value.values()) or "default" if isinstance(value, dict) else None
+    return "-".join(map(str, value.values())) or "default" if isinstance(value, dict) else None
 
 
 ALL = pytest.mark.parametrize(("name", "settings"), EVERY, ids=ident)

@@ -145,11 +145,11 @@ def train(
         optimizers = [torch.optim.Adam(group, lr=RATE) for group in groups]
         method.train()
         for iteration in range(stage.iterations):
-            progress = Progress(stage.name, iteration, stage.iterations, seed)
             number = done + method.batch_address(stage.name, iteration)
             batch = make_batch(settings, stage.streams, labeled, unlabeled, seed, number)
             position = method.learning_rate_position(stage, iteration)
             rate = learning_rate(*position, RATE, ScheduleSettings(name="poly"))
+            progress = Progress(stage.name, iteration, stage.iterations, seed, lr=rate)
             torch.manual_seed(torch_seed(progress))
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
