@@ -45,7 +45,9 @@ def table(rows: Rows, reference: str = ALONE) -> list[str]:
     ranked = any("auroc" in row for row in rows)
     timed = all("minutes" in row for row in rows)
     columns = ["arm", "labels", "Dice (seeds)", f"gain over {over}", "each structure"]
-    columns += ["AUROC of `unlabeled.csv`"] * ranked + ["iterations"] + ["minutes, quickest run"] * timed
+    columns += (
+        ["AUROC of `unlabeled.csv`"] * ranked + ["iterations"] + ["minutes, quickest run"] * timed
+    )
     lines = [_line(columns), "|" + "---|" * len(columns)]
     others = arms.get(reference)
     for name, found in arms.items():

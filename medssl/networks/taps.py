@@ -6,12 +6,13 @@ attribute ``taps``; those that come with the package are listed here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from medssl.errors import MedSSLError
 from medssl.networks.build import blueprint_of
@@ -69,11 +70,8 @@ def taps(network: nn.Module) -> Iterator[Features]:
     hooks = [network.register_forward_pre_hook(begin)]
     hooks += [network.get_submodule(n).register_forward_hook(level) for n in where.levels]
     hooks.append(network.get_submodule(where.head).register_forward_pre_hook(head))
-    try:
+    with _hooked(network, hooks):
         yield found
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def tapped_channels(build: Callable[[], nn.Module], spatial_dims: int) -> int:
@@ -123,10 +121,21 @@ def dropped(network: nn.Module, share: float) -> Iterator[None]:
         return found
 
     levels = taps_of(network).levels
-    hooks = [network.get_submodule(n).register_forward_hook(drop) for n in levels]
+    with _hooked(network, [network.get_submodule(n).register_forward_hook(drop) for n in levels]):
+        yield
+
+
+@contextmanager
+def _hooked(network: nn.Module, hooks: Sequence[RemovableHandle]) -> Iterator[None]:
+    """Remove hooks afterwards; a compiled network runs as it was written until then.
+
+    A compiler does not look for hooks that come later.
+    """
+    compiled, network._compiled_call_impl = network._compiled_call_impl, None
     try:
         yield
     finally:
+        network._compiled_call_impl = compiled
         for hook in hooks:
             hook.remove()
 

@@ -113,3 +113,18 @@ def test_channels_of_every_level_are_dropped_and_scaled() -> None:
     assert torch.equal(first, first[..., :1, :1].expand_as(first)), "whole channels"
     assert 0.1 < (first == 0).float().mean() < 0.4
     assert (features.penultimate == 0).flatten(2).all(2).any(), "the next level, too"
+
+
+def test_a_compiled_network_is_tapped_in_every_pass() -> None:
+    network = build("unet", 2).eval()
+    network.compile(backend="eager")
+    compiled = network._compiled_call_impl
+    x = torch.randn(1, 1, 16, 16)
+    for image in (x, 2 * x):
+        with torch.no_grad(), taps(network) as features:
+            logits = network(image)
+            head = network.get_submodule(taps_of(network).head)
+            assert torch.equal(head(features.penultimate), logits)
+        with torch.no_grad(), dropped(network, 0.9):
+            assert not torch.equal(network(image), logits)
+        assert network._compiled_call_impl is compiled
