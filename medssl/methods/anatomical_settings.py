@@ -27,6 +27,7 @@ class AnatomicalSettings(WeightedTeacherSettings):
 
     paper = "Adiga V et al., Medical Image Analysis 2024 (arXiv 2310.16099)"
     scales = True
+    regions = True
     plan_hints = PlanHints(
         "trusts its guesses where they look like anatomy",
         trained_networks=2,

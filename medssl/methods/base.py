@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from medssl.methods.settings import MethodSettings, Stage
 from medssl.methods.starting import Loader
 from medssl.networks.build import blueprint_of
+from medssl.ops.label_unions import Unions
 from medssl.ops.ramps import share_ramp
 
 NetworkBuilder = Callable[..., nn.Module]
@@ -148,6 +149,8 @@ class Method(nn.Module):
     Attributes:
         pieces: how many connected pieces a class has, by class index; one if it is not there. Of
             the data, not of the method: whoever trains sets it.
+        unions: class indices of the structures that losses of labels are made from, where these are
+            regions of several classes; set like ``pieces``. Empty: every class is a structure.
         stay: names of modules that never leave a site of a federation.
 
     Class attributes:
@@ -172,6 +175,7 @@ class Method(nn.Module):
         self.num_classes = num_classes
         self.spatial_dims = spatial_dims
         self.pieces: dict[int, int] = {}
+        self.unions: Unions = ()
         self.stay: tuple[str, ...] = ()
         self.make_networks(build_network)
 

@@ -53,6 +53,7 @@ from medssl.networks.passes import forward_each
 from medssl.ops.components import begin_largest_components
 from medssl.ops.deep_supervision import Prediction, finest, joined
 from medssl.ops.ema import copy_weights
+from medssl.ops.label_unions import Unions
 from medssl.ops.losses import copy_paste_loss, region_terms, supervised_loss, weighted_mean
 from medssl.ops.mixing import mix, take
 from medssl.ops.modes import set_mode
@@ -97,9 +98,9 @@ class BCP(StudentTeacher):
         target = torch.cat([mix(*pair, m.mask) for pair, m in zip(labels, images, strict=True)])
         is_truth = torch.cat([m.is_truth for m in images])
         if self.settings.normalize == "source":
-            truth, guess = source_loss(logits, target, is_truth, self.settings)
+            truth, guess = source_loss(logits, target, is_truth, self.settings, self.unions)
         else:
-            truth, guess = region_loss(logits, images, labels, self.settings)
+            truth, guess = region_loss(logits, images, labels, self.settings, self.unions)
         with torch.no_grad():
             predicted = torch.cat([hard_labels(finest(x).detach()) for x in logits])
             agree = weighted_mean((predicted == target).float(), ~is_truth)
@@ -126,12 +127,17 @@ class BCP(StudentTeacher):
         logits = self.student(mix(take(image, 0, count), take(image, shift, count), mask))
         if settings.pretrain_loss == "region":
             out, box = copy_paste_loss(
-                logits, outside, inside, mask, weight_outside=1, weight_inside=1, dice=settings.dice
+                *(logits, outside, inside, mask),
+                weight_outside=1,
+                weight_inside=1,
+                dice=settings.dice,
+                unions=self.unions,
             )
             loss = out + box
             terms = {"loss/outside": out.detach(), "loss/inside": box.detach()}
         else:
-            loss = supervised_loss(logits, mix(outside, inside, mask), dice=settings.dice)
+            target = mix(outside, inside, mask)
+            loss = supervised_loss(logits, target, dice=settings.dice, unions=self.unions)
             loss = loss / 2 if settings.normalize == "region" else loss
             terms = {}
         return StepOutput(loss, {"loss/labeled": loss.detach(), **terms})
@@ -193,6 +199,7 @@ def region_loss(
     images: list[MixedImage],
     labels: list[tuple[Tensor, Tensor]],
     settings: BCPSettings,
+    unions: Unions = (),
 ) -> tuple[Tensor, Tensor]:
     """Compute the published loss: each region of each mixed image is normalized by itself.
 
@@ -201,6 +208,7 @@ def region_loss(
         images: what was mixed.
         labels: outside and inside of the box of each.
         settings: weights and Dice.
+        unions: see :func:`medssl.ops.losses.region_terms`.
 
     Returns:
         The weighted ground-truth and pseudo-label parts; the loss is their sum.
@@ -216,6 +224,7 @@ def region_loss(
             weight_outside=weights[0 if m.labeled_outside else 1],
             weight_inside=weights[1 if m.labeled_outside else 0],
             dice=settings.dice,
+            unions=unions,
         )
         labeled.append(out if m.labeled_outside else box)
         unlabeled.append(box if m.labeled_outside else out)
@@ -223,7 +232,11 @@ def region_loss(
 
 
 def source_loss(
-    logits: list[Prediction], target: Tensor, is_truth: Tensor, settings: BCPSettings
+    logits: list[Prediction],
+    target: Tensor,
+    is_truth: Tensor,
+    settings: BCPSettings,
+    unions: Unions = (),
 ) -> tuple[Tensor, Tensor]:
     """Compute the loss normalized per source: ground truth or pseudo-label, wherever it lies.
 
@@ -232,12 +245,14 @@ def source_loss(
         target: mixed labels ``(B, *spatial)`` of all of them.
         is_truth: boolean, where the label is ground truth.
         settings: weights and Dice.
+        unions: see :func:`medssl.ops.losses.region_terms`.
 
     Returns:
         The weighted ground-truth and pseudo-label parts; the loss is their sum.
     """
     whole = logits[0] if len(logits) == 1 else joined(logits)
-    truth, guess = region_terms(whole, target, [is_truth, ~is_truth], dice=settings.dice)
+    apart = [is_truth, ~is_truth]
+    truth, guess = region_terms(whole, target, apart, dice=settings.dice, unions=unions)
     return settings.weight_gt * (truth[0] + truth[1]), settings.weight_pseudo * (
         guess[0] + guess[1]
     )

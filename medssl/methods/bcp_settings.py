@@ -70,6 +70,7 @@ class BCPSettings(TeacherSettings, DiceSettings):
 
     paper = "Bai et al., CVPR 2023 (arXiv 2305.00673)"
     scales = True
+    regions = True
     plan_hints = PlanHints(
         "pastes parts of labeled and unlabeled scans into each other",
         advice=(KEEP_ALL,),

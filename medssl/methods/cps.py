@@ -35,6 +35,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -46,6 +47,7 @@ from medssl.methods.starting import Loader, start_peers
 from medssl.networks.ensemble import Ensemble
 from medssl.networks.passes import forward_each
 from medssl.ops.deep_supervision import Prediction, finest, joined
+from medssl.ops.label_unions import Unions
 from medssl.ops.losses import supervised_loss
 from medssl.ops.modes import eval_mode
 from medssl.ops.perturb import mixing_of
@@ -53,7 +55,11 @@ from medssl.ops.pseudo_labels import hard_labels
 
 
 def network_loss(
-    logits: Prediction, label: Tensor, pseudo_label: Tensor, settings: CPSSettings
+    logits: Prediction,
+    label: Tensor,
+    pseudo_label: Tensor,
+    settings: CPSSettings,
+    unions: Unions = (),
 ) -> tuple[Tensor, Tensor]:
     """Compute the two losses of one network, before the cross weight.
 
@@ -62,6 +68,7 @@ def network_loss(
         label: ``(L, *spatial)`` class indices, 255 without annotation.
         pseudo_label: ``(L + U, *spatial)``, or ``(U, *spatial)`` with ``cross_on: unlabeled``.
         settings: which losses.
+        unions: see :func:`medssl.ops.losses.region_terms`.
 
     Returns:
         The labeled and the cross loss.
@@ -69,8 +76,9 @@ def network_loss(
     Source: Chen et al. 2021, eqs. 1-4.
     """
     first, dice = len(logits) - len(pseudo_label), settings.dice
-    labeled = supervised_loss(logits[: len(label)], label, loss=settings.labeled_loss, dice=dice)
-    cross = supervised_loss(logits[first:], pseudo_label, loss=settings.cross_loss, dice=dice)
+    loss = partial(supervised_loss, dice=dice, unions=unions)
+    labeled = loss(logits[: len(label)], label, loss=settings.labeled_loss)
+    cross = loss(logits[first:], pseudo_label, loss=settings.cross_loss)
     return settings.labeled_weight * labeled, cross
 
 
@@ -123,8 +131,8 @@ class CPS(Method):
             net.train()
         logits = [self._logits(net, batch) for net in (self.first, self.second)]
         labels = [hard_labels(finest(x).detach()[self._start(batch) :]) for x in logits]
-        one = network_loss(logits[0], labeled.label, labels[1], self.settings)
-        two = network_loss(logits[1], labeled.label, labels[0], self.settings)
+        one = network_loss(logits[0], labeled.label, labels[1], self.settings, self.unions)
+        two = network_loss(logits[1], labeled.label, labels[0], self.settings, self.unions)
         loss = one[0] + two[0] + weight * (one[1] + two[1])
         return StepOutput(loss, _report([one, two], labels, weight))
 
@@ -143,9 +151,9 @@ class CPS(Method):
                 labels.append(mixed(hard_labels(net(images))))
         parts = []
         for i, net in enumerate((self.first, self.second)):
-            own, cross = network_loss(
-                self._logits(net, batch), labeled.label, labels[1 - i], self.settings
-            )
+            logits, other = self._logits(net, batch), labels[1 - i]
+            own, cross = network_loss(logits, labeled.label, other, self.settings, self.unions)
+            del logits
             parts.append((own.detach(), cross.detach()))
             yield own + weight * cross
         terms.update(_report(parts, labels, weight))

@@ -17,6 +17,7 @@ class CPSSettings(MixingSettings, DiceSettings):
 
     paper = "Chen et al., CVPR 2021 (arXiv 2106.01226)"
     scales = True
+    regions = True
     plan_hints = PlanHints(
         "two networks label the unlabeled scans for each other", trained_networks=2
     )

@@ -70,7 +70,7 @@ class Distill(Method):
             told = self._taught_by[0](images)
 
         distilled = over_scales(self.distance, logits, told)
-        supervised = supervised_loss(logits[:count], labeled.label)
+        supervised = supervised_loss(logits[:count], labeled.label, unions=self.unions)
         started = progress.iteration >= settings.labels_from * progress.total
         weight = settings.labeled_weight * started
         agree = (hard_labels(finest(logits).detach()) == hard_labels(told)).float().mean()

@@ -15,6 +15,7 @@ class DistillSettings(MethodSettings):
 
     paper = "Hinton et al., 2015 (arXiv 1503.02531)"
     scales = True
+    regions = True
     taught = True
     plan_hints = PlanHints(
         "a trained model, or several as one, is learned by a network of any size",

@@ -18,6 +18,7 @@ class FixMatchSettings(MixingSettings, SureSettings, TeacherSettings):
 
     paper = "Sohn et al., NeurIPS 2020 (arXiv 2001.07685)"
     scales = True
+    regions = True
     unlabeled_views = ("strong",)
     plan_hints = PlanHints(
         "sure guesses on unlabeled scans become labels for altered copies of them"

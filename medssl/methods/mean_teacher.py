@@ -68,7 +68,8 @@ class NoisyTeacher(StudentTeacher):
             consistency: its loss.
             weight: of it.
         """
-        supervised = self.settings.supervised_weight * supervised_loss(logits[: len(label)], label)
+        truth = supervised_loss(logits[: len(label)], label, unions=self.unions)
+        supervised = self.settings.supervised_weight * truth
         terms = {
             "loss/labeled": supervised.detach(),
             "loss/consistency": consistency.detach(),

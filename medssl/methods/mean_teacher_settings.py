@@ -38,6 +38,7 @@ class MeanTeacherSettings(ConsistencySettings):
 
     paper = "Tarvainen and Valpola, NeurIPS 2017 (arXiv 1703.01780)"
     scales = True
+    regions = True
     plan_hints = PlanHints("on unlabeled scans, agrees with the average of its own past")
     presets: ClassVar[Tables] = {
         "official": {

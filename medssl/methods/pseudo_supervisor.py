@@ -63,6 +63,7 @@ the state dict.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -105,7 +106,7 @@ class PseudoSupervisor(PolicyTeacher):
         # At least one patch is left to train on and, unless nothing is held, one to measure on.
         cut = len(labeled.image) - min(self.settings.reward_patches, len(labeled.image) - 1)
         logits = self.student(labeled.image[:cut])
-        supervised = supervised_loss(logits, labeled.label[:cut], loss=loss)
+        supervised = supervised_loss(logits, labeled.label[:cut], loss=loss, unions=self.unions)
         terms["loss/labeled"] = supervised.detach()
         del logits
         yield supervised
@@ -122,7 +123,7 @@ class PseudoSupervisor(PolicyTeacher):
                 target = ops.leave_out(target, seen, actions == DROP)
             terms |= kept_shares(probs, target)
         del probs
-        unsupervised = supervised_loss(logits, target, loss=loss)
+        unsupervised = supervised_loss(logits, target, loss=loss, unions=self.unions)
         weight = self.unlabeled_weight(progress)
         terms["loss/unlabeled"] = unsupervised.detach()
         terms["weight/unlabeled"] = torch.tensor(weight)
@@ -146,6 +147,7 @@ class PseudoSupervisor(PolicyTeacher):
         weights and buffers nor torch's random generator change.
         """
         logits = around_step(self.student, gradients, held.image, lr=self.settings.virtual_lr)
-        losses = [supervised_loss(x, held.label, loss=self.settings.loss) for x in logits]
+        loss = partial(supervised_loss, loss=self.settings.loss, unions=self.unions)
+        losses = [loss(x, held.label) for x in logits]
         change = losses[0] - losses[1]
         return torch.where(torch.isfinite(change), change, torch.zeros_like(change))

@@ -28,6 +28,7 @@ class PseudoSupervisorSettings(TeacherSettings):
 
     paper = "after Luo et al., ICCV 2023 (experimental: a voxelwise version, unproven)"
     scales = True
+    regions = True
     plan_hints = PlanHints(
         "experimental: learns which of its guesses to trust",
         advice=(Advice("buffer", 20, "often updated, as the training is short", below=10_000),),

@@ -125,13 +125,13 @@ class SelfTraining(StudentTeacher):
         logits = self.student(shown.view.image)
         truth = finest(logits).new_zeros(())
         if labeled is not None:
-            truth = truth_loss(logits, shown, settings)
-        guessed = guess_loss(logits, shown, settings)
+            truth = truth_loss(logits, shown, settings, self.unions)
+        guessed = guess_loss(logits, shown, settings, self.unions)
         if settings.feature_drop > 0:
             with dropped(self.student, settings.feature_drop):
                 again = self.student(plain.image)
             alone = Shown(plain, slice(0), (slice(None),))
-            guessed = (guessed + guess_loss(again, alone, settings)) / 2
+            guessed = (guessed + guess_loss(again, alone, settings, self.unions)) / 2
         if self.hardness is not None:
             self.hardness.remember(unlabeled.case, finest(logits), shown)
         factor = settings.unlabeled_weight * progress.ramp(settings.ramp_fraction)

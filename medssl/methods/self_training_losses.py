@@ -9,21 +9,26 @@ from medssl.methods.self_training_settings import SelfTrainingSettings
 from medssl.methods.self_training_teachers import Guess
 from medssl.methods.self_training_views import Shown
 from medssl.ops.deep_supervision import Prediction
+from medssl.ops.label_unions import Unions
 from medssl.ops.losses import IGNORE_INDEX, region_terms, supervised_loss, weighted_mean
 from medssl.ops.pseudo_labels import hard_labels, kept_shares
 from medssl.ops.reliability import elr, shrunk_ce, soft_ce
 from medssl.ops.variants import FOREGROUND
 
 
-def truth_loss(logits: Prediction, shown: Shown, settings: SelfTrainingSettings) -> Tensor:
+def truth_loss(
+    logits: Prediction, shown: Shown, settings: SelfTrainingSettings, unions: Unions = ()
+) -> Tensor:
     """Compute the loss where there is ground truth."""
     view, rows = shown.view, shown.labeled
     assert view.truth is not None
     target = torch.where(view.truth[rows], view.label[rows], IGNORE_INDEX)
-    return supervised_loss(logits[rows], target, loss=settings.loss)
+    return supervised_loss(logits[rows], target, loss=settings.loss, unions=unions)
 
 
-def guess_loss(logits: Prediction, shown: Shown, settings: SelfTrainingSettings) -> Tensor:
+def guess_loss(
+    logits: Prediction, shown: Shown, settings: SelfTrainingSettings, unions: Unions = ()
+) -> Tensor:
     """Compute the loss of guesses, the mean over the views: the weighted mean times the share of
     guessed voxels that count at all, or with ``normalize: kept`` without that factor.
     """
@@ -34,7 +39,8 @@ def guess_loss(logits: Prediction, shown: Shown, settings: SelfTrainingSettings)
         seen, weight, guessed = logits[rows], view.weight[rows], ~view.truth[rows]
         soft = None if view.soft is None else view.soft[rows]
         if settings.target == "hard":
-            ((dice, ce),) = region_terms(seen, view.label[rows], [weight], dice=FOREGROUND)
+            label = view.label[rows]
+            ((dice, ce),) = region_terms(seen, label, [weight], dice=FOREGROUND, unions=unions)
             value = ce if settings.loss == "ce" else dice + ce
         else:
             value = soft_ce(seen, _given(soft), weight)

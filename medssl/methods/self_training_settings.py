@@ -21,6 +21,7 @@ class SelfTrainingSettings(SureSettings):
 
     paper = "parts of thirteen papers, one a preset: medssl methods self_training"
     scales = True
+    regions = True
     plan_hints = PlanHints(
         "sure guesses on unlabeled scans become labels, shown mixed with labeled scans"
     )
@@ -103,8 +104,8 @@ class SelfTrainingSettings(SureSettings):
         return self
 
     @property
-    def takes_scales(self) -> bool:
-        """Whether a network may train at coarser scales, too."""
+    def as_corrected(self) -> bool:
+        """Whether nothing has to be as it was published."""
         return self.variant == "corrected"
 
     @property

@@ -89,6 +89,8 @@ class MethodSettings(Strict):
             given to :meth:`medssl.methods.base.Method.learn_from`.
         scales: its losses take a network's outputs of several scales (deep supervision); preset
             ``official`` never does.
+        regions: its losses of labels, and of hard pseudo-labels, can be made from regions
+            (:attr:`medssl.methods.base.Method.unions`); preset ``official`` never does.
         labels_optional: its steps do without labeled patches, which a site of a federation may
             lack.
     """
@@ -105,6 +107,7 @@ class MethodSettings(Strict):
     segments: ClassVar[bool] = True
     taught: ClassVar[bool] = False
     scales: ClassVar[bool] = False
+    regions: ClassVar[bool] = False
     labels_optional: ClassVar[bool] = False
 
     @property
@@ -115,7 +118,17 @@ class MethodSettings(Strict):
     @property
     def takes_scales(self) -> bool:
         """Whether a network may train at coarser scales, too."""
-        return self.scales and getattr(self, "preset", "corrected") == "corrected"
+        return self.scales and self.as_corrected
+
+    @property
+    def takes_regions(self) -> bool:
+        """Whether losses of labels can be made from regions."""
+        return self.regions and self.as_corrected
+
+    @property
+    def as_corrected(self) -> bool:
+        """Whether nothing has to be as it was published."""
+        return bool(getattr(self, "preset", "corrected") == "corrected")
 
     @property
     def mixes(self) -> bool:

@@ -33,7 +33,8 @@ class Supervised(Method):
         labeled = batch.labeled
         assert labeled is not None
         set_mode(self.student, "train")
-        dice, ce = dice_and_ce(self.student(labeled.image), labeled.label, dice=self.settings.dice)
+        logits, dice_variant = self.student(labeled.image), self.settings.dice
+        dice, ce = dice_and_ce(logits, labeled.label, dice=dice_variant, unions=self.unions)
         loss = self.settings.dice_weight * dice + self.settings.ce_weight * ce
         return StepOutput(
             loss,

@@ -15,6 +15,7 @@ class SupervisedSettings(MethodSettings):
 
     paper = "baseline: labeled cases only"
     scales = True
+    regions = True
     uses_unlabeled = False
     plan_hints = PlanHints("learns from the labels alone: the baseline")
 

@@ -16,6 +16,7 @@ class UAMTSettings(WeightedTeacherSettings):
 
     paper = "Yu et al., MICCAI 2019 (arXiv 1907.07034)"
     scales = True
+    regions = True
     plan_hints = PlanHints("as mean_teacher, where the teacher is sure")
     presets: ClassVar[Tables] = {"official": {**PUBLISHED, "entropy_bound": "ln2"}}
 

@@ -107,7 +107,8 @@ class UMCT(Method):
     def loss(self, logits: Prediction, target: Tensor) -> Tensor:
         """Compute l(p, target), the loss of both streams."""
         with_ce = self.settings.loss == "ce_dice"
-        return half_dice_half_ce(logits, target, dice=self.settings.dice, ce=with_ce)
+        dice, unions = self.settings.dice, self.unions
+        return half_dice_half_ce(logits, target, dice=dice, ce=with_ce, unions=unions)
 
     def training_step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Return the losses of the views, each computed only when the one before is done with."""

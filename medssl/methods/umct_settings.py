@@ -34,6 +34,7 @@ class UMCTSettings(DiceSettings):
 
     paper = "Xia et al., WACV 2020 (arXiv 1811.12506) and MedIA 2020 (arXiv 2006.16806)"
     scales = True
+    regions = True
     plan_hints = PlanHints(
         "one network per view of the scan, each taught by the others",
         trained_networks=3,

@@ -31,7 +31,8 @@ def create_method(
         settings: of the method.
         num_classes: classes including background.
         channels: of the images.
-        labels: of the dataset. Training needs them, to know which structure has several pieces.
+        labels: of the dataset. Training needs them, to know which structure has several pieces or
+            labels.
 
     Raises:
         MedSSLError: the networks cannot be built, or are not such as the method needs.
@@ -67,4 +68,6 @@ def create_method(
         )
     if labels is not None:
         method.pieces = recipe.spec.pieces_of(labels.values)
+        if recipe.training.region_loss:
+            method.unions = tuple(classes for classes, _ in labels.region_classes)
     return method

@@ -9,12 +9,14 @@ inside, or overflow in half precision.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from medssl.ops.deep_supervision import Outputs, Prediction, over_scales
+from medssl.ops.label_unions import Unions, in_unions, union_cross_entropy
 from medssl.ops.variants import FOREGROUND, WHOLE, DiceVariant, LossName
 
 IGNORE_INDEX = 255
@@ -94,11 +96,13 @@ def region_terms(
     *,
     dice: DiceVariant = WHOLE,
     ignore_index: int = IGNORE_INDEX,
+    unions: Unions = (),
 ) -> list[tuple[Tensor, Tensor]]:
     """Compute Dice loss and cross-entropy of several regions of the same prediction.
 
     Softmax and one-hot are made once. The cross-entropy of a region is
-    ``sum(w CE) / (sum(w) + 1e-16)``: a mean over the region's annotated voxels.
+    ``sum(w CE) / (sum(w) + 1e-16)``: a mean over the region's annotated voxels. With ``unions``
+    both are of unions of classes: Dice of summed probabilities, and their binary cross-entropy.
 
     Args:
         logits: ``(B, C, *spatial)``; of several scales, for means over them.
@@ -106,6 +110,7 @@ def region_terms(
         regions: voxel weights ``(B or 1, *spatial)`` of each region; None is everywhere.
         dice: which Dice.
         ignore_index: voxels with this label belong to no region.
+        unions: class indices of structures, which may overlap; none: every class is one.
 
     Returns:
         One pair ``(dice loss, cross-entropy)`` per region, float32 scalars.
@@ -113,7 +118,9 @@ def region_terms(
     if isinstance(logits, Outputs):
 
         def terms(scale: Tensor, label: Tensor, *parts: Tensor | None) -> Tensor:
-            found = region_terms(scale, label, parts, dice=dice, ignore_index=ignore_index)
+            found = region_terms(
+                scale, label, parts, dice=dice, ignore_index=ignore_index, unions=unions
+            )
             return torch.stack([torch.stack(pair) for pair in found])
 
         means = over_scales(terms, logits, target, *regions)
@@ -122,12 +129,17 @@ def region_terms(
     probs = log_probs.exp()
     hot = one_hot(target, logits.shape[1])
     valid = (target != ignore_index).float()
+    apart: Tensor | None = None
+    if unions:
+        apart = union_cross_entropy(log_probs, hot, unions)
+        probs, hot = in_unions(probs, unions), in_unions(hot, unions)
     out = []
     for region in regions:
         weight = valid if region is None else valid * region
         w = weight.unsqueeze(1)
         weighted = hot if region is None else hot * w
-        ce = -(log_probs * weighted).sum() / (weight.sum() + TINY)
+        summed = -(log_probs * weighted).sum() if apart is None else (apart * weight).sum()
+        ce = summed / (weight.sum() + TINY)
         if dice.legacy_background and region is not None:
             loss = dice_loss(probs, hot, weight, variant=dice, valid=valid)
         else:
@@ -137,10 +149,10 @@ def region_terms(
 
 
 def dice_and_ce(
-    logits: Prediction, target: Tensor, *, dice: DiceVariant = FOREGROUND
+    logits: Prediction, target: Tensor, *, dice: DiceVariant = FOREGROUND, unions: Unions = ()
 ) -> tuple[Tensor, Tensor]:
     """Compute Dice loss and cross-entropy over all annotated voxels; see :func:`region_terms`."""
-    (terms,) = region_terms(logits, target, [None], dice=dice)
+    (terms,) = region_terms(logits, target, [None], dice=dice, unions=unions)
     return terms
 
 
@@ -150,6 +162,7 @@ def supervised_loss(
     *,
     loss: LossName = "dice_ce",
     dice: DiceVariant = FOREGROUND,
+    unions: Unions = (),
 ) -> Tensor:
     """Compute the loss of labels over all annotated voxels.
 
@@ -158,13 +171,19 @@ def supervised_loss(
         target: ``(B, *spatial)`` class indices; 255 marks voxels without annotation.
         loss: ``dice_ce`` is the sum of both, ``ce`` the cross-entropy alone.
         dice: which Dice.
+        unions: see :func:`region_terms`.
     """
-    dice_term, ce = dice_and_ce(logits, target, dice=dice)
+    dice_term, ce = dice_and_ce(logits, target, dice=dice, unions=unions)
     return ce if loss == "ce" else dice_term + ce
 
 
 def half_dice_half_ce(
-    logits: Prediction, target: Tensor, *, dice: DiceVariant, ce: bool = True
+    logits: Prediction,
+    target: Tensor,
+    *,
+    dice: DiceVariant,
+    ce: bool = True,
+    unions: Unions = (),
 ) -> Tensor:
     """Compute ``1/2 CE + 1/2 Dice``, or the Dice loss alone.
 
@@ -174,15 +193,20 @@ def half_dice_half_ce(
             probabilities.
         dice: which Dice.
         ce: with the cross-entropy.
+        unions: see :func:`region_terms`.
     """
     if isinstance(logits, Outputs):
-        return over_scales(lambda x, y: half_dice_half_ce(x, y, dice=dice, ce=ce), logits, target)
+        one_scale = partial(half_dice_half_ce, dice=dice, ce=ce, unions=unions)
+        return over_scales(one_scale, logits, target)
     if target.ndim < logits.ndim:
-        dice_term, ce_term = dice_and_ce(logits, target, dice=dice)
+        dice_term, ce_term = dice_and_ce(logits, target, dice=dice, unions=unions)
     else:
-        log_probs = torch.log_softmax(logits.float(), dim=1)
-        dice_term = dice_loss(log_probs.exp(), target.float(), variant=dice)
-        ce_term = -(log_probs * target).sum(dim=1).mean()
+        log_probs, soft = torch.log_softmax(logits.float(), dim=1), target.float()
+        probs, ce_map = log_probs.exp(), -(log_probs * soft).sum(dim=1)
+        if unions:
+            ce_map = union_cross_entropy(log_probs, soft, unions)
+            probs, soft = in_unions(probs, unions), in_unions(soft, unions)
+        dice_term, ce_term = dice_loss(probs, soft, variant=dice), ce_map.mean()
     return 0.5 * ce_term + 0.5 * dice_term if ce else dice_term
 
 
@@ -195,6 +219,7 @@ def copy_paste_loss(
     weight_outside: float,
     weight_inside: float,
     dice: DiceVariant = WHOLE,
+    unions: Unions = (),
 ) -> tuple[Tensor, Tensor]:
     """Compute BCP's loss of one mixed image: each label counts in its own region.
 
@@ -209,15 +234,16 @@ def copy_paste_loss(
         weight_outside: factor of the canvas.
         weight_inside: factor of the pasted box.
         dice: which Dice.
+        unions: see :func:`region_terms`.
 
     Source: Bai et al., BCP (CVPR 2023), eqs. 4-6, with the code's normalization.
     """
     if dice.legacy_background:
-        (out,) = region_terms(logits, outside, [mask], dice=dice)
-        (box,) = region_terms(logits, inside, [~mask], dice=dice)
+        (out,) = region_terms(logits, outside, [mask], dice=dice, unions=unions)
+        (box,) = region_terms(logits, inside, [~mask], dice=dice, unions=unions)
     else:
         mixed = torch.where(mask, outside, inside)
-        out, box = region_terms(logits, mixed, [mask, ~mask], dice=dice)
+        out, box = region_terms(logits, mixed, [mask, ~mask], dice=dice, unions=unions)
     return weight_outside / 2 * (out[0] + out[1]), weight_inside / 2 * (box[0] + box[1])
 
 

@@ -45,6 +45,7 @@ def refuse_contradictions(recipe: Recipe, settings: MethodSettings, path: Path) 
             fix="set network.deep_supervision to false"
             + (f", or method.{key} to corrected" if settings.scales else ""),
         )
+    _refuse_regions(recipe, settings, path)
     if training.cache_on_device is True and training.augment.place == "loader":
         raise MedSSLError(
             "training.cache_on_device holds the cases on the device, where no loader can "
@@ -80,6 +81,21 @@ def refuse_contradictions(recipe: Recipe, settings: MethodSettings, path: Path) 
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise MedSSLError(problems[0] + more, where=path, fix="change one of the two settings")
+
+
+def _refuse_regions(recipe: Recipe, settings: MethodSettings, path: Path) -> None:
+    """Refuse a loss of regions from a method that has none."""
+    if not recipe.training.region_loss or settings.takes_regions:
+        return
+    published = settings.regions
+    key = "variant" if "official" in settings.words("variant") else "preset"
+    raise MedSSLError(
+        f"training.region_loss: the losses of method {recipe.method.name!r} are of labels alone"
+        + (f" where method.{key} is as published" if published else ""),
+        where=path,
+        fix="set training.region_loss to false (regions are measured and predicted all the same)"
+        + (f", or method.{key} to corrected" if published else ""),
+    )
 
 
 def spec_warnings(recipe: Recipe, settings: MethodSettings) -> list[str]:

@@ -70,6 +70,11 @@ class TrainingSettings(Strict):
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
     stages: dict[str, StageSettings] = Field(default_factory=dict)
     augment: AugmentSettings = Field(default_factory=AugmentSettings)
+    region_loss: bool = Field(
+        False,
+        description="make losses of labels from the dataset's regions: Dice and binary "
+        "cross-entropy of summed probabilities; false: from its labels",
+    )
     gradient_clip: float | None = Field(None, gt=0, description="largest gradient norm")
     accumulate: int = Field(1, ge=1, description="batches per optimizer step")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto")

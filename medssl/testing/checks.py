@@ -19,6 +19,7 @@ from medssl.testing import (
     labels,
     precision,
     processes,
+    regions,
     resume,
     scales,
     teacher,
@@ -77,6 +78,7 @@ CHECKS: dict[str, Check] = {
     "determined": Check(resume.check_a_step_is_determined, dims=(2,)),
     "processes": Check(processes.check_two_processes_are_one, dims=(2,)),
     "scales": Check(scales.check_coarser_scales_are_trained, dims=(2,)),
+    "regions": Check(regions.check_losses_of_labels_are_of_regions, dims=(2,)),
     "host_waits": Check(waits.check_no_step_makes_the_host_wait, dims=(2,)),
 }
 """The contract of every method, by the names of its checks."""

@@ -85,6 +85,12 @@ def plan_cases(
         for note in splits.notes:
             display.say(f"note: {note}")
         _check_native_spacing(loaded, splits)
+        if recipe.training.region_loss and not dataset.labels.regions:
+            raise MedSSLError(
+                "training.region_loss needs regions, and the dataset states none",
+                where=dataset.root / "dataset.json",
+                fix='add "regions": {"NAME": [1, 2], ...} there, or set it to false',
+            )
         augmenter = _augmenter(recipe.training, recipe.spec, dataset, splits)
         if recipe.inference.tta:  # as evaluation will, after training
             from torch import nn

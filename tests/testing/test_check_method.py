@@ -200,7 +200,7 @@ def test_a_loss_of_half_precision_is_refused() -> None:
 
 def test_a_method_of_ones_own_passes() -> None:
     assert check_method(Plain, settings={}, dims=[2]) == [
-        check for check in CHECKS if check not in ("annotated_voxels", "scales")
+        check for check in CHECKS if check not in ("annotated_voxels", "scales", "regions")
     ]
 
 
@@ -217,6 +217,21 @@ def test_a_method_that_says_it_takes_scales_and_does_not_is_refused() -> None:
 
     with pytest.raises(ContractError, match=r"check 'scales' failed: .*'Outputs'"):
         check_method(Claiming, settings={}, only=["scales"])
+
+
+def test_a_method_that_says_it_takes_regions_and_does_not_is_refused() -> None:
+    class ClaimingSettings(PlainSettings):
+        """They say more than the method does."""
+
+        regions = True
+
+    class Claiming(Plain):
+        """It makes its loss of labels, whatever regions there are."""
+
+        Settings = ClaimingSettings
+
+    with pytest.raises(ContractError, match="whichever label of a region is where"):
+        check_method(Claiming, settings={}, only=["regions"])
 
 
 def test_a_method_that_mixes_labels_with_images_passes() -> None:
