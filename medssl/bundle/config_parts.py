@@ -70,12 +70,14 @@ def decide(contents: Contents, values: list[int] | None) -> Config:
     if contents.largest_component:
         known = spec.pieces_of(labels.values)
         pieces = [known.get(index, 1) for index in range(1, labels.num_classes)]
+    regions = [[list(members), written] for members, written in labels.region_classes]
     return {
         "_target_": target(NativeLabelsd),
         "keys": "pred",
         "orientation": spec.orientation,
         "pieces": pieces,
         "values": values,
+        **({"regions": regions} if contents.inference.decide == "regions" else {}),
     }
 
 

@@ -81,7 +81,10 @@ def load_bundle(
         )
     if calibration is not None and settings.calibrated:
         used = replace(
-            calibration.of, tta=inference.tta, largest_component=predictor.largest_component
+            calibration.of,
+            tta=inference.tta,
+            largest_component=predictor.largest_component,
+            decide=inference.decide,
         )
         # Chosen otherwise here, the predictions are not those that were calibrated.
         predictor.calibration = calibration if calibration.of.difference(used) is None else None

@@ -66,6 +66,10 @@ def predict(
     fold: options.Fold = None,
     largest_component: options.Largest = None,
     tta: options.Mirrors = None,
+    decide: Annotated[
+        str | None,
+        typer.Option(metavar="classes|regions", help="what has to be likely; default: recipe"),
+    ] = None,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="also write probability maps")
     ] = False,
@@ -124,6 +128,7 @@ def predict(
         fold=fold,
         largest_component=largest_component,
         tta=tta,
+        decide=decide,
         probabilities=probabilities,
         regions=regions,
         uncertainty=uncertainty,

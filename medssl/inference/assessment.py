@@ -14,7 +14,7 @@ from medssl.data.datasets.case import LabelMap
 from medssl.data.preprocessing.pipeline import Prepared
 from medssl.inference.features import image_features, prediction_features
 from medssl.inference.members import MemberFindings, mean_agreement, member_numbers
-from medssl.inference.postprocess import argmax_classes, keep_largest_components
+from medssl.inference.postprocess import Regions, decided_classes, keep_largest_components
 
 MENTIONED = 0.05
 """Only voxels whose foreground probability exceeds this, before the temperature, count towards the
@@ -127,10 +127,13 @@ class Tally:
         shape: ``(X, Y, Z)`` of the volume.
         classes: number of classes K.
         members: members of the ensemble whose label maps are wanted; 1 for none.
+        regions: that decide, if they do.
     """
 
-    def __init__(self, shape: Sequence[int], classes: int, members: int = 1) -> None:
-        self._classes = classes
+    def __init__(
+        self, shape: Sequence[int], classes: int, members: int = 1, regions: Regions = ()
+    ) -> None:
+        self._classes, self._regions = classes, regions
         self._confidence = np.empty(tuple(shape), dtype=np.float16)
         self._soft = np.zeros(classes)
         self._first = np.zeros(classes, dtype=np.int64)
@@ -151,7 +154,7 @@ class Tally:
             where: its place in the volume.
             probabilities, calibrated: ``(K, *block)`` before and after the temperature.
             decided: ``(*block)`` class of each voxel.
-            members: ``(members, K, *block)``, only their argmax matters.
+            members: ``(members, K, *block)``, only what they decide matters.
         """
         index = torch.from_numpy(decided.astype(np.int64))[None]
         self._confidence[where] = calibrated.gather(0, index)[0].numpy()
@@ -160,7 +163,7 @@ class Tally:
         self._first += np.bincount(decided.ravel(), minlength=self._classes)
         if members is not None:
             for label_map, one in zip(self._members, members, strict=True):
-                label_map[where] = argmax_classes(one)
+                label_map[where] = decided_classes(one, self._regions)
 
     def finish(
         self,

@@ -29,6 +29,7 @@ class Calibrated:
         largest_component: whether only the largest piece of each structure is kept.
         weights: SHA-256 of each run's checkpoint file.
         each: whether it holds for each run by itself, and so for some of them, too.
+        decide: ``classes`` or ``regions``.
     """
 
     checkpoint: str
@@ -36,6 +37,7 @@ class Calibrated:
     largest_component: bool
     weights: tuple[str, ...]
     each: bool = False
+    decide: str = "classes"
 
     def difference(self, other: Calibrated) -> str | None:
         """Say in a few words what differs from another predictor, None if nothing that matters."""
@@ -48,6 +50,8 @@ class Calibrated:
             return f"prediction {'with' if self.tta else 'without'} --tta"
         if self.largest_component != other.largest_component:
             return f"prediction {'with' if self.largest_component else 'without'} largest component"
+        if self.decide != other.decide:
+            return f"predictions that {self.decide} decide"
         return None
 
     def as_dict(self) -> dict[str, Any]:
@@ -56,6 +60,7 @@ class Calibrated:
             "checkpoint": self.checkpoint,
             "tta": self.tta,
             "largest_component": self.largest_component,
+            "decide": self.decide,
             "members": len(self.weights),
             "weights": list(self.weights),
         }
@@ -131,6 +136,7 @@ class Calibration:
                 bool(of["largest_component"]),
                 weights,
                 each=folds is not None,
+                decide=str(of.get("decide", "classes")),  # older ones do not say
             ),
             {
                 str(name): VolumeError(
@@ -168,7 +174,11 @@ def portable(content: Mapping[str, Any]) -> dict[str, Any]:
     predictor: Sequence[str] = ("checkpoint", "tta", "largest_component")
     return {
         **{key: content[key] for key in keys},
-        "predictor": {**{key: content["predictor"][key] for key in predictor}, "weights": []},
+        "predictor": {
+            **{key: content["predictor"][key] for key in predictor},
+            "decide": content["predictor"].get("decide", "classes"),
+            "weights": [],
+        },
         "ece": {key: content["ece"][key] for key in ("before", "after")},
         "n_cases": content["n_cases"],
         "n_patients": content["n_patients"],

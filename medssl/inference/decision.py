@@ -13,7 +13,12 @@ from torch import Tensor
 from medssl.inference.assessment import Findings, Tally
 from medssl.inference.blocks import Block, rows_of
 from medssl.inference.members import MemberTally
-from medssl.inference.postprocess import argmax_classes, class_margins, keep_largest_components
+from medssl.inference.postprocess import (
+    Regions,
+    class_margins,
+    decided_classes,
+    keep_largest_components,
+)
 from medssl.ops.uncertainty import tempered
 
 
@@ -51,6 +56,8 @@ class Deciding:
         entropy: also return the entropy of each voxel.
         assess: also return the sums that volumes and expected Dice are made from.
         margins: also return how sure each voxel is of its class.
+        regions: that decide, see :func:`~medssl.inference.postprocess.decided_classes`; none: the
+            most probable class does.
         looks: with these, describe every member: 1 by what it says of the image, 2 by its mirror
             image, too (see :mod:`medssl.inference.members`); 0: not at all.
     """
@@ -62,13 +69,14 @@ class Deciding:
     entropy: bool = False
     assess: bool = False
     margins: bool = False
+    regions: Regions = ()
     looks: int = 0
 
 
 def decide(
     blocks: Iterable[Block], shape: Sequence[int], deciding: Deciding, *, members: int = 1
 ) -> Decision:
-    """Take the most probable class of each voxel, and what else is asked for.
+    """Decide each voxel's class, and what else is asked for.
 
     Args:
         blocks: probabilities ``(K, *block)``, or ``(members * looks, K, *block)`` where there are
@@ -81,7 +89,7 @@ def decide(
     classes = np.empty(shape, dtype=np.uint8)
     unsure = np.empty(shape, dtype=np.float32) if deciding.entropy else None
     kept = torch.empty(count, *shape) if deciding.probabilities else None
-    tally = Tally(shape, count, members) if deciding.assess else None
+    tally = Tally(shape, count, members, deciding.regions) if deciding.assess else None
     margins = np.empty(shape, dtype=np.uint8) if deciding.margins else None
     apart = MemberTally(members, count) if deciding.looks else None
     for where, found in rows_of(blocks):
@@ -89,9 +97,9 @@ def decide(
         looks = found.reshape(members, -1, count, *found.shape[-3:])
         first = looks[:, 0]
         block = first.mean(dim=0) if members > 1 else first[0]
-        classes[where] = argmax_classes(block)
+        classes[where] = decided_classes(block, deciding.regions)
         if margins is not None:
-            margins[where] = class_margins(block)
+            margins[where] = class_margins(block, deciding.regions)
         calibrated = tempered(block, deciding.temperature)
         if unsure is not None:
             unsure[where] = normalized_entropy(calibrated).numpy()

@@ -34,8 +34,11 @@ def options_of(predictor: Predictor) -> dict[str, Any]:
     """Return, as plain data, what but the weights changes the voxels of a label map."""
     regions = predictor.regions
     temperatures, opinion = temperatures_of(predictor.model), predictor.opinion
+    inference = predictor.inference.model_dump(mode="json", exclude=SAME_VOXELS)
+    if inference.pop("decide") == "regions":
+        inference["decide"] = predictor.label_map.region_classes
     return {
-        **predictor.inference.model_dump(mode="json", exclude=SAME_VOXELS),
+        **inference,
         "largest_component": predictor.largest_component,
         "patch": list(predictor.patch),
         "precision": predictor.precision,

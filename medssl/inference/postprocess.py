@@ -1,8 +1,8 @@
-"""From class probabilities to a label map: argmax, and the largest piece of each structure."""
+"""From class probabilities to a label map: argmax or regions, the largest pieces of structures."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,6 +10,43 @@ from torch import Tensor
 
 from medssl.data.preprocessing.votes import CERTAIN
 from medssl.ops.components import keep_largest
+
+Regions = Sequence[tuple[Sequence[int], int]]
+"""Of each region the classes that belong to it, and the one that it writes."""
+
+
+def decided_classes(probabilities: Tensor, regions: Regions = ()) -> np.ndarray:
+    """Return the class of each voxel: the most probable one, or what regions write.
+
+    A region is where its probability, the sum of its classes', is above one half. One region after
+    the other writes its class there, later over earlier; all else is background. So a voxel may be
+    in a region though background is likelier than each single class of it.
+
+    Args:
+        probabilities: ``(K, *S)`` with at most 256 classes.
+        regions: in the order they are written; none: the most probable class.
+
+    Returns:
+        Class indices ``(*S)``, uint8.
+
+    Source: nnU-Net's ``regions_class_order``.
+    """
+    if not regions:
+        return argmax_classes(probabilities)
+    classes = np.zeros(tuple(probabilities.shape[1:]), dtype=np.uint8)
+    for members, written in regions:
+        for index in range(classes.shape[0]):
+            inside = _summed(probabilities[:, index], members) > 0.5
+            classes[index][inside.cpu().numpy()] = written
+    return classes
+
+
+def _summed(probabilities: Tensor, members: Sequence[int]) -> Tensor:
+    first, *others = (probabilities[index] for index in members)
+    total = first
+    for other in others:
+        total = total + other
+    return total
 
 
 def argmax_classes(probabilities: Tensor) -> np.ndarray:
@@ -30,25 +67,42 @@ def argmax_classes(probabilities: Tensor) -> np.ndarray:
     return classes
 
 
-def class_margins(probabilities: Tensor) -> np.ndarray:
+def class_margins(probabilities: Tensor, regions: Regions = ()) -> np.ndarray:
     """Return how far the most probable class of each voxel is ahead of the next.
+
+    With regions, how far inside and outside are apart for the least sure of them.
 
     Args:
         probabilities: ``(K, *S)`` of at least two classes.
+        regions: as for `decided_classes`.
 
     Returns:
         ``(*S)`` uint8: 0 of a tie, 255 of certainty.
     """
     margins = np.empty(tuple(probabilities.shape[1:]), dtype=np.uint8)
     for index in range(margins.shape[0]):
-        first, *others = probabilities[:, index]
-        second = torch.zeros_like(first)
-        for other in others:
-            second = torch.maximum(second, torch.minimum(first, other))
-            first = torch.maximum(first, other)
-        ahead = ((first - second) * CERTAIN).round().clamp(0, CERTAIN)
+        slab = probabilities[:, index]
+        ahead = _ahead_of_regions(slab, regions) if regions else _ahead(slab)
+        ahead = (ahead * CERTAIN).round().clamp(0, CERTAIN)
         margins[index] = ahead.to(torch.uint8).cpu().numpy()
     return margins
+
+
+def _ahead(probabilities: Tensor) -> Tensor:
+    first, *others = probabilities
+    second = torch.zeros_like(first)
+    for other in others:
+        second = torch.maximum(second, torch.minimum(first, other))
+        first = torch.maximum(first, other)
+    return first - second
+
+
+def _ahead_of_regions(probabilities: Tensor, regions: Regions) -> Tensor:
+    apart = [(2 * _summed(probabilities, members) - 1).abs() for members, _ in regions]
+    least = apart[0]
+    for other in apart[1:]:
+        least = torch.minimum(least, other)
+    return least
 
 
 def keep_largest_components(

@@ -19,7 +19,7 @@ from medssl.inference.opinion import Opinion, as_block, blended
 from medssl.inference.task import Task
 from medssl.inference.windowed import Windowed
 from medssl.inference.windows import WindowProgress
-from medssl.recipe.contradictions import check_stride
+from medssl.recipe.contradictions import check_decision, check_stride
 from medssl.settings.recipe import InferenceSettings
 
 
@@ -53,6 +53,7 @@ class PreparedImagePredictor:
         self.model = model.to(self.device)
         self.regions = regions
         check_stride(inference.stride, self.patch)
+        check_decision(inference, task.label_map, where=self.spec.name)
 
     @property
     def largest_component(self) -> bool:
@@ -149,6 +150,7 @@ class PreparedImagePredictor:
             entropy=entropy,
             assess=assess,
             margins=margins,
+            regions=self.label_map.region_classes if self.inference.decide == "regions" else (),
             looks=looks,
         )
         weight = 0.0 if other is None or self.opinion is None else self.opinion.weight

@@ -16,6 +16,7 @@ FORMATS = {
 }
 """Output formats and the suffixes of their files."""
 DICOM_SEG = FORMATS["dicom-seg"]
+DECIDE = ("classes", "regions")
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class PredictSettings:
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         largest_component: keep the largest piece of each structure; None: as the recipe says.
         tta: average over mirror images; None: as the recipe says.
+        decide: ``classes`` or ``regions``; None: as the recipe says.
         calibrated: use the calibration of the run or bundle, where it has one.
         probabilities: write each structure's probability map.
         regions: write each region's mask.
@@ -56,6 +58,7 @@ class PredictSettings:
     precision: str = "auto"
     largest_component: bool | None = None
     tta: bool | None = None
+    decide: str | None = None
     calibrated: bool = True
     probabilities: bool = False
     regions: bool = False
@@ -69,6 +72,12 @@ class PredictSettings:
     with_atlas: Path | None = None
 
     def __post_init__(self) -> None:
+        if self.decide not in (None, *DECIDE):
+            raise MedSSLError(
+                f"'{self.decide}' cannot decide",
+                where="--decide",
+                fix=did_you_mean(str(self.decide), DECIDE),
+            )
         if self.format not in FORMATS:
             raise MedSSLError(
                 f"there is no output format '{self.format}'",
@@ -88,6 +97,10 @@ class PredictSettings:
 
     def chosen(self, inference: InferenceSettings) -> InferenceSettings:
         """Return the settings of a recipe, with what is chosen otherwise here."""
-        choices = {"largest_component": self.largest_component, "tta": self.tta}
+        choices = {
+            "largest_component": self.largest_component,
+            "tta": self.tta,
+            "decide": self.decide,
+        }
         given = {key: value for key, value in choices.items() if value is not None}
         return inference.model_copy(update=given)

@@ -58,6 +58,7 @@ class LoadedRun:
             checkpoint=self.checkpoint,
             tta=self.recipe.inference.tta,
             largest_component=self.predictor.largest_component,
+            decide=self.recipe.inference.decide,
             weights=tuple(_sha256(path) for path in self.weights),
         )
 

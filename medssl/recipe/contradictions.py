@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from medssl.data.datasets.case import LabelMap
 from medssl.errors import MedSSLError, did_you_mean
 from medssl.methods.mixing_settings import MixingSettings
 from medssl.methods.settings import MethodSettings
 from medssl.networks.registry import check_patch
-from medssl.settings.recipe import Recipe
+from medssl.settings.recipe import InferenceSettings, Recipe
 
 
 def refuse_contradictions(recipe: Recipe, settings: MethodSettings, path: Path) -> None:
@@ -162,4 +163,18 @@ def check_stride(stride: Sequence[int] | None, patch: Sequence[int]) -> None:
         raise MedSSLError(
             f"inference.stride {list(stride)} does not fit training.patch {list(patch)}",
             fix="give one stride per axis of the patch, from 1 to the patch size",
+        )
+
+
+def check_decision(inference: InferenceSettings, labels: LabelMap, where: Path | str) -> None:
+    """Refuse regions that are to decide where there are none.
+
+    Raises:
+        MedSSLError: so it is.
+    """
+    if inference.decide == "regions" and not labels.regions:
+        raise MedSSLError(
+            "regions are to decide (inference.decide), and the dataset states none",
+            where=where,
+            fix="let classes decide, or state regions in dataset.json and train again",
         )

@@ -89,6 +89,11 @@ class DataSettings(Strict):
         description="whose scan each case is: a CSV file `case,patient`, or a regular expression "
         "whose first group is the patient of a case id",
     )
+    regions: dict[str, list[int]] | None = Field(
+        None,
+        description="structures that are unions of label values, {whole: [1, 2, 3], core: [2, 3]}; "
+        "in place of those that dataset.json states; null: its own",
+    )
     split_seed: int = Field(0, description="seed of the patient shuffle behind numbers above")
     roi: RoiSettings | None = Field(
         None, description="crop every scan to a region of interest: a coarse run, or settings"
@@ -203,6 +208,11 @@ class InferenceSettings(Strict):
     )
     memory_gb: float = Field(
         2.0, gt=0, description="host memory for class probabilities; more classes take more passes"
+    )
+    decide: Literal["classes", "regions"] = Field(
+        "classes",
+        description="classes: the most probable one; regions: of the dataset, where their summed "
+        "probability is above one half, in their order",
     )
     largest_component: bool | None = Field(
         None, description="keep the largest piece of each structure; null: as the data spec says"

@@ -19,6 +19,7 @@ from medssl.data.opened import known_files, open_dataset
 from medssl.data.patches.sides import class_pairs, side_axis
 from medssl.errors import MedSSLError, located
 from medssl.progress import Display
+from medssl.recipe.contradictions import check_decision
 from medssl.recipe.load import LoadedRecipe
 from medssl.settings.spec import DataSpec
 from medssl.settings.training import TrainingSettings
@@ -85,11 +86,12 @@ def plan_cases(
         for note in splits.notes:
             display.say(f"note: {note}")
         _check_native_spacing(loaded, splits)
+        check_decision(recipe.inference, dataset.labels, where=dataset.root / "dataset.json")
         if recipe.training.region_loss and not dataset.labels.regions:
             raise MedSSLError(
                 "training.region_loss needs regions, and the dataset states none",
                 where=dataset.root / "dataset.json",
-                fix='add "regions": {"NAME": [1, 2], ...} there, or set it to false',
+                fix='add "regions": {"NAME": [1, 2], ...} there, or data.regions to the recipe',
             )
         augmenter = _augmenter(recipe.training, recipe.spec, dataset, splits)
         if recipe.inference.tta:  # as evaluation will, after training

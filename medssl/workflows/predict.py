@@ -34,6 +34,7 @@ def predict(
     fold: int | None = None,
     largest_component: bool | None = None,
     tta: bool | None = None,
+    decide: str | None = None,
     probabilities: bool = False,
     regions: bool = False,
     uncertainty: bool = False,
@@ -62,6 +63,8 @@ def predict(
         fold: of a cross-validation, predict with this fold alone, counted from 0.
         largest_component: keep the largest piece of each structure; None: as the recipe says.
         tta: average over mirror images; None: as the recipe says.
+        decide: ``classes``, of which the most probable one is taken, or ``regions`` of the dataset:
+            each is where its probability is above one half; None: as the recipe says.
         probabilities: also write each structure's probability map.
         regions: also write ``regions/CASE_REGION``, a mask of each region that the dataset of the
             model states; regions may overlap, which one label map cannot show.
@@ -104,6 +107,7 @@ def predict(
         precision=precision,
         largest_component=largest_component,
         tta=tta,
+        decide=decide,
         calibrated=calibrated,
         probabilities=probabilities,
         regions=regions,

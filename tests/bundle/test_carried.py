@@ -19,6 +19,7 @@ from medssl.bundle.carried.annotated import AnnotatedLoss, ToClassesd, WithoutIg
 from medssl.bundle.carried.inferer import ProbabilityInferer
 from medssl.bundle.carried.spatial import NativeLabelsd, ToSpacingd
 from medssl.data.datasets.case import LabelMap
+from medssl.data.datasets.label_regions import LabelRegion
 from medssl.data.preprocessing.pipeline import preprocess_image
 from medssl.inference.mirror import mirroring
 from medssl.inference.predictor import Predictor
@@ -108,14 +109,41 @@ def test_labels_come_back_as_predict_brings_them(
     tmp_path: Path, axes: str, changes: dict[str, Any], pieces: list[int] | None
 ) -> None:
     spec = SPEC.model_copy(update=changes)
-    values = np.random.default_rng(3).normal(size=(15, 12, 10)).astype(np.float32)
-    path = tmp_path / "a.nii.gz"
-    nib.save(nib.Nifti1Image(values, AXES[axes]), path)
-    task = Task(spec, LabelMap((0, 7, 9), LABELS.names), (8, 8, 8), 1)
     inference = InferenceSettings(largest_component=pieces is not None)
+    task = Task(spec, LabelMap((0, 7, 9), LABELS.names), (8, 8, 8), 1)
     predictor = Predictor(network(3), task, inference, device=torch.device("cpu"))
     if pieces:
         predictor.spec = spec.model_copy(update={"pieces": {9: 2}})
+    expect_the_same_labels(predictor, spec, AXES[axes], tmp_path, pieces=pieces)
+
+
+def test_regions_decide_as_in_predict(tmp_path: Path) -> None:
+    spec = SPEC.model_copy(update={"spacing": [1.3, 1.3, 2.5]})
+    regions = (LabelRegion("both", (7, 9), 7), LabelRegion("right", (9,), 9))
+    labels = LabelMap((0, 7, 9), LABELS.names, regions=regions)
+    task, device = Task(spec, labels, (8, 8, 8), 1), torch.device("cpu")
+    loud = network(3)
+    loud[2].weight.data.mul_(20)
+    found = [
+        expect_the_same_labels(
+            Predictor(loud, task, InferenceSettings(decide=decide), device=device),
+            spec,
+            np.diag([1, 1, 2.0, 1]),
+            tmp_path,
+            regions=labels.region_classes if decide == "regions" else (),
+        )
+        for decide in ("classes", "regions")
+    ]
+    assert (found[0] != found[1]).mean() > 0.01
+
+
+def expect_the_same_labels(
+    predictor: Predictor, spec: DataSpec, affine: np.ndarray, tmp_path: Path, **options: Any
+) -> np.ndarray:
+    """Predict an image with medssl and as a bundle does; return its labels."""
+    values = np.random.default_rng(3).normal(size=(15, 12, 10)).astype(np.float32)
+    path = tmp_path / "a.nii.gz"
+    nib.save(nib.Nifti1Image(values, affine), path)
     ours = predictor.predict_file(path)
     prepared = preprocess_image(path, spec)
 
@@ -127,16 +155,12 @@ def test_labels_come_back_as_predict_brings_them(
     item: Any = in_place(steps)({"image": str(path)})
     torch.testing.assert_close(item["image"].as_tensor(), prepared.image)
     item["pred"] = predictor.probabilities(prepared.image)
-    decide = NativeLabelsd(
-        "pred",
-        orientation=spec.orientation,
-        pieces=pieces,
-        values=(0, 7, 9),
-    )
+    decide = NativeLabelsd("pred", orientation=spec.orientation, values=(0, 7, 9), **options)
     theirs = decide(item)["pred"]
     np.testing.assert_array_equal(np.asarray(theirs)[0], ours.values)
     np.testing.assert_allclose(theirs.affine, ours.affine)
     assert len(np.unique(ours.values)) > 1
+    return ours.values
 
 
 def test_other_entries_do_not_stop_the_resampling() -> None:

@@ -16,6 +16,8 @@ from medssl.data.datasets.case import LabelMap
 from medssl.data.datasets.label_regions import LabelRegion
 from medssl.errors import MedSSLError
 from medssl.inference.folder import predict_files
+from medssl.inference.identity import options_of
+from medssl.inference.postprocess import class_margins, decided_classes
 from medssl.inference.predictor import Predictor
 from medssl.inference.settings import PredictSettings
 from medssl.inference.task import Task
@@ -34,7 +36,7 @@ SAID = torch.tensor(
     [
         [0.7, 0.1, 0.1, 0.1],
         [0.4, 0.2, 0.2, 0.2],  # background is likeliest, and yet the whole is likelier than not
-        [0.1, 0.4, 0.3, 0.2],  # edema is likeliest, but the core is as likely as not
+        [0.1, 0.35, 0.3, 0.25],  # edema is likeliest, but the core is likelier than not
         [0.1, 0.3, 0.2, 0.4],
         [0.0, 0.1, 0.3, 0.6],
     ]
@@ -103,3 +105,35 @@ def test_masks_of_regions_that_nobody_stated_are_refused_first(image: Path, tmp_
     with pytest.raises(MedSSLError, match="states no regions"):
         predict_files(model, [("a", (image,))], tmp_path / "out", PredictSettings(regions=True))
     assert not (tmp_path / "out").exists()
+
+
+def test_regions_decide_where_they_are_likelier_than_not(image: Path, tmp_path: Path) -> None:
+    """What a sum says, no single class may: a map of regions holds each where it is above 0.5."""
+    model = predictor(decide="regions")
+    settings = PredictSettings(regions=True, assess=True)
+    [result] = predict_files(model, [("a", (image,))], tmp_path / "out", settings)
+    assert result.error is None
+    expected = np.array([0, 1, 2, 2, 40])[IMAGE.astype(int)]
+    assert np.array_equal(read(tmp_path / "out" / "a.nii.gz"), expected)
+    for region in REGIONS:
+        likely = SAID[:, list(LABELS.classes_of(region))].sum(dim=1).numpy() > 0.5
+        mask = read(tmp_path / "out" / "regions" / f"a_{region.name}.nii.gz")
+        assert np.array_equal(mask, likely[IMAGE.astype(int)])
+    by_class = options_of(predictor())
+    assert "decide" not in by_class, "folders that were predicted before are of the same model"
+    assert options_of(model)["decide"] == LABELS.region_classes
+    with pytest.raises(MedSSLError, match="regions are to decide"):
+        predictor(replace(LABELS, regions=()), decide="regions")
+    with pytest.raises(MedSSLError, match="'masks' cannot decide"):
+        PredictSettings(decide="masks")
+
+
+def test_the_order_of_writing_and_margins_by_hand() -> None:
+    """Kidney 1, 2, 3; masses 2, 3; tumor 2: what masses write, a tumor writes over."""
+    regions = [((1, 2, 3), 1), ((2, 3), 3), ((2,), 2)]
+    table = torch.tensor([[0.1, 0.2, 0.6, 0.1], [0.2, 0.1, 0.3, 0.4], [0.5, 0.5, 0.0, 0.0]])
+    probabilities = table.T[..., None, None]
+    assert decided_classes(probabilities, regions).ravel().tolist() == [2, 3, 0]
+    # The least sure region: tumor 0.6, then masses 0.7 against tumor 0.3 and kidney 0.8, then 0.5.
+    assert class_margins(probabilities, regions).ravel().tolist() == [51, 102, 0]
+    assert decided_classes(probabilities).ravel().tolist() == [2, 3, 0]

@@ -69,6 +69,29 @@ def test_the_method_knows_the_classes_of_regions(data: Path, tmp_path: Path) -> 
         assert method.unions == unions
 
 
+def test_a_recipe_states_regions_of_a_folder_that_nobody_may_change(
+    data: Path, tmp_path: Path
+) -> None:
+    recipe = small_recipe(data, tmp_path / "cache", data={"regions": {"any": [1, 2], "dim": [2]}})
+    for regions in (None, REGIONS):
+        state(data, regions)
+        loaded = load_recipe(write_recipe(tmp_path / "recipe.yaml", recipe))
+        labels = plan_cases(loaded, Display(quiet=True)).dataset.labels
+        assert [s.name for s in labels.structures] == ["any", "dim"]
+    recipe["data"]["regions"] = {"any": [1, 5]}
+    loaded = load_recipe(write_recipe(tmp_path / "recipe.yaml", recipe))
+    with pytest.raises(MedSSLError, match=r"data.regions: region 'any' names the label 5"):
+        plan_cases(loaded, Display(quiet=True))
+
+
+def test_regions_that_are_to_decide_have_to_be_there(data: Path, tmp_path: Path) -> None:
+    state(data, None)
+    recipe = small_recipe(data, tmp_path / "cache", inference={"decide": "regions"})
+    loaded = load_recipe(write_recipe(tmp_path / "recipe.yaml", recipe))
+    with pytest.raises(MedSSLError, match="regions are to decide"):
+        plan_cases(loaded, Display(quiet=True))
+
+
 @pytest.mark.parametrize(
     ("method", "fix"),
     [

@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Spacingd
 
 from medssl.data.preprocessing.prepared_grid import make_grid
-from medssl.inference.postprocess import argmax_classes, class_margins, keep_largest_components
+from medssl.inference.postprocess import class_margins, decided_classes, keep_largest_components
 
 
 class ToSpacingd(MapTransform):
@@ -65,8 +65,8 @@ class ToSpacingd(MapTransform):
 class NativeLabelsd(MapTransform):
     """Turn probabilities of the prepared image into labels on the image's own grid.
 
-    The most probable class, the largest pieces if that is asked for, a vote of the voxels around
-    where the image was resampled: step for step what ``medssl predict`` does.
+    The most probable class, or what regions write, the largest pieces if that is asked for, a vote
+    of the voxels around where the image was resampled: step for step what ``medssl predict`` does.
 
     Args:
         keys: of probabilities ``(K, X, Y, Z)``; they become ``(1, X', Y', Z')``.
@@ -74,6 +74,7 @@ class NativeLabelsd(MapTransform):
         orientation: of the prepared axes; None where they are the file's.
         pieces: how many pieces of each class to keep; None keeps all.
         values: label value of each class; None leaves class indices.
+        regions: that decide: of each the classes that belong to it, and the one that it writes.
     """
 
     def __init__(
@@ -84,11 +85,13 @@ class NativeLabelsd(MapTransform):
         orientation: str | None = None,
         pieces: Sequence[int] | None = None,
         values: Sequence[int] | None = None,
+        regions: Sequence[tuple[Sequence[int], int]] = (),
     ) -> None:
         super().__init__(keys)
         self.image_key, self.orientation = image_key, orientation
         self.pieces = None if pieces is None else dict(enumerate(pieces, start=1))
         self.values = None if values is None else np.array(values)
+        self.regions = [(tuple(members), int(written)) for members, written in regions]
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Decide each key, and bring it back."""
@@ -105,8 +108,8 @@ class NativeLabelsd(MapTransform):
         )
         for key in self.key_iterator(out):
             probabilities = torch.as_tensor(out[key])
-            classes = argmax_classes(probabilities)
-            margins = class_margins(probabilities) if grid.voted else None
+            classes = decided_classes(probabilities, self.regions)
+            margins = class_margins(probabilities, self.regions) if grid.voted else None
             if self.pieces is not None:
                 classes = keep_largest_components(classes, self.pieces, margins)
             labels = grid.restore(classes, order=0, margins=margins)
