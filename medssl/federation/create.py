@@ -134,6 +134,8 @@ def _agreed(loaded: LoadedRecipe, chosen: dict[str, object]) -> tuple[bytes, Fed
         ("data.roi", recipe.data.roi is not None),
         ("method.teacher", loaded.settings.taught),
         ("spec.spacing: median", recipe.spec.spacing == "median"),
+        ("training.region_loss", recipe.training.region_loss),
+        ("inference.decide: regions", recipe.inference.decide == "regions"),
     ]
     for key, used in own:
         if used:

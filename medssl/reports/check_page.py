@@ -85,6 +85,9 @@ def _summary(report: CheckReport) -> list[tuple[str, str]]:
         ("cases", ", ".join(f"{n} {role}" for role, n in roles.items()) + f"; {patients} patients"),
         ("channels", ", ".join(dataset.modality)),
     ]
+    if dataset.labels.regions:
+        named = (f"{region.name} ({region.label})" for region in dataset.labels.regions)
+        rows.append(("regions of labels", ", ".join(named)))
     if read:
         rows += [
             ("voxels", _range(np.array([f.shape for f in read]), "{:.0f}")),

@@ -166,6 +166,7 @@ def test_what_leaves_a_site_is_listed(tmp_path: Path, capsys: pytest.CaptureFixt
         ({"trim": 0.5}, "trim"),
         ({"average": "mode"}, "average"),
         ({"overrides": ["network.init=x.pth"]}, "init"),
+        ({"overrides": ["inference.decide=regions"]}, "inference.decide: regions means something"),
         ({"overrides": ["training.early_stop=3"]}, "early_stop"),
     ],
 )
