@@ -127,11 +127,7 @@ class BCP(StudentTeacher):
         logits = self.student(mix(take(image, 0, count), take(image, shift, count), mask))
         if settings.pretrain_loss == "region":
             out, box = copy_paste_loss(
-                *(logits, outside, inside, mask),
-                weight_outside=1,
-                weight_inside=1,
-                dice=settings.dice,
-                unions=self.unions,
+                logits, outside, inside, mask, dice=settings.dice, unions=self.unions
             )
             loss = out + box
             terms = {"loss/outside": out.detach(), "loss/inside": box.detach()}

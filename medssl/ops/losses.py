@@ -216,8 +216,8 @@ def copy_paste_loss(
     inside: Tensor,
     mask: Tensor,
     *,
-    weight_outside: float,
-    weight_inside: float,
+    weight_outside: float = 1.0,
+    weight_inside: float = 1.0,
     dice: DiceVariant = WHOLE,
     unions: Unions = (),
 ) -> tuple[Tensor, Tensor]:

@@ -65,7 +65,10 @@ def test_a_region_is_measured_as_if_it_were_one_label() -> None:
     """Every column of a region is that of a map in which its labels are one."""
     rng = np.random.default_rng(0)
     said, truth = (rng.integers(0, 4, (7, 6, 5)).astype(np.uint8) for _ in range(2))
-    said[5:], truth[:2], truth[3, 3] = 0, 0, 255
+    for labels in (said, truth):  # each somewhere else
+        labels[:4] *= labels[:4] == 1
+        labels[4:] *= labels[4:] != 1
+    said[6:], truth[:2], truth[3, 3] = 0, 0, 255
     rows = rows_of(said, truth)
     for region in REGIONS:
         inside = LABELS.classes_of(region)
