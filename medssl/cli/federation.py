@@ -61,29 +61,23 @@ def federate_init(
     overrides: options.Overrides = None,
 ) -> None:
     """Begin a federation: what is agreed, a key for each site, the model that all start from."""
-    from medssl.federation.create import federate_init
+    from medssl.federation.create import Terms, federate_init
 
-    chosen: dict[str, Any] = {
-        "norms": norms,
-        "weights": weights,
-        "average": average,
-        "share": tuple(share.split(",")),
-    }
-    found = federate_init(
-        folder,
-        server,
-        recipe,
-        sites=site,
-        labels=labels.split(","),
+    words: dict[str, Any] = {"norms": norms, "weights": weights, "average": average}
+    terms = Terms(
         channels=channels,
         every=every,
+        parts=tuple(share.split(",")),  # type: ignore[arg-type]  # which words, is asked later
+        proximal=proximal,
         trim=trim,
         norm_limit=norm_limit,
         at_least=at_least,
-        proximal=proximal,
         wait_minutes=wait,
-        overrides=overrides or (),
-        **chosen,
+        **words,
+    )
+    chosen = labels.split(",")
+    found = federate_init(
+        folder, server, recipe, sites=site, labels=chosen, terms=terms, overrides=overrides or ()
     )
     out.print(f"{found.rounds} rounds of {every} iterations; the sites meet in {found.folder}")
     for name, key in found.keys.items():
@@ -107,19 +101,20 @@ def federate_site(
     precision: options.Precision = None,
 ) -> None:
     """Train on this site's scans, together with the other sites."""
-    from medssl.federation.site import federate_site
+    from medssl.federation.site import site_exchange
+    from medssl.workflows.train import train
 
-    result = federate_site(
-        folder,
-        key,
+    display = display_of(ctx)
+    result = train(
         recipe,
-        output,
         overrides=overrides or (),
+        output=output,
         resume=resume,
         resume_or_start=resume_or_start,
         device=device,
         precision=precision,
-        display=display_of(ctx),
+        exchange=site_exchange(folder, key, recipe, overrides=overrides or (), say=display.say),
+        display=display,
     )
     for line in result.last_words:
         out.print(line)

@@ -6,7 +6,7 @@ import hashlib
 import math
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -38,6 +38,40 @@ class Created:
     rounds: int
 
 
+@dataclass(frozen=True)
+class Terms:
+    """How the sites of a federation train together.
+
+    Attributes:
+        channels: of an image.
+        every: iterations of a round.
+        parts: of the method, that are shared.
+        norms: ``local`` keeps normalization layers at each site (FedBN).
+        proximal: mu of FedProx, which holds each site near the common model; 0 is FedAvg.
+        weights: of a site: by ``iterations``, which is equal, or by ``labeled`` patients.
+        average: ``mean``, ``median`` or ``trimmed`` mean, the last two without weights.
+        trim: share of the sites that ``trimmed`` leaves out on each side.
+        norm_limit: updates so many times as long as usual are refused.
+        at_least: so many sites make a round; default: two, or one if there is one.
+        wait_minutes: how long the server waits for sites before a round goes on without them.
+    """
+
+    channels: int = 1
+    every: int = 50
+    parts: Sequence[Literal["student", "teacher", "buffers"]] = ("student", "teacher", "buffers")
+    norms: Literal["shared", "local"] = "shared"
+    proximal: float = 0.0
+    weights: Literal["iterations", "labeled"] = "iterations"
+    average: Literal["mean", "median", "trimmed"] = "mean"
+    trim: float = 0.2
+    norm_limit: float = 3.0
+    at_least: int | None = None
+    wait_minutes: float = 1440.0
+
+
+ORDINARY = Terms()
+
+
 def federate_init(
     folder: AnyPath,
     server: AnyPath,
@@ -45,17 +79,7 @@ def federate_init(
     *,
     sites: Sequence[str],
     labels: Sequence[str],
-    channels: int = 1,
-    every: int = 50,
-    share: Sequence[Literal["student", "teacher", "buffers"]] = ("student", "teacher", "buffers"),
-    norms: Literal["shared", "local"] = "shared",
-    proximal: float = 0.0,
-    weights: Literal["iterations", "labeled"] = "iterations",
-    average: Literal["mean", "median", "trimmed"] = "mean",
-    trim: float = 0.2,
-    norm_limit: float = 3.0,
-    at_least: int | None = None,
-    wait_minutes: float = 1440.0,
+    terms: Terms = ORDINARY,
     overrides: Sequence[str] = (),
 ) -> Created:
     """Begin a federation that meets in a folder; no scan is opened.
@@ -66,40 +90,23 @@ def federate_init(
         recipe: what is trained; its data play no part.
         sites: names, of letters, digits, `-` and `_`.
         labels: names of the structures in the order of their values, background first.
-        channels: of an image.
-        every: iterations of a round.
-        share: parts of the method that are shared.
-        norms: ``local`` keeps normalization layers at each site (FedBN).
-        proximal: mu of FedProx, which holds each site near the common model; 0 is FedAvg.
-        weights: of a site: by ``iterations``, which is equal, or by ``labeled`` patients.
-        average: ``mean``, ``median`` or ``trimmed`` mean, the last two without weights.
-        trim: share of the sites that ``trimmed`` leaves out on each side.
-        norm_limit: updates so many times as long as usual are refused.
-        at_least: so many sites make a round; default: two, or one if there is one.
-        wait_minutes: how long the server waits for sites before a round goes on without them.
+        terms: how they train together.
         overrides: ``section.key=value`` assignments.
 
     Raises:
         MedSSLError: a folder is not empty, or the recipe cannot be trained together.
     """
     loaded = load_recipe(recipe, [*overrides, "data.root=phantom"])
+    enough = min(2, len(sites)) if terms.at_least is None else terms.at_least
     payload, federation = _agreed(
         loaded,
         {
             "id": secrets.token_hex(8),
             "sites": list(sites),
             "labels": list(labels),
-            "channels": channels,
-            "every": every,
-            "parts": list(share),
-            "norms": norms,
-            "proximal": proximal,
-            "weights": weights,
-            "average": average,
-            "trim": trim,
-            "norm_limit": norm_limit,
-            "at_least": min(2, len(sites)) if at_least is None else at_least,
-            "wait_minutes": wait_minutes,
+            **asdict(terms),
+            "parts": list(terms.parts),
+            "at_least": enough,
         },
     )
     text = federation.model_dump_json(indent=1).encode()

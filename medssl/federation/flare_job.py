@@ -27,7 +27,7 @@ _RESOURCES, _STREAMING = "resources.json", "allow_log_streaming"
 
 
 class OwnSite(Strict):
-    """A site's own part: what :func:`medssl.federation.site.federate_site` is given."""
+    """A site's own part: what `medssl federate site` is given."""
 
     recipe: str
     key: str
@@ -160,8 +160,7 @@ def federate_flare_site(
     Args:
         kit: the kit's folder, or the workspace of a simulator.
         key: the file that the server gave this site; its name is NVFlare's for the site.
-        recipe, output, overrides, device, precision: as of
-            :func:`medssl.federation.site.federate_site`.
+        recipe, output, overrides, device, precision: as of :func:`medssl.train`.
 
     Returns:
         The file that says so.

@@ -35,63 +35,42 @@ from medssl.federation.messages import (
 )
 from medssl.files import append_line, write_bytes
 from medssl.paths import AnyPath
-from medssl.progress import Display
 from medssl.recipe.load import load_recipe
 from medssl.runs.folder import read_lines
 from medssl.training.exchange import Update
-from medssl.workflows.train import TrainResult, train
 
 JOURNAL = "federated.jsonl"
 """In the run folder: which round's model was taken after which iteration."""
 
 
-def federate_site(
+def site_exchange(
     folder: AnyPath,
     key: AnyPath,
     recipe: AnyPath,
-    output: AnyPath,
     *,
     overrides: Sequence[str] = (),
-    resume: bool = False,
-    resume_or_start: bool = False,
-    device: str = "auto",
-    precision: str | None = None,
+    say: Callable[[str], None],
     poll_seconds: float = 2.0,
-    display: Display | None = None,
-) -> TrainResult:
-    """Train a recipe on this site's scans, together with the other sites.
+) -> FolderExchange:
+    """Return what :func:`medssl.train` needs to train this site's scans with the other sites.
 
     Args:
         folder: where the sites meet.
         key: the file that the server gave this site.
-        recipe: as at all sites, with this site's own section ``data``.
-        output: the run folder, which stays here.
+        recipe: what will be trained: as at all sites, with this site's own section ``data``; or a
+            run that goes on.
         overrides: ``section.key=value`` assignments; ``data`` and ``evaluation`` are the site's.
-        resume, resume_or_start: go on with the run.
-        device, precision: as of :func:`medssl.train`.
+        say: told what happens.
         poll_seconds: how often the folder is looked at.
-        display: shows progress.
 
     Raises:
-        MedSSLError: another recipe than was agreed, a damaged folder, or as ``train``.
-        Stopped: a signal arrived; the state is saved.
+        MedSSLError: another recipe than was agreed, or a damaged folder.
     """
-    display = display or Display(quiet=True)
     exchange = FolderExchange(
-        Path(folder), read_site_key(Path(key)), say=display.say, poll_seconds=poll_seconds
+        Path(folder), read_site_key(Path(key)), say=say, poll_seconds=poll_seconds
     )
     refuse_other_recipe(exchange.federation, load_recipe(recipe, overrides))
-    return train(
-        recipe,
-        overrides=overrides,
-        output=output,
-        resume=resume,
-        resume_or_start=resume_or_start,
-        device=device,
-        precision=precision,
-        exchange=exchange,
-        display=display,
-    )
+    return exchange
 
 
 class FolderExchange:

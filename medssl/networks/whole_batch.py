@@ -40,6 +40,10 @@ class Rows:
     add_up: Callable[[Tensor], None]
     processes: int
 
+    def values(self, own: Tensor) -> float:
+        """Return how many values a channel of ``(b, C, ...)`` has in the whole batch."""
+        return float(self.total * own[0, 0].numel())
+
 
 _seen: ContextVar[Rows | None] = ContextVar("rows", default=None)
 
@@ -138,13 +142,12 @@ class _Normalize(torch.autograd.Function):
         bias: Tensor | None,
         mean: Tensor,
         scale: Tensor,
-        add_up: Callable[[Tensor], None],
-        count: float,
+        rows: Rows,
     ) -> Tensor:
         shape = (1, -1, *[1] * (x.ndim - 2))
         normal = (x.float() - mean.view(shape)) * scale.view(shape)
         ctx.save_for_backward(normal, weight, scale)
-        ctx.shape, ctx.add_up, ctx.count, ctx.biased = shape, add_up, count, bias is not None
+        ctx.shape, ctx.rows, ctx.biased = shape, rows, bias is not None
         out = normal if weight is None else normal * weight.view(shape)
         return (out if bias is None else out + bias.view(shape)).to(x.dtype)
 
@@ -157,15 +160,15 @@ class _Normalize(torch.autograd.Function):
         # Each process holds the gradient of its own rows, and gradients of weights are added up
         # over processes where the step ends.
         own = sums.clone()
-        ctx.add_up(sums)
-        mean_grad, mean_product = (sums / ctx.count).view(2, *shape)
+        ctx.rows.add_up(sums)
+        mean_grad, mean_product = (sums / ctx.rows.values(grad)).view(2, *shape)
         factor = scale if weight is None else scale * weight
         back = (grad - mean_grad - normal * mean_product) * factor.view(shape)
         return (
             back.to(grads[0].dtype),
             own[1] if weight is not None else None,
             own[0] if ctx.biased else None,
-            *[None] * 4,
+            *[None] * 3,
         )
 
 
@@ -179,7 +182,7 @@ class _WholeBatchNorm(_BatchNorm):
         if x.is_cuda:
             return self._on_cuda(x, rows)
         dims = [0, *range(2, x.ndim)]
-        count = float(rows.total * x[0, 0].numel())
+        count = rows.values(x)
         shape = (1, -1, *[1] * (x.ndim - 2))
         with torch.no_grad():
             values = x.detach().float()
@@ -189,7 +192,7 @@ class _WholeBatchNorm(_BatchNorm):
             rows.add_up(variance)
             self._remember(mean, variance * (count / max(count - 1, 1)))
         scale = (variance + self.eps).rsqrt()
-        return _Normalize.apply(x, self.weight, self.bias, mean, scale, rows.add_up, count)
+        return _Normalize.apply(x, self.weight, self.bias, mean, scale, rows)
 
     def _on_cuda(self, x: Tensor, rows: Rows) -> Tensor:
         """Let torch's own kernels do the same."""

@@ -63,21 +63,29 @@ class PlannedPoint(PlannedRun):
         return pool_folds(self.folds, self.cases, self.path, labeled=named)
 
 
+@dataclass(frozen=True)
+class Axes:
+    """What a sweep combines; see :func:`medssl.sweep`."""
+
+    labeled: Sequence[int | str]
+    seeds: int = 3
+    methods: Sequence[str] = ()
+    folds: int | str | None = None
+
+
 def plan_sweep(
     recipe: AnyPath,
+    axes: Axes,
     *,
-    labeled: Sequence[int | str],
-    seeds: int = 3,
-    methods: Sequence[str] = (),
     overrides: Sequence[str] = (),
     output: AnyPath | None = None,
-    folds: int | str | None = None,
     display: Display | None = None,
 ) -> list[PlannedPoint]:
     """Return all combinations, each with its checked recipe; a whole curve of each seed in turn.
 
     Args:
-        recipe, labeled, seeds, methods, overrides, output, folds: as for `sweep`.
+        recipe, overrides, output: as for `sweep`.
+        axes: what is combined.
         display: shows progress.
 
     Raises:
@@ -85,22 +93,22 @@ def plan_sweep(
     """
     own = load_recipe(recipe, overrides).recipe
     folder = Path("runs") / f"{own.name}-sweep" if output is None else Path(output)
-    points = list(dict.fromkeys(labeled))
-    if not points or seeds < 1:
+    points = list(dict.fromkeys(axes.labeled))
+    if not points or axes.seeds < 1:
         raise MedSSLError(
             "a sweep needs at least one number of labels and one seed",
             where="--labeled, --seeds",
             fix="for instance --labeled 4,8,16 --seeds 3",
         )
-    names = list(dict.fromkeys([BASELINE, *(methods or [own.method.name])]))
+    names = list(dict.fromkeys([BASELINE, *(axes.methods or [own.method.name])]))
     for name in names:
         get_settings(name)  # all of them before the first is looked at
     dealt = None
-    if folds is not None:
+    if axes.folds is not None:
         every_label = load_recipe(recipe, [*overrides, "data.labeled=null", "data.validation=0"])
-        dealt = deal(every_label, folds, display=display or Display(quiet=True))
+        dealt = deal(every_label, axes.folds, display=display or Display(quiet=True))
     plan = []
-    for seed in range(seeds):
+    for seed in range(axes.seeds):
         for point in points:
             for name in names:
                 path = folder / f"{name}-{point}-{seed}"

@@ -18,7 +18,7 @@ from medssl.jobs.job import Job, Outcome
 from medssl.jobs.launch import Launcher, choose_launcher, launch
 from medssl.paths import AnyPath
 from medssl.progress import Display
-from medssl.sweeps.plan import PlannedPoint, check_cases, plan_sweep
+from medssl.sweeps.plan import Axes, PlannedPoint, check_cases, plan_sweep
 from medssl.workflows.planned_runs import RunsResult, jobs_of, only_one
 
 
@@ -75,12 +75,9 @@ def sweep(
     where = choose_launcher(launcher, at_once=jobs, slurm=slurm, wait=wait)
     plan = plan_sweep(
         recipe,
-        labeled=labeled,
-        seeds=seeds,
-        methods=methods,
+        Axes(labeled, seeds, methods, folds),
         overrides=overrides,
         output=output,
-        folds=folds,
         display=display,
     )
     plan, left_out = check_cases(plan, display)

@@ -59,8 +59,6 @@ class Engine:
         run: the run folder.
         compute: what trains.
         display: shows progress.
-        exchange: brings tensors to other sites and back; None trains alone.
-        labeled_patients: whose labels are trained on; only an exchange is told.
 
     Raises:
         MedSSLError: the network cannot be divided between processes.
@@ -76,8 +74,6 @@ class Engine:
         run: RunFolder,
         compute: Compute,
         display: Display,
-        exchange: Exchange | None = None,
-        labeled_patients: int = 0,
     ) -> None:
         device, world = compute.device, compute.world
         self.method, self.world = method.to(device), world
@@ -98,9 +94,16 @@ class Engine:
             self.method, self.training, feed, compute, watch=self.watch, log=self._log
         )
         self.exchanger: Exchanger | None = None
-        if exchange is not None:
-            self.exchanger = Exchanger(exchange, self.method, self.stages, run, labeled_patients)
-            self.stepper.pull = self.exchanger.pull if exchange.proximal else None
+
+    def join(self, exchange: Exchange, labeled_patients: int) -> None:
+        """Train together with other sites, before `fit`.
+
+        Args:
+            exchange: brings tensors to them and back.
+            labeled_patients: whose labels are trained on; only the exchange is told.
+        """
+        self.exchanger = Exchanger(exchange, self.method, self.stages, self.run, labeled_patients)
+        self.stepper.pull = self.exchanger.pull if exchange.proximal else None
 
     # ------------------------------------------------------------------ the loop
 

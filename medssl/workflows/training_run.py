@@ -276,7 +276,7 @@ def _set_up(this: _Resolved, data: TrainingData, method: Method) -> Engine:
     ids = [case.id for case in data.unlabeled]
     write = partial(write_case_table, folder=this.run.path, ids=ids)
     segments = loaded.settings.segments
-    return Engine(
+    engine = Engine(
         method,
         recipe,
         make_feed(recipe, data, compute, this.display, views=views, step_bytes=need),
@@ -284,9 +284,10 @@ def _set_up(this: _Resolved, data: TrainingData, method: Method) -> Engine:
         run=this.run,
         compute=compute,
         display=this.display,
-        exchange=this.exchange,
-        labeled_patients=len({case.patient for case in this.plan.splits.labeled}),
     )
+    if this.exchange is not None:
+        engine.join(this.exchange, len({case.patient for case in this.plan.splits.labeled}))
+    return engine
 
 
 def _announce(this: _Resolved) -> None:

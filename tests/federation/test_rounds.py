@@ -128,7 +128,7 @@ def test_what_one_of_five_that_lies_costs(tmp_path: Path) -> None:
 
 
 def test_what_leaves_a_site_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    found = begin(tmp_path, "A", "B", weights="labeled", share=("student", "buffers"))
+    found = begin(tmp_path, "A", "B", weights="labeled", parts=("student", "buffers"))
     site = joined(found, "A", tmp_path / "run")
     stopped = iter([True])
     site.swap(update(found, 2, 1.0), lambda: next(stopped))

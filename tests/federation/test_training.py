@@ -20,7 +20,7 @@ import medssl
 from medssl.errors import MedSSLError
 from medssl.federation.create import Created
 from medssl.federation.server import Server
-from medssl.federation.site import federate_site
+from medssl.federation.site import site_exchange
 from medssl.progress import Display
 from medssl.runs.checkpoint import load_checkpoint
 
@@ -74,13 +74,18 @@ def test_one_site_in_a_folder_equals_plain_training_bit_for_bit(
     found = begin(tmp_path, "A", recipe=recipe, every=3)
     assert found.rounds == 3
     run = tmp_path / "run"
-    more = {"poll_seconds": 0.01}
+
+    def site(what: Path, resume: bool = False) -> None:
+        key, say = found.keys["A"], lambda _: None
+        exchange = site_exchange(found.folder, key, what, say=say, poll_seconds=0.01)
+        medssl.train(what, output=run, resume=resume, exchange=exchange)
+
     with served(found):
         with monkeypatch.context() as patch:
             crash_after(patch, 5)
             with pytest.raises(RuntimeError, match="power cut"):
-                federate_site(found.folder, found.keys["A"], recipe, run, **more)
-        federate_site(found.folder, found.keys["A"], run, run, resume=True, **more)
+                site(recipe)
+        site(run, resume=True)
     same_bits(last(plain), last(run))
     taken = [json.loads(line) for line in (run / "federated.jsonl").read_text().splitlines()]
     assert [(t["step"], t["round"]) for t in taken] == [(3, 1), (6, 2), (8, 3)]
@@ -96,15 +101,13 @@ def test_one_site_in_a_folder_equals_plain_training_bit_for_bit(
 def test_another_recipe_or_dataset_is_refused(world: tuple[Path, Path], tmp_path: Path) -> None:
     recipe = recipe_file(world, tmp_path)
     found = begin(tmp_path, "A", recipe=recipe)
-    run = tmp_path / "run"
     for override, what in (
         ("training.optimizer.lr=0.5", "agreed on training.optimizer.lr"),
         ("network.channels=[4,16]", "agreed on network.channels"),
         ("method=supervised", "agreed on method.name"),
     ):
         with pytest.raises(MedSSLError, match=what):
-            federate_site(found.folder, found.keys["A"], recipe, run, overrides=[override])
-        assert not run.exists()
+            site_exchange(found.folder, found.keys["A"], recipe, overrides=[override], say=print)
 
 
 @pytest.mark.slow

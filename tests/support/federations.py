@@ -12,7 +12,7 @@ from helpers import small_recipe, write_recipe
 from torch import Tensor
 
 from medssl.federation.agreed import read_agreed, read_site_key
-from medssl.federation.create import Created, federate_init
+from medssl.federation.create import Created, Terms, federate_init
 from medssl.federation.messages import Header, as_bytes, packed, update_name
 from medssl.federation.server import Round, federate_server
 from medssl.federation.site import FolderExchange
@@ -31,7 +31,9 @@ def begin(folder: Path, *sites: str, recipe: Path | None = None, **options: Any)
         folder / "server",
         recipe,
         sites=sites or ("A", "B", "C"),
-        **{"labels": LABELS, "every": 2, **options},
+        labels=options.pop("labels", LABELS),
+        overrides=options.pop("overrides", ()),
+        terms=Terms(**{"every": 2, **options}),
     )
 
 

@@ -27,7 +27,7 @@ from medssl.errors import MedSSLError, Stopped
 from medssl.files import locked
 from medssl.progress import Display
 from medssl.recipe.load import load_recipe
-from medssl.sweeps.plan import PlannedPoint, check_cases, parse_labeled, plan_sweep
+from medssl.sweeps.plan import Axes, PlannedPoint, check_cases, parse_labeled, plan_sweep
 from medssl.sweeps.summary import format_sweep, summarize_sweep, write_sweep
 from medssl.training.cases import plan_cases
 from medssl.workflows.planned_runs import RunsResult
@@ -82,7 +82,7 @@ def test_labels_are_read() -> None:
 
 def test_the_plan_holds_a_baseline_at_every_point(recipe: Path, tmp_path: Path) -> None:
     jobs = plan_sweep(
-        recipe, labeled=[2, 4, "all"], seeds=2, methods=["bcp", "mean_teacher"], output=tmp_path
+        recipe, Axes([2, 4, "all"], 2, methods=["bcp", "mean_teacher"]), output=tmp_path
     )
     first = ["supervised-2", "bcp-2", "mean_teacher-2"]
     first += ["supervised-4", "bcp-4", "mean_teacher-4"]
@@ -97,9 +97,7 @@ def test_settings_of_the_recipes_method_stay_with_it(recipe: Path, tmp_path: Pat
     overrides = ["method.mask_ratio=0.5", "training.iterations=6", "training.stages.pretrain={}"]
     jobs = plan_sweep(
         recipe,
-        labeled=[2],
-        seeds=1,
-        methods=["mean_teacher", "bcp"],
+        Axes([2], 1, methods=["mean_teacher", "bcp"]),
         overrides=overrides,
         output=tmp_path,
     )
@@ -115,7 +113,7 @@ def test_settings_of_the_recipes_method_stay_with_it(recipe: Path, tmp_path: Pat
 
 
 def test_labeled_sets_are_nested_and_test_cases_fixed(recipe: Path, tmp_path: Path) -> None:
-    jobs = plan_sweep(recipe, labeled=[2, 4, 6, "all"], seeds=2, output=tmp_path)
+    jobs = plan_sweep(recipe, Axes([2, 4, 6, "all"], 2), output=tmp_path)
     jobs, _ = check_cases(jobs, Display(quiet=True))
     splits = [plan_cases(j.loaded, Display(quiet=True)).splits for j in jobs]
     assert len({tuple(c.id for c in s.test) for s in splits}) == 1
@@ -131,7 +129,7 @@ def test_a_method_has_a_run_at_all_labels_where_images_are_left(
     caplog.set_level("INFO", logger="medssl")
     data = write_dataset(tmp_path / "data", cases=6, unlabeled=unlabeled)
     recipe = write_recipe(tmp_path / "r.yaml", small_recipe(data, tmp_path / "cache"))
-    everything = plan_sweep(recipe, labeled=[3, "all"], seeds=2, output=tmp_path / "out")
+    everything = plan_sweep(recipe, Axes([3, "all"], 2), output=tmp_path / "out")
     plan, left_out = check_cases(everything, Display(quiet=True))
     names = {planned.name for planned in plan}
     assert {"supervised-3-0", "bcp-3-0", "supervised-all-1"} < names
@@ -370,7 +368,7 @@ def test_processes_do_the_same_as_one(recipe: Path, done: RunsResult, tmp_path: 
 
 def planned(folder: Path, recipe: Path) -> list[PlannedPoint]:
     """A plan over runs written by hand: bcp gains 0.04 with 2 labels and nothing with 4."""
-    jobs = plan_sweep(recipe, labeled=[2, 4], seeds=2, output=folder)
+    jobs = plan_sweep(recipe, Axes([2, 4], 2), output=folder)
     base = np.linspace(0.5, 0.7, 12)
     for job in jobs[:-1]:  # the last run is missing
         shift = 0.05 * (job.labeled == 4) + 0.01 * job.seed
@@ -438,9 +436,7 @@ def test_the_summary_is_written_and_shown(recipe: Path, tmp_path: Path) -> None:
 
 def test_the_runs_recipe_is_the_planned_one(recipe: Path, done: RunsResult) -> None:
     (job,) = [
-        j
-        for j in plan_sweep(recipe, labeled=[2], seeds=1, output=done.path)
-        if j.method == "supervised"
+        j for j in plan_sweep(recipe, Axes([2], 1), output=done.path) if j.method == "supervised"
     ]
     assert load_recipe(job.path / "recipe.yaml").recipe == job.loaded.recipe
 
