@@ -30,8 +30,9 @@ import torch
 from torch import Tensor, nn
 
 from medssl.methods.base import Batch, NetworkBuilder, Progress, StepOutput
-from medssl.methods.self_training_cases import EVERY, Cases, Hardness
+from medssl.methods.scan_trust import EVERY, Cases
 from medssl.methods.self_training_checks import unfit
+from medssl.methods.self_training_hardness import Hardness
 from medssl.methods.self_training_losses import agreement, guess_loss, told_of, truth_loss
 from medssl.methods.self_training_memory import Memory
 from medssl.methods.self_training_settings import SelfTrainingSettings
@@ -114,7 +115,8 @@ class SelfTraining(StudentTeacher):
             if labeled is not None and progress.iteration % EVERY == 0:
                 with self._watched("labeled", labeled.case):
                     guess_of(labeled.image, [self.teacher], settings)
-            weight, told = self.cases.weigh(weight, guess, batch, self.student, progress)
+            told_by = (guess.label, guess.probs)
+            weight, told = self.cases.weigh(weight, told_by, batch, self.student, progress)
         easy = self.hardness.naive(unlabeled.case, progress) if self.hardness else None
         seen, kinds = views_of(unlabeled, easy, settings, progress)
         nowhere = torch.zeros_like(guess.label, dtype=torch.bool)

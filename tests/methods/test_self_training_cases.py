@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from medssl.methods.registry import get_method
-from medssl.methods.self_training_cases import Cases
+from medssl.methods.scan_trust import Cases
 from medssl.methods.self_training_settings import SelfTrainingSettings
 from medssl.settings.recipe import Recipe
 from medssl.testing.subject import (

@@ -1,4 +1,4 @@
-"""What ``self_training`` remembers of each unlabeled scan, and how far it trusts it."""
+"""What a method with a teacher remembers of each unlabeled scan, and how far it trusts it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from medssl.methods.base import Batch, Progress
-from medssl.methods.self_training_teachers import Guess
-from medssl.methods.self_training_views import Shown
 from medssl.networks.taps import taps
 from medssl.networks.whole_batch import put_together
 from medssl.ops import case_trust as trusts
@@ -20,15 +17,12 @@ from medssl.ops.case_trust import FIXED, prior_shift, prior_step, remembered_cas
 from medssl.ops.deep_supervision import finest
 from medssl.ops.modes import eval_mode
 from medssl.ops.pseudo_labels import hard_labels
-from medssl.ops.selection import otsu
 
 EVERY = 4
 """Iterations from one look at the student's own labels to the next, which cost a pass."""
 DECAY, FEATURE_DECAY = 0.9, 0.97
 """What a scan keeps of its past with each patch that is looked at: of labels, and of features,
 which say little of a single patch that is turned and zoomed."""
-FIRST = 0.2
-"""Share of all iterations after which scans may count as easy."""
 PRIOR_DECAY = 0.99
 """What frequencies of classes keep of their past."""
 
@@ -118,13 +112,18 @@ class Cases(Scans):
 
     @torch.no_grad()
     def weigh(
-        self, weight: Tensor, guess: Guess, batch: Batch, student: nn.Module, progress: Progress
+        self,
+        weight: Tensor,
+        guess: tuple[Tensor, Tensor],
+        batch: Batch,
+        student: nn.Module,
+        progress: Progress,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Weigh voxels by how far their scans are trusted, and remember what is said of these.
 
         Args:
             weight: of unlabeled patches, ``(B, *spatial)``.
-            guess: of the same.
+            guess: labels ``(B, *spatial)`` of the same, and probabilities ``(B, K, *spatial)``.
             batch: they, and labeled ones, if there are any.
             student: says what it finds in them, in eval mode.
             progress: where training stands.
@@ -132,17 +131,17 @@ class Cases(Scans):
         Returns:
             The weight, and what to log.
         """
-        unlabeled = batch.unlabeled
+        unlabeled, (label, probs) = batch.unlabeled, guess
         assert unlabeled is not None
         case = unlabeled.case % len(self.table)
         if progress.iteration % EVERY == 0:
             with eval_mode(student):
                 second = hard_labels(finest(student(unlabeled.image)))
-            new = tally(guess.label, second, weight > 0, self.prior.shape[1])
+            new = tally(label, second, weight > 0, self.prior.shape[1])
             self.table.copy_(remembered_cases(self.table, new, case, DECAY))
             self.familiar.copy_(trusts.familiarity(self.unlabeled, self.labeled))
-        labels = guess.label.new_empty(0) if batch.labeled is None else batch.labeled.label
-        self.prior.copy_(prior_step(self.prior, guess.probs, labels, PRIOR_DECAY))
+        labels = label.new_empty(0) if batch.labeled is None else batch.labeled.label
+        self.prior.copy_(prior_step(self.prior, probs, labels, PRIOR_DECAY))
         trust = self.figures()["trust"]
         told = {
             "cases/trust": trust.mean(),
@@ -150,29 +149,3 @@ class Cases(Scans):
             "prior/shift": prior_shift(self.prior),
         }
         return weight * trust[case].view(-1, *[1] * (weight.ndim - 1)), told
-
-
-class Hardness(Scans):
-    """How hard each scan's views are for the student; a row is patches, and a mean over them that
-    forgets: of one, and of the loss.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("table", torch.zeros(1, 3))
-
-    def naive(self, case: Tensor, progress: Progress) -> Tensor:
-        """Return which patches are of scans that have become easy, boolean ``(B,)``."""
-        patches, each, loss = self.table.unbind(1)
-        mean = loss / each
-        easy = (mean <= otsu(mean, (patches > 0).float())) & (progress.ramp(FIRST) == 1)
-        return easy[case % len(self.table)]
-
-    @torch.no_grad()
-    def remember(self, case: Tensor, logits: Tensor, shown: Shown) -> None:
-        """Take in how the student does on what it was shown of scans ``(B,)``."""
-        rows = shown.guessed[0]
-        ce = F.cross_entropy(logits[rows].float(), shown.view.label[rows], reduction="none")
-        one = torch.ones_like(case, dtype=torch.float32)
-        new = torch.stack([one, one, ce.flatten(1).mean(1)], dim=1)
-        self.table.copy_(remembered_cases(self.table, new, case % len(self.table), DECAY))
