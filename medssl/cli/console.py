@@ -15,20 +15,28 @@ from typer.core import TyperGroup
 from medssl._version import __version__
 from medssl.ranks import place
 
-ORDER = """
-demo train predict crossval evaluate compare sweep calibrate triage next accept federate report
-export deploy pack install models check plan preprocess import phantom methods recipes specs
-docs info doctor clean replay
-"""
-"""How help lists the commands: as they are met; those not named here come last."""
+PANELS = {
+    "Start": "demo doctor docs",
+    "Data": "check import phantom plan preprocess",
+    "Train, and judge by patients": "train crossval compare sweep evaluate report replay forget",
+    "Segment new scans": "predict calibrate triage atlas",
+    "More labels": "next accept selftrain",
+    "Give away, take in": "export deploy pack install models export-dataset federate",
+    "Look up": "methods recipes specs info clean",
+}
+"""How help groups and orders the commands."""
 
 
 class Ordered(TyperGroup):
-    """A group of commands in the order of :data:`ORDER`."""
+    """A group of commands, listed in the order of :data:`PANELS` and under its headings."""
 
     def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
-        """Return the names of the commands."""
-        known = ORDER.split()
+        """Return the names of the commands; those not named come last."""
+        known = " ".join(PANELS.values()).split()
+        for panel, names in PANELS.items():
+            for name in names.split():
+                if name in self.commands:
+                    self.commands[name].rich_help_panel = panel  # type: ignore[attr-defined]
         return sorted(self.commands, key=lambda name: (*known, name).index(name))
 
 

@@ -31,7 +31,9 @@ def doctor(
         print_document("doctor", found.to_json())
     else:
         styles = {"ok": "green", "warning": "yellow", "problem": "bold red"}
-        table = Table("", "", "found", "what to do", title="this computer")
+        table = Table("", "", title="this computer")
+        table.add_column("found", overflow="fold")  # names and paths are to be copied
+        table.add_column("what to do", overflow="fold")
         for one in found.findings:
             verdict = Text(one.verdict, styles[one.verdict])
             table.add_row(one.what, verdict, Text(one.found), Text(one.fix))

@@ -100,7 +100,14 @@ def _tell(result: Plan, output: Path, following: str) -> None:
         if result.folds is None:
             whole = f"{long} in all; a first look: --set training.iterations=100"
         else:
-            whole = f"{long} for each of {result.folds} folds; a budget for all: --minutes 60"
+            twins = (
+                ", and less for its labels-alone twin"
+                if result.loaded.settings.uses_unlabeled
+                else ""
+            )
+            whole = (
+                f"{long} for each of {result.folds} folds{twins}; a budget for all: --minutes 60"
+            )
         out.print(f"time: roughly {result.seconds:.2g} s an iteration here, {whole}")
     for warning in result.loaded.warnings:
         out.print(f"warning: {warning}")

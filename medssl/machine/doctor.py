@@ -129,7 +129,10 @@ def _device() -> Iterator[Finding]:
     threads = torch.get_num_threads()
     fix = "" if threads <= cores else f"set OMP_NUM_THREADS={cores}"
     verdict: Verdict = "ok" if threads <= cores else "warning"
-    yield Finding("processor", verdict, f"{cores} cores for this process, {threads} threads", fix)
+    found = (
+        f"{cores} core{'s'[: cores != 1]} for this process, {threads} thread{'s'[: threads != 1]}"
+    )
+    yield Finding("processor", verdict, found, fix)
 
 
 def _memory() -> Finding:

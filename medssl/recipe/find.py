@@ -34,8 +34,14 @@ def find_recipe(name_or_path: AnyPath) -> Path:
         return shipped
     if path.is_dir() and (path / "recipe.yaml").is_file():
         return path / "recipe.yaml"
+    names = did_you_mean(
+        path.stem, list_recipes(), listing="`medssl recipes` lists those that ship"
+    )
+    own = "`medssl plan FOLDER --output FILE` writes one for a dataset of yours"
     raise MedSSLError(
-        "there is no such recipe", where=path, fix=did_you_mean(path.stem, list_recipes())
+        "there is no such recipe: neither a file of that name nor one that ships",
+        where=path,
+        fix=f"{names}; {own}",
     )
 
 

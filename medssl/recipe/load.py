@@ -25,6 +25,7 @@ from medssl.settings.recipe import Recipe
 from medssl.settings.spec import DataSpec
 from medssl.settings.specs import check_spec, load_spec
 from medssl.settings.yaml_file import (
+    TYPED,
     Lines,
     set_override,
     validate_settings,
@@ -101,6 +102,7 @@ def load_recipe(name_or_path: AnyPath, overrides: Sequence[str] = ()) -> LoadedR
         # A value given on the command line has no line in the file.
         for known in [k for k in lines if k[: len(key)] == key]:
             del lines[known]
+        lines[TYPED, *key] = f"{TYPED} {'.'.join(map(str, key))}"
     if isinstance(data.get("data"), str) and ("data",) in lines:
         lines["data", "root"] = lines["data",]
     loaded = resolve(data, path=path, lines=lines, recorded=recorded, as_recorded=not changed)
@@ -192,6 +194,7 @@ def _resolve_spec(value: Any, *, path: Path, lines: Lines | None) -> DataSpec:
     fields = {k: v for k, v in value.items() if k != "name"}
     name = str(value.get("name", "custom"))
     own = {k[1:]: n for k, n in (lines or {}).items() if k[:1] == ("spec",)}
+    own |= {(TYPED, *k[2:]): n for k, n in (lines or {}).items() if k[:2] == (TYPED, "spec")}
     # A saved recipe holds every field of its spec, which may have been a file of the user's.
     if name == "custom" or fields.keys() >= SAVED_SPEC_FIELDS:
         spec = validate_settings(DataSpec, value, where=path, lines=lines, prefix=("spec",))

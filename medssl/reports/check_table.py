@@ -28,7 +28,9 @@ def format_problems(report: CheckReport) -> Table:
     table.add_column("fix", overflow="fold", ratio=5)
     for group in group_problems(report.problems):
         for problem in group[:SHOWN]:
-            fix = problem.fix + (" (--repair does it)" if report.is_repairable(problem) else "")
+            fix = problem.fix
+            if report.is_repairable(problem) and "--repair" not in fix:
+                fix += " (--repair does it)"
             table.add_row(
                 Text(problem.severity, style=STYLES[problem.severity]),
                 Text(relative(problem.file, report.dataset.root)),

@@ -13,7 +13,10 @@ from medssl.errors import MedSSLError
 from medssl.strict import KeyPath, first_mistake
 
 Lines = dict[KeyPath, str]
-"""Where each key of a recipe stands: ``FILE:LINE``, since a recipe may start from another file."""
+"""Where each key of a recipe stands: ``FILE:LINE``, since a recipe may start from another file.
+
+A key that was typed on the command line has a second entry, which begins with :data:`TYPED`."""
+TYPED = "--set"
 Model = TypeVar("Model", bound=BaseModel)
 
 MAX_YAML_BYTES = 1_000_000
@@ -174,7 +177,7 @@ def validate_settings(
     except ValidationError as error:
         found = first_mistake(error, model, data, prefix=prefix, synonyms=SYNONYMS)
     full = found.path
-    line = next(
-        (lines[full[:n]] for n in range(len(full), 0, -1) if lines and full[:n] in lines), None
-    )
-    raise MedSSLError(found.what, where=line or str(where), fix=found.fix)
+    above = [full[:n] for n in range(len(full), 0, -1)]
+    places = [(lines or {}).get(key) for path in above for key in ((TYPED, *path), path)]
+    line = next((place for place in places if place), str(where))
+    raise MedSSLError(found.what, where=line, fix=found.fix)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medssl.errors import MedSSLError
-from medssl.paths import AnyPath
+from medssl.paths import AnyPath, command
 from medssl.progress import Display
 from medssl.ranks import place
 from medssl.recipe.load import LoadedRecipe, load_recipe
@@ -42,6 +42,9 @@ class TrainResult:
         pictures = sorted(RunFolder(self.path).preview.glob("*.png"))
         if pictures:
             said.append(f"pictures: {pictures[0].parent} ({len(pictures)} files)")
+        if self.summaries:  # a method that segments
+            said.append(f"new scans:  {command('predict', self.path)} SCANS --output FOLDER")
+            said.append(f"a page of it all:  {command('report', self.path)}")
         return said
 
 

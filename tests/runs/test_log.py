@@ -41,7 +41,9 @@ def test_the_log_holds_what_the_terminal_showed(
     assert any(line.startswith("warning: data.unlabeled is not read") for line in shown)
     assert any("validation Dice" in line for line in shown)
     assert any(line.startswith("bright") for line in shown)
-    assert shown[-2].startswith("finished in ")
+    assert shown[-4].startswith("finished in ")
+    assert "medssl predict" in shown[-2]
+    assert "medssl report" in shown[-1]
     log = STAMP.sub("", (run / "log.txt").read_text())
     missing = [line for line in shown if line not in lines_of(log)]
     assert missing == []

@@ -115,7 +115,10 @@ def _find(root: Path) -> Path:
     if nested:
         fix = f"did you mean {nested[0].parent}?"
     else:
-        fix = f"{LAYOUT}; write dataset.json or name another folder"
+        fix = (
+            f"{LAYOUT}; write dataset.json (docs/own_data.md shows how), bring in another format "
+            "with `medssl import`, or name another folder"
+        )
     raise MedSSLError("the folder has no dataset.json", where=where.parent, fix=fix)
 
 

@@ -39,7 +39,7 @@ def number_of_folds(patients: int, asked: int | str | None = None) -> int:
             f"{patients} patients with labels are too few for cross-validation: two patients give "
             "no verdict",
             where="data.labeled",
-            fix=f"label at least {FEWEST_PATIENTS} patients",
+            fix=f"label at least {FEWEST_PATIENTS} patients, or raise data.labeled where there are",
         )
     if asked == ALL:
         return patients

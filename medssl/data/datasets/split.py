@@ -185,7 +185,8 @@ def _too_many(role: str, count: int, free: Sequence[str], pool: Pool, why: str) 
         f"{count} {role} patients are asked for but only {len(free)} are available: the dataset "
         f"has {len(pool.order)} patients with labels ({len(pool.cases)} cases){rest}",
         where=f"data.{role}",
-        fix=f"set data.{role} to {len(free)} or less",
+        fix=f"set data.{role} to {len(free)} or less"
+        + (", so that labeled ones are left to train on" if role == "test" else ""),
     )
 
 
