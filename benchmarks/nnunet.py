@@ -143,7 +143,8 @@ class Study:
             side("plan", "--widths", "1" if self.asked.unmodified else "0.5")
             (self.folder / "planned").touch()
         if not list(self.folder.glob("nnUNet_results/**/checkpoint_final.pth")):
-            side("train", "--iterations", iterations, "--seconds", seconds)
+            length = ("--iterations", iterations, "--seconds", seconds)
+            side("train", *length, "--seed", self.asked.seed)
         images, count = self.raw / "imagesTs", ("--iterations", iterations)
         side("predict", *count, "--images", images, "--output", folder)
         return self._measured(folder, iterations, json.loads(seconds.read_text()))
@@ -175,6 +176,7 @@ class Study:
             f"data.excluded={json.dumps(self.cases.held_back)}",
             f"data.cache={self.folder / 'cache'}",
             f"training.iterations={iterations}",
+            f"seed={self.asked.seed}",
             *(("method=supervised",) if name == ALONE else ()),
             *self.asked.set,
         )
@@ -194,7 +196,7 @@ class Study:
         return {"iterations": iterations, "seconds": seconds, "dice": dice}
 
     def _settings(self) -> dict[str, Any]:
-        kept = ("iterations", "unmodified", "recipe", "set")
+        kept = ("iterations", "unmodified", "recipe", "set", "seed")
         own = {name: getattr(self.asked, name) for name in kept}
         cases = {"labeled": list(self.cases.labeled), "measured": list(self.cases.measured)}
         return own | {"dataset": self.asked.dataset.name} | cases
@@ -283,6 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--cases", type=Path, default=CASES, help="labeled, development, test")
     parser.add_argument("--test", action="store_true", help="measure the test cases")
     parser.add_argument("--iterations", type=int, default=1500)
+    parser.add_argument("--seed", type=int, default=0, help="of the weights that both start from")
     parser.add_argument("--unmodified", action="store_true", help="nnU-Net at its own widths")
     parser.add_argument(
         "--recipe", default="hippocampus_bcp", help="medssl's, with unlabeled scans"

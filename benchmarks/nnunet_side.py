@@ -41,9 +41,9 @@ def plan(widths: float) -> None:
     api.preprocess([DATASET], configurations=(CONFIGURATION,), num_processes=[1])
 
 
-def train(iterations: int, seconds: Path) -> None:
+def train(iterations: int, seconds: Path, seed: int) -> None:
     """Train on all labeled scans, or go on; write the processor time of the steps alone."""
-    trainer = _trainer(iterations, seconds)
+    trainer = _trainer(iterations, seconds, seed)
     latest = Path(trainer.output_folder) / "checkpoint_latest.pth"
     if latest.is_file():
         trainer.load_checkpoint(str(latest))
@@ -106,7 +106,7 @@ def predict(iterations: int, images: Path, output: Path) -> None:
         predictor.predict_from_files_sequential(str(images), str(folder), overwrite=False)
 
 
-def _trainer(iterations: int, seconds: Path) -> Any:
+def _trainer(iterations: int, seconds: Path, seed: int = 0) -> Any:
     """Return nnU-Net's trainer for so many iterations, on all labeled scans and the CPU."""
     import torch
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -137,7 +137,7 @@ def _trainer(iterations: int, seconds: Path) -> Any:
     folder = _preprocessed()
     plans = json.loads((folder / "nnUNetPlans.json").read_text()) | {"continue_training": False}
     dataset = json.loads((folder / "dataset.json").read_text())
-    torch.manual_seed(0)
+    torch.manual_seed(seed)  # the weights it starts from; patches are drawn anew in any case
     trainer = SideBySide(plans, CONFIGURATION, "all", dataset, torch.device("cpu"))
     trainer.initialize()
     return trainer
@@ -152,6 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("step", choices=("version", "plan", "train", "pace", "predict"))
     parser.add_argument("--keep-memory", action="store_true")
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--widths", type=float, default=1.0)
     parser.add_argument("--iterations", type=int, default=1)
     for name in ("--seconds", "--images", "--output"):
@@ -164,7 +165,7 @@ def main() -> None:
     elif asked.step == "pace":
         pace(asked.iterations, asked.keep_memory)
     elif asked.step == "train":
-        train(asked.iterations, asked.seconds)
+        train(asked.iterations, asked.seconds, asked.seed)
     else:
         predict(asked.iterations, asked.images, asked.output)
 
