@@ -123,8 +123,7 @@ def bcp_losses(method: BCP, labeled: Sample, unlabeled: Sample, mask: Tensor) ->
             canvas_label,
             box_label,
             mask,
-            weight_outside=weights[not labeled_outside],
-            weight_inside=weights[labeled_outside],
+            weights=(weights[not labeled_outside], weights[labeled_outside]),
             dice=rules.dice,
         )
         losses.append(outside + inside)

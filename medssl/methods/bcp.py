@@ -217,8 +217,7 @@ def region_loss(
             outside,
             inside,
             m.mask,
-            weight_outside=weights[0 if m.labeled_outside else 1],
-            weight_inside=weights[1 if m.labeled_outside else 0],
+            weights=weights if m.labeled_outside else weights[::-1],
             dice=settings.dice,
             unions=unions,
         )

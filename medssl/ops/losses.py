@@ -216,8 +216,7 @@ def copy_paste_loss(
     inside: Tensor,
     mask: Tensor,
     *,
-    weight_outside: float = 1.0,
-    weight_inside: float = 1.0,
+    weights: tuple[float, float] = (1.0, 1.0),
     dice: DiceVariant = WHOLE,
     unions: Unions = (),
 ) -> tuple[Tensor, Tensor]:
@@ -231,8 +230,7 @@ def copy_paste_loss(
         outside: label of the canvas, ``(B, *spatial)``, not mixed.
         inside: label of the pasted image, ``(B, *spatial)``, not mixed.
         mask: boolean ``(B or 1, *spatial)``, True outside the box.
-        weight_outside: factor of the canvas.
-        weight_inside: factor of the pasted box.
+        weights: factors of the canvas and of the pasted box.
         dice: which Dice.
         unions: see :func:`region_terms`.
 
@@ -244,7 +242,7 @@ def copy_paste_loss(
     else:
         mixed = torch.where(mask, outside, inside)
         out, box = region_terms(logits, mixed, [mask, ~mask], dice=dice, unions=unions)
-    return weight_outside / 2 * (out[0] + out[1]), weight_inside / 2 * (box[0] + box[1])
+    return weights[0] / 2 * (out[0] + out[1]), weights[1] / 2 * (box[0] + box[1])
 
 
 def softmax_mse(

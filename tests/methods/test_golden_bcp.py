@@ -128,11 +128,7 @@ def test_03_loss_of_acdc(checks, key, out, box, dice):
     truth = checks["03_loss_acdc"][key]
     logits, outside, inside, mask = acdc_inputs()
     logits.requires_grad_()
-    loss = sum(
-        copy_paste_loss(
-            logits, outside, inside, mask, weight_outside=out, weight_inside=box, dice=dice
-        )
-    )
+    loss = sum(copy_paste_loss(logits, outside, inside, mask, weights=(out, box), dice=dice))
     (grad,) = torch.autograd.grad(loss, logits)
     assert loss.item() == pytest.approx(truth["total"], rel=RTOL)
     assert grad.norm().item() == pytest.approx(truth["grad_l2"], rel=1e-4)
@@ -177,11 +173,7 @@ def test_04_loss_of_la(checks, key, out, box):
     truth = checks["04_loss_la"][key]
     logits, outside, inside, mask = la_inputs()
     logits.requires_grad_()
-    loss = sum(
-        copy_paste_loss(
-            logits, outside, inside, mask, weight_outside=out, weight_inside=box, dice=LA
-        )
-    )
+    loss = sum(copy_paste_loss(logits, outside, inside, mask, weights=(out, box), dice=LA))
     (grad,) = torch.autograd.grad(loss, logits)
     assert loss.item() == pytest.approx(truth["loss"], rel=RTOL)
     assert grad.norm().item() == pytest.approx(truth["grad_l2"], rel=1e-4)

@@ -152,7 +152,7 @@ def test_copy_paste_loss_ignores_labels_of_the_other_region_unless_legacy(legacy
     mask = torch.ones(1, 8, 8, dtype=torch.bool)
     mask[:, 2:5, 1:6] = False
     dice = DiceVariant(legacy_background=legacy)
-    weights = {"weight_outside": 1.0, "weight_inside": 0.5, "dice": dice}
+    weights = {"weights": (1.0, 0.5), "dice": dice}
     first = copy_paste_loss(logits, outside, inside, mask, **weights)
     other = torch.where(mask, outside, (outside + 1) % 3)
     second = copy_paste_loss(logits, other, inside, mask, **weights)

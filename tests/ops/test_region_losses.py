@@ -113,9 +113,7 @@ def test_weights_scales_and_soft_labels_go_the_same_way() -> None:
     for (dice, ce), kept in zip(parts, (slice(0, 1), slice(1, 3)), strict=True):
         alone = dice_and_ce(logits[:, :, kept], label[:, kept], dice=PLAIN, unions=BRATS)
         torch.testing.assert_close((dice, ce), alone)
-    out, box = copy_paste_loss(
-        logits, label, label, left, weight_outside=2, weight_inside=0, dice=PLAIN, unions=BRATS
-    )
+    out, box = copy_paste_loss(logits, label, label, left, weights=(2, 0), dice=PLAIN, unions=BRATS)
     torch.testing.assert_close(out, sum(parts[0]))
     assert box == 0
     one = half_dice_half_ce(logits, label, dice=FOREGROUND, unions=BRATS)
