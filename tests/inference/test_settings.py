@@ -58,6 +58,7 @@ def test_every_keyword_of_predict_arrives(
 ) -> None:
     written = {"probabilities": True, "uncertainty": True, "format": "nrrd", "overwrite": True}
     written |= {"force": True, "gallery": True, "with_atlas": "atlases"}
+    written |= {"regions": True, "decide": "regions"}
     more: dict[str, Any] = {"statistics": True, "meshes": "stl"}
     asked = {"calibrated": True, **OPENED, **FOLDS, **written, **more}
     with pytest.raises(Enough):
