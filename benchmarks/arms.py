@@ -79,7 +79,12 @@ CHOICES: dict[str, dict[str, str]] = {
 }
 """What the base was chosen among, on the development set; ``plain`` without deep supervision."""
 
-BCP_CHOICES = {"bcp": {}, "bcp_deform": DEFORM, "bcp_longer": LONGER}
+BCP_CHOICES = {
+    "bcp": {},
+    "bcp_deform": DEFORM,
+    "bcp_longer": LONGER,
+    "mixed": DEFORM | {"method": "{name: self_training}"},
+}
 
 
 def evidence() -> Iterator[Arm]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from medssl.data.datasets.case import Dataset
 from medssl.data.datasets.fingerprint import Fingerprint, fingerprint, sampled_cases
@@ -49,7 +49,7 @@ def plan(
     output: AnyPath,
     *,
     method: str | None = None,
-    labeled: int | None = None,
+    labeled: int | Literal["all"] | None = None,
     memory: float | None = None,
     device: str = "auto",
     spec: AnyPath | None = None,
@@ -67,7 +67,8 @@ def plan(
         output: the recipe to write; must not exist.
         method: a registered method; None: what was measured best for such data, see
             `planning.default_method`.
-        labeled: patients whose labels are used; None: all that are not held back for the test.
+        labeled: patients whose labels are used; ``all`` or None: all that are not held back for
+            the test.
         memory: GiB of the graphics card that will train; None: of the one here.
         device: ``auto``, ``cpu`` or ``cuda``: where the training will run. With ``memory``,
             ``auto`` means a card, here or elsewhere.
@@ -108,12 +109,13 @@ def plan(
     if minutes is not None:
         order = replace(order, minutes=checked_minutes(minutes, order, memory))
     order, data = with_patients(order, open_planned(order, display), display)
+    used = None if labeled == "all" else labeled
     if method is None:
-        order = chosen(order, method_for(data, labeled))
+        order = chosen(order, method_for(data, used))
     # `train mine.yaml` makes runs/mine.
     order = replace(written_for(order, output), name=output.stem)
-    counts = patient_counts(data, order, labeled)
-    found = _looked_at(data, order, labeled, counts, display)
+    counts = patient_counts(data, order, used)
+    found = _looked_at(data, order, used, counts, display)
     if spec is None:
         guess = guess_spec(found, list_specs())
     else:
