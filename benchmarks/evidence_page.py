@@ -118,6 +118,9 @@ def whole_page(rows: Rows) -> str:
         "several seeds, over runs. Groups named development",
         "are where choices were made: no test patient takes part in them. Time is that of one core "
         "unless threads are named.",
+        "In group hippocampus-8-nnunet (`nnunet.py`, all mirrored) nnU-Net 2.8.1 has its own plan "
+        "at half its widths; `supervised` takes as many",
+        "iterations, `bcp` as much processor time.",
         "",
         *groups(rows, ALONE),
     ]

@@ -43,6 +43,8 @@ HERE = Path(__file__).resolve().parent
 CASES = HERE / "development_cases.json"
 NNUNET, ALONE, SEMI = "nnU-Net", "medssl, labels alone", "medssl, with unlabeled scans"
 WAYS = ("plain", "mirrored")
+GROUP = "hippocampus-8-nnunet"
+"""Where the evidence holds its figures: medssl's iterations are those of nnU-Net, or its time."""
 PACE = (20, 60)
 """Iterations of the two short runs whose difference is the time of a step."""
 
@@ -275,6 +277,33 @@ def difference(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Interv
     return paired_interval(np.array([one]), np.array([other]), bounds=(-1.0, 1.0))
 
 
+def rows_of(figures: Mapping[str, Any], seed: int) -> list[dict[str, Any]]:
+    """Return what the file of evidence keeps of a study: the mirrored rows, one an arm."""
+    arms = {ALONE: "supervised", SEMI: "bcp", NNUNET: "nnU-Net"}
+    return [
+        {
+            "group": GROUP,
+            "arm": arm,
+            "seed": seed,
+            "labels": len(figures["of"]["labeled"]),
+            "iterations": figures[name]["iterations"],
+            "minutes": round(figures[name]["seconds"] / 60, 1),
+            "precision": "fp32" if name == NNUNET else precision_of(figures["of"]["set"]),
+            "dice": {
+                "mean": [dice for _, dice in sorted(figures[name]["dice"]["mirrored"].items())]
+            },
+        }
+        for name, arm in arms.items()
+        if name in figures
+    ]
+
+
+def precision_of(settings: Sequence[str]) -> str:
+    """Return the precision that medssl was told, ``fp32`` where it was told none."""
+    told = dict(line.split("=", 1) for line in settings)
+    return told.get("training.precision", "fp32")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing, and print the table."""
     parser = argparse.ArgumentParser(
@@ -290,6 +319,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--recipe", default="hippocampus_bcp", help="medssl's, with unlabeled scans"
     )
+    parser.add_argument("--keep", action="store_true", help="add the rows to docs/evidence.json")
     parser.add_argument("--set", nargs="*", default=[], help="section.key=value of the recipe")
     parser.add_argument("--python", default=sys.executable, help="of nnU-Net's environment")
     asked = parser.parse_args(arguments)
@@ -301,6 +331,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except medssl.MedSSLError as error:
         raise SystemExit(str(error)) from None
     print(table(study.figures))
+    if asked.keep:
+        import evidence
+
+        for row in rows_of(study.figures, asked.seed):
+            evidence.keep(row, evidence.DOCS / evidence.TABLES["evidence"].figures)
+        evidence.write_pages()
 
 
 if __name__ == "__main__":

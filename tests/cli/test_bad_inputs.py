@@ -306,8 +306,9 @@ def path_out_of_the_dataset(w: World) -> None:
 
 
 @breaks("dataset.json", "region")
-def nnunet_regions(w: World) -> None:
-    w.edit_json(lambda h: h.update(labels={"background": 0, "whole": [1, 2]}))
+def regions_in_an_order_that_exchanges_them(w: World) -> None:
+    labels = {"background": 0, "whole": [1, 2], "core": [2]}
+    w.edit_json(lambda h: h.update(labels=labels, regions_class_order=[2, 1]))
 
 
 @breaks("case_00")
