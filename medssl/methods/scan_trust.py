@@ -108,6 +108,8 @@ class Cases(Scans):
             yield
         rows: Tensor = getattr(self, name)
         new = put_together(trusts.pooled([*found.levels, found.penultimate]), found.rows)
+        # What overflowed in half precision would be remembered for good; zeros count nothing.
+        new = torch.where(new.isfinite().all(1, keepdim=True), new, 0.0)
         rows.copy_(remembered_cases(rows, new, case % len(rows), FEATURE_DECAY))
 
     @torch.no_grad()
@@ -137,6 +139,7 @@ class Cases(Scans):
         if progress.iteration % EVERY == 0:
             with eval_mode(student):
                 second = hard_labels(finest(student(unlabeled.image)))
+            torch.clear_autocast_cache()  # weights cast without gradients
             new = tally(label, second, weight > 0, self.prior.shape[1])
             self.table.copy_(remembered_cases(self.table, new, case, DECAY))
             self.familiar.copy_(trusts.familiarity(self.unlabeled, self.labeled))

@@ -18,6 +18,9 @@ from medssl.errors import MedSSLError
 from medssl.networks.build import blueprint_of
 from medssl.networks.whole_batch import Rows, WholeDropout2d, WholeDropout3d, rows_here
 
+EDGES = (512, 512, 512)
+"""Of an image that a network of nine levels can be shown; without values it takes no memory."""
+
 
 @dataclass(frozen=True)
 class Taps:
@@ -82,18 +85,18 @@ def tapped_channels(build: Callable[[], nn.Module], spatial_dims: int) -> int:
         spatial_dims: 2 or 3.
 
     Returns:
-        The sum; 0 where nobody said where the network can be tapped.
+        The sum; 0 where nobody said where the network can be tapped, and where it cannot be built
+        or passed without values.
     """
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        network = build().eval()
+    with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
         try:
-            taps_of(network)
-        except MedSSLError:
+            network = build().eval()
+            blueprint = blueprint_of(network)
+            image = torch.zeros(1, blueprint.in_channels if blueprint else 1, *EDGES[:spatial_dims])
+            with taps(network) as found:
+                network(image)
+        except (MedSSLError, RuntimeError, TypeError, ValueError):
             return 0
-        blueprint = blueprint_of(network)
-        image = torch.zeros(1, blueprint.in_channels if blueprint else 1, *[64] * spatial_dims)
-        with torch.no_grad(), taps(network) as found:
-            network(image)
     return sum(each.shape[1] for each in (*found.levels, found.penultimate))
 
 

@@ -79,6 +79,7 @@ def descend(parameters: Iterable[nn.Parameter], gradients: Sequence[Tensor], *, 
     length = _length(gradients, lr)
     for p, g in zip(parameters, gradients, strict=True):
         p.data.sub_(length * g)
+    torch.clear_autocast_cache()  # of the weights before the step, cast
 
 
 @contextmanager
@@ -96,6 +97,7 @@ def put_back(module: nn.Module) -> Iterator[None]:
     finally:
         for t, old in zip(tensors, kept, strict=True):
             t.copy_(old)
+        torch.clear_autocast_cache()
 
 
 @contextmanager

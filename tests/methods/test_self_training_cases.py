@@ -92,6 +92,19 @@ def test_a_scan_of_another_kind_is_not_familiar() -> None:
     assert made().cases.channels == 0, "a network that does not say where it can be tapped"
 
 
+def test_a_feature_that_overflows_is_not_remembered() -> None:
+    method = made(small_network)
+    case = torch.tensor([0, 1])
+    images = torch.randn(2, 1, 16, 16)
+    images[1] = torch.inf
+    method.teacher.eval()
+    with method.cases.watched("unlabeled", case, method.teacher), torch.no_grad():
+        method.teacher(images)
+    rows = method.cases.unlabeled
+    assert rows[:, 0].tolist() == [1, 0, 0, 0]
+    assert rows.isfinite().all()
+
+
 def test_a_run_is_opened_with_as_many_scans_as_it_had() -> None:
     method = made()
     method.know_cases({"labeled": 4, "unlabeled": 7})

@@ -128,3 +128,24 @@ def test_a_compiled_network_is_tapped_in_every_pass() -> None:
         with torch.no_grad(), dropped(network, 0.9):
             assert not torch.equal(network(image), logits)
         assert network._compiled_call_impl is compiled
+
+
+class Peeking(nn.Conv2d):
+    """Looks at its weights when it is made."""
+
+    taps = Taps(("",), "")
+
+    def __init__(self) -> None:
+        super().__init__(1, 3, 1)
+        self.first = float(self.weight.flatten()[0])
+
+
+def test_deep_networks_are_counted_and_what_cannot_be_is_not() -> None:
+    def deep() -> nn.Module:
+        settings = {"filters": [4] * 8, "strides": [1] + [2] * 7, "kernel_size": [3] * 8}
+        return build_network(
+            "dynunet", spatial_dims=2, in_channels=2, num_classes=3, settings=settings
+        )
+
+    assert tapped_channels(deep, 2) == 4 * 8 + 4
+    assert tapped_channels(Peeking, 2) == 0, "no value is there to be looked at"

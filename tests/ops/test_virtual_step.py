@@ -41,3 +41,16 @@ def test_weights_buffers_and_generator_are_put_back() -> None:
     assert torch.equal(torch.rand(2), expected)
     assert [part.weight.item() for part in both] == [1, 2]
     assert not any(part.seen.item() for part in both)
+
+
+def test_half_precision_sees_weights_as_they_are_now() -> None:
+    """Autocast keeps weights that it has cast, and would not see that they moved."""
+    network = nn.Linear(2, 1, bias=False)
+    nn.init.ones_(network.weight)
+    image = torch.ones(1, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        before = network(image)
+        with put_back(network):
+            descend([network.weight], [torch.tensor([[1.0, 0.0]])], lr=0.5)
+            assert network(image).item() == before.item() - 0.5
+        assert network(image).item() == before.item()
