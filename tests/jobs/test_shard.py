@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import pytest
@@ -143,8 +144,8 @@ def test_a_slow_table_does_not_drop_the_rows_of_a_quick_one(
     def add(case: str) -> None:
         (folder / f"{case}.json").write_text("{}")
 
-    def read(_: Path) -> dict[str, str]:
-        return {p.stem: p.stem for p in sorted(folder.glob("*.json"))}
+    def read(_: Path) -> dict[str, SimpleNamespace]:
+        return {p.stem: SimpleNamespace(structures=()) for p in sorted(folder.glob("*.json"))}
 
     monkeypatch.setattr(volumes_csv, "read_assessments", read)
     monkeypatch.setattr(volumes_csv, "volume_rows", lambda case, *_: [{"case": case}])
@@ -154,7 +155,7 @@ def test_a_slow_table_does_not_drop_the_rows_of_a_quick_one(
     pid = os.fork()
     if pid == 0:
 
-        def slow(path: Path) -> dict[str, str]:
+        def slow(path: Path) -> dict[str, SimpleNamespace]:
             found = read(path)
             os.write(told, b"x")
             os.read(go_on, 1)
