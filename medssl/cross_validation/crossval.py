@@ -16,7 +16,9 @@ from medssl.jobs.job import Job, Outcome
 from medssl.jobs.launch import Launcher, choose_launcher, launch
 from medssl.progress import Display
 from medssl.recipe.load import load_recipe
+from medssl.runs.folder import RunFolder
 from medssl.runs.lineage import CROSSVAL
+from medssl.runs.resume import check_same_regions
 from medssl.workflows.planned_runs import BASELINE, RunsResult, jobs_of, only_one
 
 if TYPE_CHECKING:
@@ -117,6 +119,8 @@ def _check(plan: CrossvalPlan, display: Display) -> None:
     for run in plan.runs:
         if not run.finished:
             cases = plan_cases(run.loaded, Display(quiet=True))
+            for other in plan.runs:  # whose figures stand beside those of this one
+                check_same_regions(RunFolder(other.path), cases.dataset)
             refuse_seen_patients(run.loaded, cases)
             start = starts_with(run.loaded.recipe)
             if start not in fitting:

@@ -13,6 +13,7 @@ from medssl.comparison.experiments import (
     started_from,
 )
 from medssl.data.datasets.case import Case
+from medssl.errors import MedSSLError
 from medssl.evaluation.summary import summarize, write_cases_csv
 from medssl.files import write_json
 from medssl.runs.folder import STATUS_FINISHED, RunFolder
@@ -46,6 +47,14 @@ def pool_folds(
         MedSSLError: a fold was not measured.
     """
     read = [read_run(run.path, SPLIT) for run in runs]
+    for run in read[1:]:
+        if (here := _names(run)) != (there := _names(read[0])):
+            raise MedSSLError(
+                f"{', '.join(sorted(here))} are measured here, in {read[0].path.name} it is "
+                f"{', '.join(sorted(there))}",
+                where=run.path,
+                fix="measure the folds alike: medssl evaluate each of their folders",
+            )
     rows = {key: row for run in read for key, row in run.rows.items()}
     summary = _write_evaluation(read, rows, cases, folder)
     definition = define_experiment(runs[0].loaded, summary, {})
@@ -66,6 +75,11 @@ def pool_folds(
         rows=rows,
         definition=definition,
     )
+
+
+def _names(run: EvaluatedRun) -> set[str]:
+    """Return the names of the structures that were measured."""
+    return {name for _, name in run.rows}
 
 
 def _write_evaluation(

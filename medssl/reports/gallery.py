@@ -15,6 +15,9 @@ from medssl.files import write_text
 from medssl.reports.thumbnails import structure_color
 from medssl.uncertainty.volumes_csv import rows_by_case
 
+OF_UNION = "#9e9e9e"
+"""Color of a structure that is drawn in the colors of its labels."""
+
 FILE = "gallery.html"
 MAX_PICTURES = 400
 """So many cases are drawn, those to look at first: a page must open in a browser."""
@@ -148,8 +151,9 @@ def _volume(row: Mapping[str, str]) -> dict[str, str]:
     low, high = row.get(f"low_{unit}3"), row.get(f"high_{unit}3")
     known = f"{float(low):,.0f} to {float(high):,.0f}" if low and high else ""
     size, cube = float(row[f"volume_{unit}3"]), f"{unit}³".replace("um", "µm")
+    union = "+" in row["label"]  # of labels that are drawn in colors of their own
     return {
-        "color": structure_color(int(row["label"].partition("+")[0])),  # of 1+2+3 the first
+        "color": OF_UNION if union else structure_color(int(row["label"])),
         "name": row["name"],
         "volume": f"{size:,.0f} {cube}" if size else "not found",
         "interval": known,

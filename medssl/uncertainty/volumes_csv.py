@@ -46,10 +46,15 @@ def write_tables(folder: Path, calibration: Calibration | None, *, assessed: boo
         rows = recorded_volumes(folder)
         if assessed:
             for case, one in found.items():
-                known = {s.name for s in one.structures}
-                # Regions are not assessed: their classes are.
-                more = [row for row in rows.get(case, ()) if row["name"] not in known]
-                rows[case] = volume_rows(case, one, calibration) + [
+                # A region of several labels is not assessed: they are. One of a single label is it.
+                named = {str(row["label"]): row["name"] for row in rows.get(case, ())}
+                own = [
+                    row | {"name": named.get(str(row["label"]), row["name"])}
+                    for row in volume_rows(case, one, calibration)
+                ]
+                known = {str(row["label"]) for row in own}
+                more = [row for row in rows.get(case, ()) if str(row["label"]) not in known]
+                rows[case] = own + [
                     {**row, "how": OF_REGION} if row["how"] == NOT_ASSESSED else row for row in more
                 ]
         else:

@@ -166,7 +166,8 @@ def _resolve(
                 held.enter_context(only_writer(run.path, display.say))
             check_same_experiment(order.loaded, run)
             check_same_labels(run, order.plan.dataset)
-            check_same_regions(run, order.plan.dataset)
+            if not order.finished:
+                check_same_regions(run, order.plan.dataset)
             # Copies are found when the files have been read; here those that were found then.
             known = without(order.plan.splits, recorded_copies(run.splits))
             check_same_cases(run, split_hash(known))

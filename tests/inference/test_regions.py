@@ -15,15 +15,18 @@ from torch import Tensor, nn
 from medssl.data.datasets.case import LabelMap
 from medssl.data.datasets.label_regions import LabelRegion
 from medssl.errors import MedSSLError
+from medssl.inference.assessment import Assessment, StructureFindings
 from medssl.inference.folder import predict_files
 from medssl.inference.identity import options_of
 from medssl.inference.postprocess import class_margins, decided_classes
 from medssl.inference.predictor import Predictor
 from medssl.inference.settings import PredictSettings
 from medssl.inference.task import Task
+from medssl.inference.volumes import Volumes
 from medssl.settings.recipe import InferenceSettings
 from medssl.settings.spec import DataSpec
 from medssl.structures.outputs import Outputs
+from medssl.uncertainty import volumes_csv
 from medssl.uncertainty.volumes_csv import write_tables
 
 REGIONS = (
@@ -137,3 +140,19 @@ def test_the_order_of_writing_and_margins_by_hand() -> None:
     # The least sure region: tumor 0.6, then masses 0.7 against tumor 0.3 and kidney 0.8, then 0.5.
     assert class_margins(probabilities, regions).ravel().tolist() == [51, 102, 0]
     assert decided_classes(probabilities).ravel().tolist() == [2, 3, 0]
+
+
+def test_a_region_of_one_label_has_the_interval_of_that_label(tmp_path: Path) -> None:
+    volumes = Volumes("mm", ((40, "ET", 100.0), ("1+40", "core", 150.0)))
+    found = [StructureFindings(40, "enhancing", 100.0, 0.9, (90.0, 110.0))]
+    record = {"volumes": volumes.as_dict()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(volumes_csv, "recorded_predictions", lambda _: {"a": record})
+        assessed = {"a": Assessment("mm", 1.0, tuple(found))}
+        patch.setattr(volumes_csv, "read_assessments", lambda _: assessed)
+        write_tables(tmp_path, None, assessed=True)
+    with (tmp_path / "volumes.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["label"], row["name"]) for row in rows] == [("40", "ET"), ("1+40", "core")]
+    assert float(rows[0]["low_mm3"]) == 90
+    assert "of several labels" in rows[1]["how"]
