@@ -10,11 +10,14 @@ import pytest
 from helpers import small_recipe, write_dataset, write_recipe
 
 import medssl
+from medssl.data.datasets.decathlon import read_dataset
 from medssl.errors import MedSSLError
 from medssl.evaluation.summary import read_cases_csv
 from medssl.models.create import create_method
 from medssl.progress import Display
 from medssl.recipe.load import load_recipe
+from medssl.runs.folder import RunFolder
+from medssl.runs.resume import check_same_regions
 from medssl.training.cases import plan_cases
 
 REGIONS = {"both": [1, 2], "dim": [2]}
@@ -55,8 +58,10 @@ def test_a_run_with_a_loss_of_regions(data: Path, tmp_path: Path) -> None:
     assert list(medssl.evaluate_run(run, "test")["structures"]) == ["bright", "dim"]
     state(data, {"any": [1, 2], "bright": [1]})
     assert list(medssl.evaluate_run(run, "test")["structures"]) == ["any", "bright"]
+    again = medssl.train(recipe, output=tmp_path / "run", resume=True)
+    assert list(again.summaries["test"]["structures"]) == ["any", "bright"], "it is finished"
     with pytest.raises(MedSSLError, match="regions are not those that the run was started with"):
-        medssl.train(recipe, output=tmp_path / "run", resume=True)
+        check_same_regions(RunFolder(run), read_dataset(data))
 
 
 def test_the_method_knows_the_classes_of_regions(data: Path, tmp_path: Path) -> None:
