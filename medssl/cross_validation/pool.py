@@ -48,10 +48,10 @@ def pool_folds(
     """
     read = [read_run(run.path, SPLIT) for run in runs]
     for run in read[1:]:
-        if (here := _names(run)) != (there := _names(read[0])):
+        if (here := _measured(run)) != (there := _measured(read[0])):
             raise MedSSLError(
-                f"{', '.join(sorted(here))} are measured here, in {read[0].path.name} it is "
-                f"{', '.join(sorted(there))}",
+                f"measured are {', '.join(here)} here, and {', '.join(there)} in "
+                f"{read[0].path.name}",
                 where=run.path,
                 fix="measure the folds alike: medssl evaluate each of their folders",
             )
@@ -77,9 +77,9 @@ def pool_folds(
     )
 
 
-def _names(run: EvaluatedRun) -> set[str]:
-    """Return the names of the structures that were measured."""
-    return {name for _, name in run.rows}
+def _measured(run: EvaluatedRun) -> list[str]:
+    """Return the structures that were measured, with their labels: a region may get others."""
+    return sorted({f"{row['name']} ({row['label']})" for row in run.rows.values()})
 
 
 def _write_evaluation(

@@ -161,12 +161,26 @@ def shared_tensors(
     return found
 
 
-def refuse_unsuited(recipe: Recipe, processes: int) -> None:
+def refuse_unsuited(recipe: Recipe, processes: int, *, regions: bool = False) -> None:
     """Refuse what cannot be trained together with others.
 
+    Args:
+        recipe: of the site, or of all.
+        processes: that share the run.
+        regions: whether the site's dataset states any; sites agree on labels alone.
+
     Raises:
-        MedSSLError: stages may end at another iteration than elsewhere, or processes share the run.
+        MedSSLError: stages may end at another iteration than elsewhere, processes share the run, or
+            figures would be of other structures than elsewhere.
     """
+    if regions:
+        raise MedSSLError(
+            "a run cannot be trained together with others: this dataset states regions, and sites "
+            "agree on labels alone",
+            where=recipe.data.root,
+            fix="leave regions out of dataset.json and of data.regions; `medssl evaluate RUN` "
+            "measures them once they are stated again",
+        )
     if recipe.training.early_stop:
         problem, fix = "training.early_stop ends stages at other iterations than elsewhere", "null"
     elif any(stage.reuse for stage in recipe.training.stages.values()):

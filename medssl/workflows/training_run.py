@@ -159,7 +159,8 @@ def _resolve(
     run = RunFolder(world.from_first(order.path), writes=world.first)
     with world.together():
         if asked.exchange is not None:
-            refuse_unsuited(order.loaded.recipe, world.size)
+            regions = bool(order.plan.dataset.labels.regions)
+            refuse_unsuited(order.loaded.recipe, world.size, regions=regions)
         if order.resume:
             refuse_other_exchange(run, asked.exchange)
             if run.writes:

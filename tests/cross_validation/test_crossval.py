@@ -321,6 +321,19 @@ def test_the_verdict_is_the_t_interval_over_patients_out_of_fold(
     assert len(base.read_text().splitlines()) == 17
 
 
+def test_folds_that_were_measured_otherwise_are_not_pooled(recipe: Path, tmp_path: Path) -> None:
+    """A region may have got other labels under its old name before a fold was measured again."""
+    plan = planned(recipe, tmp_path)
+    write_folds(plan, dict.fromkeys(plan.cases, 0.01))
+    table = plan.runs[-1].path / "evaluation" / "test" / "cases.csv"
+    header, *rows = table.read_text().splitlines()
+    assert header.startswith("case,label,name")
+    changed = [row.replace(",2,right", ",2+3,right") for row in rows]
+    table.write_text("\n".join([header, *changed]) + "\n")
+    with pytest.raises(MedSSLError, match=r"right \(2\+3\) here, and left \(1\), right \(2\) in"):
+        summarize_crossval(plan)
+
+
 def come_from_rounds(plan: CrossvalPlan, **origins: str) -> CrossvalPlan:
     """Say of cases of a plan that a round brought their labels: chosen or random."""
     cases = {

@@ -207,6 +207,14 @@ def test_what_cannot_be_is_refused(world: tuple[Path, Path], tmp_path: Path) -> 
             exchange=Shrinking(2),
         )
     assert not (tmp_path / "early").exists()
+    with pytest.raises(MedSSLError, match="states regions, and sites agree on labels alone"):
+        medssl.train(
+            recipe,
+            output=tmp_path / "early",
+            overrides=["data.regions={any: [1, 2], one: [1]}"],
+            exchange=Shrinking(2),
+        )
+    assert not (tmp_path / "early").exists()
     medssl.train(recipe, output=tmp_path / "together", exchange=Shrinking(4))
     with pytest.raises(MedSSLError, match=r"begun together with others.*cannot go on alone"):
         medssl.train(recipe, output=tmp_path / "together", resume=True)

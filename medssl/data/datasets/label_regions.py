@@ -89,6 +89,12 @@ def make_regions(
             than went in.
     """
     sets = {name.strip(): _values(name, values, names, where) for name, values in named.items()}
+    if len(sets) < len(named):
+        raise MedSSLError(
+            "two regions have names that differ in spaces around them alone",
+            where=where,
+            fix="give each region a name of its own",
+        )
     _refuse_alike(sets, names, where)
     alone = sorted(set(names) - {0} - {v for values in sets.values() for v in values})
     if alone:

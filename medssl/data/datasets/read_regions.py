@@ -84,7 +84,8 @@ def stated_regions(info: Mapping[str, Any], where: Path) -> dict[str, list[int]]
         raise MedSSLError(
             "'regions' is not a mapping",
             where=where,
-            fix='write "regions": {"whole_tumor": [1, 2, 3], "core": [2, 3]}',
+            fix='write "regions": {"whole_tumor": [1, 2, 3], "core": [2, 3]}, or leave it out and '
+            "state data.regions in the recipe",
         )
     return {
         str(name): region_values(name, value if isinstance(value, list) else [value], where)

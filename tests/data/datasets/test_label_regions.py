@@ -95,6 +95,7 @@ def test_what_regions_write(labels: dict[str, Any], order: Any, writes: list[int
         ({"labels": PLAIN, "regions": {"all": [0, 1, 2, 3]}}, "'all' holds the background"),
         ({"labels": PLAIN, "regions": {"all": [1, 2, 3, 3]}}, "'all' names a label twice"),
         ({"labels": PLAIN, "regions": {"a": [1, 2, 3], "A ": [3]}}, "'A' has no name of its own"),
+        ({"labels": PLAIN, "regions": {"a": [1, 2, 3], "a ": [3]}}, "differ in spaces"),
         ({"labels": PLAIN, "regions": {"edema": [1, 2, 3]}}, "'edema' has no name of its own"),
         ({"labels": PLAIN, "regions": {"a": [1, 2, 3], "b": [3, 2, 1]}}, "are the same labels"),
         ({"labels": PLAIN, "regions": {"a": []}}, "'a' is [], not a list"),
