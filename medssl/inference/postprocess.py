@@ -36,12 +36,13 @@ def decided_classes(probabilities: Tensor, regions: Regions = ()) -> np.ndarray:
     classes = np.zeros(tuple(probabilities.shape[1:]), dtype=np.uint8)
     for members, written in regions:
         for index in range(classes.shape[0]):
-            inside = _summed(probabilities[:, index], members) > 0.5
+            inside = summed(probabilities[:, index], members) > 0.5
             classes[index][inside.cpu().numpy()] = written
     return classes
 
 
-def _summed(probabilities: Tensor, members: Sequence[int]) -> Tensor:
+def summed(probabilities: Tensor, members: Sequence[int]) -> Tensor:
+    """Return the probability ``(*S)`` of a union of classes, of ``(K, *S)``; no copy of one."""
     first, *others = (probabilities[index] for index in members)
     total = first
     for other in others:
@@ -98,7 +99,7 @@ def _ahead(probabilities: Tensor) -> Tensor:
 
 
 def _ahead_of_regions(probabilities: Tensor, regions: Regions) -> Tensor:
-    apart = [(2 * _summed(probabilities, members) - 1).abs() for members, _ in regions]
+    apart = [(2 * summed(probabilities, members) - 1).abs() for members, _ in regions]
     least = apart[0]
     for other in apart[1:]:
         least = torch.minimum(least, other)

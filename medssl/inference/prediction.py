@@ -13,6 +13,7 @@ from medssl.data.datasets.label_regions import LabelRegion
 from medssl.data.images.write import write_label, write_map
 from medssl.data.preprocessing.pipeline import Prepared
 from medssl.inference.assessment import Assessment
+from medssl.inference.postprocess import summed
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,7 @@ class Prediction:
         """
         if self.probabilities is None:
             raise ValueError("predict with keep_probabilities=True")
-        first, *others = classes
-        one = self.probabilities[first : first + 1]
-        for index in others:
-            one = one + self.probabilities[index : index + 1]
+        one = summed(self.probabilities, classes).unsqueeze(0)
         # Outside of a region of interest all is background.
         return self.prepared.restore_probabilities(one.numpy(), outside=float(0 in classes))[0]
 
