@@ -230,7 +230,6 @@ def test_scans_below_the_good_ones_are_counted(evidence: ModuleType, tmp_path: P
 FIGURES = ROOT / "docs" / "self_training.json"
 
 
-@pytest.mark.skipif(not FIGURES.is_file(), reason="the ablation was not measured yet")
 def test_every_preset_beat_labels_alone_on_the_toy_task(
     evidence: ModuleType, arms: ModuleType
 ) -> None:
