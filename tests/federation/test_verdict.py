@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,8 @@ def test_figures_say_what_all_patients_in_one_list_would(found: Created, tmp_pat
         options = [o for one in runs for o in ("--run", one)]
         key = str(found.keys[site])
         assert cli.run(["federate", "figures", str(found.folder), "--key", key, *options]) == 0
-    said = (found.folder / figures_name("A")).read_text()
+    text = (found.folder / figures_name("A")).read_text()
+    said = re.sub(r"[0-9a-f]{32,}", "", text)  # any hash may happen to hold "c00"
     for word in ("c00", str(tmp_path), "toy", "u0"):
         assert word not in said, "no case, path, dataset"
     assert cli.run(["federate", "verdict", str(found.folder), "--server", str(found.server)]) == 0
