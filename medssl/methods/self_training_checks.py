@@ -75,6 +75,9 @@ def warned(chosen: SelfTrainingSettings, recipe: Sections) -> Iterator[str]:
             f"method.mixing {blocks.pop()} on a patch of {'x'.join(map(str, training.patch))}: "
             f"blocks of sides below {SMALLEST // 2} voxels are hardly of any use"
         )
+    for key in ("elr_weight", "shrink_weight"):
+        if "case" in chosen.weight and getattr(chosen, key) > 0:
+            yield f"method.{key} asks no scan's trust: method.weight case does not reach its term"
     total = training.iterations
     if chosen.teacher == "dual" and chosen.longest_turn(total) > total:
         yield "method.turn is longer than the run: the second teacher may never have a turn"

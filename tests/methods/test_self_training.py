@@ -470,6 +470,7 @@ def test_parts_that_do_not_fit_are_refused(given: dict[str, Any], words: str) ->
         ({}, {"unlabeled_batch": 1}, "another patch of the batch"),
         ({"preset": "hssda"}, {"patch": [64, 64, 16]}, "blocks of sides below 16"),
         ({"preset": "dual_teacher", "turn": 500}, {"iterations": 100}, "longer than the run"),
+        ({"preset": "elr", "weight": "case"}, {}, "elr_weight asks no scan's trust"),
         ({"preset": "fst"}, {}, "experimental and costs 4 times"),
     ],
 )
