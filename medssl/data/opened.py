@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from medssl.data.datasets.case import Dataset
 from medssl.data.datasets.decathlon import read_dataset
 from medssl.data.datasets.known_files import KnownFiles
-from medssl.data.datasets.label_regions import make_regions
 from medssl.errors import MedSSLError
 from medssl.files import default_cache_root
 from medssl.progress import Display
@@ -61,9 +58,8 @@ def open_dataset(data: DataSettings, spec: DataSpec, display: Display | None = N
         extra_unlabeled=data.unlabeled,
         patients=data.patients,
         allow_outside=data.allow_outside,
+        regions=data.regions,
     )
-    if data.regions is not None:
-        dataset = _with_regions(dataset, data.regions)
     if display is not None:
         for line in dataset.deviations:
             if "stands for" not in line:  # a misspelt key that was understood is no news
@@ -78,13 +74,3 @@ def open_dataset(data: DataSettings, spec: DataSpec, display: Display | None = N
             fix="choose a data spec of the same unit, or correct `spatial_unit` in dataset.json",
         )
     return dataset
-
-
-def _with_regions(dataset: Dataset, regions: Mapping[str, Sequence[int]]) -> Dataset:
-    labels = dataset.labels
-    names = dict(zip(labels.values, labels.names, strict=True))
-    try:
-        made = make_regions(regions, names, None, dataset.root / "dataset.json")
-    except MedSSLError as error:
-        raise MedSSLError(f"data.regions: {error.what}", where=error.where, fix=error.fix) from None
-    return replace(dataset, labels=replace(labels, regions=made))

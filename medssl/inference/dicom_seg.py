@@ -1,7 +1,8 @@
 """Write a prediction as a DICOM Segmentation object that refers to the series it was made from.
 
-One binary segment per structure (DICOM PS3.3, A.51 and C.8.20). highdicom copies patient and study
-from the source, as the standard asks: the file identifies the patient just as the images do.
+One binary segment per structure (DICOM PS3.3, A.51 and C.8.20); those of regions may overlap.
+highdicom copies patient and study from the source, as the standard asks: the file identifies the
+patient just as the images do.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def check_names(labels: LabelMap) -> None:
     Raises:
         MedSSLError: a name is too long or has a backslash.
     """
-    for name in labels.names[1:]:
+    for name in (structure.name for structure in labels.structures):
         if len(name) > 64 or "\\" in name:
             raise MedSSLError(
                 f"DICOM cannot hold the structure name '{name}'",
@@ -60,14 +61,14 @@ def check_dicom_seg(series: Series, labels: LabelMap) -> None:
     Raises:
         MedSSLError: the series lacks what DICOM-SEG needs; says what.
     """
-    _segmentation(series, np.zeros((series.shape[1], series.shape[0], 0), np.uint8), labels)
+    _segmentation(series, np.zeros((*series.shape[:2], 0), np.uint8), labels)
 
 
 def write_dicom_seg(values: np.ndarray, path: Path, *, series: Series, labels: LabelMap) -> Path:
     """Write label values on the grid of their series, whole or not at all.
 
-    Class k of the network becomes segment number k, its label value stands in the segment's
-    description. Frames without any voxel are left out. A prediction that is background everywhere
+    Segments are numbered in the order of the dataset's structures, label values stand in their
+    descriptions. Frames without any voxel are left out. A prediction that is background everywhere
     is written too, with one empty frame per structure: it says that nothing was found.
 
     Args:
@@ -89,24 +90,38 @@ def write_dicom_seg(values: np.ndarray, path: Path, *, series: Series, labels: L
             where=path,
             fix="predict this series again; its files may have changed since",
         )
-    class_of = np.zeros(max(labels.values) + 1, np.uint8)
-    class_of[list(labels.values)] = np.arange(labels.num_classes)
-    classes = class_of[values.transpose(1, 0, 2)]  # DICOM counts rows first
-    segmentation = _segmentation(series, classes, labels)
+    segmentation = _segmentation(series, values, labels)
     write_atomically(path, path.suffix, segmentation.save_as)
     return path
 
 
-def _segmentation(series: Series, classes: np.ndarray, labels: LabelMap) -> Any:
-    """Return the object for classes ``(rows, columns, slices)``; nothing at all may be there."""
+def _frames(values: np.ndarray, labels: LabelMap) -> np.ndarray:
+    """Return the number of the segment at each place, or of regions a mask per segment.
+
+    Args:
+        values: label values ``(columns, rows, slices)``.
+
+    Returns:
+        uint8 ``(slices, rows, columns)`` or ``(slices, rows, columns, segments)``.
+    """
+    values = values.transpose(2, 1, 0)  # DICOM counts rows first
+    if labels.regions:
+        return np.stack([r.mask(values) for r in labels.regions], axis=-1).astype(np.uint8)
+    number = np.zeros(max(labels.values) + 1, np.uint8)
+    number[list(labels.values)] = np.arange(labels.num_classes)
+    return number[values]
+
+
+def _segmentation(series: Series, values: np.ndarray, labels: LabelMap) -> Any:
+    """Return the object for values ``(columns, rows, slices)``; nothing at all may be there."""
     hd = optional_module("highdicom", EXTRA)
     place: dict[str, Any] = {}
-    if classes.any():
-        frames = np.moveaxis(classes, 2, 0)
+    frames = _frames(values, labels)
+    if frames.any():
         if series.frames:  # of a multi-frame source, in its own order
             frames = frames[np.argsort(series.frames)]
     else:
-        frames = np.zeros((1, *classes.shape[:2]), np.uint8)
+        frames = np.zeros((1, *frames.shape[1:]), np.uint8)
         corner = (LPS @ series.affine)[:3, 3].tolist()
         place = {"plane_positions": [hd.PlanePositionSequence("PATIENT", corner)]}
     try:
@@ -183,19 +198,17 @@ def _descriptions(hd: Any, labels: LabelMap) -> list[Any]:
         name="medssl", version=__version__, family=codes.DCM.ArtificialIntelligence
     )
     described = []
-    for number, (value, name) in enumerate(zip(labels.values, labels.names, strict=True)):
-        if number == 0:
-            continue
-        category, kind = _concepts(name, hd, codes)
+    for number, structure in enumerate(labels.structures, start=1):
+        category, kind = _concepts(structure.name, hd, codes)
         segment = hd.seg.SegmentDescription(
             segment_number=number,
-            segment_label=name,
+            segment_label=structure.name,
             segmented_property_category=category,
             segmented_property_type=kind,
             algorithm_type="AUTOMATIC",
             algorithm_identification=algorithm,
         )
-        segment.SegmentDescription = f"label value {value}"
+        segment.SegmentDescription = f"label value {structure.label}"
         described.append(segment)
     return described
 

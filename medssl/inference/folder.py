@@ -174,7 +174,7 @@ def _check_regions(predictor: Predictor) -> None:
             "the dataset that the model was trained on states no regions",
             where=predictor.source or "--regions",
             fix="leave --regions out (--probabilities writes a map of each structure), or state "
-            "regions in dataset.json and train again",
+            "regions in dataset.json or as data.regions of the recipe, and train again",
         )
 
 

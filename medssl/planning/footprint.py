@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from medssl.data.datasets.case import LabelMap
 from medssl.device import Precision, autocast
 from medssl.methods.base import Batch, LabeledBatch, Method, Progress, UnlabeledBatch
 from medssl.methods.settings import Stage
@@ -103,7 +104,12 @@ class LiveBytes(TorchDispatchMode):
 
 
 def measure_footprint(
-    loaded: LoadedRecipe, *, num_classes: int, channels: int, precision: str
+    loaded: LoadedRecipe,
+    *,
+    num_classes: int,
+    channels: int,
+    precision: str,
+    labels: LabelMap | None = None,
 ) -> Footprint:
     """Measure what a step of a recipe needs; takes seconds.
 
@@ -112,11 +118,14 @@ def measure_footprint(
         num_classes: classes including background.
         channels: image channels.
         precision: ``fp32``, ``bf16`` or ``fp16`` (measured as bf16, of the same size).
+        labels: of the dataset, which a loss of regions needs.
     """
     recipe = loaded.recipe
     quick = loaded.settings.plan_hints.measure_with
     settings = loaded.settings.model_copy(update=dict(quick))
-    method = create_method(recipe, settings, num_classes=num_classes, channels=channels)
+    method = create_method(
+        recipe, settings, num_classes=num_classes, channels=channels, labels=labels
+    )
     method.train()
     patch, network = recipe.training.patch, recipe.network
     factors = patch_factors(network.name, len(patch), network.settings)
@@ -149,13 +158,15 @@ def measure_footprint(
     return Footprint(fixed, constant, slope, seconds / sizes[1])
 
 
-def step_bytes(
-    loaded: LoadedRecipe, *, num_classes: int, channels: int, precision: str, device: str
-) -> float:
-    """Return the memory that training a recipe needs on a ``cpu`` or ``cuda`` device."""
-    need = measure_footprint(
-        loaded, num_classes=num_classes, channels=channels, precision=precision
-    )
+def step_bytes(loaded: LoadedRecipe, *, device: str, **measured: Any) -> float:
+    """Return the memory that training a recipe needs on a ``cpu`` or ``cuda`` device.
+
+    Args:
+        loaded: the recipe.
+        device: where it trains.
+        measured: arguments of :func:`measure_footprint`.
+    """
+    need = measure_footprint(loaded, **measured)
     return need.bytes(loaded.recipe.training.patch, device)
 
 

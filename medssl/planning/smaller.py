@@ -43,9 +43,14 @@ class Change:
 
 @contextmanager
 def memory_explained(
-    loaded: LoadedRecipe, device: torch.device, precision: str, *, num_classes: int, channels: int
+    loaded: LoadedRecipe, device: torch.device, precision: str, **sizes: Any
 ) -> Iterator[None]:
     """Say, where memory runs out inside, which settings to lower and by how much.
+
+    Args:
+        loaded: the recipe.
+        device, precision: of the training.
+        sizes: of the dataset, as :func:`~medssl.planning.footprint.measure_footprint` takes them.
 
     Raises:
         MedSSLError: memory ran out.
@@ -57,7 +62,6 @@ def memory_explained(
             raise
         short = shortage(error, device)
         kind = "cuda" if device.type == "cuda" else "cpu"
-        sizes = {"num_classes": num_classes, "channels": channels}
         half = None
         try:
             now = measure_footprint(loaded, precision=precision, **sizes)

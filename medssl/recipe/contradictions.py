@@ -176,5 +176,6 @@ def check_decision(inference: InferenceSettings, labels: LabelMap, where: Path |
         raise MedSSLError(
             "regions are to decide (inference.decide), and the dataset states none",
             where=where,
-            fix="let classes decide, or state regions in dataset.json and train again",
+            fix="let classes decide, or state regions in dataset.json or as data.regions of the "
+            "recipe, and train again",
         )

@@ -115,7 +115,7 @@ def check_same_regions(run: RunFolder, dataset: Dataset) -> None:
         raise MedSSLError(
             "the regions are not those that the run was started with",
             where=dataset.root / "dataset.json",
-            fix="restore them there, or train into another --output",
+            fix="restore them there or in data.regions, or train into another --output",
         )
 
 

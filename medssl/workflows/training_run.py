@@ -124,7 +124,7 @@ def train_run(
     run.write_manifest(**start)
     with (
         recorded(run, compute.device),
-        memory_explained(loaded, compute.device, compute.precision, **plan.sizes),
+        memory_explained(loaded, compute.device, compute.precision, labels=labels, **plan.sizes),
     ):
         if loaded.recipe.data.roi is not None and run.writes:
             keep_regions(run, loaded.recipe.data.roi, data.regions)
@@ -271,9 +271,8 @@ def _set_up(this: _Resolved, data: TrainingData, method: Method) -> Engine:
     """Return the engine, with networks and cases where they are fast."""
     loaded, recipe, compute = this.loaded, this.loaded.recipe, this.compute
     accelerate(method, recipe.training, compute, this.display.say)
-    need = partial(
-        step_bytes, loaded, precision=compute.precision, device="cuda", **data.plan.sizes
-    )
+    sizes = {"labels": data.plan.dataset.labels, **data.plan.sizes}
+    need = partial(step_bytes, loaded, precision=compute.precision, device="cuda", **sizes)
     views = method.settings.unlabeled_views
     ids = [case.id for case in data.unlabeled]
     write = partial(write_case_table, folder=this.run.path, ids=ids)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -15,6 +16,7 @@ from dicom_files import DATE, PATIENT, PATIENT_ID, write_enhanced, write_series
 from torch import Tensor, nn
 
 from medssl.data.datasets.case import LabelMap
+from medssl.data.datasets.label_regions import LabelRegion
 from medssl.data.dicom.series import find_series
 from medssl.data.images.geometry import LPS
 from medssl.data.importers.dicom_labels import paint_segmentations
@@ -38,6 +40,7 @@ COS, SIN = float(np.cos(0.4)), float(np.sin(0.4))
 OBLIQUE = (COS, SIN, 0.0, 0.0, 0.0, -1.0)  # rows run down, columns across a turned plane
 NORMAL = np.array([-SIN, COS, 0.0])
 SEGMENTATION = PredictSettings(format="dicom-seg")
+REGIONS = (LabelRegion("both", (5, 500), 5), LabelRegion("core", (500,), 500))
 
 
 class Hounsfield(nn.Module):
@@ -66,11 +69,13 @@ def stored() -> tuple[np.ndarray, np.ndarray]:
     return np.select([truth == 5, truth == 500], [1024, 1224], 24).astype(np.uint16), truth
 
 
-def segment(source: Path, output: Path, suffix: str, **options: object) -> Path:
+def segment(
+    source: Path, output: Path, suffix: str, labels: LabelMap = LABELS, **options: object
+) -> Path:
     items, _ = find_cases([source], only_dicom=suffix == ".dcm")
     format_ = "dicom-seg" if suffix == ".dcm" else suffix[1:]
     settings = PredictSettings(format=format_, overwrite=True, **options)
-    [result] = predict_files(predictor(), items, output, settings)
+    [result] = predict_files(predictor(labels), items, output, settings)
     assert result.error is None, result.error
     return result.path
 
@@ -153,6 +158,27 @@ def test_multi_frame_source_in_shuffled_order(tmp_path: Path) -> None:
         place = group.PlanePositionSequence[0].ImagePositionPatient[2]
         source = group.DerivationImageSequence[0].SourceImageSequence[0]
         assert positions[source.ReferencedFrameNumber - 1, 2] == place
+
+
+def test_regions_are_segments_that_overlap(tmp_path: Path) -> None:
+    image, truth = stored()
+    write_series(tmp_path / "ct", image, orientation=OBLIQUE, step=2.5 * NORMAL)
+    labels = replace(LABELS, regions=REGIONS)
+    data = pydicom.dcmread(segment(tmp_path / "ct", tmp_path / "out", ".dcm", labels))
+    described = [(s.SegmentLabel, s.SegmentDescription) for s in data.SegmentSequence]
+    assert described == [("both", "label value 5+500"), ("core", "label value 500")]
+    sizes = {1: 0, 2: 0}
+    for frame, group in zip(data.pixel_array, data.PerFrameFunctionalGroupsSequence, strict=True):
+        sizes[group.SegmentIdentificationSequence[0].ReferencedSegmentNumber] += int(frame.sum())
+    assert sizes == {1: (truth > 0).sum(), 2: (truth == 500).sum()}
+    found = find_series(tmp_path, min_slices=2)
+    parts = (found.segmentations, found.series[0], {"both": 5, "core": 500})
+    assert np.array_equal(paint_segmentations(*parts, ordered=True).T, truth)
+    with pytest.raises(MedSSLError, match="'both' and 'core' overlap in 4 voxels"):
+        paint_segmentations(*parts, ordered=False)
+    write_series(tmp_path / "none", np.full(SHAPE, 24, np.uint16))
+    data = pydicom.dcmread(segment(tmp_path / "none", tmp_path / "out", ".dcm", labels))
+    assert (len(data.SegmentSequence), data.pixel_array.any()) == (2, False)
 
 
 def test_nothing_found_is_written_and_not_predicted_again(tmp_path: Path) -> None:
@@ -296,6 +322,8 @@ def test_names_that_dicom_cannot_hold_are_refused(tmp_path: Path) -> None:
         with pytest.raises(MedSSLError, match="DICOM cannot hold the structure name"):
             check_names(LabelMap((0, 1), ("background", name)))
     check_names(LabelMap((0, 1), ("background", "é" * 64)))
+    with pytest.raises(MedSSLError, match="cannot hold the structure name"):
+        check_names(replace(LABELS, regions=(LabelRegion("a" * 65, (5, 500), 5),)))
 
 
 def test_damaged_slice_stops_its_series_alone(tmp_path: Path) -> None:

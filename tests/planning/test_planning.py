@@ -14,6 +14,7 @@ from helpers import blob_case, write_dataset
 from planned import ATRIUM, CINE, COUNTS, GIB, SMALL_STEP, found, order
 
 from medssl.cli import run
+from medssl.data.datasets.case import LabelMap
 from medssl.data.datasets.decathlon import read_dataset
 from medssl.data.datasets.fingerprint import (
     LabeledStructure,
@@ -22,6 +23,7 @@ from medssl.data.datasets.fingerprint import (
     fingerprint,
 )
 from medssl.data.datasets.fingerprint import sampled_cases as sample
+from medssl.data.datasets.label_regions import LabelRegion
 from medssl.data.datasets.split import make_splits
 from medssl.errors import MedSSLError
 from medssl.methods.registry import list_methods
@@ -429,6 +431,18 @@ def test_every_method_can_be_measured(method):
     assert step.per_voxel > 8 * 4
     assert step.fixed > 0
     assert step.bytes((64, 64, 64), "cuda") > step.bytes((32, 32, 32), "cpu")
+
+
+def test_a_loss_of_regions_is_what_is_measured():
+    regions = (LabelRegion("both", (1, 2), 1), LabelRegion("b", (2,), 2))
+    labels = LabelMap((0, 1, 2), ("background", "a", "b"), None, regions)
+    loaded = tiny("supervised")
+    training = loaded.recipe.training.model_copy(update={"region_loss": True})
+    loaded = replace(loaded, recipe=loaded.recipe.model_copy(update={"training": training}))
+    sizes = {"num_classes": 3, "channels": 1, "precision": "fp32"}
+    plain, unions = (measure_footprint(loaded, **sizes, labels=one) for one in (None, labels))
+    assert unions.per_voxel > plain.per_voxel + 4, "sums and their logarithms are floats, too"
+    assert unions.fixed == plain.fixed
 
 
 def test_the_line_through_small_patches_meets_a_larger_one():

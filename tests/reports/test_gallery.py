@@ -19,7 +19,14 @@ from medssl.errors import MedSSLError
 from medssl.files import write_csv
 from medssl.inference.folder import PredictionResult
 from medssl.progress import Display
-from medssl.reports.gallery import GalleryCase, Tables, order, render_gallery, write_gallery
+from medssl.reports.gallery import (
+    OF_UNION,
+    GalleryCase,
+    Tables,
+    order,
+    render_gallery,
+    write_gallery,
+)
 from medssl.reports.thumbnails import structure_color
 from medssl.workflows import gallery as drawing
 from medssl.workflows.gallery import draw_gallery
@@ -77,6 +84,22 @@ def test_the_page_says_what_is_known_and_no_more(folder: Path) -> None:
     assert "expected quality" not in broken
     assert "not calibrated" not in page
     assert "not calibrated" in render_gallery(folder, cases, Tables.read(folder))
+
+
+def test_regions_that_lie_in_each_other_share_a_color_that_no_label_has(tmp_path: Path) -> None:
+    rows = [("1+2+3", "whole", 90.0), ("2+3", "core", 50.0), (3, "enhancing", 20.0)]
+    write_csv(
+        tmp_path / "volumes.csv",
+        [volume("a", size) | {"label": label, "name": name} for label, name, size in rows],
+    )
+    page = render_gallery(tmp_path, [GalleryCase("a", b"jpeg")], Tables.read(tmp_path))
+    lines = {
+        name: page[: page.index(f"</span>{name}<")].rpartition("<tr")[2] for _, name, _ in rows
+    }
+    assert OF_UNION in lines["whole"]
+    assert OF_UNION in lines["core"]
+    assert structure_color(3) in lines["enhancing"], "as it is drawn"
+    assert OF_UNION not in {structure_color(value) for value in range(256)}
 
 
 def test_without_qualities_the_page_says_how_to_get_them(tmp_path: Path) -> None:

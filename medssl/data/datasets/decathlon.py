@@ -40,6 +40,7 @@ def read_dataset(
     patients: str | None = None,
     keep_missing: bool = False,
     allow_outside: bool = False,
+    regions: Mapping[str, Sequence[int]] | None = None,
 ) -> Dataset:
     """Read a dataset folder; nothing is opened but dataset.json.
 
@@ -58,6 +59,7 @@ def read_dataset(
         allow_outside: let dataset.json name files outside of its folder; ``extra_unlabeled`` may
             always, being the user's own words.
         keep_missing: keep cases whose listed files do not exist, for a check that reports them.
+        regions: label values of structures, in place of the regions that dataset.json states.
 
     Raises:
         MedSSLError: there is no dataset, dataset.json cannot be understood, or listed files do not
@@ -66,7 +68,7 @@ def read_dataset(
     where = _find(Path(root).expanduser())
     root = where.parent
     info, deviations = read_json(where)
-    labels, found = parse_labels(info, where)
+    labels, found = parse_labels(info, where, regions)
     modality, more = parse_modality(info, where)
     deviations += found + more + misspelt(info)
     reader = ItemReader(root, where, allow_outside=allow_outside)

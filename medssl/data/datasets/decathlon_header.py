@@ -5,19 +5,13 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from medssl.data.datasets.case import IGNORE_INDEX, LabelMap
-from medssl.data.datasets.label_regions import LabelRegion, make_regions
-from medssl.data.datasets.read_regions import (
-    split_labels,
-    stated_order,
-    stated_regions,
-    whole_number,
-)
+from medssl.data.datasets.read_regions import chosen_regions, split_labels, whole_number
 from medssl.data.images.geometry import Unit
 from medssl.errors import MedSSLError
 
@@ -130,11 +124,18 @@ def _label_pairs(raw: Any, where: Path, deviations: list[str]) -> list[tuple[int
     )
 
 
-def parse_labels(info: Mapping[str, Any], where: Path) -> tuple[LabelMap, list[str]]:
+def parse_labels(
+    info: Mapping[str, Any], where: Path, regions: Mapping[str, Sequence[int]] | None = None
+) -> tuple[LabelMap, list[str]]:
     """Return the label map declared in dataset.json, background first and values ascending.
 
     A label named ``ignore`` marks voxels without annotation. Regions, where they are stated, are
     the structures: see :mod:`medssl.data.datasets.read_regions`.
+
+    Args:
+        info: content of dataset.json.
+        where: the file.
+        regions: of a recipe, which take the place of those in dataset.json, whatever these are.
 
     Raises:
         MedSSLError: repeated, negative or too large values, no labels at all, or regions that
@@ -144,7 +145,9 @@ def parse_labels(info: Mapping[str, Any], where: Path) -> tuple[LabelMap, list[s
     names: dict[int, str] = {}
     ignore: int | None = None
     _refuse_repeated(info.get("labels"), where, "labels")
-    raw, regions = split_labels(info.get("labels"), where)
+    if regions is None:
+        _refuse_repeated(info.get("regions"), where, "regions")
+    raw, of_labels = split_labels(info.get("labels"), where, believed=regions is None)
     for value, name in _label_pairs(raw, where, deviations):
         if value in names or value == ignore:
             other = names.get(value, "ignore")
@@ -183,26 +186,8 @@ def parse_labels(info: Mapping[str, Any], where: Path) -> tuple[LabelMap, list[s
     order = sorted(names)
     _refuse_same_names(names, where)
     found = LabelMap(tuple(order), tuple(names[v] for v in order), ignore)
-    return replace(found, regions=_regions(info, regions, names, where)), deviations
-
-
-def _regions(
-    info: Mapping[str, Any],
-    of_labels: Mapping[str, list[int]],
-    names: Mapping[int, str],
-    where: Path,
-) -> tuple[LabelRegion, ...]:
-    """Return the regions of either form; of both at once none is believed."""
-    _refuse_repeated(info.get("regions"), where, "regions")
-    beside = stated_regions(info, where)
-    if of_labels and beside:
-        raise MedSSLError(
-            "regions are stated in 'labels' and in 'regions'",
-            where=where,
-            fix="state all of them in one place",
-        )
-    regions = of_labels or beside
-    return make_regions(regions, names, stated_order(info, where), where) if regions else ()
+    made = chosen_regions(info, of_labels, regions, names, where)
+    return replace(found, regions=made), deviations
 
 
 def _refuse_repeated(raw: Any, where: Path, key: str) -> None:

@@ -115,8 +115,34 @@ def test_contradictions_are_refused_with_file_and_fix(info: dict[str, Any], part
     with pytest.raises(MedSSLError) as error:
         parsed(**info)
     assert part in error.value.what
+    assert any(key in error.value.what for key in info), "the key"
     assert error.value.where == str(WHERE)
     assert error.value.fix
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        {"labels": PLAIN, "regions": {"all": [1, 2, 3, 7]}},
+        {"labels": PLAIN, "regions": ["a"]},
+        {"labels": PLAIN, "regions": {"a": [1, 2]}, "regions_class_order": "12"},
+        {"labels": NNUNET, "regions": {"a": [1, 2, 3]}, "regions_class_order": [2, 1, 3]},
+        {"labels": {"a": [1, 2], "b": [2, 3]}},
+        {"labels": {**NNUNET, "nothing": [], "odd": ["x"]}},
+        {"labels": {"a": [1, 2, 3, 9], "ignore": 9}},
+    ],
+)
+def test_what_a_recipe_says_of_regions_wins(info: dict[str, Any]) -> None:
+    with pytest.raises(MedSSLError):
+        parsed(**info)
+    labels, _ = parse_labels(info, WHERE, {"whole": [1, 2, 3], "core": [3]})
+    assert labels.values == (0, 1, 2, 3)
+    assert [(r.name, r.values, r.writes) for r in labels.regions] == [
+        ("whole", (1, 2, 3), 1),
+        ("core", (3,), 3),
+    ]
+    with pytest.raises(MedSSLError, match=r"data.regions: region 'whole' names the label 8"):
+        parse_labels(info, WHERE, {"whole": [1, 8]})
 
 
 def test_a_region_that_stands_twice_is_not_lost(tmp_path: Path) -> None:
