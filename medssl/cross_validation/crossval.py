@@ -110,7 +110,7 @@ def _check(plan: CrossvalPlan, display: Display) -> None:
         MedSSLError: names the run or fold.
     """
     from medssl.training.cases import plan_cases
-    from medssl.workflows.train import check_start, refuse_seen_patients, starts_with
+    from medssl.workflows.training_order import check_start, refuse_seen_patients, starts_with
 
     _check_record(plan)
     for run in plan.runs:

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from medssl.cross_validation.crossval import crossval
 from medssl.data.phantoms.dataset import write_phantom
 from medssl.errors import MedSSLError
@@ -19,6 +17,7 @@ from medssl.evaluation.failures import failure_sentence
 from medssl.files import refuse_filled, write_json, write_text
 from medssl.paths import AnyPath, command
 from medssl.progress import Display
+from medssl.reports.render import render
 from medssl.workflows.predict import predict
 
 MARK = "demo.json"
@@ -135,9 +134,6 @@ def _verdict(summary: dict[str, Any]) -> str:
 def _page(folder: Path, summary: dict[str, Any]) -> str:
     """Return a page with the report and the gallery inside, which needs no other file."""
     seconds = json.loads((folder / MARK).read_text(encoding="utf-8"))["seconds"]
-    environment = Environment(
-        loader=PackageLoader("medssl.reports"), autoescape=True, undefined=StrictUndefined
-    )
     experiments = [
         {
             "name": one["name"],
@@ -146,7 +142,8 @@ def _page(folder: Path, summary: dict[str, Any]) -> str:
         }
         for one in summary["experiments"]
     ]
-    return environment.get_template("demo.html").render(
+    return render(
+        "demo.html",
         labeled=LABELED,
         unlabeled=UNLABELED,
         new=NEW,

@@ -155,7 +155,7 @@ class _Work:
             MedSSLError: no unlabeled scan, no atlases that align, or a folder of something else.
         """
         from medssl.training.cases import plan_cases
-        from medssl.workflows.train import refuse_seen_patients
+        from medssl.workflows.training_order import refuse_seen_patients
 
         if self.atlas is not None:
             from medssl.atlases.folder import does_not_align, read_record

@@ -24,7 +24,7 @@ from medssl.training.cases import CasePlan, plan_cases
 from medssl.workflows.atlas import UNLABELED, of_labeled_patients
 from medssl.workflows.evaluate import measure, predict_cases
 from medssl.workflows.open_predictor import open_predictor
-from medssl.workflows.train import spaced_as
+from medssl.workflows.training_order import spaced_as
 
 
 @dataclass(frozen=True)

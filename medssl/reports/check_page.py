@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from medssl.data.checks.case_facts import CaseFacts
 from medssl.data.checks.run import CheckReport
 from medssl.reports.check_table import describe_memory, relative, verdict
+from medssl.reports.render import render
 from medssl.reports.thumbnails import structure_color
 
 MAX_PICTURES = 400
@@ -32,9 +32,6 @@ def render_check(
         repaired: report of that copy.
     """
     dataset = report.dataset
-    environment = Environment(
-        loader=PackageLoader("medssl.reports"), autoescape=True, undefined=StrictUndefined
-    )
     rows = [
         {
             "severity": p.severity,
@@ -47,7 +44,8 @@ def render_check(
         for p in report.problems
     ]
     cases = _cases(report)
-    return environment.get_template("check.html").render(
+    return render(
+        "check.html",
         name=dataset.name,
         root=str(dataset.root),
         verdict=verdict(report),

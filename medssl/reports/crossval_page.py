@@ -26,9 +26,15 @@ from medssl.reports.crossval_unusual import (
     unusual_left_out,
     unusual_unlabeled,
 )
-from medssl.reports.figures import Picture, data_uri, read_metrics, training_curves
+from medssl.reports.figures import (
+    Picture,
+    calibration_picture,
+    data_uri,
+    read_metrics,
+    training_curves,
+)
 from medssl.reports.overlays import CasePictures, case_scores, chosen_cases, picture_case
-from medssl.reports.page import calibration_picture, render
+from medssl.reports.render import render
 from medssl.runs.folder import RunFolder, open_run
 from medssl.runs.lineage import CROSSVAL
 

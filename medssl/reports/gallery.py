@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from medssl.files import write_text
+from medssl.reports.render import render
 from medssl.reports.thumbnails import structure_color
 from medssl.uncertainty.volumes_csv import rows_by_case
 
@@ -98,10 +97,8 @@ def render_gallery(
     failed = sum(bool(c.error) for c in cases)
     shown = [_shown(c, tables) for c in cases]
     unusual = sum(bool(c["unusual"]) for c in shown)
-    environment = Environment(
-        loader=PackageLoader("medssl.reports"), autoescape=True, undefined=StrictUndefined
-    )
-    return environment.get_template("gallery.html").render(
+    return render(
+        "gallery.html",
         name=folder.resolve().name,
         folder=str(folder),
         model=model,

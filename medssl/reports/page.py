@@ -16,7 +16,6 @@ from medssl.data.datasets.split_file import load_splits
 from medssl.data.opened import open_dataset
 from medssl.errors import MedSSLError
 from medssl.evaluation.case_metrics import distance_columns
-from medssl.evaluation.failures import percent_up
 from medssl.evaluation.summary import read_cases_csv
 from medssl.files import write_text
 from medssl.models.loaded_run import load_run
@@ -24,10 +23,12 @@ from medssl.paths import AnyPath, as_paths, command
 from medssl.progress import Display
 from medssl.recipe.load import load_recipe
 from medssl.reports.caveats import caveats_of
-from medssl.reports.figures import Picture, box_plots, read_metrics, reliability_curve
+from medssl.reports.crossval_page import crossval_report
+from medssl.reports.figures import box_plots, calibration_picture, read_metrics
 from medssl.reports.figures import training_curves as draw_training_curves
 from medssl.reports.least_believed import least_believed
 from medssl.reports.overlays import CasePictures, case_scores, chosen_cases, picture_case
+from medssl.reports.render import render
 from medssl.runs.folder import RunFolder, open_run
 from medssl.runs.members import is_crossval
 
@@ -75,8 +76,6 @@ def report(
     """
     display = display or Display(quiet=True)
     if is_crossval(Path(run)):
-        from medssl.reports.crossval_page import crossval_report
-
         return crossval_report(Path(run), output=output, pictures=pictures, display=display)
     others = as_paths(baseline)
     folder = open_run(run)
@@ -179,69 +178,6 @@ def _pictures(
                 out.append(picture)
             done(case_id)
     return out
-
-
-def calibration_picture(folder: Path) -> dict[str, Any] | None:
-    """Return what `medssl calibrate` wrote, with its curve drawn, or None.
-
-    The figures of cases that nothing was fitted on come before those of the calibration cases.
-    """
-    try:
-        found = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
-        figures = found.get("held_out") or found
-        uri = reliability_curve(figures["reliability"])
-        ece, quality = figures["ece"], figures["quality"]
-        numbers = [_number(ece["before"]), _number(ece["after"])]
-        ranks = [_number(quality[key], 2) for key in ("spearman", "low", "high")]
-        known = quality["low"] is not None
-        span = f"[{ranks[1]}, {ranks[2]}]" if known else f"from {quality['n']} cases, no interval"
-        caption = (
-            f"{figures['n_cases']} cases ({figures['cases_from']}). On the diagonal, voxels called "
-            f"80 % sure are right 8 times in 10. Expected calibration error {numbers[0]} before, "
-            f"{numbers[1]} after; rank correlation of the quality score and Dice {ranks[0]} "
-            f"{span}."
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return found | {"picture": Picture("Calibration", caption, uri, "Reliability curve")}
-
-
-def render(template: str, **values: Any) -> str:
-    """Return a page from a template and its values."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("medssl.reports"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = _number
-    environment.filters["heading"] = _heading
-    environment.filters["interval"] = _interval
-    environment.filters["percent_up"] = percent_up
-    return environment.get_template(template).render(**values)
-
-
-def _number(value: Any, digits: int = 3) -> str:
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return "–"
-    return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
-
-
-def _interval(value: Mapping[str, Any]) -> str:
-    """Return a mean with its interval, or with why there is none."""
-    if value["low"] is None or value["high"] is None:
-        why = value.get("no_interval")
-        return _number(value["mean"]) + (f" (no interval: {why})" if why else "")
-    return f"{_number(value['mean'])} [{_number(value['low'])}, {_number(value['high'])}]"
-
-
-def _heading(metric: str) -> str:
-    name, _, unit = metric.partition("_")
-    known = {"dice": "Dice", "hd95": "HD95", "assd": "ASSD", "nsd": "Surface Dice"}
-    return f"{known.get(name, name)} ({unit})" if unit else known.get(name, name)
 
 
 def _sortable(value: float) -> float:

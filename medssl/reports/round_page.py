@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from medssl.data.datasets.case import LabelMap
 from medssl.files import write_text
+from medssl.reports.render import render
 from medssl.reports.thumbnails import structure_color
 
 FILE = "round.html"
@@ -68,11 +67,9 @@ def write_round_page(folder: Path, words: RoundWords, scans: Sequence[ShownScan]
     Raises:
         MedSSLError: the disk refuses.
     """
-    environment = Environment(
-        loader=PackageLoader("medssl.reports"), autoescape=True, undefined=StrictUndefined
-    )
     labels = words.labels
-    html = environment.get_template("round.html").render(
+    html = render(
+        "round.html",
         words=words,
         structures=[
             {"value": value, "name": name, "color": structure_color(value)}

@@ -17,7 +17,7 @@ from medssl.recipe.load import LoadedRecipe, load_recipe, save_recipe
 from medssl.runs.folder import RunFolder
 from medssl.training.cases import CasePlan, plan_cases
 from medssl.workflows.planned_runs import only_one
-from medssl.workflows.train import refuse_seen_patients
+from medssl.workflows.training_order import refuse_seen_patients
 
 if TYPE_CHECKING:
     from medssl.atlases.folder import Alignment

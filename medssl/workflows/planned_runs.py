@@ -18,8 +18,8 @@ from medssl.paths import AnyPath
 from medssl.recipe.load import LoadedRecipe, load_recipe
 from medssl.runs.changes import flatten
 from medssl.runs.folder import RunFolder
-from medssl.workflows.train import spaced_as
 from medssl.workflows.train_job import TrainCall, train_job
+from medssl.workflows.training_order import spaced_as
 
 BASELINE = "supervised"
 """The method that learns from labels alone."""

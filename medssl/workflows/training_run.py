@@ -59,7 +59,7 @@ from medssl.training.setup import make_feed
 from medssl.training.validation import make_validation
 from medssl.workflows.evaluate import evaluate_run
 from medssl.workflows.teaching import open_teacher, refuse_another_teacher
-from medssl.workflows.train import Asked, TrainingOrder, TrainResult, order_of
+from medssl.workflows.training_order import Asked, TrainingOrder, TrainResult, order_of
 
 logger = logging.getLogger(__name__)
 

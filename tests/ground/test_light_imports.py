@@ -31,6 +31,7 @@ LIGHT_MODULES = [
     "medssl.workflows.predict",
     "medssl.workflows.preprocess",
     "medssl.workflows.train",
+    "medssl.workflows.training_order",
 ]
 
 

@@ -29,7 +29,7 @@ from medssl.runs.lineage import (
 )
 from medssl.runs.seen import Seen, refuse_seen, who_was_seen
 from medssl.training.cases import plan_cases
-from medssl.workflows.train import refuse_seen_patients
+from medssl.workflows.training_order import refuse_seen_patients
 
 
 def case(patient: str, image: Path = Path("none.nii")) -> Case:

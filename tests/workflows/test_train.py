@@ -12,7 +12,7 @@ import medssl
 from medssl.errors import MedSSLError
 from medssl.training import cases
 from medssl.training.engine import Engine
-from medssl.workflows import train, training_run
+from medssl.workflows import training_order, training_run
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_each_part_is_entered_once_and_in_order(
         monkeypatch.setattr(owner, name, noted)
 
     first, then = ["load_recipe", "plan_cases"], ["create_method", "prepare_cases", "make_feed"]
-    note(train, "load_recipe")
+    note(training_order, "load_recipe")
     note(cases, "plan_cases")
     for name in then:
         note(training_run, name)
