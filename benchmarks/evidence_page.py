@@ -93,7 +93,22 @@ def groups(rows: Rows, reference: str) -> list[str]:
         what = "images" if group == TOY else "patients"
         lines += [f"## {group}", "", f"{count} {what}.", "", *table(of_group, reference), ""]
         lines += [*_verdicts(of_group), ""] if reference == DEFAULT else []
+        data, _, labels = group.partition("-")
+        most = [row for row in rows if row["group"] == f"{data}-all"] if labels.isdigit() else []
+        lines += [*_shares(of_group, most), ""] if most else []
     return lines
+
+
+def _shares(rows: Rows, most: Rows) -> list[str]:
+    """Say which share of the way from a group's labels alone to all labels each arm goes."""
+    arms, top = by_arm(rows, ALONE), patients(most).mean()
+    if ALONE not in arms:
+        return []
+    start, told = patients(arms.pop(ALONE)).mean(), []
+    for name, found in arms.items():
+        told.append(f"`{name}` {(patients(found).mean() - start) / (top - start):.0%}")
+    where = f"all {most[0]['labels']} labels alone ({top:.4f}; same network and budget)"
+    return [f"Of the way to {where}: {', '.join(told)}."] if told else []
 
 
 def _verdicts(rows: Rows) -> list[str]:

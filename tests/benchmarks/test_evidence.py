@@ -75,6 +75,17 @@ def test_a_table_says_the_paired_gain(evidence: ModuleType) -> None:
     assert "Anterior +0.020, Posterior +0.020" in second
 
 
+def test_the_share_of_the_gap_is_said(evidence: ModuleType, arms: ModuleType) -> None:
+    rows = [row("bcp", 0, [0.83, 0.83]), row("supervised", 0, [0.80, 0.82])]
+    other = [{**one, "group": "organ-8-development"} for one in rows]
+    rows = [{**one, "group": "organ-8"} for one in rows]
+    everything = {**row("supervised", 0, [0.85, 0.87]), "group": "organ-all", "labels": 99}
+    said = "Of the way to all 99 labels alone (0.8500; same network and budget): `bcp` 40%."
+    page = evidence.page(arms.TABLES["evidence"], [*rows, *other, everything], "")
+    assert page.count("Of the way") == page.count(said) == 1
+    assert "Of the way" not in evidence.page(arms.TABLES["evidence"], [*rows, *other], "")
+
+
 def test_figures_of_other_runs_stay(evidence: ModuleType, tmp_path: Path) -> None:
     path = tmp_path / "evidence.json"
     for one in (row("bcp", 1, [0.8]), row("bcp", 0, [0.7]), row("bcp", 1, [0.9])):
