@@ -73,7 +73,8 @@ class Display:
         """Print one line, unless quiet; log it always."""
         logger.info(message)
         if not self.quiet:
-            self.console.print(message, highlight=False, markup=False, soft_wrap=True)
+            plain = {"highlight": False, "markup": False, "emoji": False}
+            self.console.print(message, soft_wrap=True, **plain)
 
     @contextmanager
     def stage(self, name: str, total: int, done: int, *, later: int = 0) -> Iterator[None]:
@@ -91,7 +92,7 @@ class Display:
             yield
             return
         columns = (
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TextColumn("{task.fields[speed]}"),
@@ -154,12 +155,12 @@ class Display:
             return
         columns = (
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[item]}"),
+            TextColumn("{task.fields[item]}", markup=False),
         )
         with Progress(*columns, console=self.console, transient=True) as progress:
             task = progress.add_task(description, total=total, item="")

@@ -105,12 +105,15 @@ def _run(arguments: Sequence[str], *, debug: bool) -> int:
         err.print("stopped")
         return 130
     except OSError as error:
-        if debug or error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+        if debug:
             raise
+        full = error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT)
         problem = MedSSLError(
-            f"cannot read or write: {error.strerror}",
+            f"cannot read or write: {error.strerror or error}",
             where=error.filename,
-            fix="free disk space, or use a folder you may write to",
+            fix="free disk space, or use a folder you may write to"
+            if full
+            else "check the path; --debug shows the traceback",
         )
         problem.__cause__ = error
     except Exception as error:

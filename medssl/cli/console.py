@@ -51,12 +51,18 @@ app = typer.Typer(
 
 
 class _Console(Console):
-    """Prints text as it is: no line is broken, so that a command or path can be copied."""
+    """Prints text as it is: no line is broken, so that a command or path can be copied.
+
+    In tables, too, names keep their brackets and colons: rich would take them for its markup.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Print texts, unbroken and with brackets and numbers left alone, or tables."""
+        """Print texts, unbroken and with numbers left alone, or tables."""
         if all(isinstance(item, str) for item in objects):
-            options = {"highlight": False, "markup": False, "soft_wrap": True, **options}
+            options = {"highlight": False, "soft_wrap": True, **options}
         super().print(*objects, **options)
 
 

@@ -46,7 +46,8 @@ def format_summary(summary: Mapping[str, Any]) -> list[RenderableType]:
 def summary_text(summary: Mapping[str, Any]) -> str:
     """Return what :func:`format_summary` lays out as plain text of at most 120 columns."""
     text = io.StringIO()
-    console = Console(file=text, width=120, force_jupyter=False)  # a notebook has the file, too
+    # A notebook has the file, too; names of structures are text, whatever brackets they hold.
+    console = Console(file=text, width=120, force_jupyter=False, markup=False, emoji=False)
     for part in format_summary(summary):
         console.print(part)
     return text.getvalue()

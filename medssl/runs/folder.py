@@ -97,14 +97,14 @@ class RunFolder:
         Raises:
             MedSSLError: it holds something and ``resume`` is off, or it cannot be written.
         """
-        if not resume and self.holds_something():
-            raise MedSSLError(
-                "the run folder exists and is not empty",
-                where=self.path,
-                fix="add --resume to go on with it, or choose another --output",
-            )
         words = {"what": "the run folder cannot be written", "fix": WRITABLE}
         with refusals(self.path, **words):
+            if not resume and self.holds_something():
+                raise MedSSLError(
+                    "the run folder exists and is not empty",
+                    where=self.path,
+                    fix="add --resume to go on with it, or choose another --output",
+                )
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             if resume:
                 for half in self.checkpoints.glob("*.tmp"):  # left by a run that was killed

@@ -5,6 +5,7 @@ Each case starts from a dataset and a recipe that train, breaks one thing, and r
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -358,6 +359,34 @@ def test_nothing_to_resume(world: World) -> None:
     code, message = world.train("--resume")
     assert code == 2
     assert "no run to resume" in message
+
+
+def test_the_output_is_a_file(world: World) -> None:
+    world.out.write_text("precious")
+    code, message = world.train()
+    assert code == 2, message
+    assert "--output" in message
+    assert world.out.read_text() == "precious"
+
+
+def test_a_name_too_long_for_the_disk(world: World, tmp_path: Path) -> None:
+    world.out = tmp_path / ("x" * 300)
+    code, message = world.train()
+    assert code == 2, message
+    assert "too long" in message
+
+
+def test_what_the_disk_refuses_elsewhere_is_no_traceback(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise NotADirectoryError(errno.ENOTDIR, "Not a directory", "some/where")
+
+    monkeypatch.setattr("medssl.check", broken, raising=False)
+    code, message = world.run("check", str(world.data))
+    assert code == 2
+    assert "Not a directory" in message
+    assert "some/where" in message
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -16,6 +16,7 @@ import pytest
 import SimpleITK
 from rich.console import Console
 
+from medssl.cli.console import out
 from medssl.data.datasets.case import LabelMap
 from medssl.data.images.labels import read_label
 from medssl.errors import MedSSLError
@@ -223,6 +224,13 @@ class TestSummary:
         assert "pos." not in text  # no false positives: no column for them
         assert "…" not in text
         assert "missed" in text.split("liver")[0]
+
+    @pytest.mark.parametrize("name", ["[/]", "[red]gland[/red]", ":heart:", "a[b]"])
+    def test_names_in_brackets_are_text(self, name, capsys):
+        summary = summarize([row("a", 0.9) | {"name": name}])
+        assert name in summary_text(summary)
+        out.print(format_table(summary))
+        assert name in capsys.readouterr().out
 
     def test_a_notebook_does_not_take_the_text_of_the_log(self, monkeypatch):
         monkeypatch.setattr("rich.console._is_jupyter", lambda: True)

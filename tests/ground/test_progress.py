@@ -27,6 +27,16 @@ def test_items_and_their_parts_are_counted() -> None:
     assert "2/2" in text.getvalue()
 
 
+def test_names_in_brackets_are_text() -> None:
+    display, text = terminal()
+    with display.counting_parts("[/]", 1) as (done, part):
+        part("scan [/b]", 1, 3)
+        done("scan [/b]")
+    display.say(":heart: [/]")
+    assert "scan [/b]" in text.getvalue()
+    assert ":heart: [/]" in text.getvalue()
+
+
 @pytest.mark.parametrize("total", [0, 3])
 def test_nothing_is_shown_where_it_is_quiet(total: int) -> None:
     text = io.StringIO()
