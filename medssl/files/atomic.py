@@ -36,15 +36,24 @@ def reason_of(error: BaseException) -> str:
     return reason or type(error).__name__
 
 
-def check_writable(folder: Path, *, what: str = WHAT, fix: str = FIX) -> None:
+def check_writable(folder: Path, *, make: bool = True, what: str = WHAT, fix: str = FIX) -> None:
     """Make a folder, if it is not there, and try to write into it.
+
+    Args:
+        folder: to write to.
+        make: else a folder that is not there stays so, and one above it is tried.
+        what, fix: of the error.
 
     Raises:
         MedSSLError: it cannot be made or written.
     """
     with refusals(folder, what=what, fix=fix):
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = name_beside(folder / "probe")
+        there = folder
+        if make:
+            folder.mkdir(parents=True, exist_ok=True)
+        while not there.exists():
+            there = there.absolute().parent
+        probe = name_beside(there / "probe")
         try:
             probe.write_bytes(b"x")
         finally:

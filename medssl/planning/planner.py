@@ -11,7 +11,7 @@ from medssl.data.datasets.case import Dataset
 from medssl.data.datasets.fingerprint import Fingerprint, fingerprint, sampled_cases
 from medssl.data.datasets.split import make_splits
 from medssl.errors import MedSSLError, located
-from medssl.files import write_text
+from medssl.files import check_writable, write_text
 from medssl.methods.registry import get_settings
 from medssl.paths import AnyPath
 from medssl.planning.asked import (
@@ -97,6 +97,7 @@ def plan(
         raise MedSSLError(
             "the file exists", where=output, fix="remove it, or give another --output"
         )
+    check_writable(output.parent, make=False)
     if method is not None:
         get_settings(method)  # says at once if there is none
     if spec is not None:

@@ -11,7 +11,7 @@ from medssl.data.images.names import list_images, split_extension
 from medssl.evaluation.case_metrics import Measures
 from medssl.evaluation.folders import evaluate_folders
 from medssl.evaluation.summary import summarize, write_cases_csv
-from medssl.files import write_json
+from medssl.files import check_writable, write_json
 from medssl.paths import AnyPath
 from medssl.progress import Display
 from medssl.runs.lineage import Lineage, predicted_by, read_ancestor
@@ -57,6 +57,7 @@ def evaluate(
     """
     display = display or Display(quiet=True)
     reference, output = Path(reference), Path(output)
+    check_writable(output, make=False)  # before hours are spent
     # Its images are not opened, so they may lie anywhere.
     dataset = None
     if dataset_json is not None:

@@ -369,6 +369,21 @@ def test_the_output_is_a_file(world: World) -> None:
     assert world.out.read_text() == "precious"
 
 
+@pytest.mark.parametrize("command", ["plan", "evaluate"])
+def test_output_that_cannot_be_written_is_refused_before_any_work(
+    command: str, world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("precious")
+    output = str(tmp_path / "file" / "out.yaml")
+    monkeypatch.setattr("medssl.planning.planner.open_planned", pytest.fail)
+    monkeypatch.setattr("medssl.workflows.evaluate_folders.evaluate_folders", pytest.fail)
+    labels = [str(world.data / "labelsTr")]
+    given = [str(world.data)] if command == "plan" else labels * 2
+    code, message = world.run(command, *given, "--output", output)
+    assert code == 2, message
+    assert "cannot write" in message
+
+
 def test_a_name_too_long_for_the_disk(world: World, tmp_path: Path) -> None:
     world.out = tmp_path / ("x" * 300)
     code, message = world.train()

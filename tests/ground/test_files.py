@@ -254,6 +254,15 @@ def test_a_folder_to_write_to_is_tried(tmp_path: Path) -> None:
     assert content_of(tmp_path) == {"new": None, "new/deep": None}
 
 
+def test_a_folder_to_write_to_is_tried_and_not_made(tmp_path: Path) -> None:
+    files.check_writable(tmp_path / "new" / "deep", make=False)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path / "file", tmp_path / "file" / "new" / "deep", tmp_path / ("x" * 300)):
+        with pytest.raises(MedSSLError, match="cannot write"):
+            files.check_writable(path, make=False)
+
+
 # ---------------------------------------------------------------------- what is in them
 
 
