@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medssl.data.datasets.patient_names import patients_by_name
+from medssl.data.datasets.patient_names import one_spelling, patients_by_name
 from medssl.data.datasets.split import ROLES
 from medssl.errors import MedSSLError
 from medssl.files.folders import discard_folder
@@ -90,7 +90,7 @@ def _patients(ids: list[str], data: DataSettings) -> dict[str, str]:
             match = re.search(data.patients, case)
             if match is not None:
                 found[case] = match.group(1)
-    return found
+    return one_spelling(found)
 
 
 def _splits(run: RunFolder) -> dict[str, Any]:

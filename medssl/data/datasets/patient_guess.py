@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from medssl.data.datasets.patient_names import DATE, HOW, MARKERS, MOST, SEPARATOR, subject_of
+from medssl.data.images.names import same_name
 
 EACH_ITS_OWN = "(.+)"
 """The pattern that says that every scan is of another patient."""
@@ -25,6 +26,7 @@ _WEAK = (
     rf"(?:\d{{1,2}}[-_. ]?)?{_MONTH}[-_. ]?(?:19|20)\d\d|"
     r"(?:scan|exam|study|series|run|rep|acq|rec|week|wk|day|month|mo|year|yr|mr|ct|tp|m|d|w|y|t|v|s)"
     r"[-_]?\d{1,3}|before|after|bl|fu|first|second|third|new|old"
+    r"|术前|术后|治疗前|治疗后|基线|随访|vor|nach|avant|apr[eè]s"
 )
 _WORDS = "|".join([*MARKERS.values(), _WEAK, HOW])
 _COUNTER = r"\d{1,3}"
@@ -82,7 +84,7 @@ def guess_patients(
 
 def _contradicts(guess: PatientGuess, said: Mapping[str, str]) -> bool:
     found = ((re.match(guess.pattern, name), patient) for name, patient in said.items())
-    return any(match is not None and match[1] != patient for match, patient in found)
+    return any(m is not None and same_name(m[1]) != same_name(patient) for m, patient in found)
 
 
 def _patterns(patients: Mapping[str, str]) -> Iterator[str]:
@@ -95,6 +97,7 @@ def _patterns(patients: Mapping[str, str]) -> Iterator[str]:
         yield rf"(?i)^(.*?\d.*?){behind}(?:{SEPARATOR}{_COUNTER})?$"
     yield rf"^(.*\d.*?){SEPARATOR}{_COUNTER}$"
     yield rf"^(.*\d.*?){SEPARATOR}[a-zA-Z]$"
+    yield r"^(.*\d.*?)[-_. ]*\(\d{1,3}\)$"
     yield r"^(.*\d)[a-eA-E]$"
     yield r"^(.*\d)[lrLR]$"
     yield r"(?i)^(.*\d)(?:od|os|ou)$"
@@ -102,6 +105,8 @@ def _patterns(patients: Mapping[str, str]) -> Iterator[str]:
     yield rf"^\d\d[-_.]\d\d[-_.]\d{{4}}{SEPARATOR}(.*\d.*)$"
     for start, before in sorted(_words_before(patients).items()):
         yield rf"(?i)^{re.escape(start)}(?:{before}){SEPARATOR}(.*\d.*)$"
+    # Any words, such as inhale and exhale, crop2, or the copy of a file.
+    yield rf"^(.*\d.*?){SEPARATOR}[^\W\d_]{{3,}}[-_. ]?\d{{0,3}}$"
 
 
 _TAIL = re.compile(
@@ -149,7 +154,7 @@ def _judge(pattern: str, patients: Mapping[str, str]) -> PatientGuess | None:
     rests: dict[str, set[str]] = defaultdict(set)
     for name in patients:
         found = compiled.match(name)
-        base = found[1] if found else name
+        base = same_name(found[1] if found else name)  # as the dataset takes names of patients
         groups[base].append(name)
         if found:
             rests[base].add((name[: found.start(1)] + "*" + name[found.end(1) :]).lower())

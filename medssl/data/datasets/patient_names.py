@@ -23,6 +23,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from medssl.data.images.names import same_name
+
 SEPARATOR = r"[-_. ]+"
 MOST = 20
 """Sessions or dates of one patient from which on the name is rather that of a site."""
@@ -90,6 +92,23 @@ def patients_by_name(ids: Iterable[str]) -> dict[str, str]:
         own = parsed.get(name)
         out[name] = own.base if own is not None and own.base in certain else name
     return out
+
+
+def one_spelling(patients: Mapping[str, str]) -> dict[str, str]:
+    """Take names of patients that differ in letter case alone for one patient.
+
+    Two people never parted cost nothing; one person on both sides of a split costs the result.
+
+    Args:
+        patients: of each case.
+
+    Returns:
+        The same with one spelling of each name, the first in the order of characters.
+    """
+    first: dict[str, str] = {}
+    for name in sorted(set(patients.values())):
+        first.setdefault(same_name(name), name)
+    return {case: first[same_name(name)] for case, name in patients.items()}
 
 
 def subject_of(name: str) -> str | None:

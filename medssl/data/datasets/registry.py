@@ -11,7 +11,7 @@ from pathlib import Path
 from medssl.data.datasets.case import Case
 from medssl.data.datasets.decathlon_items import Item, unsafe_name
 from medssl.data.datasets.patient_guess import PatientGuess, guess_patients
-from medssl.data.datasets.patient_names import patients_by_name
+from medssl.data.datasets.patient_names import one_spelling, patients_by_name
 from medssl.data.datasets.patient_table import is_table, read_patient_table
 from medssl.errors import MedSSLError
 
@@ -111,14 +111,26 @@ class Patients:
         # The id without the folder that tells two apart: scans of a patient may lie in two.
         names = {i: item.id for i, item in items.items() if i not in said}
         by_name = patients_by_name(names.values())
-        self._of = {**{i: by_name[name] for i, name in names.items()}, **said}
+        self._of = self._spelled_alike({**{i: by_name[name] for i, name in names.items()}, **said})
         self.guess: PatientGuess | None = None
         if patients is None:
-            self.guess = guess_patients(by_name, said)
+            self.guess = guess_patients(one_spelling(by_name), said)
 
     def of(self, cases: Sequence[Case]) -> tuple[Case, ...]:
         """Return the cases with their patients."""
         return tuple(replace(case, patient=self._of[case.id]) for case in cases)
+
+    def _spelled_alike(self, patients: dict[str, str]) -> dict[str, str]:
+        spelled = one_spelling(patients)
+        others = {n: spelled[i] for i, n in patients.items() if n != spelled[i]}
+        if others:
+            other, first = min(others.items())
+            more = f" ({len(others)} such pairs)" if len(others) > 1 else ""
+            self.notes.append(
+                f"patients '{first}' and '{other}' differ in letter case alone: they are taken for "
+                f"one{more}"
+            )
+        return spelled
 
     def _note_missing(
         self, ids: Sequence[str], said: Mapping[str, str], patients: str, others: Sequence[str]

@@ -120,6 +120,11 @@ LOOKS = {
     "day first": {"20200102_P1": "P1", "2021-05-06_P1": "P1", "20200102_P2": "P2"},
     "side first": {"left_001": "001", "right_001": "001", "left_002": "002"},
     "side between": {"hip_L_01": "01", "hip_R_01": "01", "hip_L_02": "02"},
+    "any words": {"1_inhale": "1", "1_exhale": "1", "2_inhale": "2", "2_exhale": "2"},
+    "crops": {"7_crop1": "7", "7_crop2": "7", "8_crop1": "8"},
+    "copies": {"s7": "s7", "s7 - Copy": "s7", "s8": "s8"},
+    "numbered by a browser": {"s7 (1)": "s7", "s7 (2)": "s7", "s8": "s8"},
+    "in another language": {"张三_术前": "张三", "张三_术后": "张三", "李四_术后": "李四"},
     "visit first": {"s_visit1_P01": "P01", "s_visit2_P01": "P01", "s_visit1_P02": "P02"},
 }
 
@@ -148,6 +153,9 @@ def test_ids_that_look_alike_are_guessed_and_not_joined(truth: dict[str, str]) -
         ("sub-01_ses-01", "sub-01_ses-02"),
         ("ses-01_sub-01", "ses-02_sub-01", "ses-01_sub-02", "ses-02_sub-02", "ses-01_sub-03"),
         ("scan_0000", "scan_0001", "scan_0002"),
+        tuple(
+            f"site{k}_{name}" for k in (1, 2) for name in ("anna", "bob", "carl", "dora", "emil")
+        ),
         (),
     ],
 )
@@ -159,6 +167,18 @@ def test_no_guess_contradicts_what_is_said() -> None:
     known = patients_by_name(["001_1", "001_2", "002_1"])
     assert guess_patients(known, {"003_1": "003"}) is not None
     assert guess_patients(known, {"003_1": "A", "003_2": "B"}) is None
+
+
+def test_letter_case_alone_makes_no_other_patient(tmp_path: Path) -> None:
+    ids = ["sub-01_ses-1", "SUB-01_ses-2", "Case7_visit1", "case7_visit2", "sub-02_ses-1"]
+    dataset = read_dataset(make_dataset(tmp_path, ids))
+    owner = {case.id: case.patient for case in dataset.training}
+    assert owner[ids[0]] == owner[ids[1]] != owner[ids[4]]
+    assert owner[ids[2]] == owner[ids[3]]
+    said = [d for d in dataset.deviations if "letter case" in d]
+    assert len(said) == 1
+    assert "'Case7' and 'case7'" in said[0]
+    assert guess_patients({i: i for i in ("A1_t1", "a1_t2", "B1_t1")}) is not None
 
 
 def test_the_order_of_what_tells(tmp_path: Path) -> None:
