@@ -73,8 +73,8 @@ class Display:
         """Print one line, unless quiet; log it always."""
         logger.info(message)
         if not self.quiet:
-            plain = {"highlight": False, "markup": False, "emoji": False}
-            self.console.print(message, soft_wrap=True, **plain)
+            # As text, whatever brackets and colons it holds.
+            self.console.print(Text(message), soft_wrap=True)
 
     @contextmanager
     def stage(self, name: str, total: int, done: int, *, later: int = 0) -> Iterator[None]:

@@ -97,8 +97,8 @@ class RunFolder:
         Raises:
             MedSSLError: it holds something and ``resume`` is off, or it cannot be written.
         """
-        words = {"what": "the run folder cannot be written", "fix": WRITABLE}
-        with refusals(self.path, **words):
+        what = "the run folder cannot be written"
+        with refusals(self.path, what=what, fix=WRITABLE):
             if not resume and self.holds_something():
                 raise MedSSLError(
                     "the run folder exists and is not empty",
@@ -109,7 +109,7 @@ class RunFolder:
             if resume:
                 for half in self.checkpoints.glob("*.tmp"):  # left by a run that was killed
                     half.unlink()
-        check_writable(self.path, **words)
+        check_writable(self.path, what=what, fix=WRITABLE)
 
     def holds_something(self) -> bool:
         """Say whether there is more than a run leaves that was killed before it had begun."""
