@@ -122,11 +122,9 @@ def federate_flare(server: AnyPath, output: AnyPath) -> Path:
     if not (home / KEYS).is_file():
         raise MedSSLError("it is no folder of a server", where=home, fix="name it with --server")
     agreed = read_agreed(home, read_server_keys(home / KEYS).federation)
-    sites = {
-        "executors": [{"tasks": [ROUND, FINISH], "executor": _part("SiteExecutor")}],
-        **_nothing_more(),
-    }
-    rounds = {"workflows": [{"id": "rounds", **_part("RoundsController")}], **_nothing_more()}
+    executor = {"tasks": [ROUND, FINISH], "executor": _part("SiteExecutor")}
+    sites = _config("executors", executor)
+    rounds = _config("workflows", {"id": "rounds", **_part("RoundsController")})
     meta = {
         "name": f"medssl-{agreed.id}",
         "resource_spec": {},
@@ -209,13 +207,14 @@ def _part(name: str) -> dict[str, Any]:
     return {"path": f"{CLASSES}.{name}", "args": {}}
 
 
-def _nothing_more() -> dict[str, Any]:
-    return {
-        "format_version": 2,
-        "task_data_filters": [],
-        "task_result_filters": [],
-        "components": [],
-    }
+def _config(what: str, part: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration of an app with one part.
+
+    ``nvflare job submit`` 2.9 writes it anew and takes what holds the first key for all of it, so a
+    number stands first.
+    """
+    more: dict[str, Any] = {"task_data_filters": [], "task_result_filters": [], "components": []}
+    return {"format_version": 2, what: [part], **more}
 
 
 def _absolute(path: AnyPath) -> str:

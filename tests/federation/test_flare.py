@@ -99,6 +99,9 @@ def test_the_job_holds_what_is_agreed_and_no_key(tmp_path: Path) -> None:
     assert meta["min_clients"] == 2
     (executor,) = json.loads((job / "sites/config/config_fed_client.json").read_text())["executors"]
     assert executor["executor"]["path"] == f"{CLASSES}.SiteExecutor"
+    for path in job.glob("*/config/config_fed_*.json"):
+        # What holds the first value is all that `nvflare job submit` keeps.
+        assert next(iter(json.loads(path.read_text()))) == "format_version", path
     for name in ("federation.json", global_name(0)):
         assert (job / "sites/config" / name).read_bytes() == (found.server / name).read_bytes()
     secrets = json.loads((found.server / "keys.json").read_text())["keys"].values()

@@ -116,6 +116,8 @@ def test_processes_and_certificates_of_their_own_on_loopback_alone(tmp_path: Pat
         end = time.monotonic() + 60 * MINUTES
         while time.monotonic() < end and not all(finished(tmp_path / site) for site in SITES):
             seen |= sockets(tmp_path)
+            said = (kits / "localhost" / "poc_console.log").read_text(errors="replace")
+            assert "Fail the job run" not in said, said[-3000:]
             time.sleep(2)
     finally:
         nvflare("poc", "stop")
