@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from medssl.progress import Display
@@ -47,6 +47,7 @@ class Measuring:
         planned_for: ``cpu`` or ``cuda``, where training will run.
         asked: the device as the user named it.
         display: says what is measured.
+        timed: seconds that are known, by recipe and precision.
     """
 
     num_classes: int
@@ -54,6 +55,7 @@ class Measuring:
     planned_for: str
     asked: str
     display: Display
+    timed: dict[str, float] = field(default_factory=dict)
 
     def footprint(self, loaded: LoadedRecipe) -> Footprint:
         """Return what memory a training step needs."""
@@ -90,12 +92,16 @@ class Measuring:
         from medssl.device import resolve_device, resolve_precision
         from medssl.planning.pace import seconds_per_iteration
 
-        self.display.say(f"timing steps: {loaded.recipe.method.name}, {precision}")
         where = resolve_device(self.asked if self.planned_for == "cuda" else "cpu")
-        return seconds_per_iteration(
-            loaded,
-            num_classes=self.num_classes,
-            channels=self.channels,
-            device=where,
-            precision=resolve_precision(precision, where),
-        )
+        resolved = resolve_precision(precision, where)
+        key = loaded.recipe.model_dump_json(exclude={"training": {"precision"}}) + resolved
+        if key not in self.timed:
+            self.display.say(f"timing steps: {loaded.recipe.method.name}, {resolved}")
+            self.timed[key] = seconds_per_iteration(
+                loaded,
+                num_classes=self.num_classes,
+                channels=self.channels,
+                device=where,
+                precision=resolved,
+            )
+        return self.timed[key]

@@ -94,6 +94,17 @@ def test_half_precision_must_be_clearly_quicker(monkeypatch, ratio, expected):
     assert (timed.precision, timed.seconds) == (expected, seconds[expected])
 
 
+def test_steps_of_a_recipe_are_timed_once(monkeypatch):
+    asked = []
+    timer = "medssl.planning.pace.seconds_per_iteration"
+    monkeypatch.setattr(timer, lambda loaded, **how: asked.append(how["precision"]) or 1.0)
+    monkeypatch.setattr("medssl.device.cpu_computes_bf16", lambda: True)
+    here = Measuring(2, 1, "cpu", "cpu", Display(quiet=True))
+    here.seconds(recipe())
+    here.precision(recipe())
+    assert asked == ["fp32", "bf16"]
+
+
 def test_a_cpu_without_half_precision_is_not_timed(monkeypatch):
     monkeypatch.setattr("medssl.device.cpu_computes_bf16", lambda: False)
     assert Measuring(2, 1, "cpu", "cpu", Display(quiet=True)).precision(recipe()) is None
