@@ -96,7 +96,8 @@ def _tell(result: Plan, output: Path, following: str) -> None:
     out.print(f"memory: about {result.memory / 2**30:.1f} GiB, as measured here")
     if result.seconds:
         hours = result.seconds * result.loaded.recipe.training.iterations / 3600
-        long = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
+        minutes = max(round(60 * hours), 1)
+        long = f"{hours:.1f} hours" if hours >= 1 else f"{minutes} minute{'s' * (minutes > 1)}"
         if result.folds is None:
             whole = f"{long} in all; a first look: --set training.iterations=100"
         else:
