@@ -15,6 +15,7 @@ from medssl.data.images.geometry import (
     GRID_ERROR_VOXELS,
     GRID_WARNING_VOXELS,
     grid_distance,
+    is_sheared,
     spacing_of,
 )
 from medssl.data.images.labels import read_label
@@ -57,7 +58,7 @@ def evaluate_folders(
 
     Raises:
         MedSSLError: a folder holds no label files, predictions are missing, a file cannot be read
-            or holds undeclared values, or the two grids of a case differ.
+            or holds undeclared values, or the two grids of a case differ or are sheared.
     """
     pairs = match_files(Path(predictions), Path(reference))
     if label_map is None:
@@ -71,6 +72,7 @@ def evaluate_folders(
         check_same_grid(
             case_id, (prediction_path, predicted, predicted_affine), (reference_path, truth, affine)
         )
+        _check_straight(reference_path, truth, affine)
         classes = to_classes(truth, label_map, reference_path)
         case_rows = evaluate_case(
             _predicted_classes(predicted, classes, label_map, prediction_path),
@@ -143,6 +145,17 @@ def check_same_grid(
         fix="evaluate on the reference's own grid: resample the prediction with nearest neighbor,"
         " or predict again with `medssl predict`, which keeps the image's grid",
     )
+
+
+def _check_straight(path: Path, label: np.ndarray, affine: np.ndarray) -> None:
+    """Refuse axes that are not at right angles: distances and volumes reckon with voxel edges."""
+    if is_sheared(affine, label.shape):
+        raise MedSSLError(
+            "the axes are not at right angles (a tilted gantry?): distances and volumes would be "
+            "wrong",
+            where=path,
+            fix="resample prediction and reference to one straight grid with nearest neighbor",
+        )
 
 
 def _describe_grid(shape: tuple[int, ...], affine: np.ndarray) -> str:

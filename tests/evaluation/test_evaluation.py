@@ -458,6 +458,16 @@ class TestFolders:
         save(folders[0] / "case_1.nii.gz", reference_label(), AFFINE * (1 + 1e-5))
         assert run(folders)[0]["dice"] == 1
 
+    def test_sheared_grids_are_refused(self, folders):
+        for folder in folders:
+            tilted = SimpleITK.GetImageFromArray(np.ones((3, 4, 5), np.uint8))
+            tilted.SetDirection((1, 0, 0, 0, 1, 0.5, 0, 0, 1))
+            (folder / "case_1.nii.gz").unlink()
+            SimpleITK.WriteImage(tilted, folder / "case_1.nrrd")
+        text = message(folders)
+        assert "not at right angles" in text
+        assert str(folders[1] / "case_1.nrrd") in text
+
     def test_missing_predictions_are_listed(self, folders):
         (folders[0] / "case_2.nii.gz").unlink()
         assert "1 of 2 reference cases have no prediction: case_2" in message(folders)
