@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,13 @@ _PLACE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 
 SCOUTS = 0.25
 """Images of another orientation are scouts of a series if there are fewer, as a share of it."""
+
+_OTHER_PIXELS: dict[str, Callable[[DicomHeader], bool]] = {
+    "its images are in color": lambda h: h.data.get("SamplesPerPixel", 1) != 1,
+    "its gray scale is inverted (MONOCHROME1)": lambda h: (
+        h.text("PhotometricInterpretation") == "MONOCHROME1"
+    ),
+}
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 """SOP classes Segmentation Storage and Label Map Segmentation Storage."""
@@ -105,10 +113,9 @@ class _Tree:
         if header.text("SOPClassUID") in SEGMENTATIONS:
             self.segmentations.append(header)
         elif header.data.get("Rows"):
-            # Without a series UID the folder has to tell which slices belong together. Some
-            # anonymizers give the files of every patient the same UIDs.
+            # Without a series UID the folder has to tell which slices belong together.
             series = header.text("SeriesInstanceUID") or str(header.path.parent)
-            uids = header.text("StudyInstanceUID"), series, str(len(twins))
+            uids = header.text("StudyInstanceUID"), series
             self.groups[header.text("PatientID"), *uids].append(header)
         else:
             self.other += 1
@@ -153,7 +160,7 @@ def find_series(source: Path, *, min_slices: int) -> Found:
             continue
         tree.add(DicomHeader(path, data))
     found, notes = [], tree.notes()
-    for headers in tree.groups.values():
+    for headers in (one for group in tree.groups.values() for one in _apart(group)):
         try:
             series, strays = _build(headers, min_slices)
         except UnusableError as error:
@@ -168,6 +175,29 @@ def find_series(source: Path, *, min_slices: int) -> Found:
         if series.note:
             notes.append(f"{describe_series(headers[0])}: {series.note}")
     return Found(found, tree.segmentations, notes)
+
+
+def _apart(headers: list[DicomHeader]) -> list[list[DicomHeader]]:
+    """Divide images of one patient and series where two have one UID.
+
+    Some anonymizers give the files of every patient the same UIDs: then folders tell whose they
+    are. Those of one folder cannot be told apart, see :func:`_build`.
+    """
+    if not _reuses(headers):
+        return [headers]
+    depth, parts = 0, [headers]
+    while len(parts) == 1 and depth < max(len(h.path.parent.parts) for h in headers):
+        depth += 1
+        folders: dict[tuple[str, ...], list[DicomHeader]] = defaultdict(list)
+        for header in headers:
+            folders[header.path.parent.parts[:depth]].append(header)
+        parts = list(folders.values())
+    return parts if len(parts) == 1 else [one for part in parts for one in _apart(part)]
+
+
+def _reuses(headers: list[DicomHeader]) -> bool:
+    uids = [uid for h in headers if (uid := h.text("SOPInstanceUID"))]
+    return len(set(uids)) < len(uids)
 
 
 def _is_copy(header: DicomHeader, other: DicomHeader) -> bool:
@@ -212,11 +242,13 @@ def _build(headers: list[DicomHeader], min_slices: int) -> tuple[Series, int]:
     slices = [h for h in headers if "LOCALIZER" not in h.text("ImageType").upper()]
     if not slices:
         raise UnusableError("it is a localizer")
+    slices = _gray(slices)
+    if _reuses(slices):
+        raise UnusableError(
+            "several of its images have one SOPInstanceUID, perhaps of different patients: put "
+            "each scan into a folder of its own"
+        )
     first = slices[0]
-    if first.data.get("SamplesPerPixel", 1) != 1:
-        raise UnusableError("its images are in color")
-    if first.text("PhotometricInterpretation") == "MONOCHROME1":
-        raise UnusableError("its gray scale is inverted (MONOCHROME1)")
     if first.text("Modality") in ("OPT", "OP"):
         raise UnusableError("it is an OCT or a photograph of the eye; use `medssl import oct`")
     if any((h.data.get("NumberOfFrames") or 1) > 1 for h in slices):
@@ -231,6 +263,20 @@ def _build(headers: list[DicomHeader], min_slices: int) -> tuple[Series, int]:
     order, affine = slice_grid(positions, data.ImageOrientationPatient, data.PixelSpacing)
     shape = (int(data.Columns), int(data.Rows), len(kept))
     return Series(tuple(kept[i] for i in order), affine, shape), len(headers) - len(kept)
+
+
+def _gray(headers: list[DicomHeader]) -> list[DicomHeader]:
+    """Return the images but for a few in color or of inverted gray, such as a dose report.
+
+    Raises:
+        UnusableError: these are not few.
+    """
+    for what, is_other in _OTHER_PIXELS.items():
+        others = [h for h in headers if is_other(h)]
+        if len(others) >= SCOUTS * len(headers):
+            raise UnusableError(what)
+        headers = [h for h in headers if not is_other(h)]
+    return headers
 
 
 def _largest_stack(headers: list[DicomHeader], min_slices: int) -> list[DicomHeader]:

@@ -176,9 +176,18 @@ def _match_labels(
     for header in segmentations:
         uids, frame = referenced_series(header), header.text("FrameOfReferenceUID")
         owners = [n for n, s in enumerate(series) if s.text("SeriesInstanceUID") in uids]
-        if len(owners) > 1:  # anonymizers give the series of every patient one UID
-            patient = header.text("PatientID")
+        # Anonymizers give the series of every patient one UID, and of two with the same one the
+        # other may be left out.
+        patient = header.text("PatientID")
+        stated = [n for n in owners if patient and series[n].text("PatientID")]
+        if len(owners) > 1 or stated:
             owners = [n for n in owners if series[n].text("PatientID") == patient]
+        if stated and not owners:
+            notes.append(
+                f"segmentation {header.path.name} names a series of another patient (PatientID): "
+                "left out"
+            )
+            continue
         if not owners and not uids and frame:
             owners = [n for n, s in enumerate(series) if s.text("FrameOfReferenceUID") == frame]
         if len(owners) == 1:

@@ -152,6 +152,28 @@ def test_an_image_without_a_place_costs_itself_alone(tmp_path: Path) -> None:
     np.testing.assert_array_equal(image, stored.astype(int) - 1024)
 
 
+@pytest.mark.parametrize(
+    ("other", "what"),
+    [
+        ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "in color"),
+        ({"PhotometricInterpretation": "MONOCHROME1"}, "inverted"),
+    ],
+)
+def test_a_report_in_color_costs_itself_alone(tmp_path: Path, other: dict, what: str) -> None:
+    stored = voxels()
+    images = write_series(tmp_path / "in", stored)
+    report = {"SOPInstanceUID": uid("report"), **other}
+    for keyword, value in report.items():
+        setattr(images[0], keyword, value)
+    images[0].save_as(tmp_path / "in" / "0.dcm")  # the first of the folder
+    _, [image], _ = imported(tmp_path / "in")
+    np.testing.assert_array_equal(image, stored.astype(int) - 1024)
+    assert "left out 1 of the 9 images" in notes_of(tmp_path / "in")
+    for path in (tmp_path / "in").glob("a*.dcm"):
+        path.unlink()
+    assert what in notes_of(tmp_path / "in")
+
+
 # ------------------------------------------------------------------------------------ UIDs, copies
 
 
@@ -173,6 +195,50 @@ def test_scans_of_one_patient_and_one_set_of_uids_stay_two(tmp_path: Path) -> No
     _, images, _ = imported(tmp_path / "in")
     assert len(images) == 2
     assert not np.array_equal(*images)
+
+
+@pytest.mark.parametrize("counts", [(8, 11), (11, 8)])
+def test_scans_of_one_set_of_uids_are_not_mixed(tmp_path: Path, counts: tuple[int, int]) -> None:
+    stored = [voxels(seed, (count, 7, 5)) for seed, count in enumerate(counts)]
+    for folder, planes in zip(("one", "two"), stored, strict=True):
+        for k in (0, 1):  # a series may lie in several folders, too
+            part = slice(None, 4) if k else slice(4, None)
+            offsets = range(len(planes))[part]
+            for place in offsets:
+                write_series(
+                    tmp_path / "in" / folder / str(k),
+                    planes[place][None],
+                    offsets=[place],
+                    names=[f"{place}.dcm"],
+                    SOPInstanceUID=uid("a", place),
+                )
+    _, images, _ = imported(tmp_path / "in")
+    for image, planes in zip(images, stored, strict=True):
+        np.testing.assert_array_equal(image, planes.astype(int) - 1024)
+
+
+def test_scans_of_one_set_of_uids_in_one_folder_are_refused(tmp_path: Path) -> None:
+    for name, count in (("a", 8), ("b", 11)):
+        names = [f"{name}{k}.dcm" for k in range(count)]
+        write_series(tmp_path, voxels(count, (count, 7, 5)), names=names)
+    found = find_series(tmp_path, min_slices=5)
+    assert found.series == []
+    assert "put each scan into a folder of its own" in " ".join(found.notes)
+
+
+def test_a_segmentation_of_another_patient_is_left_out(tmp_path: Path) -> None:
+    """Two patients of one set of UIDs: the series of one has a gap and is left out."""
+    masks = two_masks()
+    write_series(tmp_path / "in" / "A", voxels(1), PatientID="A")
+    gap = {"offsets": [0, 1, 2, 4, 5, 6, 7, 8], "PatientID": "B"}
+    images = write_series(tmp_path / "in" / "B", voxels(2), **gap)
+    for image in images:
+        image.ImagePositionPatient = [-10, -20, 30 + 2 * images.index(image)]
+    write_segmentation(tmp_path / "in" / "B" / "seg.dcm", images, masks)
+    info, images, labels = imported(tmp_path / "in")
+    assert len(images) == 1
+    assert labels == []
+    assert "names a series of another patient" in info["notes"]
 
 
 def test_true_copies_are_one_scan(tmp_path: Path) -> None:
