@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from medssl.data.dicom.series import Series
+from medssl.data.images.names import NIFTI, image_suffix, split_extension
 from medssl.data.images.volume import read_header
 from medssl.data.images.write import check_writable
 from medssl.data.preprocessing.tensors import read_images, series_image
@@ -204,14 +205,29 @@ def _segment(
     return predictor.predict_image(image, progress=progress, **wanted)
 
 
+def _both_spellings(path: Path) -> set[Path]:
+    """Return a NIfTI file's places, behind links too, without ``.nii`` or ``.nii.gz``."""
+    if image_suffix(path) not in NIFTI:
+        return set()
+    return {p.parent.resolve() / split_extension(p.name)[0] for p in (path, path.resolve())}
+
+
 def _check_output(output: Path, jobs: Sequence[CaseFiles]) -> None:
     images = {path.resolve() for job in jobs for path in files_of(job.source)}
+    beside = {one for job in jobs for path in files_of(job.source) for one in _both_spellings(path)}
     for target in (path for job in jobs for path in job.targets):
         if target.resolve() in images:
             raise MedSSLError(
                 "the prediction would overwrite an image",
                 where=target,
                 fix="choose another output folder",
+            )
+        if _both_spellings(target) & beside:
+            raise MedSSLError(
+                "the prediction would lie beside its image under the same name, packed the one and "
+                "the other not: ITK programs show the voxels of the .nii for both",
+                where=target,
+                fix="choose another output folder, or --format nrrd",
             )
     slices = {
         path.parent.resolve()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -563,6 +564,22 @@ def test_images_are_never_overwritten(folder: Path) -> None:
         predict_files(make_predictor(), find_images([folder]), folder, PredictSettings())
     assert caught.value.where.endswith("a.nii.gz")
     assert (folder / "a.nii.gz").read_bytes() == before
+
+
+def test_nothing_is_written_beside_an_image_of_its_name(folder: Path, tmp_path: Path) -> None:
+    """ITK opens scan.nii.gz and takes the voxels of scan.nii beside it."""
+    image = tmp_path / "scan.nii"
+    image.write_bytes(gzip.decompress((folder / "a.nii.gz").read_bytes()))
+    for output in (tmp_path, tmp_path / "sub" / ".."):
+        with pytest.raises(MedSSLError, match=r"the voxels of the \.nii for both"):
+            predict_files(make_predictor(), find_images([image]), output, PredictSettings())
+    assert not (tmp_path / "scan.nii.gz").exists()
+    # A link of another name does no harm.
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "scan.nii").symlink_to(folder / "a.nii.gz")
+    found = find_images([tmp_path / "links" / "scan.nii"])
+    [result] = predict_files(make_predictor(), found, tmp_path / "out", PredictSettings())
+    assert result.error is None
 
 
 def test_an_output_that_is_a_file_is_refused_before_anything_runs(
