@@ -77,6 +77,13 @@ def test_commands_exist(page: Path) -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_files_that_are_named_exist() -> None:
+    place = re.compile(r"`((?:tests|benchmarks|medssl|recipes|data_specs)/[\w/]+\.\w+)`")
+    named = {name for page in PAGES for name in place.findall(page.read_text(encoding="utf-8"))}
+    assert len(named) > 20
+    assert not [name for name in sorted(named) if not (ROOT / name).exists()]
+
+
 def test_a_wrong_command_is_found() -> None:
     assert sum(whole for page in PAGES for _, whole in printed(page)) > 50
     assert check("train mine.yaml --set seed=1", whole=True) is None
