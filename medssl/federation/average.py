@@ -22,18 +22,21 @@ def site_weights(
     """Return the weight of each site in the mean; they add up to 1.
 
     Args:
-        rule: ``iterations``: by the iterations of the round, so equal where all train alike.
-            ``labeled``: sites that have labels share among them, by labeled patients, what they
-            would have if all sites were equal; a site without labels keeps its equal share. (By
+        rule: ``iterations``: by the iterations of the round, so equal where all train alike; those
+            of a site without labels count as its guesses do, less at first. ``labeled``: sites that
+            have labels share among them, by labeled patients, what they would have if all sites
+            were equal; a site without labels has its equal share, less at first as well. (By
             patients alone it would have none, and what it learned would be lost.)
         figures: of each site, ``iterations`` and ``labeled_patients``.
     """
+    done = {site: float(max(f.get("iterations", 0), 0)) for site, f in figures.items()}
     if rule == "iterations":
-        counts = {site: float(max(f.get("iterations", 0), 0)) for site, f in figures.items()}
+        counts = done
     else:
         patients = {site: max(f.get("labeled_patients", 0), 0) for site, f in figures.items()}
         total, sites = sum(patients.values()), sum(n > 0 for n in patients.values())
-        counts = {site: n * sites / total if n else 1.0 for site, n in patients.items()}
+        most = max(done.values(), default=0.0) or 1.0
+        counts = {s: n * sites / total if n else done[s] / most for s, n in patients.items()}
     whole = sum(counts.values())
     if whole == 0:
         return {site: 1 / len(counts) for site in counts}

@@ -136,7 +136,9 @@ class SelfTraining(StudentTeacher):
             guessed = (guessed + guess_loss(again, alone, settings, self.unions)) / 2
         if self.hardness is not None:
             self.hardness.remember(unlabeled.case, finest(logits), shown)
-        factor = settings.unlabeled_weight * progress.ramp(settings.ramp_fraction)
+        factor = settings.unlabeled_weight
+        if labeled is not None:  # else the ramp is of the site's weight among others: Exchanger
+            factor *= progress.ramp(settings.ramp_fraction)
         terms = {
             "loss/labeled": truth.detach(),
             "loss/unlabeled": guessed.detach(),

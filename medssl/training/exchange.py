@@ -47,7 +47,8 @@ class Update:
     Attributes:
         tensors: the shared ones by name, float32 on the CPU; copies.
         step: iterations of all stages finished so far.
-        iterations: those since the last exchange.
+        iterations: those since the last exchange; at a site without labels, each as much as
+            guesses count by then.
         labeled_patients: how many patients' labels the site trains on.
     """
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from medssl.errors import MedSSLError
 from medssl.methods.base import Method
 from medssl.methods.settings import Stage
+from medssl.ops.ramps import share_ramp
 from medssl.runs.folder import RunFolder
 from medssl.training.exchange import FEDERATED, Exchange, Update, parts_of, shared_tensors
 from medssl.training.state import State
@@ -81,9 +82,7 @@ class Exchanger:
         Raises:
             MedSSLError: what came is not what is shared, or not finite.
         """
-        update = Update(
-            self._copies(), state.step, state.step - state.exchanged, self.labeled_patients
-        )
+        update = Update(self._copies(), state.step, self._iterations(state), self.labeled_patients)
         found = self.exchange.swap(update, stopped)
         if found is None and stopped():
             return False
@@ -91,6 +90,19 @@ class Exchanger:
             self._take(found)
         state.exchanged = state.step
         return True
+
+    def _iterations(self, state: State) -> int:
+        """Return the iterations since the last exchange, one or more.
+
+        Where nothing is labeled each counts as much as guesses do by then. An optimizer that scales
+        its steps, as Adam does, makes as long ones of a loss of small weight: guesses of the first
+        rounds would move the common model as far as labels do.
+        """
+        since = range(state.exchanged, state.step)
+        if self.labeled_patients:
+            return len(since)
+        share = getattr(self.method.settings, "ramp_fraction", 0.0)
+        return max(1, round(sum(share_ramp(done, self.total, share) for done in since)))
 
     @torch.no_grad()
     def pull(self, scale: float) -> None:

@@ -37,11 +37,17 @@ def test_equal_weights_by_iterations() -> None:
 
 
 def test_a_site_without_labels_keeps_its_equal_share() -> None:
-    figures = {n: {"labeled_patients": c} for n, c in (("A", 3), ("B", 1), ("C", 0))}
+    figures = {
+        n: {"labeled_patients": c, "iterations": 50} for n, c in zip("ABC", (3, 1, 0), strict=True)
+    }
     weights = site_weights("labeled", figures)
     assert weights == pytest.approx({"A": 0.5, "B": 1 / 6, "C": 1 / 3})
-    none = {n: {"labeled_patients": 0} for n in "AB"}
+    none = {n: {"labeled_patients": 0, "iterations": 50} for n in "AB"}
     assert site_weights("labeled", none) == {"A": 0.5, "B": 0.5}
+    figures["C"]["iterations"] = 10  # its guesses count a fifth yet: 0.2 of 2.2
+    weights = site_weights("labeled", figures)
+    assert weights == pytest.approx({"A": 1.5 / 2.2, "B": 0.5 / 2.2, "C": 0.2 / 2.2})
+    assert site_weights("iterations", figures)["C"] == 10 / 110
 
 
 def test_lengths() -> None:

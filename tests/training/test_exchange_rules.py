@@ -65,12 +65,14 @@ def test_a_site_without_labels_learns_from_the_common_model(
     world: tuple[Path, Path], tmp_path: Path
 ) -> None:
     recipe = recipe_file(world, tmp_path, {"name": "self_training", "preset": "fedlabel"})
-    none = ["data.labeled=0", "method.threshold=0.2", "method.ramp_fraction=0.0"]
+    none = ["data.labeled=0", "method.threshold=0.2", "method.ramp_fraction=1.0"]
     bare = write_dataset(tmp_path / "bare", cases=0, unlabeled=4)
     own = [*none[1:], f"data.root={bare}", "data.labeled=null", "data.test=0"]
     echo = Echo()
     run = medssl.train(recipe, output=tmp_path / "run", overrides=own, exchange=echo).path
     assert {u.labeled_patients for u in echo.updates} == {0}
+    # exp(-5 (1 - i / 8)^2), summed over iterations 0 to 2, 3 to 5, 6 and 7: 0.09, 0.92, 1.66
+    assert [u.iterations for u in echo.updates] == [1, 1, 2]
     first, *_, final = [u.tensors for u in echo.updates]
     assert any(not torch.equal(first[n], final[n]) for n in first if n.startswith("student."))
     assert not any(name.startswith("second") for u in echo.updates for name in u.tensors)
