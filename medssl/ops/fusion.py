@@ -36,11 +36,17 @@ def fuse_others(
         raise ValueError("nothing to fuse: no other prediction")
     if len(others) == 1:
         return probs[others[0]]
-    weights = [(uncertainty[j].clamp_min(0) + eps).reciprocal() for j in others]
-    fused = torch.zeros_like(probs[others[0]])
+    # In half precision 1 / eps is infinite.
+    weights = [(_wide(uncertainty[j]).clamp_min(0) + eps).reciprocal() for j in others]
+    fused = torch.zeros_like(_wide(probs[others[0]]))
     for j, weight in zip(others, weights, strict=True):
-        fused.addcmul_(probs[j], weight)
+        fused.addcmul_(_wide(probs[j]), weight)
     return fused.div_(torch.stack(weights).sum(dim=0))
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Return a tensor in single precision, or as it is in double."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def entropy_weights(probs: Sequence[Tensor]) -> list[Tensor]:
@@ -54,7 +60,8 @@ def entropy_weights(probs: Sequence[Tensor]) -> list[Tensor]:
 
     Source: Zhao et al., AD-MT (ECCV 2024, arXiv 2311.17325), published code.
     """
-    entropy = [-(p * (p + 1e-10).log2()).sum(dim=1) for p in probs]
+    wide = [_wide(p) for p in probs]  # in half precision 1e-10 is 0
+    entropy = [-(p * (p + 1e-10).log2()).sum(dim=1) for p in wide]
     return list(torch.softmax(-torch.stack(entropy), dim=0).unbind(0))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from medssl.ops.fusion import entropy_weights, fuse_by_entropy
+from medssl.ops.fusion import entropy_weights, fuse_by_entropy, fuse_others
 from medssl.ops.reliability import (
     agreement,
     boundary,
@@ -114,6 +114,21 @@ def test_a_sure_teacher_against_one_that_knows_nothing(classes: int, weight: flo
     assert (first + second).item() == pytest.approx(1)
     alike = fuse_by_entropy([nothing, nothing])
     torch.testing.assert_close(alike, nothing)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_fusion_of_half_precision_is_finite(dtype: torch.dtype) -> None:
+    sure = torch.tensor([1.0, 0.0], dtype=dtype).view(1, 2, 1)
+    unsure = torch.tensor([0.5, 0.5], dtype=dtype).view(1, 2, 1)
+    weight = 1 / (1 + math.exp(-1))  # of 0 bits against 1
+    fused = fuse_by_entropy([sure, unsure]).flatten()
+    expected = torch.tensor([weight + (1 - weight) / 2, (1 - weight) / 2])
+    torch.testing.assert_close(fused, expected)
+    none, some = torch.zeros_like(sure[:, :1]), torch.ones_like(sure[:, :1])
+    fused = fuse_others([sure, unsure], [none, none]).flatten()
+    torch.testing.assert_close(fused, torch.tensor([0.75, 0.25]))
+    fused = fuse_others([sure, unsure], [none, some]).flatten()
+    torch.testing.assert_close(fused, torch.tensor([1.0, 0.0]), atol=1e-5, rtol=0)
 
 
 def test_early_learning_by_hand() -> None:
