@@ -123,10 +123,13 @@ def as_text(result: Mapping[str, Any]) -> str:
             lines.append(
                 f"| {site} | {name} | {found['patients']} | {dice} | {failed} | {one['trained']} |"
             )
-    lines += ["", "| site | gain | mean | evidence of |", "|---|---|---|---|"]
-    for site, found in result["sites"].items():
-        for name, gain in found["gains"].items():
-            lines.append(f"| {site} | {name} | {_text(gain)} | {gain['evidence']} |")
+    gains = [
+        f"| {site} | {name} | {_text(gain)} | {gain['evidence']} |"
+        for site, found in result["sites"].items()
+        for name, gain in found["gains"].items()
+    ]
+    if gains:  # of one model alone there is none
+        lines += ["", "| site | gain | mean | evidence of |", "|---|---|---|---|", *gains]
     lines += ["", "Means over patients with Student's t interval (95 %), over all structures."]
     lines += [f"{site} was refused: {why}." for site, why in result["refused"].items()]
     lines += [f"Nothing was said by {site}." for site in result["silent"]]

@@ -75,6 +75,7 @@ def test_figures_say_what_all_patients_in_one_list_would(found: Created, tmp_pat
     text = (found.server / "verdict.md").read_text()
     assert "| A | local | 6 |" in text
     assert "Nothing was said by C." in text
+    assert "| A | federated - local |" in text
 
 
 def test_of_few_patients_nothing_leaves_a_site(found: Created, tmp_path: Path) -> None:
@@ -84,6 +85,8 @@ def test_of_few_patients_nothing_leaves_a_site(found: Created, tmp_path: Path) -
     assert not (found.folder / figures_name("A")).exists()
     federate_figures(found.folder, found.keys["A"], runs, allow_few=True)
     assert federate_verdict(found.folder, found.server).result["sites"]["A"]["patients"] == 4
+    federate_figures(found.folder, found.keys["A"], {"local": runs["local"]}, allow_few=True)
+    assert "| gain |" not in federate_verdict(found.folder, found.server).text, "one model alone"
     rare = np.array([0.5, np.nan, 0.7, np.nan, 0.6, np.nan])
     assert moments_of(rare, allow_few=False) is None, "a structure that four patients have"
     assert moments_of(rare, allow_few=True) is not None
