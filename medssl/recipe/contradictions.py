@@ -113,8 +113,14 @@ def spec_warnings(recipe: Recipe, settings: MethodSettings) -> list[str]:
     return found
 
 
-def idle_settings(recipe: Recipe, settings: MethodSettings) -> list[str]:
-    """Describe settings that can do nothing."""
+def idle_settings(recipe: Recipe, settings: MethodSettings, *, record: bool) -> list[str]:
+    """Describe settings that can do nothing.
+
+    Args:
+        recipe: with its spec.
+        settings: of its method.
+        record: it is a run's, in which all keys are set, and not by its user.
+    """
     training, found = recipe.training, []
     has_validation = recipe.data.validation not in (0, None, [])
     if training.early_stop and not has_validation:
@@ -138,12 +144,14 @@ def idle_settings(recipe: Recipe, settings: MethodSettings) -> list[str]:
             "patch of the batch"
         )
     optimizer = training.optimizer
-    if optimizer.name != "sgd" and {"momentum", "nesterov"} & optimizer.model_fields_set:
+    of_sgd = set() if record else {"momentum", "nesterov"} & optimizer.model_fields_set
+    if optimizer.name != "sgd" and of_sgd:
         found.append(f"training.optimizer.momentum and nesterov do nothing with {optimizer.name}")
     unlabeled = recipe.data.unlabeled or recipe.data.test_as_unlabeled
     if unlabeled and not settings.uses_unlabeled:
         found.append(f"data.unlabeled is not read: {recipe.method.name!r} uses labels alone")
-    asked = training.augment.flip and "flip" in training.augment.model_fields_set
+    flip = training.augment.flip and not record
+    asked = flip and "flip" in training.augment.model_fields_set
     if asked and not recipe.spec.flip_axes:
         found.append("training.augment.flip does nothing: the data spec allows no flip_axes")
     return found

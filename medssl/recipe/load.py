@@ -174,7 +174,7 @@ def resolve(
         recipe = recipe.model_copy(update={"method": method.record(recipe.method.name)})
         refuse_contradictions(recipe, settings, path)
     warnings = (
-        *idle_settings(recipe, settings),
+        *idle_settings(recipe, settings, record=recorded is not None),
         *settings.warn_recipe(recipe, method.overridden),
         *method.warnings,
         *spec_warnings(recipe, settings),

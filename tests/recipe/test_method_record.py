@@ -141,6 +141,19 @@ def test_warnings_speak_of_overridden_settings_only(tmp_path: Path) -> None:
     assert warnings(idle) == ["method.variant does nothing with preset corrected"]
 
 
+def test_a_record_is_not_warned_of_keys_that_nobody_set(tmp_path: Path) -> None:
+    adam = {"optimizer": {"name": "adam"}}
+    spec = {"name": "mr_cardiac", "flip_axes": []}
+    loaded, path = record(tmp_path, "supervised", training=adam, spec=spec)
+    assert load_recipe(path).warnings == loaded.warnings == ()
+    idle = {"optimizer": {"name": "adam", "momentum": 0.5}, "augment": {"flip": True}}
+    loaded = load_recipe(write(tmp_path / "idle.yaml", "supervised", training=idle, spec=spec))
+    assert [w.partition(" d")[0] for w in loaded.warnings] == [
+        "training.optimizer.momentum and nesterov",
+        "training.augment.flip",
+    ]
+
+
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
