@@ -11,6 +11,7 @@ from typing import Any
 
 from medssl.data.datasets.patient_names import one_spelling, patients_by_name
 from medssl.data.datasets.split import ROLES
+from medssl.data.datasets.split_file import PATIENTS
 from medssl.errors import MedSSLError
 from medssl.files.folders import discard_folder
 from medssl.recipe.load import load_recipe
@@ -54,15 +55,18 @@ def traces_of(runs: Sequence[RunFolder], asked: Collection[str]) -> Traces:
         MedSSLError: one of them is not among the cases of any run.
     """
     ids: dict[str, None] = {}
+    recorded: dict[str, str] = {}
     for run in runs:
         splits = _splits(run)
+        recorded |= splits.get(PATIENTS, {})
         ids |= dict.fromkeys(one for role in ROLES for one in splits.get(role, ()))
         ids |= dict.fromkeys(str(found.get("case")) for found in splits.get("left_out", ()))
     data = load_recipe(runs[0].recipe).recipe.data
-    patients = _patients(list(ids), data)
+    patients = _patients(list(ids), data) | recorded
     theirs = {p for one in asked for p in (one, patients.get(one)) if p is not None}
     cases = {case for case, patient in patients.items() if {case, patient} & theirs}
-    unknown = [one for one in asked if one not in cases and one not in patients.values()]
+    seen = {name for run in runs for name in _seen_by(run)}
+    unknown = [one for one in asked if one not in {*cases, *patients.values(), *seen}]
     if unknown:
         raise MedSSLError(
             f"no scan of {', '.join(unknown)} is recorded here",
@@ -70,6 +74,8 @@ def traces_of(runs: Sequence[RunFolder], asked: Collection[str]) -> Traces:
             fix="name patients, or their cases, as splits.json of the run does",
         )
     names = frozenset({*asked, *cases, *(patients[case] for case in cases)})
+    for run in runs:
+        _refuse_other_names(run, cases, names)
     hashes: set[str] = set()
     for run in runs:
         files, splits = run.read_manifest().get(FILES, {}), _splits(run)
@@ -82,8 +88,32 @@ def traces_of(runs: Sequence[RunFolder], asked: Collection[str]) -> Traces:
     return Traces(names, frozenset(hashes))
 
 
+def _seen_by(run: RunFolder) -> set[str]:
+    """Return the patients whose labels or images a run itself used."""
+    node = read_lineage(run)
+    return {*node.labels, *node.selection, *node.images}
+
+
+def _refuse_other_names(run: RunFolder, cases: Collection[str], names: Collection[str]) -> None:
+    """Refuse a run that used some cases and knows their patient by a name that nobody gave.
+
+    Raises:
+        MedSSLError: an earlier version did not record it, and a table or dataset.json stated it.
+    """
+    splits, seen = _splits(run), _seen_by(run)
+    used = {case for role in ("labeled", "unlabeled") for case in splits.get(role, ())}
+    if seen and used & set(cases) and not seen & set(names):
+        raise MedSSLError(
+            "it used scans of the patient under another name, which it did not record beside them",
+            where=run.path / "lineage.json",
+            fix="name the patient as this file does, and all cases, with --patients",
+        )
+
+
 def _patients(ids: list[str], data: DataSettings) -> dict[str, str]:
-    """Return the patient of each case, as the recipe or the names say; a table may be gone."""
+    """Return the patient of each case, as a pattern or the names say, not a table, which may be
+    gone.
+    """
     found = patients_by_name(ids)
     if data.patients is not None and not data.patients.endswith(".csv"):
         for case in ids:

@@ -13,7 +13,12 @@ from helpers import same_bits, small_recipe, write_dataset, write_recipe
 
 import medssl
 from medssl.cross_validation import forget as forget_module
-from medssl.cross_validation.forgetting import clean_cache, remaining, traces_of
+from medssl.cross_validation.forgetting import (
+    clean_cache,
+    learned_from,
+    remaining,
+    traces_of,
+)
 from medssl.errors import MedSSLError
 from medssl.reports import crossval_page
 from medssl.runs.checkpoint import load_checkpoint
@@ -154,6 +159,29 @@ def test_a_run_is_trained_again_or_keeps_its_weights(tmp_path: Path) -> None:
     again = medssl.forget(tmp_path / "later", [GONE], overrides=more, device="cpu")
     for path in (saw.path, tested.path, again.path, tmp_path / "cache"):
         assert named_in(path, words) == []
+
+
+def test_a_patient_whom_only_a_table_names_is_known_by_each_of_the_cases(tmp_path: Path) -> None:
+    world, table = make_world(tmp_path), tmp_path / "patients.csv"
+    table.write_text(f"case,patient\ncase_00,Ann\n{GONE},Zoe\ncase_04,Zoe\n")
+    cases = ["data.labeled=[case_00, case_01]", "data.test=[case_03]", f"data.patients={table}"]
+    medssl.train(world / "small.yaml", overrides=cases, output=tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
+    assert json.loads(run.splits.read_text())["patients"] == {
+        "case_00": "Ann", GONE: "Zoe", "case_04": "Zoe"
+    }  # fmt: skip
+    for asked in ([GONE], ["case_04"], ["Zoe"]):
+        traces = traces_of([run], asked)
+        assert learned_from(run, traces)
+        assert traces.names == {"Zoe", GONE, "case_04"}
+    assert not learned_from(run, traces_of([run], ["case_03"]))
+    # Earlier versions did not record what a table says.
+    before = json.loads(run.splits.read_text())
+    del before["patients"]
+    run.splits.write_text(json.dumps(before))
+    with pytest.raises(MedSSLError, match="under another name, which it did not record"):
+        traces_of([run], [GONE])
+    assert learned_from(run, traces_of([run], ["Zoe", GONE, "case_04"]))
 
 
 def test_traces_are_found_in_words_names_and_the_cache(tmp_path: Path) -> None:

@@ -13,6 +13,9 @@ from medssl.data.datasets.split import ROLES, Splits
 from medssl.errors import MedSSLError
 from medssl.files import write_json
 
+PATIENTS = "patients"
+"""Key of ``splits.json``: the patient of each case that is not called as its patient."""
+
 
 def split_hash(splits: Splits) -> str:
     """Return the SHA-256 of the case ids of each role, whatever their order."""
@@ -25,13 +28,16 @@ def _hash(ids: dict[str, list[str]]) -> str:
 
 
 def save_splits(splits: Splits, path: Path) -> None:
-    """Write ``splits.json``: the case ids per role, hash, notes, copies left out; atomic.
+    """Write ``splits.json``: the case ids per role, hash, notes, copies left out, and patients that
+    are not called as their case; atomic.
 
     Each list can itself be named by a recipe: ``data.labeled: {file: splits.json, key: labeled}``.
     """
+    cases = {role: getattr(splits, role) for role in ROLES}
     content = {
         "hash": split_hash(splits),
-        **{role: [c.id for c in getattr(splits, role)] for role in ROLES},
+        **{role: [c.id for c in found] for role, found in cases.items()},
+        PATIENTS: {c.id: c.patient for found in cases.values() for c in found if c.patient != c.id},
         "notes": list(splits.notes),
         "left_out": [asdict(found) for found in splits.left_out],
     }
