@@ -30,6 +30,11 @@ def is_installed_model(path: Path) -> bool:
     return is_bundle(path) and (path / DESCRIPTION).is_file()
 
 
+def installed_models() -> dict[str, Path]:
+    """Return the folders of installed models by name."""
+    return {p.name: p for p in sorted(models_folder().glob("*")) if is_installed_model(p)}
+
+
 def find_model(source: AnyPath) -> Path:
     """Return the folder of a run, a bundle, or an installed model given by its name.
 

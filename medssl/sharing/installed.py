@@ -10,7 +10,12 @@ from typing import Any
 from medssl.data.datasets.case import LabelMap
 from medssl.errors import MedSSLError, did_you_mean
 from medssl.files import discard_folder
-from medssl.settings.model_names import DESCRIPTION, is_installed_model, models_folder
+from medssl.settings.model_names import (
+    DESCRIPTION,
+    installed_models,
+    is_installed_model,
+    models_folder,
+)
 
 
 @dataclass(frozen=True)
@@ -53,8 +58,7 @@ def list_models() -> dict[str, InstalledModel]:
         >>> medssl.list_models()["mine"].structures
         ('arc', 'wall', 'node')
     """
-    folders = (p for p in sorted(models_folder().glob("*")) if is_installed_model(p))
-    return {path.name: _read(path) for path in folders}
+    return {name: _read(path) for name, path in installed_models().items()}
 
 
 def _read(path: Path) -> InstalledModel:
@@ -91,7 +95,7 @@ def remove_model(name: str) -> Path:
     """
     path = models_folder() / name
     if Path(name).name != name or not is_installed_model(path):
-        known = [p.name for p in sorted(models_folder().glob("*")) if is_installed_model(p)]
+        known = installed_models()
         raise MedSSLError(
             f"no model {name!r} is installed",
             fix=did_you_mean(name, known) if known else "see `medssl models`",

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from medssl.atlases.folder import open_atlases
 from medssl.bundle.load import load_bundle
-from medssl.errors import MedSSLError
+from medssl.errors import MedSSLError, did_you_mean
 from medssl.inference.identity import weights_sha256
 from medssl.inference.opinion import Opinion
 from medssl.inference.predictor import Predictor
 from medssl.inference.settings import PredictSettings
 from medssl.models.loaded_run import load_ensemble
-from medssl.settings.model_names import find_model, is_bundle
+from medssl.settings.model_names import find_model, installed_models, is_bundle
 
 SHARE = 0.5
 """Of atlases in the mean of probabilities, beside a network."""
@@ -32,7 +32,14 @@ def open_predictor(source: Path, settings: PredictSettings) -> tuple[Predictor, 
     Raises:
         MedSSLError: no run or bundle, runs that do not belong together, or a damaged calibration.
     """
-    predictor, other = _open(find_model(source), settings)
+    found, models = find_model(source), installed_models()
+    if models and len(found.parts) == 1 and not found.exists():
+        raise MedSSLError(
+            "there is no such folder, and no installed model of this name",
+            where=found,
+            fix=did_you_mean(found.name, models),
+        )
+    predictor, other = _open(found, settings)
     if settings.with_atlas is not None:
         other = ask_atlases(predictor, settings.with_atlas, force=settings.force) or other
     return predictor, other

@@ -168,6 +168,16 @@ def test_a_model_of_that_name_is_never_replaced(package: Path, models: Path) -> 
     assert medssl.install(package, name="liver-2").path != first.path
 
 
+def test_a_name_that_no_model_has_is_told_the_names_there_are(package: Path, models: Path) -> None:
+    with pytest.raises(MedSSLError, match="no such folder") as before:
+        open_predictor(Path("livr"), PredictSettings())
+    assert "run folder" in before.value.what
+    medssl.install(package)
+    with pytest.raises(MedSSLError, match="no installed model of this name") as found:
+        open_predictor(Path("livr"), PredictSettings())
+    assert found.value.fix == "did you mean 'liver'? Known: liver"
+
+
 def test_a_model_that_needs_a_plugin_names_it(package: Path, models: Path, tmp_path: Path) -> None:
     plugin = {"name": "own.py", "provides": ["network own"], "sha256": {"own.py": "0" * 64}}
     sent = with_description(tmp_path, package, lambda c: c.update(plugins=[plugin]))
