@@ -12,7 +12,7 @@ from arms import ALONE, DEFAULT, TOY
 from medssl.evaluation.statistics import Interval, paired_interval
 
 Rows = Sequence[Mapping[str, Any]]
-BEGIN, END = "<!-- {}: made by benchmarks/evidence.py page -->", "<!-- end of {} -->"
+BEGIN, END = "<!-- {}: made by benchmarks/{} page -->", "<!-- end of {} -->"
 
 
 def patients(rows: Rows) -> np.ndarray:
@@ -142,15 +142,16 @@ def whole_page(rows: Rows) -> str:
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def between(text: str, name: str, lines: Sequence[str]) -> str:
+def between(text: str, name: str, lines: Sequence[str], script: str = "evidence.py") -> str:
     """Return a text with the lines between its marks made anew; without marks as it is.
 
     Args:
         text: of a page.
         name: of the marks.
         lines: what stands between.
+        script: that makes them, as the first mark says.
     """
-    begin, end = BEGIN.format(name), END.format(name)
+    begin, end = BEGIN.format(name, script), END.format(name)
     if begin not in text:
         return text
     before, _, rest = text.partition(begin)

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 from evidence import figures_of, keep, read
-from evidence_page import gain, patients, said
+from evidence_page import between, gain, patients, said
 from harness import ROOT
 
 import medssl
@@ -42,7 +42,6 @@ from medssl.recipe.load import load_recipe
 from medssl.runs.folder import RunFolder
 
 FIGURES, PAGE = ROOT / "docs" / "federated.json", ROOT / "docs" / "federated.md"
-BEGIN, END = "<!-- study: made by benchmarks/federated.py page -->", "<!-- end of study -->"
 LABELED = {"A": 4, "B": 4, "C": 0}
 LABELS = "background,anterior,posterior"
 GROUP = "federated"
@@ -243,9 +242,7 @@ def write_page(rows: Sequence[Mapping[str, Any]], page: Path = PAGE) -> None:
 
 def renewed(text: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the page's text with its table made anew."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{table(rows)}\n{END}{after}"
+    return between(text, "study", [table(rows)], Path(__file__).name)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

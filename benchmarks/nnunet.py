@@ -279,7 +279,8 @@ def difference(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Interv
 
 def rows_of(figures: Mapping[str, Any], seed: int) -> list[dict[str, Any]]:
     """Return what the file of evidence keeps of a study: the mirrored rows, one an arm."""
-    arms = {ALONE: "supervised", SEMI: "bcp", NNUNET: "nnU-Net"}
+    whole = f"{NNUNET}, own widths" if figures["of"]["unmodified"] else NNUNET
+    arms = {ALONE: "supervised", SEMI: "bcp", NNUNET: whole}
     return [
         {
             "group": GROUP,

@@ -107,12 +107,12 @@ def _run(arguments: Sequence[str], *, debug: bool) -> int:
     except OSError as error:
         if debug:
             raise
-        full = error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT)
+        refused = error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT)
         problem = MedSSLError(
             f"cannot read or write: {error.strerror or error}",
             where=error.filename,
             fix="free disk space, or use a folder you may write to"
-            if full
+            if refused
             else "check the path; --debug shows the traceback",
         )
         problem.__cause__ = error

@@ -52,12 +52,12 @@ def traces_of(runs: Sequence[RunFolder], asked: Collection[str]) -> Traces:
         asked: patients, or cases of them.
 
     Raises:
-        MedSSLError: one of them is not among the cases of any run.
+        MedSSLError: one of them is not among the cases of any run, or its cases are not known.
     """
     ids: dict[str, None] = {}
     recorded: dict[str, str] = {}
-    for run in runs:
-        splits = _splits(run)
+    records = [(run, _splits(run), _seen_by(run)) for run in runs]
+    for _, splits, _ in records:
         recorded |= splits.get(PATIENTS, {})
         ids |= dict.fromkeys(one for role in ROLES for one in splits.get(role, ()))
         ids |= dict.fromkeys(str(found.get("case")) for found in splits.get("left_out", ()))
@@ -65,20 +65,19 @@ def traces_of(runs: Sequence[RunFolder], asked: Collection[str]) -> Traces:
     patients = _patients(list(ids), data) | recorded
     theirs = {p for one in asked for p in (one, patients.get(one)) if p is not None}
     cases = {case for case, patient in patients.items() if {case, patient} & theirs}
-    seen = {name for run in runs for name in _seen_by(run)}
-    unknown = [one for one in asked if one not in {*cases, *patients.values(), *seen}]
-    if unknown:
+    seen = {name for _, _, own in records for name in own}
+    unknown = [one for one in asked if one not in {*cases, *patients.values()}]
+    if unknown and not (cases and seen.issuperset(unknown)):
         raise MedSSLError(
             f"no scan of {', '.join(unknown)} is recorded here",
             where=runs[0].path,
-            fix="name patients, or their cases, as splits.json of the run does",
+            fix="name patients, or all their cases, as splits.json of the run does",
         )
     names = frozenset({*asked, *cases, *(patients[case] for case in cases)})
-    for run in runs:
-        _refuse_other_names(run, cases, names)
     hashes: set[str] = set()
-    for run in runs:
-        files, splits = run.read_manifest().get(FILES, {}), _splits(run)
+    for run, splits, own in records:
+        _refuse_other_names(run, splits, own, cases, names)
+        files = run.read_manifest().get(FILES, {})
         for role in ROLES:
             for case, entry in zip(splits.get(role, ()), files.get(role, ()), strict=False):
                 if case in cases:
@@ -94,15 +93,20 @@ def _seen_by(run: RunFolder) -> set[str]:
     return {*node.labels, *node.selection, *node.images}
 
 
-def _refuse_other_names(run: RunFolder, cases: Collection[str], names: Collection[str]) -> None:
+def _refuse_other_names(
+    run: RunFolder,
+    splits: dict[str, Any],
+    seen: Collection[str],
+    cases: Collection[str],
+    names: Collection[str],
+) -> None:
     """Refuse a run that used some cases and knows their patient by a name that nobody gave.
 
     Raises:
         MedSSLError: an earlier version did not record it, and a table or dataset.json stated it.
     """
-    splits, seen = _splits(run), _seen_by(run)
     used = {case for role in ("labeled", "unlabeled") for case in splits.get(role, ())}
-    if seen and used & set(cases) and not seen & set(names):
+    if seen and used & set(cases) and not set(seen) & set(names):
         raise MedSSLError(
             "it used scans of the patient under another name, which it did not record beside them",
             where=run.path / "lineage.json",

@@ -265,6 +265,13 @@ class Method(nn.Module):
         """Compute the losses of one iteration."""
         raise NotImplementedError
 
+    def unlabeled_ramp(self, progress: Progress) -> float:
+        """Return how much of its full weight the loss of unlabeled patches has yet, in [0, 1].
+
+        Asked where a site of a federation has no labels; ``progress`` is of the whole training.
+        """
+        return 1.0
+
     def after_step(self, progress: Progress) -> None:
         """Act after the optimizer step, for instance update a teacher."""
 

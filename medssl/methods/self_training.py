@@ -138,7 +138,7 @@ class SelfTraining(StudentTeacher):
             self.hardness.remember(unlabeled.case, finest(logits), shown)
         factor = settings.unlabeled_weight
         if labeled is not None:  # else the ramp is of the site's weight among others: Exchanger
-            factor *= progress.ramp(settings.ramp_fraction)
+            factor *= self.unlabeled_ramp(progress)
         terms = {
             "loss/labeled": truth.detach(),
             "loss/unlabeled": guessed.detach(),
@@ -148,6 +148,10 @@ class SelfTraining(StudentTeacher):
             **told,
         }
         return StepOutput(truth + factor * guessed, terms)
+
+    def unlabeled_ramp(self, progress: Progress) -> float:
+        """Return how much guesses count yet."""
+        return progress.ramp(self.parts.ramp_fraction)
 
     def _watched(self, name: str, case: Tensor) -> AbstractContextManager[None]:
         """Remember what the teacher makes of patches, where scans are weighed."""

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from medssl.errors import MedSSLError
-from medssl.methods.base import Method
+from medssl.methods.base import Method, Progress
 from medssl.methods.settings import Stage
-from medssl.ops.ramps import share_ramp
 from medssl.runs.folder import RunFolder
 from medssl.training.exchange import FEDERATED, Exchange, Update, parts_of, shared_tensors
 from medssl.training.state import State
@@ -101,8 +100,8 @@ class Exchanger:
         since = range(state.exchanged, state.step)
         if self.labeled_patients:
             return len(since)
-        share = getattr(self.method.settings, "ramp_fraction", 0.0)
-        return max(1, round(sum(share_ramp(done, self.total, share) for done in since)))
+        places = (Progress("", done, self.total) for done in since)
+        return max(1, round(sum(map(self.method.unlabeled_ramp, places))))
 
     @torch.no_grad()
     def pull(self, scale: float) -> None:

@@ -1,4 +1,4 @@
-"""What is known of a training before PyTorch is loaded: what was asked for, and which cases it has.
+"""What is known of a training without PyTorch: what was asked for, which cases it has, its result.
 
 What recipe and dataset are refused for is said here.
 """

@@ -97,7 +97,8 @@ def test_figures_of_other_runs_stay(evidence: ModuleType, tmp_path: Path) -> Non
 def test_a_page_changes_between_its_marks_alone(evidence: ModuleType, arms: ModuleType) -> None:
     import evidence_page
 
-    begin, end = evidence_page.BEGIN.format("figures"), evidence_page.END.format("figures")
+    begin = evidence_page.BEGIN.format("figures", "evidence.py")
+    end = evidence_page.END.format("figures")
     before = f"before\n{begin}\nold\n{end}\nafter\n"
     rows = [{**row("default", s, [0.8, 0.9]), "auroc": 0.97} for s in (0, 1)]
     rows += [row("bcp", 0, [0.7, 0.9])]

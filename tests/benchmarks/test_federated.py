@@ -28,7 +28,7 @@ def row(arm: str, dice: list[float]) -> dict[str, Any]:
 
 def test_the_page_is_that_of_its_file(federated: ModuleType) -> None:
     text = federated.PAGE.read_text(encoding="utf-8")
-    assert text.count(federated.BEGIN) == text.count(federated.END) == 1
+    assert text.count("<!-- study:") == text.count("<!-- end of study -->") == 1
     rows = federated.read(federated.FIGURES)
     assert text == federated.renewed(text, rows)
     assert {r["arm"] for r in rows} <= {arm.name for arm in (*federated.ARMS, federated.EARLIER)}

@@ -181,6 +181,9 @@ def test_a_patient_whom_only_a_table_names_is_known_by_each_of_the_cases(tmp_pat
     run.splits.write_text(json.dumps(before))
     with pytest.raises(MedSSLError, match="under another name, which it did not record"):
         traces_of([run], [GONE])
+    with pytest.raises(MedSSLError, match="no scan of Zoe is recorded") as refused:
+        traces_of([run], ["Zoe"])
+    assert "all their cases" in str(refused.value.fix)
     assert learned_from(run, traces_of([run], ["Zoe", GONE, "case_04"]))
 
 
