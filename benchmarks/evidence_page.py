@@ -12,6 +12,8 @@ from arms import ALONE, DEFAULT, TOY
 from medssl.evaluation.statistics import Interval, paired_interval
 
 Rows = Sequence[Mapping[str, Any]]
+REFERENCES = {"hippocampus-8-nnunet": "nnU-Net"}
+"""Arm that others are held against in groups where it is not that of the page."""
 BEGIN, END = "<!-- {}: made by benchmarks/{} page -->", "<!-- end of {} -->"
 
 
@@ -91,7 +93,8 @@ def groups(rows: Rows, reference: str) -> list[str]:
         of_group = list(found)
         count = patients(of_group[:1]).shape[1]
         what = "images" if group == TOY else "patients"
-        lines += [f"## {group}", "", f"{count} {what}.", "", *table(of_group, reference), ""]
+        held = REFERENCES.get(group, reference)
+        lines += [f"## {group}", "", f"{count} {what}.", "", *table(of_group, held), ""]
         lines += [*_verdicts(of_group), ""] if reference == DEFAULT else []
         data, _, labels = group.partition("-")
         most = [row for row in rows if row["group"] == f"{data}-all"] if labels.isdigit() else []
@@ -134,8 +137,8 @@ def whole_page(rows: Rows) -> str:
         "are where choices were made: no test patient takes part in them. Time is that of one core "
         "unless threads are named.",
         "In group hippocampus-8-nnunet (`nnunet.py`, all mirrored) nnU-Net 2.8.1 has its own plan "
-        "at half its widths; `supervised` takes as many",
-        "iterations, `bcp` as much processor time.",
+        "at half its widths and, where that is said, at its own; `supervised`",
+        "takes as many iterations, `bcp` as much processor time as nnU-Net at half widths.",
         "",
         *groups(rows, ALONE),
     ]
