@@ -100,6 +100,44 @@ def evidence() -> Iterator[Arm]:
     everything = ("data.labeled=all",)
     yield Arm("hippocampus-all", ALONE, "hippocampus_supervised", everything)
     yield from mixing()
+    yield from hearts()
+
+
+HEART = (
+    "protocol=clean",
+    "network={name: dynunet, filters: [16, 32, 64, 128], deep_supervision: true}",
+    "training.optimizer={name: adam, lr: 0.001, weight_decay: 0.0}",
+    "training.schedule=poly",
+    "training.augment=light",
+    "inference.overlap=0.25",
+    "evaluation.splits=[test]",
+)
+ACDC = (
+    *HEART,
+    "data.labeled={file: splits.json, key: labeled_10pct_patients}",
+    "data.validation=0",
+    "data.test={file: splits.json, key: val}",
+    "spec={name: mr_cardiac, spacing: [1.5, 1.5, null]}",
+    "training={iterations: 3000, patch: [128, 128], labeled_batch: 8, unlabeled_batch: 8}",
+)
+ATRIUM = (
+    *HEART,
+    "data.test=20",
+    "spec={name: mr_atrium, spacing: [1.25, 1.25, 1.25]}",
+    "training={iterations: 2000, patch: [64, 80, 40], labeled_batch: 2, unlabeled_batch: 2}",
+)
+"""What a plan writes for a CPU that has an hour; the left atrium at half of its resolution."""
+
+
+def hearts() -> Iterator[Arm]:
+    """Yield the default and labels alone on ACDC, 7 patients in 2D, and on the left atrium, 8."""
+    for group, recipe, common, folder, bcp in (
+        ("acdc-7", "acdc", ACDC, "Task101_ACDC", "{name: bcp, largest_component: 'off'}"),
+        ("la-8", "la", ATRIUM, "Task102_LeftAtrium", "bcp"),
+    ):
+        for method, given in ((ALONE, ALONE), ("bcp", bcp)):
+            settings = (*common, f"method={given}")
+            yield Arm(group, method, f"{recipe}_{method}", settings, folder=folder)
 
 
 def four_labels() -> tuple[str, ...]:
