@@ -12,7 +12,13 @@ from arms import ALONE, DEFAULT, TOY
 from medssl.evaluation.statistics import Interval, paired_interval
 
 Rows = Sequence[Mapping[str, Any]]
-REFERENCES = {"hippocampus-8-nnunet": "nnU-Net"}
+MEMBERS, ONE_MEMBER = "hippocampus-8-members", "one member"
+"""Group of `members.py`, and what it holds the others against."""
+REFERENCES = {
+    "hippocampus-8-nnunet": "nnU-Net",
+    MEMBERS: ONE_MEMBER,
+    f"{MEMBERS}-development": ONE_MEMBER,
+}
 """Arm that others are held against in groups where it is not that of the page."""
 BEGIN, END = "<!-- {}: made by benchmarks/{} page -->", "<!-- end of {} -->"
 

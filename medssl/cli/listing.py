@@ -18,6 +18,7 @@ def methods(
     name: Annotated[str | None, typer.Argument(help="show the settings of this method")] = None,
 ) -> None:
     """List the methods, or the settings of one with its presets."""
+    from medssl.methods.gains import gain_of
     from medssl.methods.registry import get_settings, list_methods
 
     if name:
@@ -25,10 +26,15 @@ def methods(
 
         out.print(method_table(name))
         return
-    table = Table("method", "unlabeled", "paper", title="methods")
+    table = Table("method", "unlabeled", "paper", "gain", title="methods")
+    table.caption = (
+        "gain: Dice added to labels alone, and its 95 % interval (hippocampus, 4 labels, small "
+        "network: docs/hippocampus.md, docs/evidence.md)"
+    )
     for method in list_methods():
         settings = get_settings(method)
-        table.add_row(method, "yes" if settings.uses_unlabeled else "no", settings.paper)
+        unlabeled = "yes" if settings.uses_unlabeled else "no"
+        table.add_row(method, unlabeled, settings.paper, gain_of(method))
     out.print(table)
 
 

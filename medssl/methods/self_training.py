@@ -125,9 +125,7 @@ class SelfTraining(StudentTeacher):
         shown = perturb(labeled, views, kinds, settings, progress)
         set_mode(self.student, "train")
         logits = self.student(shown.view.image)
-        truth = finest(logits).new_zeros(())
-        if labeled is not None:
-            truth = truth_loss(logits, shown, settings, self.unions)
+        truth = truth_loss(logits, shown, settings, self.unions)
         guessed = guess_loss(logits, shown, settings, self.unions)
         if settings.feature_drop > 0:
             with dropped(self.student, settings.feature_drop):
@@ -193,8 +191,9 @@ class SelfTraining(StudentTeacher):
     def after_step(self, progress: Progress) -> None:
         """Let the averages follow the student."""
         for name, decay in self.averages(progress).items():
-            teacher = self.get_submodule(name)
-            ema_update(teacher, self.student, decay, buffers=self.parts.ema_buffers)
+            ema_update(
+                self.get_submodule(name), self.student, decay, buffers=self.parts.ema_buffers
+            )
 
     def predictor(self) -> nn.Module:
         """Return the student, its average, or the mean of both averages."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from medssl.methods.self_training_settings import SelfTrainingSettings
 from medssl.methods.self_training_teachers import Guess
 from medssl.methods.self_training_views import Shown
-from medssl.ops.deep_supervision import Prediction
+from medssl.ops.deep_supervision import Prediction, finest
 from medssl.ops.label_unions import Unions
 from medssl.ops.losses import IGNORE_INDEX, region_terms, supervised_loss, weighted_mean
 from medssl.ops.pseudo_labels import hard_labels, kept_shares
@@ -19,8 +19,10 @@ from medssl.ops.variants import FOREGROUND
 def truth_loss(
     logits: Prediction, shown: Shown, settings: SelfTrainingSettings, unions: Unions = ()
 ) -> Tensor:
-    """Compute the loss where there is ground truth."""
+    """Compute the loss where there is ground truth; 0 at a site without labels."""
     view, rows = shown.view, shown.labeled
+    if not len(finest(logits)[rows]):
+        return finest(logits).new_zeros(())
     assert view.truth is not None
     target = torch.where(view.truth[rows], view.label[rows], IGNORE_INDEX)
     return supervised_loss(logits[rows], target, loss=settings.loss, unions=unions)
