@@ -37,8 +37,8 @@ from medssl.methods.self_training_losses import agreement, guess_loss, told_of, 
 from medssl.methods.self_training_memory import Memory
 from medssl.methods.self_training_settings import SelfTrainingSettings
 from medssl.methods.self_training_sure_settings import SureSettings
-from medssl.methods.self_training_teachers import Guess, decays, guess_of, settled, soft_of
-from medssl.methods.self_training_views import Shown, perturb, views_of
+from medssl.methods.self_training_teachers import Guess, decays, guess_of, settled
+from medssl.methods.self_training_views import Shown, perturb, plain_view, views_of
 from medssl.methods.settings import MethodSettings
 from medssl.methods.starting import Loader
 from medssl.methods.student_teacher import StudentTeacher
@@ -47,7 +47,6 @@ from medssl.networks.taps import dropped, tapped_channels
 from medssl.ops.deep_supervision import finest
 from medssl.ops.ema import copy_weights, ema_update, frozen_copy
 from medssl.ops.modes import set_mode
-from medssl.ops.perturb import View
 from medssl.ops.virtual_step import descend, gradients_of, put_back
 
 
@@ -119,8 +118,7 @@ class SelfTraining(StudentTeacher):
             weight, told = self.cases.weigh(weight, told_by, batch, self.student, progress)
         easy = self.hardness.naive(unlabeled.case, progress) if self.hardness else None
         seen, kinds = views_of(unlabeled, easy, settings, progress)
-        nowhere = torch.zeros_like(guess.label, dtype=torch.bool)
-        plain = View(unlabeled.image, guess.label, nowhere, weight, soft_of(guess, settings))
+        plain = plain_view(unlabeled.image, guess, weight, settings)
         views = [replace(plain, image=image) for image in seen]
         shown = perturb(labeled, views, kinds, settings, progress)
         set_mode(self.student, "train")
@@ -191,9 +189,8 @@ class SelfTraining(StudentTeacher):
     def after_step(self, progress: Progress) -> None:
         """Let the averages follow the student."""
         for name, decay in self.averages(progress).items():
-            ema_update(
-                self.get_submodule(name), self.student, decay, buffers=self.parts.ema_buffers
-            )
+            teacher = self.get_submodule(name)
+            ema_update(teacher, self.student, decay, buffers=self.parts.ema_buffers)
 
     def predictor(self) -> nn.Module:
         """Return the student, its average, or the mean of both averages."""

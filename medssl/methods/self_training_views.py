@@ -12,7 +12,7 @@ from torch import Tensor
 from medssl.methods.base import LabeledBatch, Progress, UnlabeledBatch
 from medssl.methods.self_training_presets import Kind
 from medssl.methods.self_training_settings import SelfTrainingSettings
-from medssl.methods.self_training_teachers import turn_of
+from medssl.methods.self_training_teachers import Guess, soft_of, turn_of
 from medssl.ops.blocks import exchanged_blocks, shuffled_blocks
 from medssl.ops.pasting import joined_views, known, paste
 from medssl.ops.perturb import Move, View, boxes_of_the_next, joined_halves
@@ -32,6 +32,12 @@ class Shown:
     view: View
     labeled: slice
     guessed: tuple[slice, ...]
+
+
+def plain_view(image: Tensor, guess: Guess, weight: Tensor, settings: SelfTrainingSettings) -> View:
+    """Return unlabeled patches ``(B, C, *spatial)`` as they are, and what is believed of them."""
+    nowhere = torch.zeros_like(guess.label, dtype=torch.bool)
+    return View(image, guess.label, nowhere, weight, soft_of(guess, settings))
 
 
 def views_of(
