@@ -14,8 +14,11 @@ from medssl.evaluation.statistics import Interval, paired_interval
 Rows = Sequence[Mapping[str, Any]]
 MEMBERS, ONE_MEMBER = "hippocampus-8-members", "one member"
 """Group of `members.py`, and what it holds the others against."""
+MIXED, WHOLE = "_cutmix", "_none"
+"""Ends of the names of arms that differ in mixing alone."""
 REFERENCES = {
     "hippocampus-8-nnunet": "nnU-Net",
+    "hippocampus-8-nnunet-unmodified": "nnU-Net",
     MEMBERS: ONE_MEMBER,
     f"{MEMBERS}-development": ONE_MEMBER,
 }
@@ -102,6 +105,7 @@ def groups(rows: Rows, reference: str) -> list[str]:
         held = REFERENCES.get(group, reference)
         lines += [f"## {group}", "", f"{count} {what}.", "", *table(of_group, held), ""]
         lines += [*_verdicts(of_group), ""] if reference == DEFAULT else []
+        lines += _mixed(of_group)
         data, _, labels = group.partition("-")
         most = [row for row in rows if row["group"] == f"{data}-all"] if labels.isdigit() else []
         lines += [*_shares(of_group, most), ""] if most else []
@@ -118,6 +122,19 @@ def _shares(rows: Rows, most: Rows) -> list[str]:
         told.append(f"`{name}` {(patients(found).mean() - start) / (top - start):.0%}")
     where = f"all {most[0]['labels']} labels alone ({top:.4f}; same network and budget)"
     return [f"Of the way to {where}: {', '.join(told)}."] if told else []
+
+
+def _mixed(rows: Rows) -> list[str]:
+    """Say what mixing adds to each method that was trained with it and without, and to all."""
+    arms, told = by_arm(rows, ALONE), []
+    methods = [name[: -len(MIXED)] for name in arms if name.endswith(MIXED)]
+    pairs = {name: (arms[f"{name}{MIXED}"], arms.get(f"{name}{WHOLE}", [])) for name in methods}
+    pairs = {name: pair for name, pair in pairs.items() if len(pair[0]) == len(pair[1])}
+    if not pairs:
+        return []
+    told = [f"`{name}` {said(gain(*pair))}" for name, pair in pairs.items()]
+    every = [[row for pair in pairs.values() for row in pair[side]] for side in (0, 1)]
+    return [f"Mixing adds to {', '.join(told)}; in all {said(gain(*every))}.", ""]
 
 
 def _verdicts(rows: Rows) -> list[str]:
@@ -143,8 +160,8 @@ def whole_page(rows: Rows) -> str:
         "are where choices were made: no test patient takes part in them. Time is that of one core "
         "unless threads are named.",
         "In group hippocampus-8-nnunet (`nnunet.py`, all mirrored) nnU-Net 2.8.1 has its own plan "
-        "at half its widths and, where that is said, at its own; `supervised`",
-        "takes as many iterations, `bcp` as much processor time as nnU-Net at half widths.",
+        "at half its widths, where it is called unmodified at its own;",
+        "`supervised` takes as many iterations, `bcp` as much processor time.",
         "",
         *groups(rows, ALONE),
     ]

@@ -279,11 +279,10 @@ def difference(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Interv
 
 def rows_of(figures: Mapping[str, Any], seed: int) -> list[dict[str, Any]]:
     """Return what the file of evidence keeps of a study: the mirrored rows, one an arm."""
-    whole = f"{NNUNET}, own widths" if figures["of"]["unmodified"] else NNUNET
-    arms = {ALONE: "supervised", SEMI: "bcp", NNUNET: whole}
+    arms = {ALONE: "supervised", SEMI: "bcp", NNUNET: NNUNET}
     return [
         {
-            "group": GROUP,
+            "group": f"{GROUP}-unmodified" if figures["of"]["unmodified"] else GROUP,
             "arm": arm,
             "seed": seed,
             "labels": len(figures["of"]["labeled"]),

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 
 from medssl.data.phantoms.dataset import write_phantom
+from medssl.methods.gains import GAINS, gain_of
 from medssl.methods.self_training_settings import SelfTrainingSettings
 from medssl.recipe.load import load_recipe
 from medssl.settings.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
+MIXING = "hippocampus-4-mixing-development"
 KEYS = ("teacher", "selection", "view", "adapt", "target", "loss", "normalize")
 
 
@@ -125,6 +127,25 @@ def test_arms_are_recipes_that_differ_in_method_alone(arms: ModuleType) -> None:
             assert other.network == recipes[0].network
             assert other.data == recipes[0].data
             assert other.training.model_dump(exclude={"unlabeled_batch"}) == alone
+
+
+def test_the_list_of_methods_says_what_was_measured(evidence: ModuleType) -> None:
+    from evidence_page import by_arm, gain
+
+    rows = evidence.read(evidence.DOCS / "evidence.json")
+    mixing = by_arm([r for r in rows if r["group"] == MIXING], "supervised")
+    page = (evidence.DOCS / "hippocampus.md").read_text(encoding="utf-8")
+    for method, figures in GAINS.items():
+        if f"{method}_cutmix" in mixing:
+            found = gain(mixing[f"{method}_cutmix"], mixing["supervised"])
+            assert figures == pytest.approx((found.mean, found.low, found.high), abs=6e-5)
+        else:
+            mean, low, high = figures
+            (line,) = [x for x in page.splitlines() if x.startswith(f"| `{method}` | 0.")]
+            assert f"| {mean:+.4f} [{low:+.4f}, {high:+.4f}] |" in line
+    assert gain_of("bcp").startswith("+0.013 [")
+    assert gain_of("umct").startswith("not shown: ")
+    assert gain_of("supervised") == ""
 
 
 def test_choices_keep_away_from_the_test_cases(arms: ModuleType) -> None:
