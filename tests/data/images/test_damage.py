@@ -77,6 +77,22 @@ BROKEN = {
     ),
     "git annex": (lambda: b"/annex/objects/MD5E-s1--a.nii.gz\n", "git-annex", "git annex get"),
     "web page": (lambda: b"\n<!DOCTYPE html><html>404</html>", "a web page", "download it again"),
+    "page with a mark": (
+        lambda: b"\xef\xbb\xbf<!DOCTYPE html><html>404</html>",
+        "a web page",
+        "download it again",
+    ),
+    "packed page": (
+        lambda: gzip.compress(b"<html>404</html>" * 90),
+        "a web page, not the image .packed by gzip",
+        "download it again",
+    ),
+    "list of errors": (lambda: b'[{"error": 404}]', "a server's message", "download it again"),
+    "metaimage": (
+        lambda: b"ObjectType = Image\nNDims = 3\n" + bytes(500),
+        "a MetaImage",
+        "end in .mha",
+    ),
     "archive": (lambda: b"PK\x03\x04" + bytes(500), "a ZIP archive", "unpack it"),
     "answer": (lambda: b'<?xml version="1.0"?><Error/>', "a server's message", "download it again"),
     "packed twice": (lambda: gzip.compress(packed()), "packed twice", "unpack it once"),
@@ -172,3 +188,31 @@ def test_a_link_that_leads_nowhere_is_no_reason_to_pass_over_a_scan(
         with pytest.raises(MedSSLError, match=f"a link to .*{Path(target).name}") as caught:
             read(tmp_path / "b.nii.gz")
         assert fix in str(caught.value.fix)
+
+
+OTHER_FORMAT = {
+    "NIfTI called .nrrd": ("a.nrrd", plain, "a NIfTI", "end in .nii"),
+    "NIfTI called .mha": ("a.mha", plain, "a NIfTI", "end in .nii"),
+    "packed NIfTI called .nrrd": ("a.nrrd", packed, "packed by gzip", "end in .nii.gz"),
+    "NRRD called .mha": (
+        "a.mha",
+        lambda: b"NRRD0004\ntype: short\n" + bytes(500),
+        "a NRRD",
+        "end in .nrrd",
+    ),
+    "MetaImage called .nrrd": (
+        "a.nrrd",
+        lambda: b"ObjectType = Image\nNDims = 3\n" + bytes(500),
+        "a MetaImage",
+        "end in .mha",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_FORMAT)
+def test_the_name_of_another_format(tmp_path: Path, name: str) -> None:
+    file, make, message, fix = OTHER_FORMAT[name]
+    path = write(tmp_path / file, make())
+    with pytest.raises(MedSSLError, match=message) as caught:
+        read_volume(path)
+    assert fix in str(caught.value.fix)
