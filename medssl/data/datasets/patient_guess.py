@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from medssl.data.datasets.patient_names import DATE, HOW, MARKERS, MOST, SEPARATOR, subject_of
-from medssl.data.images.names import same_name
+from medssl.data.images.names import same_person
 
 EACH_ITS_OWN = "(.+)"
 """The pattern that says that every scan is of another patient."""
@@ -25,9 +25,11 @@ _MONTH = "(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]{0,6}"
 _WEAK = (
     rf"(?:\d{{1,2}}[-_. ]?)?{_MONTH}[-_. ]?(?:19|20)\d\d|"
     r"(?:scan|exam|study|series|run|rep|acq|rec|week|wk|day|month|mo|year|yr|mr|ct|tp|m|d|w|y|t|v|s)"
-    r"[-_]?\d{1,3}|before|after|bl|fu|first|second|third|new|old"
-    r"|术前|术后|治疗前|治疗后|基线|随访|vor|nach|avant|apr[eè]s"
+    r"[-_]?\d{1,3}|d\d{4}|before|after|bl|fu|first|second|third|new|old"
+    r"|术前|术后|治疗前|治疗后|基线|随访|第[\d一二三四五六七八九十]+[次期]|vor|nach|avant|apr[eè]s"
 )
+_GLUED = r"(?:scan|exam|visit|session|sess|ses|time|tp|run|rep|v|t|m)\d{1,2}|pre|post|bl|fu\d?"
+"""Words that stand behind a number without anything between."""
 _WORDS = "|".join([*MARKERS.values(), _WEAK, HOW])
 _COUNTER = r"\d{1,3}"
 _MARKERS = "|".join(pattern for kind, pattern in MARKERS.items() if kind != "date")
@@ -84,7 +86,7 @@ def guess_patients(
 
 def _contradicts(guess: PatientGuess, said: Mapping[str, str]) -> bool:
     found = ((re.match(guess.pattern, name), patient) for name, patient in said.items())
-    return any(m is not None and same_name(m[1]) != same_name(patient) for m, patient in found)
+    return any(m is not None and same_person(m[1]) != same_person(patient) for m, patient in found)
 
 
 def _patterns(patients: Mapping[str, str]) -> Iterator[str]:
@@ -101,6 +103,7 @@ def _patterns(patients: Mapping[str, str]) -> Iterator[str]:
     yield r"^(.*\d)[a-eA-E]$"
     yield r"^(.*\d)[lrLR]$"
     yield r"(?i)^(.*\d)(?:od|os|ou)$"
+    yield rf"(?i)^(.*\d)(?:{_GLUED})$"
     yield rf"^\d{{4}}[-_.]?\d\d[-_.]?\d\d{SEPARATOR}(.*\d.*)$"
     yield rf"^\d\d[-_.]\d\d[-_.]\d{{4}}{SEPARATOR}(.*\d.*)$"
     for start, before in sorted(_words_before(patients).items()):
@@ -154,7 +157,7 @@ def _judge(pattern: str, patients: Mapping[str, str]) -> PatientGuess | None:
     rests: dict[str, set[str]] = defaultdict(set)
     for name in patients:
         found = compiled.match(name)
-        base = same_name(found[1] if found else name)  # as the dataset takes names of patients
+        base = same_person(found[1] if found else name)  # as the dataset takes names of patients
         groups[base].append(name)
         if found:
             rests[base].add((name[: found.start(1)] + "*" + name[found.end(1) :]).lower())

@@ -5,6 +5,8 @@ Certain is
 
 * BIDS: ``sub-LABEL``, with whatever stands before it (``siteA_sub-01`` is not ``siteB_sub-01``)
   but which of the patient's scans it is (``ses-2_sub-01``);
+* the subjects of ADNI (``002_S_0295``), OASIS (``OAS30001``) and TCGA (``TCGA-02-0003``), wherever
+  in the id they stand;
 * a known suffix behind a name with a digit in it, or behind at least two names without one:
   session, visit, time point, baseline, follow-up, pre, post; frame, phase, ED, ES; OD, OS; L, R,
   left, right; a date. Words that say how a scan was made (T1w, CT, axial) and BIDS entities may
@@ -23,7 +25,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from medssl.data.images.names import same_name
+from medssl.data.images.names import plain_spelling, same_person
 
 SEPARATOR = r"[-_. ]+"
 MOST = 20
@@ -55,6 +57,12 @@ HOW = (
 
 _ENTITY = r"[a-z]+-[a-z0-9]+"
 _SUBJECT = re.compile(r"(?:^|[_\-. ])(?P<own>sub-[a-z0-9]+)(?![a-z0-9])", re.IGNORECASE)
+_ARCHIVES = re.compile(
+    r"(?<![a-z0-9])(?P<own>\d{3}_S_\d{4,5}|OAS[12]_\d{4}|OAS[34]\d{4}"
+    r"|TCGA-[a-z0-9]{2}-[a-z0-9]{4})(?![a-z0-9])",
+    re.IGNORECASE,
+)
+"""Subjects as ADNI, OASIS and TCGA number them; no two people share one."""
 _WHICH = "|".join(MARKERS[kind] for kind in ("session", "visit", "frame", "date"))
 _BEFORE_SUBJECT = re.compile(
     rf"(?:^|(?<=[-_. ]))(?:(?:{_WHICH}|{HOW}){SEPARATOR})+(?=sub-)", re.IGNORECASE
@@ -78,15 +86,19 @@ def patients_by_name(ids: Iterable[str]) -> dict[str, str]:
     """
     out = {}
     left = []
-    for name in dict.fromkeys(ids):
-        subject = _SUBJECT.search(name)
+    spelled = {name: plain_spelling(name) for name in dict.fromkeys(ids)}
+    for name, plain in spelled.items():
+        subject, of_archive = _SUBJECT.search(plain), _ARCHIVES.search(plain)
         if subject is not None:
-            out[name] = _BEFORE_SUBJECT.sub("", name[: subject.end()])
+            out[name] = _BEFORE_SUBJECT.sub("", plain[: subject.end()])
+        elif of_archive is not None:
+            out[name] = of_archive["own"]
         else:
             left.append(name)
-    kinds = [k for k in MARKERS if k != "side" or _sides_are_meant(left)]
+    kinds = [k for k in MARKERS if k != "side" or _sides_are_meant([spelled[n] for n in left])]
     pattern = tail_pattern("|".join(MARKERS[k] for k in kinds))
-    parsed = {name: found for name in left if (found := _parse(name, pattern, kinds)) is not None}
+    taken_apart = ((name, _parse(spelled[name], pattern, kinds)) for name in left)
+    parsed = {name: found for name, found in taken_apart if found is not None}
     certain = _certain_bases(parsed)
     for name in left:
         own = parsed.get(name)
@@ -95,7 +107,7 @@ def patients_by_name(ids: Iterable[str]) -> dict[str, str]:
 
 
 def one_spelling(patients: Mapping[str, str]) -> dict[str, str]:
-    """Take names of patients that differ in letter case alone for one patient.
+    """Take names of patients that look alike, letter case aside, for one patient.
 
     Two people never parted cost nothing; one person on both sides of a split costs the result.
 
@@ -107,13 +119,13 @@ def one_spelling(patients: Mapping[str, str]) -> dict[str, str]:
     """
     first: dict[str, str] = {}
     for name in sorted(set(patients.values())):
-        first.setdefault(same_name(name), name)
-    return {case: first[same_name(name)] for case, name in patients.items()}
+        first.setdefault(same_person(name), name)
+    return {case: first[same_person(name)] for case, name in patients.items()}
 
 
 def subject_of(name: str) -> str | None:
-    """Return the ``sub-LABEL`` in an id, None if there is none."""
-    found = _SUBJECT.search(name)
+    """Return the ``sub-LABEL`` or an archive's subject in an id, None if there is none."""
+    found = _SUBJECT.search(name) or _ARCHIVES.search(name)
     return None if found is None else found["own"].lower()
 
 

@@ -127,8 +127,8 @@ class Patients:
             other, first = min(others.items())
             more = f" ({len(others)} such pairs)" if len(others) > 1 else ""
             self.notes.append(
-                f"patients '{first}' and '{other}' differ in letter case alone: they are taken for "
-                f"one{more}"
+                f"patients '{first}' and '{other}' differ in letter case or in characters "
+                f"that are not seen: they are taken for one{more}"
             )
         return spelled
 

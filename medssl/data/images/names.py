@@ -39,6 +39,23 @@ def same_name(text: str) -> str:
     return unicodedata.normalize("NFC", text).casefold()
 
 
+def plain_spelling(text: str) -> str:
+    """Return a name as it looks: without invisible characters, wide letters, hyphens of print."""
+    out = []
+    for c in unicodedata.normalize("NFKC", text):
+        kind = unicodedata.category(c)
+        if kind == "Pd":
+            out.append("-")
+        elif kind not in ("Cf", "Cc"):
+            out.append(c)
+    return unicodedata.normalize("NFC", "".join(out)).strip()
+
+
+def same_person(text: str) -> str:
+    """Return what two names of a patient share that look alike, letter case aside."""
+    return plain_spelling(plain_spelling(text).casefold())
+
+
 def file_names(names: Sequence[str], numbers: Sequence[int | str]) -> list[str]:
     """Return a part of a file name for each name: letters and digits of any script.
 

@@ -37,6 +37,15 @@ TOGETHER = {
     "dates and times": ("P1_20200131T101112", "P1_20200131_1011", "P1_1998.08.23"),
     "several": ("P1_OD_20200131", "P1_OS_20200131", "P1_visit2_OS"),
     "spaced": ("P1 visit 1", "P1_visit 2", "P1.session.3", "P1_time_point_4", "P1 frame 5"),
+    "zero width": ("P01_ses-1", "P01\u200b_ses-2", "P01_\u200dses-3"),
+    "byte order mark": ("\ufeffsub-01_ses-1", "sub-01_ses-2"),
+    "wide letters": ("\uff30\uff10\uff11_ses-1", "P01_ses-2"),
+    "hyphens and spaces of print": ("P01\u2010ses\u20101", "P01\u00a0ses-2", "P01-ses\u20133"),
+    "accents apart": ("M\u00fcller7_ses-1", "Mu\u0308ller7_ses-2"),
+    "adni": ("002_S_0295_2006-04-18", "ADNI_002_S_0295_MR_MPR_Br_20070525135721811_S13407"),
+    "oasis": ("OAS1_0001_MR1", "OAS1_0001_MR2_mpr-1"),
+    "oasis 3": ("OAS30001_MR_d0129", "OAS30001_MR_d0757", "sess-OAS30001_d2430"),
+    "tcga": ("TCGA-02-0003", "TCGA-02-0003_1997.06.08", "TCGA-02-0003-01Z"),
     "long names": ("Glioma-Post_Patient_0003_Timepoint_1_t1c", "Glioma-Post_Patient_0003_tp2"),
 }
 
@@ -55,6 +64,8 @@ def test_spellings_of_one_patient(ids: tuple[str, ...]) -> None:
         ("P7_ses-1", "P7"),
         ("patient012_frame01", "patient012"),
         ("P-07_visit1_CT", "P-07"),
+        ("ADNI_002_S_0295_MR_MPR", "002_S_0295"),
+        ("P01\u200b_ses-1", "P01"),
     ],
 )
 def test_the_patient_is_the_beginning(case_id: str, patient: str) -> None:
@@ -125,6 +136,10 @@ LOOKS = {
     "copies": {"s7": "s7", "s7 - Copy": "s7", "s8": "s8"},
     "numbered by a browser": {"s7 (1)": "s7", "s7 (2)": "s7", "s8": "s8"},
     "in another language": {"张三_术前": "张三", "张三_术后": "张三", "李四_术后": "李四"},
+    "glued words": {"7V1": "7", "7V2": "7", "8V1": "8", "8V2": "8"},
+    "glued before and after": {"p1pre": "p1", "p1post": "p1", "p2post": "p2"},
+    "days": {"x1_d0129": "x1", "x1_d0757": "x1", "x2_d0001": "x2"},
+    "times counted": {"张三_第1次": "张三", "张三_第2次": "张三", "李四_第1次": "李四"},
     "visit first": {"s_visit1_P01": "P01", "s_visit2_P01": "P01", "s_visit1_P02": "P02"},
 }
 
