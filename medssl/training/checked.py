@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
+from medssl.data.checks.sketches import look
 from medssl.data.datasets.contents import Contents
-from medssl.data.datasets.copies import find_copies, without
+from medssl.data.datasets.copies import find_copies, with_looks, without
 from medssl.data.datasets.integrity import check_training_set
 from medssl.data.datasets.problem import Problem
 from medssl.data.datasets.split import LeftOut, Splits
@@ -26,8 +27,8 @@ def checked_plan(
 ) -> CasePlan:
     """Check every file of a run, and leave out what shows patients of validation and test.
 
-    A scan may be there twice under two names: the bytes of a file copied, or its voxels in another
-    format. What is known of files from an earlier time is not read again.
+    A scan may be there twice under two names: the bytes of a file copied, its voxels in another
+    format, or in other intensities. What is known of files from an earlier time is not read again.
 
     Returns:
         The plan of what is trained.
@@ -38,7 +39,7 @@ def checked_plan(
     splits = plan.splits
     everyone = (*splits.labeled, *splits.unlabeled, *splits.validation, *splits.test)
     memory = cache_root(loaded.recipe.data) / "checked"
-    contents = Contents(plan.files, plan.dataset.spatial_unit)
+    contents = Contents(plan.files, plan.dataset.spatial_unit, look)
     warnings: list[Problem] = []
     copies: tuple[LeftOut, ...] = ()
     with world.together(), display.counting("checking files", len(everyone)) as done:
@@ -46,6 +47,8 @@ def checked_plan(
             check = partial(check_training_set, memory=memory, files=plan.files, contents=contents)
             warnings = check(plan.dataset, splits, on_progress=done)
             known = {case.id: contents.all_of(case) for case in everyone}
+            looks = {case.id: contents.look_of(case) for case in everyone}
+            known = with_looks(splits, known, looks)
             lent = loaded.recipe.data.transductive
             copies = find_copies(splits, known, transductive=lent)
     copies = world.from_first(copies)

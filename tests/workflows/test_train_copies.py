@@ -54,6 +54,35 @@ def uncompressed_floats(source: Path, folder: Path) -> None:
     nib.save(nib.Nifti2Image(data, image.affine), folder / "zz.nii")
 
 
+def other_scale(image: np.ndarray) -> np.ndarray:
+    return np.asarray(image.astype(np.float32) * 0.37 + 90, np.float32)
+
+
+def one_byte(image: np.ndarray) -> np.ndarray:
+    low, high = np.percentile(image, (0.5, 99.5))
+    return np.asarray(np.clip((image - low) / (high - low), 0, 1) * 255, np.uint8)
+
+
+def negative(image: np.ndarray) -> np.ndarray:
+    return np.asarray(image.max() - image)
+
+
+@pytest.mark.parametrize("change", [other_scale, one_byte, negative])
+def test_a_copy_in_other_intensities_is_left_out(
+    folder: Path, change: Callable[[np.ndarray], np.ndarray], caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = recipe_of(folder)
+    test = roles(recipe)["test"][0]
+    image = nib.load(folder / f"data/imagesTr/{test}.nii.gz")
+    data = change(np.asarray(image.dataobj))
+    nib.save(nib.Nifti1Image(data, image.affine), folder / "data/imagesUn/zz.nii.gz")
+    medssl.train(recipe, output=folder / "run")
+    assert f"'zz' is a copy in other intensities of test case '{test}'" in caplog.text
+    splits = json.loads((folder / "run/splits.json").read_text())
+    assert "zz" not in splits["unlabeled"]
+    assert [found["case"] for found in splits["left_out"]] == ["zz"]
+
+
 @pytest.mark.parametrize("copy", [same_bytes, as_metaimage, uncompressed_floats])
 def test_a_test_scan_among_the_unlabeled_is_named_and_left_out(
     folder: Path, copy: Callable[[Path, Path], None], caplog: pytest.LogCaptureFixture
@@ -72,7 +101,7 @@ def test_a_test_scan_among_the_unlabeled_is_named_and_left_out(
     assert splits["test"] == before["test"]
     manifest = json.loads((result.path / "manifest.json").read_text())
     expected = {"case": "zz", "role": "unlabeled", "copy_of": before["test"][0]}
-    assert manifest["left_out"] == [{**expected, "kept_as": "test", "exact": True}]
+    assert manifest["left_out"] == [{**expected, "kept_as": "test", "exact": True, "nearly": False}]
     assert manifest["cases"]["unlabeled"] == len(before["unlabeled"])
     # Going on, and looking at a batch again, mean the same cases.
     longer = ["training.iterations=3"]

@@ -14,6 +14,7 @@ from medssl.data.images.geometry import Unit, turn_to_ras
 from medssl.data.images.volume import Volume, read_volume
 
 KEPT_AS = "voxels in both orders"
+LOOK = "look"
 SLAB = 16
 """Slices that are hashed at a time, which bounds what a copy as float32 takes."""
 
@@ -24,12 +25,21 @@ class Contents:
     Args:
         files: what is known of image files, where the hashes are kept.
         unit: of the dataset.
+        look: says in a few hexadecimal digits what an image ``(X, Y, Z)`` in RAS order looks like,
+            see :func:`medssl.data.checks.sketches.look`; None where nobody asks for it.
     """
 
-    def __init__(self, files: KnownFiles, unit: Unit = "mm") -> None:
+    def __init__(
+        self,
+        files: KnownFiles,
+        unit: Unit = "mm",
+        look: Callable[[np.ndarray], str] | None = None,
+    ) -> None:
         self._files = files
         self._unit = unit
+        self._look = look
         self._seen: dict[tuple[Path, str], list[list[str]]] = {}
+        self._looks: dict[Path, str] = {}
 
     def of(self, case: Case) -> str:
         """Return a hash of a scan's voxels; empty if all of it is constant.
@@ -52,6 +62,19 @@ class Contents:
             MedSSLError: a file cannot be read.
         """
         return copy_hashes([self._channels(path) for path in case.images])
+
+    def look_of(self, case: Case) -> str:
+        """Return what the first channel of a scan looks like; empty if all of it is constant.
+
+        Raises:
+            MedSSLError: a file cannot be read.
+        """
+        path = case.images[0]
+        kept = self._files.recall(path, LOOK)
+        if kept is None:
+            self._learn(path, read_volume(path, unit=self._unit))
+            kept = self._looks.get(path, "")
+        return str(kept)
 
     def reading(self, case: Case) -> Callable[..., Volume]:
         """Return a function that reads files as :func:`read_volume` does, and learns the case's."""
@@ -80,6 +103,11 @@ class Contents:
         found = both_hashes(volume)
         self._files.keep(path, KEPT_AS, found)
         self._seen[path, digest] = found
+        if self._look is not None:
+            turned = turn_to_ras(_true_values(volume), volume.affine)
+            first = turned[..., 0] if turned.ndim == 4 else turned
+            self._looks[path] = self._look(first) if found[0][0] else ""
+            self._files.keep(path, LOOK, self._looks[path])
         return found
 
 

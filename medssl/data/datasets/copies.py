@@ -14,6 +14,13 @@ from medssl.errors import MedSSLError
 HELD_BACK = ("test", "validation")
 """Roles whose scans are not trained on, the more important first."""
 
+ALIKE = 0.05
+"""Scans whose looks differ in a smaller share of signs are one: of two people's heads, cut alike,
+more than a tenth differ."""
+
+_NEARLY = "nearly "
+"""Begins what stands among the hashes of two scans that look alike."""
+
 
 def patient_groups(cases: Iterable[Case], contents: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Put together the scans of one person: those of one patient, and copies under other names.
@@ -49,6 +56,33 @@ def patient_groups(cases: Iterable[Case], contents: Mapping[str, Sequence[str]])
     return {case.id: top(case.patient) for case in cases}
 
 
+def with_looks(
+    splits: Splits, contents: Mapping[str, Sequence[str]], looks: Mapping[str, str]
+) -> dict[str, tuple[str, ...]]:
+    """Return the hashes with one more for each held-back scan and those that look as it does.
+
+    Args:
+        splits: as for :func:`find_copies`.
+        contents: hashes of the voxels by case id.
+        looks: by case id, as :meth:`medssl.data.datasets.contents.Contents.look_of` gives them;
+            empty where nothing is known.
+    """
+    out = {case: tuple(hashes) for case, hashes in contents.items()}
+    numbers = {case: (int(text, 16), 4 * len(text)) for case, text in looks.items() if text}
+    held = [c.id for role in HELD_BACK for c in getattr(splits, role) if c.id in numbers]
+    for kept in held:
+        own, bits = numbers[kept]
+        alike = [
+            case
+            for case, (other, n) in numbers.items()
+            # Of a negative, all signs are turned.
+            if n == bits and not ALIKE * n < (own ^ other).bit_count() < (1 - ALIKE) * n
+        ]
+        for case in alike if len(alike) > 1 else ():
+            out[case] = (*out.get(case, ()), _NEARLY + kept)
+    return out
+
+
 def find_copies(
     splits: Splits, contents: Mapping[str, Sequence[str]], *, transductive: bool = False
 ) -> tuple[LeftOut, ...]:
@@ -60,7 +94,8 @@ def find_copies(
 
     Args:
         splits: as :func:`medssl.data.datasets.split.make_splits` makes them.
-        contents: hashes of the voxels by case id, see :func:`patient_groups`.
+        contents: hashes of the voxels by case id, see :func:`patient_groups`, perhaps
+            :func:`with_looks`.
         transductive: images of test patients may serve as unlabeled ones.
     """
     order = (*HELD_BACK, *(role for role in ROLES if role not in HELD_BACK))
@@ -75,9 +110,11 @@ def find_copies(
             if transductive and (role, owner[0]) == ("unlabeled", "test"):
                 continue
             own = contents.get(case.id, ())
-            original = next((exact[content] for content in own if content in exact), None)
-            as_role, first = original or owner
-            found.append(LeftOut(case.id, role, first.id, as_role, original is not None))
+            shared = next((content for content in own if content in exact), None)
+            as_role, first = owner if shared is None else exact[shared]
+            nearly = shared is not None and shared.startswith(_NEARLY)
+            same = shared is not None and not nearly
+            found.append(LeftOut(case.id, role, first.id, as_role, same, nearly))
         elif role in HELD_BACK:
             kept.setdefault(groups[case.id], (role, case))
             for content in contents.get(case.id, ()):

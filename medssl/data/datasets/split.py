@@ -30,6 +30,7 @@ class LeftOut:
             such a scan.
         kept_as: role of that scan.
         exact: whether the case itself has its voxels; else another scan of its patient has.
+        nearly: whether the case itself looks as that scan does, on another scale of intensities.
     """
 
     case: str
@@ -37,11 +38,14 @@ class LeftOut:
     copy_of: str
     kept_as: str
     exact: bool
+    nearly: bool = False
 
     @property
     def sentence(self) -> str:
         """What is wrong with it, for a message."""
         same = "has exactly the voxels" if self.exact else "is of the same patient as a copy"
+        if self.nearly:
+            same = "is a copy in other intensities"
         return f"{self.role} case '{self.case}' {same} of {self.kept_as} case '{self.copy_of}'"
 
 

@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 from medssl.data.datasets.case import Case
-from medssl.data.datasets.copies import find_copies, patient_groups, recorded_copies, without
+from medssl.data.datasets.copies import (
+    find_copies,
+    patient_groups,
+    recorded_copies,
+    with_looks,
+    without,
+)
 from medssl.data.datasets.split import LeftOut, Splits
 from medssl.data.datasets.split_file import save_splits, split_hash
 
@@ -97,3 +103,28 @@ def test_a_file_that_says_nothing_of_copies_left_none_out(tmp_path: Path, text: 
     if text is not None:
         (tmp_path / "splits.json").write_text(text)
     assert recorded_copies(tmp_path / "splits.json") == ()
+
+
+def test_copies_in_other_intensities_are_found_by_their_looks() -> None:
+    splits = Splits(
+        labeled=cases("l/l"),
+        unlabeled=cases("u1/u1", "u1/u2", "u3/u3", "u4/u4", "u5/u5"),
+        validation=(),
+        test=cases("t1/t1", "t2/t2"),
+    )
+    look = int("0123456789abcdef" * 8, 16)
+    changed = {
+        "t1": look,
+        "u1": look ^ 0b11111,  # 5 of 512 signs
+        "u3": look ^ (2**512 - 1) ^ 1,  # a negative
+        "u4": look ^ (2**60 - 1),  # 60 of 512: another head
+    }
+    looks = {case: f"{value:0128x}" for case, value in changed.items()}
+    contents = with_looks(splits, {"t2": ["x"], "u5": ["x"]}, {**looks, "l": "", "t2": ""})
+    assert find_copies(splits, contents) == (
+        LeftOut("u1", "unlabeled", "t1", "test", exact=False, nearly=True),
+        LeftOut("u2", "unlabeled", "t1", "test", exact=False),
+        LeftOut("u3", "unlabeled", "t1", "test", exact=False, nearly=True),
+        LeftOut("u5", "unlabeled", "t2", "test", exact=True),
+    )
+    assert "in other intensities" in find_copies(splits, contents)[0].sentence
