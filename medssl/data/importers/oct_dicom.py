@@ -53,6 +53,9 @@ def read_opt(path: Path, bscan_um: float | None) -> OctScan:
     except KeyError as error:
         raise _refuse(path, f"it has no {error.args[0]}: its spacing is unknown") from None
     lines = _scan_lines(data, path)
+    places = _places(data)
+    if places is not None:
+        check_raster(places, path)  # whatever else says how far apart they are would close a gap
     across = bscan_um / 1000 if bscan_um else _distance(data, path)
     side = data.get("ImageLaterality") or data.get("Laterality") or ""
     maker = f"{data.get('Manufacturer') or ''} {data.get('ManufacturerModelName') or ''}"
@@ -92,15 +95,21 @@ def _scan_lines(data: Any, path: Path) -> np.ndarray | None:
     return lines
 
 
+def _places(data: Any) -> np.ndarray | None:
+    """Return the position of each frame, ``(frames, 3)`` in mm, None where there is none."""
+    try:
+        return frame_values(data, "PlanePositionSequence", "ImagePositionPatient")
+    except KeyError:
+        return None
+
+
 def _distance(data: Any, path: Path) -> float:
     """Return the distance of neighboring B-scans in mm, from the best source there is."""
-    try:
-        places = frame_values(data, "PlanePositionSequence", "ImagePositionPatient")
+    places = _places(data)
+    if places is not None:
         steps = np.linalg.norm(np.diff(places, axis=0), axis=1)
         if steps.min() > 0 and np.ptp(steps) < 0.05 * steps.mean():
             return float(steps.mean())
-    except KeyError:
-        pass
     for key in ("SpacingBetweenSlices", "SliceThickness"):
         try:
             value = float(frame_values(data, "PixelMeasuresSequence", key)[0])

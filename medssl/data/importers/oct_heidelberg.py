@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from medssl.data.importers.oct_scan import OctScan, check_raster
+from medssl.data.importers.oct_scan import OctScan, check_filled, check_raster
 from medssl.errors import MedSSLError
 from medssl.optional import optional_module
 
@@ -17,6 +17,9 @@ EXTRA = "oct"
 DEVICE = "Heidelberg Spectralis"
 PATTERNS = {1: "a single line", 2: "a circle", 5: "a radial (star) scan"}
 """Scan patterns that are no raster."""
+
+WITHOUT_DATA = 1.99
+"""Reflectivity above which a voxel holds no data; it goes up to 1."""
 
 _PATTERN_OFFSET = 96
 """Where a .vol header has its scan pattern, in bytes."""
@@ -46,8 +49,10 @@ def read_vol(path: Path) -> OctScan:
     except Exception as error:  # construct raises its own kinds for files cut short
         raise _unreadable(path, error) from error
     positions = np.array([[b.start_x, b.start_y, b.end_x, b.end_y] for b in head.bscans])
-    check_raster(positions[:, :2], path)
+    upward = _upward(positions, path)
     across = float(head.distance)
+    check_raster(positions[:, :2], path, across)
+    check_filled((raw > WITHOUT_DATA).all(axis=(1, 2)), path)
     if across <= 0:
         across = float(np.linalg.norm(np.diff(positions[:, :2], axis=0), axis=1).mean())
     names = {number: name for name, number in reversed(module.SEG_MAPPING.items())}
@@ -59,7 +64,7 @@ def read_vol(path: Path) -> OctScan:
     return OctScan(
         image=display_intensity(raw, "vol").transpose(2, 0, 1),
         spacing_um=(1000 * head.scale_x, 1000 * across, 1000 * head.scale_y),
-        upward=_upward(positions, path),
+        upward=upward,
         laterality=head.scan_position.strip(" \0"),
         device=DEVICE,
         boundaries=boundaries,
@@ -173,6 +178,7 @@ def read_e2e(path: Path, number: int, lateral_um: float, bscan_um: float) -> Oct
     if along[1] > along[0]:
         _upward(starts, path)
     check_raster(starts[:, :2], path)
+    check_filled((raw > WITHOUT_DATA).all(axis=(1, 2)), path)
     return OctScan(
         image=display_intensity(raw, "e2e").transpose(2, 0, 1),
         spacing_um=(lateral_um, bscan_um, 1000 * float(bscans[0]["scale_y"])),

@@ -57,16 +57,17 @@ class OctScan:
     group: str = ""
 
 
-def check_raster(starts: np.ndarray, path: Path) -> None:
+def check_raster(starts: np.ndarray, path: Path, distance: float = 0.0) -> None:
     """Refuse B-scans with a gap or a repeat between them: the volume would close it silently.
 
     Args:
-        starts: ``(B-scan, 2)``: where each begins on the en-face image; nothing is known where all
-            are equal.
+        starts: ``(B-scan, 2 or 3)``: where each begins; nothing is known where all are equal.
         path: of the file.
+        distance: of neighbors as the file states it, in the unit of ``starts``; 0 if it does not.
 
     Raises:
-        MedSSLError: two neighbors lie much closer or further apart than usual.
+        MedSSLError: two neighbors lie much closer or further apart than usual, or all of them than
+            stated: every other one is missing.
     """
     steps = np.linalg.norm(np.diff(starts, axis=0), axis=1)
     usual = float(np.median(steps)) if len(steps) else 0.0
@@ -76,6 +77,34 @@ def check_raster(starts: np.ndarray, path: Path) -> None:
         raise MedSSLError(
             f"its B-scans are not evenly spaced: after B-scan {k + 1} of {len(starts)} the next is "
             f"{steps[k]:.3g} away, {usual:.3g} elsewhere",
+            where=path,
+            fix="export the volume again, or leave it out with --option skip_broken=true",
+        )
+    if usual > 0 and distance > 0 and abs(usual - distance) > UNEVEN * distance:
+        raise MedSSLError(
+            f"its B-scans lie {usual:.3g} apart, but the file says {distance:.3g}: some may be "
+            "missing",
+            where=path,
+            fix="export the volume again, or leave it out with --option skip_broken=true",
+        )
+
+
+def check_filled(empty: np.ndarray, path: Path) -> None:
+    """Refuse a volume with B-scans that hold no image.
+
+    Args:
+        empty: ``(B-scan,)`` bool, whether all voxels of each are marked as without data.
+        path: of the file.
+
+    Raises:
+        MedSSLError: names the first.
+    """
+    lost = np.flatnonzero(empty)
+    if lost.size:
+        more = f" (and {lost.size - 1} more)" if lost.size > 1 else ""
+        raise MedSSLError(
+            f"B-scan {lost[0] + 1} of {len(empty)}{more} has no image: all of it is marked as "
+            "without data",
             where=path,
             fix="export the volume again, or leave it out with --option skip_broken=true",
         )

@@ -143,7 +143,7 @@ def test_scans_that_are_no_horizontal_raster_are_named(folder: Path, tmp_path: P
     (folder / "star.vol").unlink()
     write_vol(folder / "good.vol", raw, starts=[(2, 1, 2, 3), (3, 1, 3, 3), (4, 1, 4, 3)])
     assert "B-scans stand upright" in refusal(tmp_path)
-    down = [(1, 1 + j, 2, 1 + j) for j in range(3)]
+    down = [(1, 1 + 0.12 * j, 2, 1 + 0.12 * j) for j in range(3)]
     write_vol(folder / "good.vol", raw, starts=down)
     _, image, _ = run(tmp_path)
     assert nib.aff2axcodes(image.affine) == ("L", "I", "P")
@@ -180,6 +180,23 @@ def test_a_gap_or_a_repeat_among_the_bscans_is_refused(folder: Path, tmp_path: P
     for place, message in ((4.0, "after B-scan 3 of 6 the next is 2"), (2.0, "the next is 0")):
         write_e2e(folder / "scan.e2e", raw, places=[0, 1, 2, place, place + 1, place + 2])
         assert message in refusal(tmp_path, **spacing)
+
+
+def test_bscans_without_data_and_every_other_one_missing_are_refused(
+    folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("eyepy")
+    raw = np.random.default_rng(1).choice([2**-7, 2**-4, 0.5, 0.75, 1.0], (6, *SHAPE[1:]))
+    raw[:, 0, 0] = FLT_MAX  # a voxel without data is no missing B-scan
+    write_vol(folder / "scan.vol", raw)
+    assert run(tmp_path)[1].shape[2] == SHAPE[1]
+    raw[[0, 5]] = FLT_MAX
+    write_vol(folder / "scan.vol", raw)
+    assert "B-scan 1 of 6 (and 1 more) has no image" in refusal(tmp_path)
+    raw[[0, 5]] = 0.5
+    starts = [(1.0, 5 - 0.24 * j, 2.0, 5 - 0.24 * j) for j in range(6)]
+    write_vol(folder / "scan.vol", raw, starts=starts)
+    assert "lie 0.24 apart, but the file says 0.12" in refusal(tmp_path)
 
 
 def test_evenly_spaced_bscans() -> None:
@@ -256,7 +273,13 @@ def test_bioptigen(folder: Path, tmp_path: Path) -> None:
     assert "3 frames at 1 places" in refusal(tmp_path, **spacing)
 
 
-def write_opt(path: Path, volume: np.ndarray, lines: list[list[float]] | None, **measures) -> None:
+def write_opt(
+    path: Path,
+    volume: np.ndarray,
+    lines: list[list[float]] | None,
+    places: list[list[float]] | None = None,
+    **measures,
+) -> None:
     """Write a DICOM OPT with its spacing in the shared functional groups."""
     from pydicom.dataset import Dataset
     from pydicom.sequence import Sequence
@@ -275,7 +298,24 @@ def write_opt(path: Path, volume: np.ndarray, lines: list[list[float]] | None, *
             group.OphthalmicFrameLocationSequence = item(ReferenceCoordinates=line)
             frames.append(group)
         data.PerFrameFunctionalGroupsSequence = Sequence(frames)
+    if places is not None:
+        frames = []
+        for place in places:
+            group = Dataset()
+            group.PlanePositionSequence = item(ImagePositionPatient=place)
+            frames.append(group)
+        data.PerFrameFunctionalGroupsSequence = Sequence(frames)
     data.save_as(path, enforce_file_format=True)
+
+
+def test_dicom_opt_with_a_gap(folder: Path, tmp_path: Path) -> None:
+    volume = np.random.default_rng(3).integers(0, 4000, (6, *SHAPE[1:])).astype(np.uint16)
+    even = [[0.0, 0.12 * j, 0.0] for j in range(7)]
+    write_opt(folder / "a.dcm", volume, None, places=even[:6], SliceThickness=0.3)
+    assert run(tmp_path)[1].header.get_zooms()[:3] == pytest.approx((12, 120, 4))
+    write_opt(folder / "a.dcm", volume, None, places=even[:3] + even[4:], SliceThickness=0.3)
+    for options in ({}, {"bscan_um": 120}):  # neither tells where the gap is
+        assert "after B-scan 3 of 6 the next is 0.24 away" in refusal(tmp_path, **options)
 
 
 def test_dicom_opt(folder: Path, tmp_path: Path) -> None:
