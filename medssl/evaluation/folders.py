@@ -61,6 +61,7 @@ def evaluate_folders(
             or holds undeclared values, or the two grids of a case differ or are sheared.
     """
     pairs = match_files(Path(predictions), Path(reference))
+    is_found = label_map is None
     if label_map is None:
         label_map = _found_labels([reference for _, reference in pairs.values()])
     rows: list[dict[str, Any]] = []
@@ -73,6 +74,8 @@ def evaluate_folders(
             case_id, (prediction_path, predicted, predicted_affine), (reference_path, truth, affine)
         )
         _check_straight(reference_path, truth, affine)
+        if is_found:
+            _check_found(predicted, label_map, prediction_path)
         classes = to_classes(truth, label_map, reference_path)
         case_rows = evaluate_case(
             _predicted_classes(predicted, classes, label_map, prediction_path),
@@ -217,6 +220,18 @@ def _found_labels(references: list[Path]) -> LabelMap:
         )
     names = ("background", *(f"label_{value}" for value in values))
     return LabelMap(values=(0, *values), names=names, ignore_value=ignore)
+
+
+def _check_found(label: np.ndarray, label_map: LabelMap, path: Path) -> None:
+    """Refuse a prediction with values that no reference has, where nothing else declares any."""
+    others = np.setdiff1d(label, [*label_map.values, label_map.ignore_value or 0])
+    if others.size:
+        raise MedSSLError(
+            f"no reference has the label {', '.join(f'{value:g}' for value in others[:5])} that "
+            "this prediction has",
+            where=path,
+            fix="if it is a structure, name all of them with a dataset.json; or correct the labels",
+        )
 
 
 def to_classes(label: np.ndarray, label_map: LabelMap, path: Path) -> np.ndarray:

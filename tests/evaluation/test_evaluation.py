@@ -486,6 +486,15 @@ class TestFolders:
         assert str(path) in text
         assert "declared are 0, 1, 7" in text
 
+    def test_a_structure_that_no_reference_has(self, folders):
+        label = reference_label()
+        label[0, 0, :3] = 4
+        path = save(folders[0] / "case_1.nii.gz", label)
+        text = message(folders, label_map=None)
+        assert "no reference has the label 4 that this prediction has" in text
+        assert str(path) in text
+        assert "name all of them with a dataset.json" in text
+
     def test_prediction_must_not_say_not_annotated(self, folders):
         labels = LabelMap(LABELS.values, LABELS.names, ignore_value=9)
         label = reference_label()
