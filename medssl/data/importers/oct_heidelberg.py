@@ -52,7 +52,7 @@ def read_vol(path: Path) -> OctScan:
     upward = _upward(positions, path)
     across = float(head.distance)
     check_raster(positions[:, :2], path, across)
-    check_filled((raw > WITHOUT_DATA).all(axis=(1, 2)), path)
+    check_filled(raw.min(axis=(1, 2)) > WITHOUT_DATA, path)
     if across <= 0:
         across = float(np.linalg.norm(np.diff(positions[:, :2], axis=0), axis=1).mean())
     names = {number: name for name, number in reversed(module.SEG_MAPPING.items())}
@@ -178,7 +178,7 @@ def read_e2e(path: Path, number: int, lateral_um: float, bscan_um: float) -> Oct
     if along[1] > along[0]:
         _upward(starts, path)
     check_raster(starts[:, :2], path)
-    check_filled((raw > WITHOUT_DATA).all(axis=(1, 2)), path)
+    check_filled(raw.min(axis=(1, 2)) > WITHOUT_DATA, path)
     return OctScan(
         image=display_intensity(raw, "e2e").transpose(2, 0, 1),
         spacing_um=(lateral_um, bscan_um, 1000 * float(bscans[0]["scale_y"])),
