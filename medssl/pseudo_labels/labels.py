@@ -16,7 +16,7 @@ import numpy as np
 
 from medssl.data.datasets.case import Case, Dataset
 from medssl.data.datasets.contents import Contents
-from medssl.data.datasets.copies import find_copies, without
+from medssl.data.datasets.copies import contents_of, find_copies, without
 from medssl.data.datasets.decathlon import read_dataset
 from medssl.data.datasets.known_files import KnownFiles
 from medssl.data.datasets.split import Splits
@@ -78,8 +78,7 @@ class Pool:
             MedSSLError: nothing is left to label, or an image cannot be read.
         """
         splits = Splits((), self.unlabeled, (), self.held_back)
-        cases = (*self.unlabeled, *self.held_back)
-        copies = find_copies(splits, {c.id: self.contents.all_of(c) for c in cases})
+        copies = find_copies(splits, contents_of(splits, self.contents))
         for copy in copies:
             display.say(f"warning: {copy.sentence}: it gets no label")
         left = without(splits, copies).unlabeled

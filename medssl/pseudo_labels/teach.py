@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medssl.cross_validation.plan import PlannedFold
+from medssl.data.checks.sketches import look
 from medssl.data.datasets.contents import Contents
 from medssl.inference.identity import weights_sha256
 from medssl.inference.predictor import Predictor
@@ -68,7 +69,7 @@ class Teachers:
             plan.splits.labeled,
             plan.splits.unlabeled,
             tuple({case.id: case for case in held}.values()),
-            Contents(plan.files, data.spatial_unit),
+            Contents(plan.files, data.spatial_unit, look),
         ).without_copies(display)
 
     def makers(self, pool: Pool, display: Display) -> list[Maker]:

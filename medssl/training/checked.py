@@ -7,7 +7,7 @@ from functools import partial
 
 from medssl.data.checks.sketches import look
 from medssl.data.datasets.contents import Contents
-from medssl.data.datasets.copies import find_copies, with_looks, without
+from medssl.data.datasets.copies import contents_of, find_copies, without
 from medssl.data.datasets.integrity import check_training_set
 from medssl.data.datasets.problem import Problem
 from medssl.data.datasets.split import LeftOut, Splits
@@ -46,11 +46,8 @@ def checked_plan(
         if world.first:  # one reader is enough
             check = partial(check_training_set, memory=memory, files=plan.files, contents=contents)
             warnings = check(plan.dataset, splits, on_progress=done)
-            known = {case.id: contents.all_of(case) for case in everyone}
-            looks = {case.id: contents.look_of(case) for case in everyone}
-            known = with_looks(splits, known, looks)
             lent = loaded.recipe.data.transductive
-            copies = find_copies(splits, known, transductive=lent)
+            copies = find_copies(splits, contents_of(splits, contents), transductive=lent)
     copies = world.from_first(copies)
     _say_some(
         display,

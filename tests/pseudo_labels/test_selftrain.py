@@ -19,6 +19,7 @@ from helpers import crash_after, small_recipe, write_dataset, write_recipe
 import medssl
 from medssl.atlases.scans import Atlases
 from medssl.cross_validation.deal import deal
+from medssl.data.checks.sketches import look
 from medssl.data.datasets.case import Case
 from medssl.data.datasets.contents import Contents
 from medssl.data.datasets.decathlon import read_dataset
@@ -266,7 +267,7 @@ def pool(place: Path) -> Pool:
         (cases["case_00"],),
         tuple(cases[n].without_label() for n in ("case_06", "case_07", "case_08")),
         (cases["case_05"],),
-        Contents(KnownFiles(None)),
+        Contents(KnownFiles(None), look=look),
     )
 
 
@@ -328,8 +329,14 @@ def test_an_edited_label_does_not_stand(pool: Pool, tmp_path: Path) -> None:
     assert not labels_stand(pool, makers, Rules(), tmp_path / "labels", tmp_path / "run", QUIET)
 
 
-def test_a_copy_of_a_held_out_scan_gets_no_label(place: Path, pool: Pool) -> None:
+@pytest.mark.parametrize("how", ["exact", "in other intensities"])
+def test_a_copy_of_a_held_out_scan_gets_no_label(pool: Pool, tmp_path: Path, how: str) -> None:
     copy = next(c for c in pool.dataset.unlabeled if c.id == "copy_of_test")
+    if how != "exact":
+        image = nib.load(copy.images[0])
+        values = np.asarray(image.dataobj, np.float32)
+        nib.save(nib.Nifti1Image(40 - 0.3 * values, image.affine), tmp_path / "other.nii.gz")
+        copy = replace(copy, images=(tmp_path / "other.nii.gz",))
     found = replace(pool, unlabeled=(*pool.unlabeled, copy)).without_copies(QUIET)
     assert found.unlabeled == pool.unlabeled
 

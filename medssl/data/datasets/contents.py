@@ -64,11 +64,14 @@ class Contents:
         return copy_hashes([self._channels(path) for path in case.images])
 
     def look_of(self, case: Case) -> str:
-        """Return what the first channel of a scan looks like; empty if all of it is constant.
+        """Return what the first channel of a scan looks like; empty if all of it is constant, or
+        nobody asks for looks.
 
         Raises:
             MedSSLError: a file cannot be read.
         """
+        if self._look is None:
+            return ""
         path = case.images[0]
         kept = self._files.recall(path, LOOK)
         if kept is None:

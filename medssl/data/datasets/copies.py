@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from medssl.data.datasets.case import Case
+from medssl.data.datasets.contents import Contents
 from medssl.data.datasets.decathlon_header import read_json
 from medssl.data.datasets.split import ROLES, LeftOut, Splits
 from medssl.errors import MedSSLError
@@ -54,6 +55,17 @@ def patient_groups(cases: Iterable[Case], contents: Mapping[str, Sequence[str]])
             )
             parent[other] = one
     return {case.id: top(case.patient) for case in cases}
+
+
+def contents_of(splits: Splits, contents: Contents) -> dict[str, tuple[str, ...]]:
+    """Return what :func:`find_copies` compares of each scan: hashes of voxels, and looks if known.
+
+    Raises:
+        MedSSLError: a file cannot be read.
+    """
+    everyone = [case for role in ROLES for case in getattr(splits, role)]
+    hashes = {case.id: contents.all_of(case) for case in everyone}
+    return with_looks(splits, hashes, {case.id: contents.look_of(case) for case in everyone})
 
 
 def with_looks(
