@@ -35,9 +35,11 @@ def thumbnail(data: np.ndarray) -> np.ndarray:
         moved = np.moveaxis(out, axis, -1)
         out = np.moveaxis(moved @ _boxes(out.shape[axis]), -1, axis)
     flat = np.ascontiguousarray(out).ravel()
-    flat = flat - flat.mean(dtype=np.float64)
+    mean = flat.mean(dtype=np.float64)
+    flat = flat - mean
     norm = float(np.linalg.norm(flat))
-    return np.zeros(flat.size, np.float32) if norm < 1e-6 else (flat / norm).astype(np.float32)
+    rounding = 1e-6 * max(1.0, abs(mean) * flat.size**0.5)  # of float32, on an offset
+    return np.zeros(flat.size, np.float32) if norm < rounding else (flat / norm).astype(np.float32)
 
 
 def _boxes(n: int) -> np.ndarray:

@@ -55,7 +55,8 @@ def make_sketch(flat: np.ndarray) -> Sketch:
 
 
 def look(data: np.ndarray) -> str:
-    """Return the signs of the sketch of a volume's fine detail, as hexadecimal digits.
+    """Return the signs of the sketch of a volume's fine detail, as hexadecimal digits; nothing of
+    a volume that is constant or not finite.
 
     Whatever scale, offset and data type the intensities have, a scan keeps nearly all of them: two
     details of correlation ``r`` differ in a share of ``arccos(r) / pi`` of the signs.
@@ -63,7 +64,10 @@ def look(data: np.ndarray) -> str:
     Args:
         data: ``(X, Y, Z)``.
     """
-    return np.packbits(_project(detail(thumbnail(data))) > 0).tobytes().hex()
+    flat = thumbnail(data)
+    if not flat.any() or not np.isfinite(flat).all():
+        return ""
+    return np.packbits(_project(detail(flat)) > 0).tobytes().hex()
 
 
 def detail(flat: np.ndarray) -> np.ndarray:

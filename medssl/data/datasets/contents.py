@@ -107,9 +107,10 @@ class Contents:
         self._files.keep(path, KEPT_AS, found)
         self._seen[path, digest] = found
         if self._look is not None:
-            turned = turn_to_ras(_true_values(volume), volume.affine)
-            first = turned[..., 0] if turned.ndim == 4 else turned
-            self._looks[path] = self._look(first) if found[0][0] else ""
+            # As stored: a scale changes nothing, and a copy in true values takes memory.
+            first = volume.data[..., 0] if volume.data.ndim == 4 else volume.data
+            turned = turn_to_ras(first, volume.affine)
+            self._looks[path] = self._look(turned) if found[0][0] else ""
             self._files.keep(path, LOOK, self._looks[path])
         return found
 

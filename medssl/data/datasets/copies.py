@@ -16,8 +16,8 @@ HELD_BACK = ("test", "validation")
 """Roles whose scans are not trained on, the more important first."""
 
 ALIKE = 0.05
-"""Scans whose looks differ in a smaller share of signs are one: of two people's heads, cut alike,
-more than a tenth differ."""
+"""Scans whose looks differ in a smaller share of signs are one: of two people's hippocampi, hearts
+or atria 0.29 or more differ, of two phantoms 0.19."""
 
 _NEARLY = "nearly "
 """Begins what stands among the hashes of two scans that look alike."""

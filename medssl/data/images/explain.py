@@ -13,7 +13,8 @@ from pathlib import Path
 from medssl.data.images.names import IMAGE_SUFFIXES, ITK, image_suffix, is_dead_link
 from medssl.errors import MedSSLError
 
-_GZIP = b"\x1f\x8b"
+GZIP = b"\x1f\x8b"
+"""How a packed file starts."""
 _NIFTI_MAGIC = (b"n+1", b"ni1")
 
 AGAIN = "copy or download it again from its source"
@@ -97,7 +98,7 @@ def _explain(path: Path, error: Exception) -> tuple[str, str]:
         return f"the file is truncated or damaged ({error})", AGAIN
     if isinstance(error, gzip.BadGzipFile):
         return f"the file is damaged ({error})", AGAIN
-    if start.startswith(_GZIP):
+    if start.startswith(GZIP):
         with suppress(OSError, EOFError, zlib.error), gzip.open(path) as packed:
             instead = _instead(path, packed.read(_SEEN))
             if instead is not None:
@@ -116,6 +117,6 @@ def _instead(path: Path, start: bytes) -> tuple[str, str] | None:
     if image_suffix(path) in ITK:
         if start[344:347] in _NIFTI_MAGIC:
             return "the file is a NIfTI", "let its name end in .nii"
-        if start.startswith(_GZIP):
+        if start.startswith(GZIP):
             return "the file is packed by gzip", "unpack it, or let a NIfTI's name end in .nii.gz"
     return None

@@ -21,6 +21,7 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
+from medssl.data.images.explain import GZIP
 from medssl.data.images.geometry import (
     GRID_WARNING_VOXELS,
     corner_distance,
@@ -51,7 +52,6 @@ one: nibabel's, to the last bit."""
 
 _NIFTI1, _NIFTI2 = 348, 540
 _MM_PER_UNIT = {1: 1000.0, 3: 1e-3}
-_GZIP = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def read_nifti(path: Path) -> tuple[NiftiHeader, np.ndarray]:
 def _stream(path: Path) -> Iterator[BinaryIO | gzip.GzipFile]:
     """Open a file, packed or not by its content: many called .gz are not, and some do not say."""
     with path.open("rb") as file:
-        packed = file.read(2) == _GZIP
+        packed = file.read(2) == GZIP
         file.seek(0)
         if packed:
             with gzip.GzipFile(fileobj=file, mode="rb") as stream:
@@ -162,7 +162,7 @@ def _read_to_the_end(stream: BinaryIO | gzip.GzipFile, claimed: int, path: Path)
 def _header(stream: BinaryIO | gzip.GzipFile, path: Path) -> tuple[RawHeader, int]:
     """Return the header, and how many bytes were read for it and its extensions."""
     block = stream.read(_NIFTI1)
-    if block.startswith(_GZIP):
+    if block.startswith(GZIP):
         raise MedSSLError("the file is packed twice", where=path, fix="unpack it once (gunzip)")
     if len(block) < _NIFTI1:
         raise EOFError(f"only {len(block)} bytes, less than a header")

@@ -56,7 +56,7 @@ def read_opt(path: Path, bscan_um: float | None) -> OctScan:
     places = _places(data)
     if places is not None:
         check_raster(places, path)  # whatever else says how far apart they are would close a gap
-    across = bscan_um / 1000 if bscan_um else _distance(data, path)
+    across = bscan_um / 1000 if bscan_um else _distance(data, places, path)
     side = data.get("ImageLaterality") or data.get("Laterality") or ""
     maker = f"{data.get('Manufacturer') or ''} {data.get('ManufacturerModelName') or ''}"
     heidelberg = "heidelberg" in maker.lower()
@@ -103,9 +103,8 @@ def _places(data: Any) -> np.ndarray | None:
         return None
 
 
-def _distance(data: Any, path: Path) -> float:
+def _distance(data: Any, places: np.ndarray | None, path: Path) -> float:
     """Return the distance of neighboring B-scans in mm, from the best source there is."""
-    places = _places(data)
     if places is not None:
         steps = np.linalg.norm(np.diff(places, axis=0), axis=1)
         if steps.min() > 0 and np.ptp(steps) < 0.05 * steps.mean():

@@ -14,6 +14,7 @@ from medssl.data.checks.sketches import (
     NEAR_DETAIL,
     SIZE,
     detail,
+    look,
     make_sketch,
     near_pairs,
 )
@@ -158,3 +159,13 @@ def test_standing_alone_is_as_by_all_distances(n: int, ties: bool) -> None:
     nearest = np.sort(apart, axis=1)[:, int(COMPANY * n)]
     expected = nearest > 0.5 * np.abs(values - np.median(values, axis=0))
     np.testing.assert_array_equal(stand_alone(values), expected)
+
+
+def test_a_volume_without_numbers_or_detail_has_no_look() -> None:
+    noise = np.random.default_rng(0).normal(size=(20, 24, 12))
+    assert len(look(noise)) == 128
+    assert look(np.full((20, 24, 12), 7)) == ""
+    for value in (np.nan, np.inf):
+        holed = noise.copy()
+        holed[3, 4, 5] = value
+        assert look(holed) == ""
