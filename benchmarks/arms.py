@@ -12,6 +12,7 @@ from development import CASES, development_settings, on_small_network
 from poison import KINDS, LABELED, MIRRORED, poisoned_dataset, wrong_cases
 
 ALONE, DEFAULT, WITHOUT = "supervised", "default", "without"
+OPTIMIZERS, ADAM = "hippocampus-4-optimizers-development", "adam"
 TOY = "toy"
 """In the place of a recipe: the task of ``tests/support/toy_task.py``, 2-D and seconds a run."""
 
@@ -86,6 +87,9 @@ BCP_CHOICES = {
     "mixed": DEFORM | {"method": "{name: self_training}"},
 }
 
+TWIN, AS_LONG = "supervised, as long as bcp", ("training.iterations=4000",)
+"""Labels alone in the processor time of ``bcp``, whose 3000 iterations take 1.3 times as long."""
+
 
 def evidence() -> Iterator[Arm]:
     """Yield the arms of the evidence in the order in which they are trained."""
@@ -97,9 +101,12 @@ def evidence() -> Iterator[Arm]:
         group, some = f"hippocampus-{labels}", (f"data.labeled={labels}",)
         yield Arm(group, ALONE, "hippocampus_supervised", some, seeds)
         yield Arm(group, "bcp", "hippocampus_bcp", some, seeds)
+        if labels == "8":
+            yield Arm(group, TWIN, "hippocampus_supervised", (*some, *AS_LONG))
     everything = ("data.labeled=all",)
     yield Arm("hippocampus-all", ALONE, "hippocampus_supervised", everything)
     yield from mixing()
+    yield from optimizers()
     yield from hearts()
 
 
@@ -158,6 +165,14 @@ def mixing() -> Iterator[Arm]:
         for way in ("none", "cutmix") if method in MIXING else ("",):
             name, more = (f"{method}_{way}", [f"method.mixing={way}"]) if way else (method, [])
             yield Arm(group, name, recipe, (*common, *own, *more), 2)
+
+
+def optimizers() -> Iterator[Arm]:
+    """Yield labels alone with each optimizer, on the small network."""
+    recipe, own = on_small_network(ALONE)
+    for name in (ADAM, "adamw", "sgd"):
+        given = (f"{key}={value}" for key, value in CHOICES.get(name, {}).items())
+        yield Arm(OPTIMIZERS, name, recipe, (*four_labels(), *own, *given), 2)
 
 
 # ---------------------------------------------------------------------- the ablation

@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
-from arms import ALONE, DEFAULT, TOY
+from arms import ADAM, ALONE, DEFAULT, OPTIMIZERS, TOY
 
 from medssl.evaluation.statistics import Interval, paired_interval
 
@@ -19,6 +19,7 @@ MIXED, WHOLE = "_cutmix", "_none"
 REFERENCES = {
     "hippocampus-8-nnunet": "nnU-Net",
     "hippocampus-8-nnunet-unmodified": "nnU-Net",
+    OPTIMIZERS: ADAM,
     MEMBERS: ONE_MEMBER,
     f"{MEMBERS}-development": ONE_MEMBER,
 }

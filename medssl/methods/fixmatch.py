@@ -38,11 +38,20 @@ The step is that of ``self_training``, which has the same as preset ``fixmatch``
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from medssl.methods.fixmatch_settings import FixMatchSettings
 from medssl.methods.self_training import SelfTraining
+from medssl.methods.self_training_slots import Slots
 
 
 class FixMatch(SelfTraining):
     """Weak-to-strong consistency on confident voxels."""
 
     Settings = FixMatchSettings
+    settings: FixMatchSettings
+
+    @cached_property
+    def slots(self) -> Slots:
+        """Its settings, as ``self_training`` says them."""
+        return self.settings.slots

@@ -8,7 +8,7 @@ from medssl.methods.fields import Mode, Who, setting
 from medssl.methods.mixing_settings import MixingSettings
 from medssl.methods.plan_hints import PlanHints
 from medssl.methods.self_training_presets import FIXMATCH
-from medssl.methods.self_training_settings import SelfTrainingSettings
+from medssl.methods.self_training_slots import Slots
 from medssl.methods.self_training_sure_settings import SureSettings
 from medssl.methods.settings import Tables, TeacherSettings
 
@@ -33,11 +33,9 @@ class FixMatchSettings(MixingSettings, SureSettings, TeacherSettings):
     """Mode of the labeling pass."""
 
     @property
-    def parts(self) -> SelfTrainingSettings:
+    def slots(self) -> Slots:
         """The same, as ``self_training`` says it."""
         shared = self.model_dump(exclude={"preset", "labels_from", "label_mode"})
         teacher = "ema" if self.labels_from == "teacher" else "student"
         names = {"preset": "fixmatch", "variant": self.preset}
-        return SelfTrainingSettings(
-            **names, **shared, teacher=teacher, teacher_mode=self.label_mode
-        )
+        return Slots(**names, **shared, teacher=teacher, teacher_mode=self.label_mode)

@@ -22,9 +22,10 @@ Presets, and how they differ from their papers: :mod:`medssl.methods.self_traini
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
-from typing import ClassVar
+from functools import cached_property
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,7 @@ from medssl.methods.self_training_hardness import Hardness
 from medssl.methods.self_training_losses import agreement, guess_loss, told_of, truth_loss
 from medssl.methods.self_training_memory import Memory
 from medssl.methods.self_training_settings import SelfTrainingSettings
+from medssl.methods.self_training_slots import Slots
 from medssl.methods.self_training_sure_settings import SureSettings
 from medssl.methods.self_training_teachers import Guess, decays, guess_of, settled
 from medssl.methods.self_training_views import Shown, perturb, plain_view, views_of
@@ -56,28 +58,32 @@ class SelfTraining(StudentTeacher):
     Settings: ClassVar[type[MethodSettings]] = SelfTrainingSettings
     settings: SureSettings
 
+    @cached_property
+    def slots(self) -> Slots:
+        """Which part fills each slot."""
+        return cast(Slots, self.settings)
+
     def make_networks(self, build: NetworkBuilder) -> None:
         """Make the student; its averages start as copies of it."""
         super().make_networks(build)
-        self.parts = self.settings.parts
-        if self.parts.teachers == 2:
+        if self.slots.teachers == 2:
             self.second = frozen_copy(self.student)
-        if self.parts.teacher == "global":
+        if self.slots.teacher == "global":
             self.stay = ("second",)
-        self.memory = Memory(self.parts, self.num_classes)
+        self.memory = Memory(self.slots, self.num_classes)
         self.cases: Cases | None = None
-        if "case" in self.parts.weight:
+        if "case" in self.slots.weight:
             self.cases = Cases(self.num_classes, tapped_channels(build, self.spatial_dims))
-        self.hardness = Hardness() if self.parts.adapt == "otsu" else None
+        self.hardness = Hardness() if self.slots.adapt == "otsu" else None
 
     def check_networks(self) -> list[str]:
         """Say what the number of classes, or the network, is not made for."""
-        return list(unfit(self.parts, self.num_classes, self.student))
+        return list(unfit(self.slots, self.num_classes, self.student))
 
     @property
     def teachers(self) -> list[nn.Module]:
         """The averages of the student, and of a federation the last common model."""
-        return [self.teacher, self.second] if self.parts.teachers == 2 else [self.teacher]
+        return [self.teacher, self.second] if self.slots.teachers == 2 else [self.teacher]
 
     def start_from(self, load: Loader) -> None:
         """Load the student; its averages become its copies."""
@@ -87,7 +93,7 @@ class SelfTraining(StudentTeacher):
 
     def received(self, shared: Collection[str]) -> None:
         """Keep the common model: its averaged teacher, or the student if no teacher is shared."""
-        if self.parts.teacher == "global":
+        if self.slots.teacher == "global":
             averaged = any(name.startswith("teacher.") for name in shared)
             copy_weights(self.second, self.teacher if averaged else self.student)
 
@@ -95,8 +101,8 @@ class SelfTraining(StudentTeacher):
         """Guess, believe, perturb, predict, learn."""
         unlabeled = batch.unlabeled
         assert unlabeled is not None
-        foresees = self.parts.teacher == "future"
-        with self._watched("unlabeled", unlabeled.case):
+        foresees, cases = self.slots.teacher == "future", self.cases
+        with cases.watched("unlabeled", unlabeled.case, self.teacher) if cases else nullcontext():
             guess = self._foreseen(batch, progress) if foresees else self.guess(unlabeled.image)
         return self._learned(batch, guess, progress)
 
@@ -104,7 +110,7 @@ class SelfTraining(StudentTeacher):
         """Return what the student learns from labels, and from guesses of unlabeled patches."""
         labeled, unlabeled = batch.labeled, batch.unlabeled
         assert unlabeled is not None
-        settings = self.parts
+        settings = self.slots
         checked = None
         if labeled is not None and settings.selection == "gate":
             checked = (self.guess(labeled.image), labeled.label)
@@ -112,15 +118,14 @@ class SelfTraining(StudentTeacher):
         told: dict[str, Tensor] = {}
         if self.cases is not None:
             if labeled is not None and progress.iteration % EVERY == 0:
-                with self._watched("labeled", labeled.case):
+                with self.cases.watched("labeled", labeled.case, self.teacher):
                     guess_of(labeled.image, [self.teacher], settings)
             told_by = (guess.label, guess.probs)
             weight, told = self.cases.weigh(weight, told_by, batch, self.student, progress)
         easy = self.hardness.naive(unlabeled.case, progress) if self.hardness else None
         seen, kinds = views_of(unlabeled, easy, settings, progress)
         plain = plain_view(unlabeled.image, guess, weight, settings)
-        views = [replace(plain, image=image) for image in seen]
-        shown = perturb(labeled, views, kinds, settings, progress)
+        shown = perturb(labeled, [replace(plain, image=i) for i in seen], kinds, settings, progress)
         set_mode(self.student, "train")
         logits = self.student(shown.view.image)
         truth = truth_loss(logits, shown, settings, self.unions)
@@ -140,25 +145,20 @@ class SelfTraining(StudentTeacher):
             "loss/unlabeled": guessed.detach(),
             "weight/unlabeled": torch.tensor(factor),
             "pseudo/agreement": agreement(finest(logits).detach(), shown),
-            **told_of(guess, weight),
-            **told,
+            **(told_of(guess, weight) | told),
         }
         return StepOutput(truth + factor * guessed, terms)
 
     def unlabeled_ramp(self, progress: Progress) -> float:
         """Return how much guesses count yet."""
-        return progress.ramp(self.parts.ramp_fraction)
-
-    def _watched(self, name: str, case: Tensor) -> AbstractContextManager[None]:
-        """Remember what the teacher makes of patches, where scans are weighed."""
-        return nullcontext() if self.cases is None else self.cases.watched(name, case, self.teacher)
+        return progress.ramp(self.slots.ramp_fraction)
 
     def _foreseen(self, batch: Batch, progress: Progress) -> Guess:
         """Label by the average as it will be after virtual steps, which are taken back."""
         weights, unlabeled = list(self.student.parameters()), batch.unlabeled
         assert unlabeled is not None
         with put_back(self):
-            for _ in range(self.parts.peeks):
+            for _ in range(self.slots.peeks):
                 (loss,) = self._learned(batch, self.guess(unlabeled.image), progress).losses()
                 descend(weights, self.sum_tensors(gradients_of(loss, weights)), lr=progress.lr)
                 self.after_step(progress)
@@ -166,9 +166,9 @@ class SelfTraining(StudentTeacher):
 
     def guess(self, image: Tensor) -> Guess:
         """Label weak views ``(B, C, *spatial)``."""
-        student = self.parts.teacher == "student"
-        guess = guess_of(image, [self.student] if student else self.teachers, self.parts)
-        if self.parts.arbiter == "student" and guess.conflict is not None:
+        who = [self.student] if self.slots.teacher == "student" else self.teachers
+        guess = guess_of(image, who, self.slots)
+        if self.slots.arbiter == "student" and guess.conflict is not None:
             return settled(guess, image, self.student)
         return guess
 
@@ -184,15 +184,15 @@ class SelfTraining(StudentTeacher):
 
     def averages(self, progress: Progress) -> dict[str, float]:
         """Return the modules that follow the student after an iteration, with their decay."""
-        return decays(self.parts, progress)
+        return decays(self.slots, progress)
 
     def after_step(self, progress: Progress) -> None:
         """Let the averages follow the student."""
         for name, decay in self.averages(progress).items():
-            teacher = self.get_submodule(name)
-            ema_update(teacher, self.student, decay, buffers=self.parts.ema_buffers)
+            average = self.get_submodule(name)
+            ema_update(average, self.student, decay, buffers=self.slots.ema_buffers)
 
     def predictor(self) -> nn.Module:
         """Return the student, its average, or the mean of both averages."""
-        two = self.parts.predict_with == "teacher" and self.parts.averages == 2
+        two = self.slots.predict_with == "teacher" and self.slots.averages == 2
         return Ensemble(self.teachers) if two else super().predictor()

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from medssl.methods.self_training_slots import Slots
 from medssl.methods.settings import Sections
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from medssl.methods.self_training_settings import SelfTrainingSettings
 
 SMALLEST = 32
 """Least side of a patch in voxels whose halves are worth changing places."""
@@ -18,7 +17,7 @@ FEW = 5
 """Classes from which on some are left when those that are confused are gone."""
 
 
-def refused(chosen: SelfTrainingSettings, recipe: Sections) -> Iterator[str]:
+def refused(chosen: Slots, recipe: Sections) -> Iterator[str]:
     """Say what no code was read for, and which parts need another one."""
     promised = [key.partition("/")[0] for key in chosen.presets if "/" in key]
     kinds, by, alone = chosen.kinds, f"teacher {chosen.teacher}", chosen.teachers == 1
@@ -49,7 +48,7 @@ def refused(chosen: SelfTrainingSettings, recipe: Sections) -> Iterator[str]:
         yield "method.mixing takes each kind once, and paste at the end"
 
 
-def unfit(chosen: SelfTrainingSettings, classes: int, network: nn.Module) -> Iterator[str]:
+def unfit(chosen: Slots, classes: int, network: nn.Module) -> Iterator[str]:
     """Say what so many classes, background included, are too few for; refuse a network without taps
     where its features are dropped.
     """
@@ -61,7 +60,7 @@ def unfit(chosen: SelfTrainingSettings, classes: int, network: nn.Module) -> Ite
         taps_of(network)
 
 
-def warned(chosen: SelfTrainingSettings, recipe: Sections) -> Iterator[str]:
+def warned(chosen: Slots, recipe: Sections) -> Iterator[str]:
     """Say which parts do nothing with this recipe, or hardly any good."""
     training, kinds = recipe.training, set(chosen.kinds)
     if training.unlabeled_batch == 1 and kinds & {"cutmix", "cube"}:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from medssl.methods.self_training_settings import SelfTrainingSettings
+from medssl.methods.self_training_slots import Slots
 from medssl.methods.self_training_teachers import Guess
 from medssl.methods.self_training_views import Shown
 from medssl.ops.deep_supervision import Prediction, finest
@@ -16,9 +16,7 @@ from medssl.ops.reliability import elr, shrunk_ce, soft_ce
 from medssl.ops.variants import FOREGROUND
 
 
-def truth_loss(
-    logits: Prediction, shown: Shown, settings: SelfTrainingSettings, unions: Unions = ()
-) -> Tensor:
+def truth_loss(logits: Prediction, shown: Shown, settings: Slots, unions: Unions = ()) -> Tensor:
     """Compute the loss where there is ground truth; 0 at a site without labels."""
     view, rows = shown.view, shown.labeled
     if not len(finest(logits)[rows]):
@@ -28,9 +26,7 @@ def truth_loss(
     return supervised_loss(logits[rows], target, loss=settings.loss, unions=unions)
 
 
-def guess_loss(
-    logits: Prediction, shown: Shown, settings: SelfTrainingSettings, unions: Unions = ()
-) -> Tensor:
+def guess_loss(logits: Prediction, shown: Shown, settings: Slots, unions: Unions = ()) -> Tensor:
     """Compute the loss of guesses, the mean over the views: the weighted mean times the share of
     guessed voxels that count at all, or with ``normalize: kept`` without that factor.
     """

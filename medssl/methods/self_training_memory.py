@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from medssl.methods.self_training_settings import SelfTrainingSettings
+from medssl.methods.self_training_slots import Slots
 from medssl.methods.self_training_teachers import Guess
 from medssl.ops import selection as rules
 from medssl.ops.reliability import boundary_factor, soft_background
@@ -24,7 +24,7 @@ class Memory(nn.Module):
 
     confidence: Tensor
 
-    def __init__(self, settings: SelfTrainingSettings, classes: int) -> None:
+    def __init__(self, settings: Slots, classes: int) -> None:
         super().__init__()
         self.settings = settings
         self.classes = classes

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from medssl.methods.fields import NotNegative, Share, setting
 from medssl.methods.settings import AverageSettings, Sections
 from medssl.ops.variants import LossName
-
-if TYPE_CHECKING:
-    from medssl.methods.self_training_settings import SelfTrainingSettings
 
 
 class SureSettings(AverageSettings):
@@ -28,11 +25,6 @@ class SureSettings(AverageSettings):
     """Of both parts; soft targets have cross-entropy alone."""
     normalize: Literal["all", "kept"] = setting("all", "FixMatch, eq. 4")
     """Guessed voxels to divide by: all, or those that count."""
-
-    @property
-    def parts(self) -> SelfTrainingSettings:
-        """The same, as ``self_training`` says it."""
-        raise NotImplementedError
 
     @property
     def asks_confidence(self) -> bool:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from medssl.methods.base import Progress
-from medssl.methods.self_training_settings import SelfTrainingSettings
+from medssl.methods.self_training_slots import Slots
 from medssl.ops.ema import ema_decay
 from medssl.ops.fusion import fuse_by_entropy, surer_of
 from medssl.ops.modes import eval_mode, set_mode
@@ -41,7 +41,7 @@ class Guess:
 
 
 @torch.no_grad()
-def guess_of(image: Tensor, teachers: Sequence[nn.Module], settings: SelfTrainingSettings) -> Guess:
+def guess_of(image: Tensor, teachers: Sequence[nn.Module], settings: Slots) -> Guess:
     """Label patches ``(B, C, *spatial)``.
 
     Args:
@@ -78,7 +78,7 @@ def settled(guess: Guess, image: Tensor, arbiter: nn.Module) -> Guess:
     return replace(guess, label=label, confidence=sure)
 
 
-def soft_of(guess: Guess, settings: SelfTrainingSettings) -> Tensor | None:
+def soft_of(guess: Guess, settings: Slots) -> Tensor | None:
     """Return the probabilities ``(B, K, *spatial)`` of a guess that the loss asks for."""
     if not settings.needs_probabilities:
         return None
@@ -86,7 +86,7 @@ def soft_of(guess: Guess, settings: SelfTrainingSettings) -> Tensor | None:
     return sharpen(guess.probs, settings.temperature) if sharp else guess.probs
 
 
-def turn_of(settings: SelfTrainingSettings, progress: Progress) -> Turn:
+def turn_of(settings: Slots, progress: Progress) -> Turn:
     """Return whose turn an iteration is; it depends on seed, stage and iteration alone."""
     longest = settings.longest_turn(progress.total)
     lengths = _turns(progress.seed, progress.stage, progress.total, longest, settings.turn_random)
@@ -99,7 +99,7 @@ def _turns(seed: int, stage: str, total: int, longest: int, random: bool) -> np.
     return draw_turns(total, longest, rng, random=random)
 
 
-def decays(settings: SelfTrainingSettings, progress: Progress) -> dict[str, float]:
+def decays(settings: Slots, progress: Progress) -> dict[str, float]:
     """Return which averages follow the student after an iteration, by name, with their decay."""
     iteration, warmup = progress.iteration, settings.ema_warmup
     first, second = AVERAGES

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medssl.methods.base import LabeledBatch, Progress, UnlabeledBatch
 from medssl.methods.self_training_presets import Kind
-from medssl.methods.self_training_settings import SelfTrainingSettings
+from medssl.methods.self_training_slots import Slots
 from medssl.methods.self_training_teachers import Guess, soft_of, turn_of
 from medssl.ops.blocks import exchanged_blocks, shuffled_blocks
 from medssl.ops.pasting import joined_views, known, paste
@@ -34,14 +34,14 @@ class Shown:
     guessed: tuple[slice, ...]
 
 
-def plain_view(image: Tensor, guess: Guess, weight: Tensor, settings: SelfTrainingSettings) -> View:
+def plain_view(image: Tensor, guess: Guess, weight: Tensor, settings: Slots) -> View:
     """Return unlabeled patches ``(B, C, *spatial)`` as they are, and what is believed of them."""
     nowhere = torch.zeros_like(guess.label, dtype=torch.bool)
     return View(image, guess.label, nowhere, weight, soft_of(guess, settings))
 
 
 def views_of(
-    patches: UnlabeledBatch, easy: Tensor | None, settings: SelfTrainingSettings, progress: Progress
+    patches: UnlabeledBatch, easy: Tensor | None, settings: Slots, progress: Progress
 ) -> tuple[tuple[Tensor, ...], tuple[Kind, ...]]:
     """Return the views of unlabeled patches that the student sees, and how they are mixed.
 
@@ -69,7 +69,7 @@ def perturb(
     labeled: LabeledBatch | None,
     guesses: Sequence[View],
     kinds: Sequence[Kind],
-    settings: SelfTrainingSettings,
+    settings: Slots,
     progress: Progress,
 ) -> Shown:
     """Mix the views of unlabeled patches, each by draws of its own, and put labeled ones beside.
@@ -100,9 +100,7 @@ def perturb(
     return Shown(joined_views([*beside, *parts]), labeled_rows, tuple(rows))
 
 
-def _move(
-    kind: Kind, image: Tensor, rng: np.random.RandomState, settings: SelfTrainingSettings
-) -> Move:
+def _move(kind: Kind, image: Tensor, rng: np.random.RandomState, settings: Slots) -> Move:
     if kind in ("shuffle", "cube"):
         return (shuffled_blocks if kind == "shuffle" else exchanged_blocks)(image, rng)
     if settings.box == "sides":

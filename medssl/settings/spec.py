@@ -8,47 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field
 
-from medssl.settings.intensity_rules import plugged_rule
+from medssl.settings.intensity_rules import Intensity
 from medssl.strict import Strict
-
-
-class Intensity(Strict):
-    """How raw intensities become network input."""
-
-    rule: str = Field(
-        "zscore",
-        description="zscore per volume, minmax to [0, 1], percentile or window to [0, 1]; "
-        "percentile_zscore clips between two percentiles, then zscore; none; or a plugin's",
-    )
-    lower: float | None = Field(None, description="window: lower value; percentile: lower percent")
-    upper: float | None = Field(None, description="window: upper value; percentile: upper percent")
-    nonzero: bool = Field(False, description="statistics over non-zero voxels only")
-    exclude: Literal["none", "zero", "padding"] = Field(
-        "none",
-        description="percentile_zscore: voxels left out of the statistics, exact zeros or the one "
-        "value that surrounds the scanned field",
-    )
-
-    @field_validator("rule")
-    @classmethod
-    def _known(cls, rule: str) -> str:
-        plugged_rule(rule)
-        return rule
-
-    @model_validator(mode="after")
-    def _bounds(self) -> Intensity:
-        if self.rule == "window" and (self.lower is None or self.upper is None):
-            raise ValueError("rule 'window' needs lower and upper")
-        clips = self.rule == "percentile_zscore"
-        if self.exclude != "none" and not clips:
-            raise ValueError(f"exclude belongs to rule 'percentile_zscore', not {self.rule!r}")
-        if self.nonzero and clips:
-            raise ValueError("rule 'percentile_zscore' takes exclude: zero instead of nonzero")
-        if self.lower is not None and self.upper is not None and self.lower >= self.upper:
-            raise ValueError(f"lower ({self.lower:g}) must be below upper ({self.upper:g})")
-        return self
 
 
 class DataSpec(Strict):

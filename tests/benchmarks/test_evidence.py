@@ -116,17 +116,32 @@ def test_a_page_changes_between_its_marks_alone(evidence: ModuleType, arms: Modu
 
 
 def test_arms_are_recipes_that_differ_in_method_alone(arms: ModuleType) -> None:
-    groups: dict[str, list[Any]] = {}
+    groups: dict[str, dict[str, Any]] = {}
     for arm in arms.evidence():
         made = load_recipe(arm.recipe, ["data.root=root", *arm.settings]).recipe
-        if arm.group != "hippocampus-8-development":
-            groups.setdefault(arm.group, []).append(made)
+        if arm.group not in ("hippocampus-8-development", arms.OPTIMIZERS):
+            groups.setdefault(arm.group, {})[arm.name] = made
     for recipes in groups.values():
-        alone = recipes[0].training.model_dump(exclude={"unlabeled_batch"})
-        for other in recipes[1:]:
-            assert other.network == recipes[0].network
-            assert other.data == recipes[0].data
-            assert other.training.model_dump(exclude={"unlabeled_batch"}) == alone
+        alone = recipes[arms.ALONE]
+        for name, other in recipes.items():
+            free = {"unlabeled_batch"} | ({"iterations"} if name == arms.TWIN else set())
+            assert other.network == alone.network
+            assert other.data == alone.data
+            assert _settings(other, free) == _settings(alone, free)
+
+
+def _settings(recipe: Any, free: set[str]) -> dict[str, Any]:
+    return recipe.training.model_dump(exclude=free)
+
+
+def test_optimizers_are_compared_in_nothing_else(arms: ModuleType) -> None:
+    made = [
+        load_recipe(a.recipe, ["data.root=root", *a.settings]).recipe for a in arms.optimizers()
+    ]
+    free = {"optimizer", "schedule"}
+    assert {r.training.optimizer.name for r in made} == {"adam", "adamw", "sgd"}
+    assert len({str(_settings(r, free)) for r in made}) == 1
+    assert {r.method.name for r in made} == {arms.ALONE}
 
 
 def test_the_list_of_methods_says_what_was_measured(evidence: ModuleType) -> None:

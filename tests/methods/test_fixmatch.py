@@ -52,7 +52,7 @@ def confident_labels(logits: torch.Tensor, threshold: float) -> torch.Tensor:
         def forward(self, _: torch.Tensor) -> torch.Tensor:
             return logits
 
-    parts = FixMatchSettings(threshold=threshold).parts
+    parts = FixMatchSettings(threshold=threshold).slots
     guess = guess_of(logits, [Saying()], parts)
     weight = Memory(parts, logits.shape[1]).believe(guess, None)
     return torch.where(weight > 0, guess.label, 255)
@@ -61,7 +61,7 @@ def confident_labels(logits: torch.Tensor, threshold: float) -> torch.Tensor:
 def strong_view_loss(logits: torch.Tensor, target: torch.Tensor, **settings) -> torch.Tensor:
     guessed, weight = torch.zeros_like(target, dtype=torch.bool), (target != 255).float()
     shown = Shown(View(logits, target, guessed, weight), slice(0, 0), (slice(None),))
-    return guess_loss(logits, shown, FixMatchSettings(**{"loss": "ce", **settings}).parts)
+    return guess_loss(logits, shown, FixMatchSettings(**{"loss": "ce", **settings}).slots)
 
 
 def test_threshold_is_inclusive_and_drops_the_rest() -> None:
