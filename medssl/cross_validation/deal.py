@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from medssl.data.checks.sketches import look
 from medssl.data.datasets.case import Case
 from medssl.data.datasets.contents import Contents
 from medssl.data.datasets.copies import patient_groups
 from medssl.data.datasets.folds import deal_folds, number_of_folds, untrained_structures
 from medssl.data.datasets.known_files import KnownFiles
+from medssl.data.datasets.resemblance import known_of
 from medssl.data.datasets.split import Splits, make_splits
 from medssl.data.images.labels import read_label
 from medssl.data.opened import known_files, open_dataset
@@ -132,7 +134,7 @@ def deal(
         splits = make_splits(dataset, data, uses_unlabeled=False)
     files = known_files(data)
     everyone = (*splits.labeled, *splits.validation)
-    contents = Contents(files, dataset.spatial_unit)
+    contents = Contents(files, dataset.spatial_unit, look)
     structures, groups = _read(everyone, files, contents, display)
     cases = {c.id: replace(c, patient=groups[c.id]) for c in everyone}
     count = number_of_folds(len(structures), folds)
@@ -217,13 +219,13 @@ def _read(
 ) -> tuple[dict[str, frozenset[int]], dict[str, str]]:
     """Return the label values that each patient shows, and the patient of each case.
 
-    Patients of whom one scan has the same voxels are one patient. Each file is read once.
+    Patients of whom one scan is a copy are one patient: with the same voxels, in other intensities,
+    cropped or padded. Each file is read once.
 
     Raises:
         MedSSLError: a file cannot be read.
     """
     values: dict[str, frozenset[int]] = {}
-    voxels: dict[str, tuple[str, ...]] = {}
     with display.counting("reading labeled cases", len(cases)) as done:
         for case in cases:
             assert case.label is not None
@@ -232,9 +234,10 @@ def _read(
                 found = [int(v) for v in np.unique(read_label(case.label)[0])]
                 files.keep(case.label, "values", found)
             values[case.id] = frozenset(found) - {0}
-            voxels[case.id] = contents.all_of(case)
+            contents.all_of(case)  # learns all that is asked below
             done(case.id)
-    groups = patient_groups(sorted(cases, key=lambda c: c.id), voxels)
+    known = known_of(cases, contents, values)
+    groups = patient_groups(sorted(cases, key=lambda c: c.id), known)
     shown: dict[str, frozenset[int]] = {}
     for case in cases:
         patient = groups[case.id]

@@ -146,13 +146,14 @@ def test_a_method_of_labels_alone_has_no_twin(recipe: Path, tmp_path: Path) -> N
     assert any("there is no baseline" in note for note in plan.notes)
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.7])
 def test_copies_of_a_patient_under_another_name_are_dealt_with_it(
-    recipe: Path, tmp_path: Path
+    recipe: Path, tmp_path: Path, scale: float
 ) -> None:
     data = tmp_path / "data"
     shutil.copytree(recipe.parent / "data", data)
     image = nib.load(data / "imagesTr" / "case_00.nii.gz")
-    values = np.asarray(image.dataobj).astype(np.float32)
+    values = np.asarray(image.dataobj).astype(np.float32) * np.float32(scale)
     nib.save(nib.Nifti1Image(values, image.affine), data / "imagesTr" / "case_05.nii.gz")
     overrides = (f"data.root={data}", "data.labeled=null", "data.test=0", "data.validation=0")
     for seed in range(5):

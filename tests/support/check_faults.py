@@ -220,6 +220,17 @@ def rescaled_copy_in_test(d: Folder, k: int) -> Found:
     return Found("near_duplicate", path, "warning")
 
 
+def cropped_copy_in_test(d: Folder, k: int) -> Found:
+    """Put three quarters of a labeled scan into the test set."""
+    path = d.add("test", f"crop_{k}")
+    image = nib.load(d.image(k))
+    nib.save(
+        image.slicer[tuple(slice(n // 16, n // 16 + round(n * 0.9)) for n in image.shape)], path
+    )
+    d.save()
+    return Found("part", path, "warning")
+
+
 def patient_in_test(d: Folder, k: int) -> Found:
     path = d.add("test", f"followup_{k}")
     rng = np.random.default_rng(k)
@@ -361,7 +372,7 @@ FAULTS = (
     *(label_slightly_off, label_header_lost, label_spacing_lost, label_turned),
     *(label_shifted, label_of_other_shape),
     *(undeclared_value, half_label, nearly_whole_label, empty_label),
-    *(copy_among_unlabeled, rescaled_copy_in_test, patient_in_test),
+    *(copy_among_unlabeled, rescaled_copy_in_test, cropped_copy_in_test, patient_in_test),
     *(swapped_labels, label_of_another, full_plane, repeated_slice, spike),
     *(centimeters, other_orientation, speckled_label, saturated, noise_only),
     *(forgotten_structure, unlike_unlabeled),

@@ -67,6 +67,33 @@ def negative(image: np.ndarray) -> np.ndarray:
     return np.asarray(image.max() - image)
 
 
+def cropped(image: nib.Nifti1Image) -> nib.Nifti1Image:
+    return image.slicer[4:-2, 3:-1, 1:]
+
+
+def padded(image: nib.Nifti1Image) -> nib.Nifti1Image:
+    data = np.pad(np.asarray(image.dataobj, np.float32), ((5, 0), (0, 7), (2, 2)))
+    return nib.Nifti1Image(data, image.affine)
+
+
+@pytest.mark.parametrize("change", [cropped, padded])
+def test_a_cropped_or_padded_copy_is_left_out(
+    folder: Path,
+    change: Callable[[nib.Nifti1Image], nib.Nifti1Image],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    shutil.rmtree(folder / "data")
+    write_dataset(folder / "data", cases=6, unlabeled=2, shape=(64, 64, 24))
+    recipe = recipe_of(folder)
+    test = roles(recipe)["test"][0]
+    image = nib.load(folder / f"data/imagesTr/{test}.nii.gz")
+    nib.save(change(image), folder / "data/imagesUn/zz.nii.gz")
+    medssl.train(recipe, output=folder / "run")
+    assert f"'zz' is a cropped or padded copy of test case '{test}'" in caplog.text
+    splits = json.loads((folder / "run/splits.json").read_text())
+    assert [found["case"] for found in splits["left_out"]] == ["zz"]
+
+
 @pytest.mark.parametrize("change", [other_scale, one_byte, negative])
 def test_a_copy_in_other_intensities_is_left_out(
     folder: Path, change: Callable[[np.ndarray], np.ndarray], caplog: pytest.LogCaptureFixture
@@ -100,8 +127,9 @@ def test_a_test_scan_among_the_unlabeled_is_named_and_left_out(
     assert splits["unlabeled"] == before["unlabeled"]
     assert splits["test"] == before["test"]
     manifest = json.loads((result.path / "manifest.json").read_text())
-    expected = {"case": "zz", "role": "unlabeled", "copy_of": before["test"][0]}
-    assert manifest["left_out"] == [{**expected, "kept_as": "test", "exact": True, "nearly": False}]
+    expected: dict[str, Any] = {"case": "zz", "role": "unlabeled", "copy_of": before["test"][0]}
+    expected |= {"kept_as": "test", "exact": True, "nearly": False, "partly": False}
+    assert manifest["left_out"] == [expected]
     assert manifest["cases"]["unlabeled"] == len(before["unlabeled"])
     # Going on, and looking at a batch again, mean the same cases.
     longer = ["training.iterations=3"]

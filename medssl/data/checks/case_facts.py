@@ -31,6 +31,7 @@ class CaseFacts:
         image_hashes: that copies share one of, see :mod:`medssl.data.datasets.contents`.
         label_hash: of the decoded voxels.
         sketch: of its thumbnail, see :mod:`medssl.data.checks.sketches`.
+        marks: of the first channel, see :mod:`medssl.data.datasets.marks`.
         levels: percentiles and maximum of the first channel.
         rough: see :func:`medssl.data.checks.measures.roughness`; RAS axes.
         slices: axis and indices of repeated slices.
@@ -52,6 +53,7 @@ class CaseFacts:
     image_hashes: tuple[str, ...] = ()
     label_hash: str = ""
     sketch: Sketch | None = None
+    marks: tuple[int, ...] = ()
     levels: tuple[float, ...] = ()
     rough: tuple[float, ...] = ()
     slices: tuple[int, list[int]] = (0, [])

@@ -10,6 +10,7 @@ from medssl.data.checks.case_facts import CaseFacts
 from medssl.data.checks.measures import THUMBNAIL
 from medssl.data.checks.sketches import near_pairs
 from medssl.data.datasets.problem import Problem
+from medssl.data.datasets.resemblance import with_parts
 
 Reader = Callable[[CaseFacts], np.ndarray | None]
 """Reads the thumbnail of a case once more; None if that is not possible."""
@@ -18,7 +19,10 @@ Reader = Callable[[CaseFacts], np.ndarray | None]
 def duplicate_problems(facts: Sequence[CaseFacts], read: Reader) -> list[Problem]:
     """Compare every case with every other, across labeled, unlabeled and test cases."""
     found, exact = _exact(facts)
-    return [*found, *_near(facts, exact, read), *_labels(facts, exact)]
+    near = list(_near(facts, exact, read))
+    named = {problem.case for problem in near}
+    parts = (problem for problem in _parts(facts, exact) if problem.case not in named)
+    return [*found, *near, *parts, *_labels(facts, exact)]
 
 
 def exact_groups(facts: Sequence[CaseFacts]) -> list[list[CaseFacts]]:
@@ -98,6 +102,31 @@ def _near(
             "if it is one scan, take one out; if one patient, give both items the same "
             '"patient" in dataset.json',
             "near_duplicate",
+            other.case.id,
+        )
+
+
+def _parts(facts: Sequence[CaseFacts], exact: set[tuple[str, str]]) -> Iterator[Problem]:
+    """Find scans of different patients of which one was cut out of the other.
+
+    Each is named once, with the first that it is like.
+    """
+    by_id = {f.case.id: f for f in facts}
+    order = {case: number for number, case in enumerate(by_id)}
+    marks = {case: f.marks for case, f in by_id.items()}
+    named = set()
+    for kept, case in with_parts(marks, by_id):
+        first, other = by_id[kept], by_id[case]
+        one, two = first.case.patient, other.case.patient
+        if order[case] < order[kept] or one == two or (one, two) in exact or case in named:
+            continue
+        named.add(case)
+        yield Problem(
+            "warning",
+            other.case.images[0],
+            f"the {_role(other)} is a cropped or padded copy of the {_role(first)}",
+            _fix(first, other),
+            "part",
             other.case.id,
         )
 

@@ -24,6 +24,7 @@ from medssl.data.checks.teeth import is_cbct, tooth_problems
 from medssl.data.datasets.case import Case, Dataset
 from medssl.data.datasets.contents import both_hashes, copy_hashes, voxel_hash
 from medssl.data.datasets.integrity import check_case
+from medssl.data.datasets.marks import marks_of
 from medssl.data.datasets.problem import Problem
 from medssl.data.images.geometry import Unit, turn_to_ras
 from medssl.data.images.volume import Volume, read_volume
@@ -133,6 +134,7 @@ def _with_image(facts: CaseFacts, images: list[Volume]) -> CaseFacts:
     return replace(
         facts,
         sketch=make_sketch(small) if small.any() else None,
+        marks=tuple(marks_of(upright)),
         levels=levels,
         rough=roughness(upright, levels[0], levels[-2]),
         slices=repeated_slices(data),

@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from medssl.data.datasets.case import Case
 from medssl.data.datasets.known_files import KnownFiles
+from medssl.data.datasets.marks import marks_of
 from medssl.data.images.geometry import Unit, turn_to_ras
 from medssl.data.images.volume import Volume, read_volume
 
 KEPT_AS = "voxels in both orders"
-LOOK = "look"
+LOOK, MARKS = "look", "marks"
 SLAB = 16
 """Slices that are hashed at a time, which bounds what a copy as float32 takes."""
 
@@ -26,7 +28,8 @@ class Contents:
         files: what is known of image files, where the hashes are kept.
         unit: of the dataset.
         look: says in a few hexadecimal digits what an image ``(X, Y, Z)`` in RAS order looks like,
-            see :func:`medssl.data.checks.sketches.look`; None where nobody asks for it.
+            see :func:`medssl.data.checks.sketches.look`; None where nobody asks for looks and
+            marks.
     """
 
     def __init__(
@@ -39,7 +42,7 @@ class Contents:
         self._unit = unit
         self._look = look
         self._seen: dict[tuple[Path, str], list[list[str]]] = {}
-        self._looks: dict[Path, str] = {}
+        self._firsts: dict[Path, dict[str, Any]] = {}
 
     def of(self, case: Case) -> str:
         """Return a hash of a scan's voxels; empty if all of it is constant.
@@ -70,14 +73,25 @@ class Contents:
         Raises:
             MedSSLError: a file cannot be read.
         """
+        return str(self._first(case, LOOK) or "")
+
+    def marks_of(self, case: Case) -> list[int]:
+        """Return the marks of the first channel of a scan, see
+        :func:`medssl.data.datasets.marks.marks_of`; none if nobody asks for them.
+
+        Raises:
+            MedSSLError: a file cannot be read.
+        """
+        return [int(mark, 16) for mark in self._first(case, MARKS) or ()]
+
+    def _first(self, case: Case, what: str) -> Any:
         if self._look is None:
-            return ""
+            return None
         path = case.images[0]
-        kept = self._files.recall(path, LOOK)
-        if kept is None:
+        kept = self._files.recall(path, what)
+        if kept is None and path not in self._firsts:
             self._learn(path, read_volume(path, unit=self._unit))
-            kept = self._looks.get(path, "")
-        return str(kept)
+        return self._firsts[path][what] if kept is None else kept
 
     def reading(self, case: Case) -> Callable[..., Volume]:
         """Return a function that reads files as :func:`read_volume` does, and learns the case's."""
@@ -110,8 +124,14 @@ class Contents:
             # As stored: a scale changes nothing, and a copy in true values takes memory.
             first = volume.data[..., 0] if volume.data.ndim == 4 else volume.data
             turned = turn_to_ras(first, volume.affine)
-            self._looks[path] = self._look(turned) if found[0][0] else ""
-            self._files.keep(path, LOOK, self._looks[path])
+            scale, offset = volume.scale
+            told = {
+                LOOK: self._look(turned) if found[0][0] else "",
+                MARKS: [f"{mark:x}" for mark in marks_of(turned, scale, offset)],
+            }
+            self._firsts[path] = told
+            for what, value in told.items():
+                self._files.keep(path, what, value)
         return found
 
 

@@ -9,18 +9,12 @@ from pathlib import Path
 from medssl.data.datasets.case import Case
 from medssl.data.datasets.contents import Contents
 from medssl.data.datasets.decathlon_header import read_json
+from medssl.data.datasets.resemblance import NEARLY, PARTLY, known_of
 from medssl.data.datasets.split import ROLES, LeftOut, Splits
 from medssl.errors import MedSSLError
 
 HELD_BACK = ("test", "validation")
 """Roles whose scans are not trained on, the more important first."""
-
-ALIKE = 0.05
-"""Scans whose looks differ in a smaller share of signs are one: of two people's hippocampi, hearts
-or atria 0.29 or more differ, of two phantoms 0.19."""
-
-_NEARLY = "nearly "
-"""Begins what stands among the hashes of two scans that look alike."""
 
 
 def patient_groups(cases: Iterable[Case], contents: Mapping[str, Sequence[str]]) -> dict[str, str]:
@@ -58,41 +52,14 @@ def patient_groups(cases: Iterable[Case], contents: Mapping[str, Sequence[str]])
 
 
 def contents_of(splits: Splits, contents: Contents) -> dict[str, tuple[str, ...]]:
-    """Return what :func:`find_copies` compares of each scan: hashes of voxels, and looks if known.
+    """Return what :func:`find_copies` compares of each scan, held-back ones against all.
 
     Raises:
         MedSSLError: a file cannot be read.
     """
     everyone = [case for role in ROLES for case in getattr(splits, role)]
-    hashes = {case.id: contents.all_of(case) for case in everyone}
-    return with_looks(splits, hashes, {case.id: contents.look_of(case) for case in everyone})
-
-
-def with_looks(
-    splits: Splits, contents: Mapping[str, Sequence[str]], looks: Mapping[str, str]
-) -> dict[str, tuple[str, ...]]:
-    """Return the hashes with one more for each held-back scan and those that look as it does.
-
-    Args:
-        splits: as for :func:`find_copies`.
-        contents: hashes of the voxels by case id.
-        looks: by case id, as :meth:`medssl.data.datasets.contents.Contents.look_of` gives them;
-            empty where nothing is known.
-    """
-    out = {case: tuple(hashes) for case, hashes in contents.items()}
-    numbers = {case: (int(text, 16), 4 * len(text)) for case, text in looks.items() if text}
-    held = [c.id for role in HELD_BACK for c in getattr(splits, role) if c.id in numbers]
-    for kept in held:
-        own, bits = numbers[kept]
-        alike = [
-            case
-            for case, (other, n) in numbers.items()
-            # Of a negative, all signs are turned.
-            if n == bits and not ALIKE * n < (own ^ other).bit_count() < (1 - ALIKE) * n
-        ]
-        for case in alike if len(alike) > 1 else ():
-            out[case] = (*out.get(case, ()), _NEARLY + kept)
-    return out
+    held = [case.id for role in HELD_BACK for case in getattr(splits, role)]
+    return known_of(everyone, contents, held)
 
 
 def find_copies(
@@ -107,7 +74,7 @@ def find_copies(
     Args:
         splits: as :func:`medssl.data.datasets.split.make_splits` makes them.
         contents: hashes of the voxels by case id, see :func:`patient_groups`, perhaps
-            :func:`with_looks`.
+            :func:`medssl.data.datasets.resemblance.with_resembling`.
         transductive: images of test patients may serve as unlabeled ones.
     """
     order = (*HELD_BACK, *(role for role in ROLES if role not in HELD_BACK))
@@ -124,9 +91,9 @@ def find_copies(
             own = contents.get(case.id, ())
             shared = next((content for content in own if content in exact), None)
             as_role, first = owner if shared is None else exact[shared]
-            nearly = shared is not None and shared.startswith(_NEARLY)
-            same = shared is not None and not nearly
-            found.append(LeftOut(case.id, role, first.id, as_role, same, nearly))
+            nearly, partly = ((shared or "").startswith(how) for how in (NEARLY, PARTLY))
+            same = shared is not None and not (nearly or partly)
+            found.append(LeftOut(case.id, role, first.id, as_role, same, nearly, partly))
         elif role in HELD_BACK:
             kept.setdefault(groups[case.id], (role, case))
             for content in contents.get(case.id, ()):

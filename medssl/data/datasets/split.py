@@ -31,6 +31,7 @@ class LeftOut:
         kept_as: role of that scan.
         exact: whether the case itself has its voxels; else another scan of its patient has.
         nearly: whether the case itself looks as that scan does, on another scale of intensities.
+        partly: whether the case itself is cut out of that scan, or the scan out of it.
     """
 
     case: str
@@ -39,6 +40,7 @@ class LeftOut:
     kept_as: str
     exact: bool
     nearly: bool = False
+    partly: bool = False
 
     @property
     def sentence(self) -> str:
@@ -46,6 +48,8 @@ class LeftOut:
         same = "has exactly the voxels" if self.exact else "is of the same patient as a copy"
         if self.nearly:
             same = "is a copy in other intensities"
+        if self.partly:
+            same = "is a cropped or padded copy"
         return f"{self.role} case '{self.case}' {same} of {self.kept_as} case '{self.copy_of}'"
 
 

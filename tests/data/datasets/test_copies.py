@@ -11,9 +11,10 @@ from medssl.data.datasets.copies import (
     find_copies,
     patient_groups,
     recorded_copies,
-    with_looks,
     without,
 )
+from medssl.data.datasets.marks import LEAST
+from medssl.data.datasets.resemblance import with_resembling
 from medssl.data.datasets.split import LeftOut, Splits
 from medssl.data.datasets.split_file import save_splits, split_hash
 
@@ -120,7 +121,8 @@ def test_copies_in_other_intensities_are_found_by_their_looks() -> None:
         "u4": look ^ (2**60 - 1),  # 60 of 512: another head
     }
     looks = {case: f"{value:0128x}" for case, value in changed.items()}
-    contents = with_looks(splits, {"t2": ["x"], "u5": ["x"]}, {**looks, "l": "", "t2": ""})
+    hashes = {"t2": ["x"], "u5": ["x"]}
+    contents = with_resembling(hashes, {**looks, "l": "", "t2": ""}, {}, ["t1", "t2"])
     assert find_copies(splits, contents) == (
         LeftOut("u1", "unlabeled", "t1", "test", exact=False, nearly=True),
         LeftOut("u2", "unlabeled", "t1", "test", exact=False),
@@ -128,3 +130,22 @@ def test_copies_in_other_intensities_are_found_by_their_looks() -> None:
         LeftOut("u5", "unlabeled", "t2", "test", exact=True),
     )
     assert "in other intensities" in find_copies(splits, contents)[0].sentence
+
+
+def test_cropped_copies_are_found_by_marks() -> None:
+    splits = Splits(cases("l/l"), cases("u1/u1", "u2/u2", "u3/u3"), cases("v/v"), cases("t/t"))
+    marks = {
+        "t": list(range(64)),
+        "u1": list(range(64 - LEAST, 128)),
+        "u2": list(range(64 - LEAST + 1, 128)),  # one too few
+        "l": [],
+        "v": list(range(200, 264)),
+        "u3": list(range(200, 264)),
+    }
+    contents = with_resembling({"v": ["x"], "u3": ["x"]}, {}, marks, ["t", "v"])
+    found = find_copies(splits, contents)
+    assert found == (
+        LeftOut("u1", "unlabeled", "t", "test", exact=False, partly=True),
+        LeftOut("u3", "unlabeled", "v", "validation", exact=True),
+    )
+    assert "case 'u1' is a cropped or padded copy of test case 't'" in found[0].sentence
