@@ -24,6 +24,7 @@ from medssl.files import (
 )
 from medssl.paths import AnyPath
 from medssl.runs.privacy import Redactor
+from medssl.settings.model_names import is_bundle
 
 if TYPE_CHECKING:
     import torch
@@ -190,14 +191,14 @@ def open_run(path: AnyPath) -> RunFolder:
         MedSSLError: ``path`` is not a run folder.
     """
     run = RunFolder(Path(path))
-    if not run.recipe.is_file():
-        raise MedSSLError(
-            "this is not a run folder: "
-            + ("it has no recipe.yaml" if run.path.is_dir() else "there is no such folder"),
-            where=run.path,
-            fix="name the folder that `medssl train` printed at its end",
-        )
-    return run
+    if run.recipe.is_file():
+        return run
+    why, fix = "there is no such folder", "name the folder that `medssl train` printed at its end"
+    if is_bundle(run.path):
+        why, fix = "it is a bundle, made from one", "name the run that the bundle was exported from"
+    elif run.path.is_dir():
+        why = "it has no recipe.yaml"
+    raise MedSSLError(f"this is not a run folder: {why}", where=run.path, fix=fix)
 
 
 def free_run_path(parent: Path, name: str) -> Path:
