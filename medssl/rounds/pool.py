@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from medssl.data.checks.sketches import look
 from medssl.data.datasets.case import Case, Dataset
 from medssl.data.datasets.contents import Contents
+from medssl.data.datasets.resemblance import in_words, known_of
 from medssl.data.dicom.series import Series
 from medssl.data.images.names import EXTENSIONS, image_suffix, same_name
 from medssl.data.opened import known_files, open_dataset
@@ -78,7 +79,7 @@ def what_is_known(source: Path, display: Display) -> Known:
         dataset=dataset,
         labeled=tuple(c for c in dataset.training if c.id in seen),
         locked=frozenset(locked | {c.patient for c in dataset.test}),
-        contents=Contents(known_files(recipes[0].data), dataset.spatial_unit),
+        contents=Contents(known_files(recipes[0].data), dataset.spatial_unit, look),
     )
 
 
@@ -99,8 +100,9 @@ def find_pool(
 ) -> tuple[list[PoolScan], list[str]]:
     """Return the scans that may be labeled, and what was left out and why, one line each.
 
-    Left out are scans of locked patients, copies of scans that have a label or are locked, copies
-    of one another, DICOM series and detached headers, and what cannot be read.
+    Left out are scans of locked patients, copies of scans that have a label or are locked (in other
+    intensities, cropped or padded ones, too), copies of one another, DICOM series and detached
+    headers, and what cannot be read.
 
     Args:
         pool: `UNLABELED`, folders or image files.
@@ -120,29 +122,35 @@ def find_pool(
     notes += _counted(len(held), "are of patients that are kept for a test")
     todo = [c for c in todo if c.patient not in known.locked]
     hidden = [c for c in dataset.unlabeled if c.patient in known.locked]
-    voxels: dict[str, str] = {}
-    found: list[PoolScan] = []
     own = {path.resolve(): c for c in dataset.unlabeled for path in c.images[:1]}
-    with display.counting("comparing scans", len(used) + len(hidden) + len(todo)) as done:
-        for case in (*used.values(), *hidden):
-            with suppress(MedSSLError):  # a check of the dataset reports it
-                voxels.setdefault(known.contents.of(case), case.id)
-            done(case.id)
-        for case in todo:
+    seen: list[Case] = []
+    fresh: list[Case] = []
+    before = [*used.values(), *hidden]
+    with display.counting("comparing scans", len(before) + len(todo)) as done:
+        for number, case in enumerate((*before, *todo)):
             done(case.id)
             try:
-                digest = known.contents.of(case)
+                known.contents.all_of(case)
             except MedSSLError as error:
-                notes.append(f"{case.id} is left out: {error.what}")
+                if number >= len(before):  # of the others a check of the dataset reports it
+                    notes.append(f"{case.id} is left out: {error.what}")
                 continue
-            if not digest or digest in voxels:
-                other = voxels.get(digest)
-                why = f"it is a copy of {other}" if digest else "its image is constant"
-                notes.append(f"{case.id} is left out: {why}")
-                continue
-            voxels[digest] = case.id
-            mine = own.get(case.images[0].resolve())
-            found.append(PoolScan(mine or case, digest, mine is not None))
+            (seen if number < len(before) else fresh).append(case)
+    # By number, for scans from several folders may have one id.
+    everyone = [replace(case, id=str(n)) for n, case in enumerate((*seen, *fresh))]
+    bodies = known_of(everyone, known.contents, [case.id for case in everyone])
+    met = {body: c.id for n, c in reversed([*enumerate(seen)]) for body in bodies[str(n)]}
+    found: list[PoolScan] = []
+    for number, case in enumerate(fresh, len(seen)):
+        voxels, own_bodies = known.contents.of(case), bodies[str(number)]
+        shared = next((body for body in own_bodies if body in met), None)
+        if not voxels or shared is not None:
+            why = f"it is {in_words(shared, met[shared])}" if shared else "its image is constant"
+            notes.append(f"{case.id} is left out: {why}")
+            continue
+        met |= dict.fromkeys(own_bodies, case.id)
+        mine = own.get(case.images[0].resolve())
+        found.append(PoolScan(mine or case, voxels, mine is not None))
     if not found:
         raise MedSSLError(
             "no scan is left that could be labeled" + "".join(f"\n  {n}" for n in notes[:5]),

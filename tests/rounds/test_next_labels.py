@@ -108,6 +108,8 @@ def test_test_patients_and_what_is_labeled_are_never_chosen(folder: Path, tmp_pa
     for case in dataset.training:  # under other names, in other files
         image = nib.load(case.images[0])
         nib.save(image, pool / f"x_{case.id}.nii")
+    faint = 0.3 * np.asarray(image.dataobj, np.float32) + 7
+    nib.save(nib.Nifti1Image(faint, AFFINE), pool / "faint.nii")
     nib.save(nib.Nifti1Image(blob_case(20)[0], AFFINE), pool / "case_07.nii.gz")
     nib.save(nib.Nifti1Image(blob_case(21)[0], AFFINE), pool / "new.nii.gz")
     (pool / "broken.nii.gz").write_bytes(b"no image")
@@ -117,7 +119,8 @@ def test_test_patients_and_what_is_labeled_are_never_chosen(folder: Path, tmp_pa
     # An id that the dataset has already is told apart by the folder.
     assert sorted(found.ids) == ["new", "pool_case_07"]
     assert not any(scan.of_dataset for scan in found.round.scans)
-    assert sum("it is a copy of" in note for note in found.notes) == 6
+    assert sum("it is a copy of" in note for note in found.notes) == 7
+    assert any(f"a copy of {case.id} in other intensities" in note for note in found.notes)
     assert any("broken is left out" in note for note in found.notes)
     with pytest.raises(MedSSLError, match="no scan is left that could be labeled"):
         medssl.next_labels(

@@ -62,6 +62,13 @@ def with_resembling(
     return out
 
 
+def in_words(shared: str, other: str) -> str:
+    """Return what a scan is that has ``shared`` in common with another one, named ``other``."""
+    if shared.startswith(PARTLY):
+        return f"a cropped or padded copy of {other}"
+    return f"a copy of {other}" + " in other intensities" * shared.startswith(NEARLY)
+
+
 def _alike(looks: Mapping[str, str], anchors: Collection[str]) -> Iterator[tuple[str, str]]:
     numbers = {case: (int(text, 16), 4 * len(text)) for case, text in looks.items() if text}
     for kept in anchors:
