@@ -14,12 +14,15 @@ from medssl.evaluation.statistics import Interval, paired_interval
 Rows = Sequence[Mapping[str, Any]]
 MEMBERS, ONE_MEMBER = "hippocampus-8-members", "one member"
 """Group of `members.py`, and what it holds the others against."""
+DISTILLED = "hippocampus-4-distilled-development"
+"""Group of `distilled.py`, held against one member, too."""
 MIXED, WHOLE = "_cutmix", "_none"
 """Ends of the names of arms that differ in mixing alone."""
 REFERENCES = {
     "hippocampus-8-nnunet": "nnU-Net",
     "hippocampus-8-nnunet-unmodified": "nnU-Net",
     OPTIMIZERS: ADAM,
+    DISTILLED: ONE_MEMBER,
     MEMBERS: ONE_MEMBER,
     f"{MEMBERS}-development": ONE_MEMBER,
 }

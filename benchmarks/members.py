@@ -129,7 +129,7 @@ def row_of(arm: Arm, patients: Sequence[str], group: str) -> dict[str, Any]:
         "group": group,
         "arm": arm.name,
         "seed": arm.seed,
-        "labels": len(PARTS["labeled"]),
+        "labels": records[0]["cases"]["labeled"] if records else len(PARTS["labeled"]),
         "iterations": sum(record["iterations_done"] for record in records),
         "minutes": round(sum(record["training_seconds"] for record in records) / 60, 1),
         "precision": records[0]["precision"] if records else "none",

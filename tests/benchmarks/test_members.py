@@ -22,6 +22,7 @@ def members(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def write_run(folder: Path, minutes: float) -> None:
     folder.mkdir(parents=True)
     record = {"iterations_done": 30, "training_seconds": 60 * minutes, "precision": "fp32"}
+    record |= {"cases": {"labeled": 4}}
     (folder / "manifest.json").write_text(json.dumps(record))
 
 
@@ -57,6 +58,26 @@ def test_an_arm_counts_all_that_was_trained_for_it_and_names_nobody(
     tested = members.row_of(found[members.ONE_MEMBER, 1], members.PARTS["test"], "some")
     assert tested["dice"] == {"Back": [0.1], "Front": [0.1]}
     assert (tested["minutes"], tested["seed"]) == (2.0, 1)
+
+
+def test_a_distilled_student_costs_its_members_and_itself(
+    members: ModuleType, tmp_path: Path
+) -> None:
+    import distilled
+
+    dice = dict.fromkeys(members.PARTS["development"], 0.5)
+    for name in (*(f"member_{seed}" for seed in range(distilled.COUNT)), "student"):
+        write_run(tmp_path / name, 2.0)
+        write_cases(members.tested(tmp_path / name), dice)
+    write_cases(tmp_path / "together" / "cases.csv", dice)
+    rows = [
+        members.row_of(arm, members.PARTS["development"], "g") for arm in distilled.arms(tmp_path)
+    ]
+    minutes = [(row["arm"], row["minutes"]) for row in rows]
+    alone = [("one member", 2.0)] * 5
+    assert minutes == [*alone, ("five together", 10.0), ("distilled from five", 12.0)]
+    assert {row["labels"] for row in rows} == {4}
+    assert all(len(row["dice"]["Front"]) == 40 for row in rows)
 
 
 def test_nobody_who_is_measured_is_labeled(members: ModuleType) -> None:
