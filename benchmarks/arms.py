@@ -210,7 +210,7 @@ PRESETS = (
     *("reviewer", "elr", "soft_teacher", "open_set", "fst", "saa"),
 )
 """Those whose papers put parts together for three classes, too: ``shrinkmatch`` takes five."""
-OTHERS = {ALONE: 1, "bcp": 3, "preset fixmatch": 3, "mixing cutmix": 3, FASTER: 3}
+OTHERS = {ALONE: 3, "bcp": 3, "preset fixmatch": 3, "mixing cutmix": 3, FASTER: 3}
 """Seeds of what the default is held against; a row has one."""
 
 
