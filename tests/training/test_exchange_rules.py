@@ -117,7 +117,7 @@ def test_the_surer_of_two_labels_and_both_where_they_agree() -> None:
     here = Says((0.9, 0.1), (0.6, 0.4), (0.2, 0.8))
     common = Says((0.7, 0.3), (0.1, 0.9), (0.55, 0.45))
     settings = SelfTraining.Settings(preset="fedlabel")
-    guess = guess_of(torch.zeros(1, 1, 3, 1), [here, common], settings.parts)
+    guess = guess_of(torch.zeros(1, 1, 3, 1), [here, common], settings)
     assert guess.label.flatten().tolist() == [0, 1, 1]
     assert guess.confidence.flatten().tolist() == pytest.approx([0.8, 0.9, 0.8])
     assert guess.conflict is not None
