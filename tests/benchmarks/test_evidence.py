@@ -19,6 +19,7 @@ from medssl.settings.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 MIXING = "hippocampus-4-mixing-development"
+PARTS = "hippocampus-4-parts-development"
 KEYS = ("teacher", "selection", "view", "adapt", "target", "loss", "normalize")
 
 
@@ -149,9 +150,14 @@ def test_the_list_of_methods_says_what_was_measured(evidence: ModuleType) -> Non
 
     rows = evidence.read(evidence.DOCS / "evidence.json")
     mixing = by_arm([r for r in rows if r["group"] == MIXING], "supervised")
+    parts = evidence.read(evidence.DOCS / "self_training.json")
+    parts = by_arm([r for r in parts if r["group"] == PARTS], "default")
     page = (evidence.DOCS / "hippocampus.md").read_text(encoding="utf-8")
     for method, figures in GAINS.items():
-        if f"{method}_cutmix" in mixing:
+        if method == "self_training":
+            found = gain(parts["default"], parts["supervised"])
+            assert figures == pytest.approx((found.mean, found.low, found.high), abs=6e-5)
+        elif f"{method}_cutmix" in mixing:
             found = gain(mixing[f"{method}_cutmix"], mixing["supervised"])
             assert figures == pytest.approx((found.mean, found.low, found.high), abs=6e-5)
         else:
